@@ -1,0 +1,3 @@
+"""VizSage: fine-tune and evaluate vision-language models on image-question-answer data."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""How a base model and its adapter are loaded and run."""

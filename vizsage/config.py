@@ -1,0 +1,308 @@
+"""Every setting of a run: its type, default, bounds and one line of help.
+
+One flat YAML file, `key=value` overrides on the command line, one frozen `Config`. All problems of a file are
+reported together, each naming its key, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from vizsage.errors import ConfigError
+
+
+def _no_bool(value: Any) -> Any:
+    """pydantic reads True as 1; a switch written where a number belongs is a mistake."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found a switch (true or false)")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+PositiveInt = Annotated[Int, Field(ge=1)]
+OPTIMIZERS = Literal[
+    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
+]
+SCHEDULERS = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+
+
+class Config(BaseModel):
+    """The settings of one run, validated. Relative paths start at the current directory."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, title="VizSage settings"
+    )
+
+    # model
+    model_name: str = Field(
+        "unsloth/Llama-3.2-11B-Vision-Instruct",
+        min_length=1,
+        description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
+    trust_remote_code: bool = Field(False, description="Allow the base model to bring Python code of its own.")
+    backend: Literal["auto", "hf"] = Field("auto", description="Library that runs the model; hf: transformers + peft.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto: a GPU where there is one.")
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="Attention kernel; auto: what transformers chooses."
+    )
+    load_in_4bit: bool = Field(True, description="Hold the base model in 4 bits (QLoRA); needs a GPU and bitsandbytes.")
+    use_gradient_checkpointing: Literal["unsloth"] | bool = Field(
+        "unsloth", description="Recompute activations to save memory: unsloth (its own variant), true or false."
+    )
+    name_trained_model: str = Field(
+        "vizsage-adapter",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+        description="Folder name of the trained adapter below output_dir.",
+    )
+    finetune_vision_layers: bool = Field(False, description="Put adapters on the vision tower and the projector.")
+    finetune_language_layers: bool = Field(True, description="Put adapters on the language model.")
+    finetune_attention_modules: bool = Field(True, description="Put adapters on attention projections.")
+    finetune_mlp_modules: bool = Field(True, description="Put adapters on the feed-forward projections.")
+    finetune_norm_layers: bool = Field(False, description="Also train the normalisation layers, in full.")
+
+    # LoRA
+    lora_r: PositiveInt = Field(16, le=1024, description="Rank of the LoRA matrices.")
+    lora_alpha: Float = Field(16, gt=0, description="LoRA scale: the update is multiplied by lora_alpha / lora_r.")
+    lora_dropout: Float = Field(0.0, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained as well.")
+    use_rslora: bool = Field(False, description="Rank-stabilised LoRA: scale by lora_alpha / sqrt(lora_r).")
+    use_dora: bool = Field(False, description="DoRA: train magnitude and direction apart.")
+    loftq_config: dict[str, int] | None = Field(
+        None, description="LoftQ initialisation, for example {loftq_bits: 4, loftq_iter: 1}; null: none."
+    )
+
+    # training
+    batch_size: PositiveInt = Field(2, description="Questions a process takes in one forward pass.")
+    grad_accum: PositiveInt = Field(4, description="Forward passes before each optimizer step.")
+    epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
+    max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
+    lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
+    warmup_steps: Annotated[Int, Field(ge=0)] = Field(10, description="Steps over which the learning rate rises.")
+    weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
+    optim: OPTIMIZERS = Field("adamw_torch", description="Optimizer; the 8-bit and paged ones need bitsandbytes.")
+    scheduler: SCHEDULERS = Field("linear", description="Shape of the learning rate after warm-up.")
+    max_grad_norm: Float = Field(1.0, ge=0, description="Gradients are clipped to this norm; 0: not clipped.")
+    max_seq_length: Annotated[Int, Field(ge=16)] = Field(
+        2048, description="Longest sample in tokens, image tokens included; descriptions are shortened to fit."
+    )
+    use_bf16: bool = Field(True, description="Compute in bfloat16 where the hardware has it.")
+    seed: Annotated[Int, Field(ge=0, le=2**31 - 1)] = Field(3407, description="Seed of data order, dropout and LoRA.")
+    reproducible: bool = Field(
+        True, description="true: use seed. false: draw a fresh seed, recorded in run.json so that it can be repeated."
+    )
+    logging_steps: PositiveInt = Field(10, description="Steps between two lines of metrics.jsonl.")
+    eval_steps: PositiveInt = Field(100, description="Steps between two evaluations on the validation split.")
+    save_steps: PositiveInt = Field(100, description="Steps between two checkpoints.")
+    n_saves: PositiveInt = Field(3, description="Checkpoints kept; the best one is kept besides.")
+    num_proc: Annotated[Int, Field(ge=0)] | None = Field(
+        None, description="Worker processes that read and decode data; null: up to 4, one core left free."
+    )
+    resume: bool = Field(True, description="Continue from the newest whole checkpoint in output_dir.")
+
+    # early stopping
+    use_early_stopping: bool = Field(False, description="Stop when validation exact match no longer improves.")
+    early_stopping_patience_ratio: Float = Field(
+        0.1, gt=0, le=1, description="Share of all steps without improvement after which the run stops."
+    )
+    early_stopping_threshold: Float = Field(
+        0.0, ge=0, le=1, description="Rise in exact match (0 to 1) that counts as an improvement."
+    )
+    val_samples: PositiveInt = Field(200, description="Validation samples answered at each evaluation in training.")
+
+    # inference
+    instruction: str = Field(
+        "Answer the question about the picture in a few words.", description="Text that begins every prompt."
+    )
+    max_new_tokens: PositiveInt = Field(64, description="Longest answer in tokens.")
+    do_sample: bool = Field(False, description="Sample answers; false: greedy or beam search.")
+    temperature: Float = Field(1.0, gt=0, description="Sampling temperature (do_sample only).")
+    top_p: Float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass (do_sample only).")
+    top_k: Annotated[Int, Field(ge=0)] = Field(50, description="Sample among this many tokens; 0: all (do_sample only).")
+    num_beams: PositiveInt = Field(1, description="Beams of beam search; 1: greedy.")
+    eval_batch_size: PositiveInt = Field(8, description="Questions answered in one batch.")
+
+    # data
+    dataset: str = Field("AQUA", min_length=1, description="Folder of the data set below base_path.")
+    base_path: Path = Field(Path("data"), description="Folder that holds the data set and Images/.")
+    external_knowledge: bool = Field(
+        False, description="Add the description of its image to each sample that needs it; false: leave such samples out."
+    )
+    external_knowledge_path: Path | None = Field(
+        None, description="Table of descriptions (SemArt: tab-separated; or CSV), or a folder of such tables."
+    )
+    use_streaming: bool = Field(False, description="Read the training split piece by piece; memory stays flat.")
+    use_val_streaming: bool = Field(False, description="Read the validation and test splits piece by piece.")
+    stream_buffer_size: PositiveInt = Field(1000, description="Samples among which a streamed split is shuffled.")
+    on_bad_image: Literal["fail", "skip"] = Field(
+        "fail", description="An image that cannot be decoded stops the run, or is left out, counted and reported."
+    )
+    max_image_px: PositiveInt = Field(
+        178_956_970, description="Images with more pixels (width x height) are refused as decompression bombs."
+    )
+    resize_px: Annotated[Int, Field(ge=1024)] | None = Field(
+        None, description="Scale pictures with more pixels down to this many before the model; null: never."
+    )
+
+    # evaluation
+    use_text_normalization: bool = Field(
+        True, description="true: SQuAD exact match. false: rigorous, character by character."
+    )
+    debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
+
+    # logging
+    use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
+    wandb_project: str = Field("vizsage", min_length=1, description="Project in Weights & Biases.")
+    wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
+    wandb_tags: tuple[str, ...] = Field((), description="Tags of the run there.")
+
+    # output
+    output_dir: Path = Field(Path("outputs/run"), description="Folder of the run: checkpoints, metrics, adapter, results.")
+    save_model: bool = Field(True, description="Save the adapter at the end.")
+    save_path: Path | None = Field(None, description="Folder that takes the adapter instead of output_dir.")
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        """Rules over several settings."""
+        problems = []
+        if self.external_knowledge and self.external_knowledge_path is None:
+            problems.append("external_knowledge: true needs external_knowledge_path, the table of descriptions")
+        if not (self.finetune_vision_layers or self.finetune_language_layers):
+            problems.append("finetune_vision_layers and finetune_language_layers are both false: nothing is trained")
+        if not (self.finetune_attention_modules or self.finetune_mlp_modules):
+            problems.append("finetune_attention_modules and finetune_mlp_modules are both false: nothing is trained")
+        if self.loftq_config is not None:
+            problems += _loftq_problems(self.loftq_config)
+            if self.load_in_4bit:
+                problems.append("loftq_config needs load_in_4bit: false, because LoftQ quantises the weights itself")
+        if self.use_dora and self.loftq_config is not None:
+            problems.append("use_dora and loftq_config cannot be combined")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def split_dir(self) -> Path:
+        """Folder of train, val and test."""
+        return self.base_path / self.dataset
+
+    @property
+    def images_dir(self) -> Path:
+        """Folder of the image files."""
+        return self.base_path / "Images"
+
+    @property
+    def adapter_dir(self) -> Path:
+        """Folder of the trained adapter."""
+        return (self.save_path or self.output_dir) / self.name_trained_model
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and lay `key=value` overrides over it.
+
+    Raises ConfigError with every problem of file and overrides, a clause each, in one line.
+    """
+    settings = _read_yaml(path)
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"{override!r} is not an override; write key=value")
+            continue
+        try:
+            settings[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            settings[key.strip()] = text  # a text that is no YAML (a colon, a bracket) is meant as it stands
+    return build_config(settings, source=str(path), problems=problems)
+
+
+def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:
+    """Validate `settings`. Raises ConfigError that lists all problems after `source`."""
+    found = list(problems)
+    known = Config.model_fields
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            found.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    try:
+        config = Config(**{key: value for key, value in settings.items() if key in known})
+    except ValidationError as error:
+        found += [_describe(detail) for detail in error.errors(include_url=False)]
+        config = None
+    if found or config is None:
+        raise ConfigError(f"{source}: " + "; ".join(found))
+    return config
+
+
+def config_to_yaml(config: Config) -> str:
+    """The resolved settings as YAML that `load_config` reads back to an equal Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _describe(detail: Any) -> str:
+    key = str(detail["loc"][0]) if detail["loc"] else ""
+    message = detail["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    allowed = "; ".join(
+        str(part) for part in (Config.model_fields[key].description, f"default {Config.model_fields[key].default!r}")
+    )
+    return f"{key}: {message}, found {detail['input']!r} ({allowed})"
+
+
+def _loftq_problems(loftq: dict[str, int]) -> list[str]:
+    allowed = {"loftq_bits": (2, 4, 8), "loftq_iter": range(1, 101)}
+    problems = [f"loftq_config: unknown key {k!r}, allowed are {', '.join(allowed)}" for k in loftq if k not in allowed]
+    if loftq.get("loftq_bits", 4) not in allowed["loftq_bits"]:
+        problems.append(f"loftq_config: loftq_bits must be 2, 4 or 8, found {loftq['loftq_bits']}")
+    if loftq.get("loftq_iter", 1) not in allowed["loftq_iter"]:
+        problems.append(f"loftq_config: loftq_iter must be 1 to 100, found {loftq['loftq_iter']}")
+    return problems
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, where plain YAML would keep the last one silently."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    result: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in result:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+        result[key] = loader.construct_object(value_node, deep=True)
+    return result
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        settings = yaml.load(text, Loader=_Loader)  # noqa: S506 -- a SafeLoader
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{path}: {where}broken YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: broken YAML: {' '.join(str(error).split())}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected lines of `key: value`, found a {type(settings).__name__}")
+    return settings

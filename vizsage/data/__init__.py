@@ -1,0 +1,1 @@
+"""From files to model inputs: sources, knowledge, images, prompts, batches."""

@@ -1,0 +1,49 @@
+"""The errors a user can cause or must react to, and the exit codes of every command.
+
+A message is one line: what was found, where (file, key or record), what is allowed, how to mend it.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_UNKNOWN = 1
+EXIT_USAGE = 2
+EXIT_DATA = 3
+EXIT_REPEATS = 4
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
+
+
+class VizSageError(Exception):
+    """Base of the errors that end a command with one line on stderr instead of a traceback."""
+
+    exit_code = EXIT_UNKNOWN
+
+
+class ConfigError(VizSageError):
+    """The command or the configuration is wrong; running it again cannot help."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(VizSageError):
+    """A data file, an image or the external-knowledge table is unusable."""
+
+    exit_code = EXIT_DATA
+
+
+class CheckpointError(VizSageError):
+    """A checkpoint or an adapter is missing, damaged or belongs to something else."""
+
+    exit_code = EXIT_DATA
+
+
+class RepeatingError(VizSageError):
+    """The run failed in a way that will repeat: loss not finite, GPU memory exceeded."""
+
+    exit_code = EXIT_REPEATS
+
+
+class Interrupted(VizSageError):
+    """A signal stopped the run after a checkpoint was written; the same command continues it."""
+
+    exit_code = EXIT_INTERRUPTED

@@ -1,0 +1,1 @@
+"""Evaluation of an adapter or a base model on a split."""
