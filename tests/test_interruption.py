@@ -1,0 +1,76 @@
+"""The latch that turns a signal into a request to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from vizsage import interruption
+from vizsage.interruption import SIGNALS, catch_signals
+
+
+@pytest.fixture(autouse=True)
+def _handlers_unchanged() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_remembers_the_first_signal(number: signal.Signals) -> None:
+    with catch_signals() as latch:
+        assert latch.signal is None
+        os.kill(os.getpid(), number)
+        assert latch.signal == number.name
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert latch.signal == number.name
+
+
+def test_all_four_are_caught() -> None:
+    assert {number.name for number in SIGNALS} == {"SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"}
+
+
+def test_second_ctrl_c_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "_SAME_KEYPRESS_S", 0.0)
+    with pytest.raises(KeyboardInterrupt), catch_signals() as latch:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert latch.signal == "SIGINT"
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_one_ctrl_c_that_a_launcher_doubles_is_one() -> None:
+    with catch_signals() as latch:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert latch.signal == "SIGINT"
+
+
+def test_handlers_come_back_after_an_error() -> None:
+    with pytest.raises(ValueError, match="inside"), catch_signals():
+        raise ValueError("inside")
+
+
+def test_blocks_nest() -> None:
+    with catch_signals() as outer:
+        with catch_signals() as inner:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert (outer.signal, inner.signal) == (None, "SIGUSR1")
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert outer.signal == "SIGUSR2"
+
+
+def test_outside_of_the_main_thread_nothing_is_caught() -> None:
+    seen: list[str | None] = []
+
+    def block() -> None:
+        with catch_signals() as latch:
+            seen.append(latch.signal)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join()
+    assert seen == [None]
