@@ -1,0 +1,83 @@
+# Everything a user or a developer types. `make help` explains the targets; each line of it is the comment behind `##`.
+PYTHON ?= python3
+CONFIG ?= config/example_config.yaml
+DEMO   ?= config/demo_config.yaml
+# More for the command: make train CONFIG=my.yaml ARGS="lr=1e-4 epochs=2"
+ARGS   ?=
+# Test processes; each takes one thread, so that two cores are enough.
+JOBS   ?= 2
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE  := vizsage tests tools benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format train eval check schema settings-table benchmark lock clean
+
+help: ## this list
+	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r target text; do \
+		printf '  %-15s %s\n' "$$target" "$$text"; done
+
+install: $(STAMP) ## make .venv with the exact versions of requirements.lock (about 5 GB); every other target does this first
+
+# The stamp is written last: an installation that was interrupted is taken up again.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+		{ echo "make: $(PYTHON) is missing or older than Python 3.10; name another one: make install PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV): about 5 GB, a few minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP) ## draw a data set, evaluate the tiny model, fine-tune it, evaluate it again: about ten minutes on two cores
+	$(BIN)/vizsage demo data
+	$(BIN)/vizsage eval $(DEMO) --base
+	$(BIN)/vizsage train $(DEMO)
+	$(BIN)/vizsage eval $(DEMO)
+	@$(BIN)/python tools/before_after.py $(DEMO)
+
+train: $(STAMP) ## fine-tune as CONFIG says; the same command continues an interrupted run
+	$(BIN)/vizsage train $(CONFIG) $(ARGS)
+
+eval: $(STAMP) ## evaluate the adapter of CONFIG on its test split (ARGS="--base": the base model)
+	$(BIN)/vizsage eval $(CONFIG) $(ARGS)
+
+check: $(STAMP) ## find what would stop a run of CONFIG later: settings, records, images, disk
+	$(BIN)/vizsage check $(CONFIG) $(ARGS)
+
+test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(STAMP) ## ruff (rules and format) and mypy
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+format: $(STAMP) ## put the code into ruff's format and sort its imports
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for editors
+	$(BIN)/vizsage config --schema > config/schema.json
+
+settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config.py
+	$(BIN)/python tools/settings_table.py README.md
+
+benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
+	$(BIN)/python benchmarks/data.py $(ARGS)
+
+# First the set that fits together with unsloth, then the same versions without it.
+lock: $(STAMP) ## choose exact versions anew and write requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra dev --extra unsloth \
+		--no-header --no-annotate -o $(VENV)/with-unsloth.txt pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra dev -c $(VENV)/with-unsloth.txt \
+		--no-annotate --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+
+clean: ## remove .venv, caches and build products; data and outputs stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
