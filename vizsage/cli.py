@@ -1,0 +1,290 @@
+"""`vizsage COMMAND`: parse, call, and turn every error into one line and an exit code.
+
+Nothing heavy is imported before a command is known: `vizsage --help` needs the standard library only. What scripts
+read (settings, schema, answers, tables) goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vizsage import __version__
+from vizsage.errors import EXIT_DONE, EXIT_REPEATS, EXIT_UNKNOWN, ConfigError, Interrupted, VizSageError
+
+if TYPE_CHECKING:
+    from vizsage.config import Config
+
+log = logging.getLogger(__name__)
+
+EXIT_KEYBOARD = 130  # what a shell reports for a program that Ctrl-C ended
+
+EPILOG = """\
+Every command takes key=value after CONFIG, for any setting: vizsage train my.yaml lr=1e-4 epochs=2
+exit codes: 0 done, or already done; 2 wrong command or configuration; 3 unusable data or checkpoint;
+4 failed in a way that will repeat; 75 interrupted, the same command continues; other: unknown.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (the table of README.md)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parse(arguments)
+    _set_up_logging(debug=options.debug)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except Interrupted as error:
+        return _fail(error, str(error), error.exit_code, kind="interrupted")
+    except VizSageError as error:
+        return _fail(error, str(error), error.exit_code)
+    except KeyboardInterrupt as error:
+        return _fail(error, "nothing was left half-written", EXIT_KEYBOARD, kind="interrupted")
+    except BrokenPipeError:
+        # Whoever read stdout (head, a pager) has gone; Python must not try to flush into the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNKNOWN
+    except Exception as error:  # noqa: BLE001 -- the one place where what nobody foresaw becomes an exit code
+        return _fail(error, *_unforeseen(error))
+    return EXIT_DONE
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = _config(options)
+    from vizsage.training.run import train
+
+    train(config)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    config = _config(options)
+    from rich.console import Console
+
+    from vizsage.evaluation.run import evaluate
+
+    evaluate(
+        config,
+        split=options.split,
+        limit=options.limit,
+        base=options.base,
+        adapter=options.adapter,
+        fresh=options.fresh,
+        console=Console(),
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    config = _config(options)
+    from rich.console import Console
+
+    from vizsage.check import check
+
+    check(config, console=Console(), decode=not options.fast)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    config = _config(options)
+    from vizsage.evaluation.predict import predict
+
+    answer = predict(
+        config,
+        options.image,
+        options.question,
+        description=options.description,
+        base=options.base,
+        adapter=options.adapter,
+    )
+    print(answer.text)
+
+
+def _config_command(options: argparse.Namespace) -> None:
+    from vizsage.config import config_to_yaml
+
+    if options.schema:
+        import json
+
+        from vizsage.config import Config
+
+        print(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))
+    elif options.config is None:
+        raise ConfigError("config: name a YAML file of settings, or ask for --schema")
+    else:
+        print(config_to_yaml(_config(options)), end="")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from vizsage.data.demo import write_demo
+
+    counts = write_demo(options.folder, seed=options.seed)
+    for split, numbers in counts.items():
+        log.info("%s: %s", split, ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in numbers.items()))
+    log.info("%s: the demo data set is written", options.folder)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from vizsage.config import load_config
+
+    return load_config(options.config, options.overrides)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors of this program are, and whose options have one spelling."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"vizsage: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    # SUPPRESS: the default of a subparser would undo `vizsage --debug train`.
+    common.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show tracebacks and what libraries report",
+    )
+    parser = _Parser(
+        prog="vizsage",
+        description="Fine-tune and evaluate vision-language models with LoRA.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.set_defaults(debug=False)
+    parser.add_argument("--version", action="version", version=f"vizsage {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], summary: str) -> argparse.ArgumentParser:
+        description = f"{summary[0].upper()}{summary[1:]}."
+        added = commands.add_parser(name, help=summary, description=description, parents=[common])
+        added.set_defaults(run=run)
+        return added
+
+    def settings(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
+        command.add_argument("config", metavar="CONFIG", type=Path, nargs="?" if optional else None, help="a YAML file")
+        command.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
+
+    def model(command: argparse.ArgumentParser) -> None:
+        which = command.add_mutually_exclusive_group()
+        which.add_argument("--base", action="store_true", help="the base model, without an adapter")
+        which.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
+
+    train = command("train", _train, "fine-tune as CONFIG says; the same command continues an interrupted run")
+    settings(train)
+
+    evaluation = command("eval", _eval, "answer the questions of a split and score the answers; continues as well")
+    settings(evaluation)
+    evaluation.add_argument("--split", default="test", help="train, val, test or another file's name (default: test)")
+    evaluation.add_argument("--limit", type=_count, metavar="N", help="only the first N samples")
+    model(evaluation)
+    evaluation.add_argument("--fresh", action="store_true", help="set earlier predictions aside and start anew")
+
+    check = command("check", _check, "find what would stop a run later, without loading the model")
+    settings(check)
+    check.add_argument("--fast", action="store_true", help="neither decode images nor measure lengths")
+
+    predict = command("predict", _predict, "answer one question about one image")
+    settings(predict)
+    predict.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image")
+    predict.add_argument("--question", required=True, metavar="TEXT", help="the question")
+    predict.add_argument("--description", metavar="TEXT", help="external knowledge on the image")
+    model(predict)
+
+    config = command("config", _config_command, "print the resolved settings")
+    settings(config, optional=True)
+    config.add_argument("--schema", action="store_true", help="print a JSON Schema of the settings, for editors")
+
+    demo = command("demo", _demo, "write the demo data set: drawn paintings with questions")
+    demo.add_argument("folder", metavar="DIR", type=Path, help="folder to write into")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="draw other paintings (default: 0)")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of samples of 1 or more, found {number}")
+    return number
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def _set_up_logging(*, debug: bool) -> None:
+    """What the library reports goes to stderr; what other libraries report is shown from warnings on."""
+
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            text = super().format(record)
+            return text if record.levelno <= logging.INFO else f"vizsage: {record.levelname.lower()}: {text}"
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    main_process = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them reports
+    logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.WARNING)
+    logging.captureWarnings(True)
+    if not debug:
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("once", UserWarning)
+        for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
+            os.environ.setdefault(name, "error")
+        for name in (
+            "transformers",
+            "datasets",
+            "huggingface_hub",
+            "urllib3",
+            "filelock",
+            "PIL",
+            "matplotlib",
+            "torch",
+        ):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "error") -> int:
+    log.debug("where it happened", exc_info=error)
+    print(f"vizsage: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """One line and the exit code for an error that no room of the house foresaw."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "a file of the run"
+        return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name: torch is not imported here
+        return (
+            "out of GPU memory; try a smaller batch_size, eval_batch_size or max_seq_length, or resize_px",
+            EXIT_REPEATS,
+        )
+    text = " ".join(str(error).split())
+    return f"unexpected {type(error).__name__}: {text[:500] or 'no message'}; --debug shows where", EXIT_UNKNOWN
