@@ -128,7 +128,7 @@ class Config(BaseModel):
     do_sample: bool = Field(False, description="Sample answers; false: greedy or beam search.")
     temperature: Float = Field(1.0, gt=0, description="Sampling temperature (do_sample only).")
     top_p: Float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass (do_sample only).")
-    top_k: Annotated[Int, Field(ge=0)] = Field(50, description="Sample among this many tokens; 0: all (do_sample only).")
+    top_k: Annotated[Int, Field(ge=0)] = Field(50, description="Sample among this many tokens; 0: all.")
     num_beams: PositiveInt = Field(1, description="Beams of beam search; 1: greedy.")
     eval_batch_size: PositiveInt = Field(8, description="Questions answered in one batch.")
 
@@ -136,7 +136,7 @@ class Config(BaseModel):
     dataset: str = Field("AQUA", min_length=1, description="Folder of the data set below base_path.")
     base_path: Path = Field(Path("data"), description="Folder that holds the data set and Images/.")
     external_knowledge: bool = Field(
-        False, description="Add the description of its image to each sample that needs it; false: leave such samples out."
+        False, description="Add the description of its image to each sample that needs it; false: leave these out."
     )
     external_knowledge_path: Path | None = Field(
         None, description="Table of descriptions (SemArt: tab-separated; or CSV), or a folder of such tables."
@@ -167,7 +167,7 @@ class Config(BaseModel):
     wandb_tags: tuple[str, ...] = Field((), description="Tags of the run there.")
 
     # output
-    output_dir: Path = Field(Path("outputs/run"), description="Folder of the run: checkpoints, metrics, adapter, results.")
+    output_dir: Path = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
     save_model: bool = Field(True, description="Save the adapter at the end.")
     save_path: Path | None = Field(None, description="Folder that takes the adapter instead of output_dir.")
 
@@ -290,7 +290,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        settings = yaml.load(text, Loader=_Loader)  # noqa: S506 -- a SafeLoader
+        settings = yaml.load(text, Loader=_Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -63,14 +63,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Replace `path` with one line a record: whole or not at all."""
+    write_text(path, _lines(records))
+
+
 def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Append one line a record and fsync. A torn last line left by a kill is cut off first."""
-    lines = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
         end = _end_of_last_whole_line(file)
         file.truncate(end)
-        rest = memoryview(lines.encode("utf-8"))
+        rest = memoryview(_lines(records).encode("utf-8"))
         try:
             while rest:
                 rest = rest[file.write(rest) :]
@@ -95,6 +99,10 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
 
 
 def _end_of_last_whole_line(file: Any) -> int:

@@ -1,0 +1,175 @@
+"""run.json: what ran, on what, from which data; and outcome.json: how the last attempt ended.
+
+run.json is written when an attempt begins and again when it ends. Its "attempts" list grows by one each time the
+same command is given again; the facts that decide the adapter (settings, seed, data) must stay what they were.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vizsage import __version__
+from vizsage.config import Config
+from vizsage.errors import CheckpointError, ConfigError
+from vizsage.files import write_json
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+# Settings that may differ when a run is continued: none of them changes the weights that come out, or which of them
+# are kept as the best. batch_size and grad_accum may differ while their product with the processes stays.
+FREE_SETTINGS = frozenset(  # noqa: SIM905 -- thirty quoted words read worse
+    "num_proc logging_steps save_steps n_saves resume eval_batch_size do_sample temperature top_p top_k num_beams "
+    "debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model save_path "
+    "name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device "
+    "batch_size grad_accum seed reproducible".split()
+)
+
+
+def now() -> str:
+    """The current time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"vizsage": __version__, "python": platform.python_version()}
+    packages = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "pillow", "bitsandbytes", "unsloth")
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Host, processor and GPUs. Imports torch."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
+
+
+def data_identity(paths: Iterable[Path]) -> str:
+    """SHA-256 over the named files: content up to 256 MiB, beyond that size, first and last MiB.
+
+    A large file is not read in full, so that a run of many gigabytes starts at once; an edit in its middle that
+    keeps the size is not seen. Folders count with every file in them.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            size = file.stat().st_size
+            digest.update(f"{file.name}:{size}:".encode())
+            with file.open("rb") as stream:
+                if size <= 1 << 28:
+                    while chunk := stream.read(1 << 20):
+                        digest.update(chunk)
+                else:
+                    digest.update(stream.read(1 << 20))
+                    stream.seek(-(1 << 20), os.SEEK_END)
+                    digest.update(stream.read())
+    return digest.hexdigest()
+
+
+def run_identity(config: Config, *, global_batch: int, seed: int, data: str) -> dict[str, Any]:
+    """What a continued run must share with its beginning: the settings that change the weights, seed and data."""
+    settings = config.model_dump(mode="json", exclude=set(FREE_SETTINGS))
+    return settings | {"batch_size x grad_accum x processes": global_batch, "seed": seed, "data": data}
+
+
+class RunRecord:
+    """The run.json of one output_dir.
+
+    Raises CheckpointError when an existing file cannot be read.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.path = output_dir / "run.json"
+        self.content: dict[str, Any] = {}
+        if self.path.exists():
+            try:
+                self.content = json.loads(self.path.read_text(encoding="utf-8"))
+                if not isinstance(self.content["identity"], dict) or not isinstance(self.content["attempts"], list):
+                    raise ValueError("identity or attempts is missing")
+            except (ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(
+                    f"{self.path}: not a record of a run ({error}); move it away or name another output_dir"
+                ) from None
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run began here before."""
+        return bool(self.content)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the current attempt, from 1."""
+        return len(self.content.get("attempts", ()))
+
+    def recorded_seed(self) -> int | None:
+        """The seed the run began with."""
+        return self.content["identity"]["seed"] if self.exists else None
+
+    def check_same_run(self, identity: dict[str, Any]) -> None:
+        """Raise ConfigError naming every setting that differs from how the run began."""
+        before = self.content["identity"]
+        keys = sorted(k for k in before.keys() | identity.keys() if before.get(k) != identity.get(k))
+        if keys:
+            changes = "; ".join(f"{k} was {before.get(k)!r}, is now {identity.get(k)!r}" for k in keys)
+            raise ConfigError(
+                f"{self.path.parent}: holds a run with other settings ({changes}); give it the same settings to "
+                "continue, another output_dir for a new run, or resume=false to set this one aside and start anew"
+            )
+
+    def begin_attempt(self, facts: dict[str, Any], resumed_step: int) -> None:
+        """Add an attempt and write the file."""
+        self.content = {
+            "schema_version": SCHEMA_VERSION,
+            **self.content,
+            **facts,
+            "attempts": [
+                *self.content.get("attempts", []),
+                {"started": now(), "resumed_from_step": resumed_step, "argv": sys.argv, **hardware()},
+            ],
+        }
+        write_json(self.path, self.content)
+
+    def note(self, facts: dict[str, Any]) -> None:
+        """Add facts about the run and write the file."""
+        self.content |= facts
+        write_json(self.path, self.content)
+
+    def end_attempt(self, facts: dict[str, Any]) -> None:
+        """Complete the current attempt with how it ended and write the file."""
+        self.content["attempts"][-1] |= {"ended": now(), **facts}
+        write_json(self.path, self.content)
+
+
+def write_outcome(output_dir: Path, *, exit_code: int, reason: str, step: int, attempt: int) -> None:
+    """Write outcome.json, the last file of an attempt."""
+    write_json(
+        output_dir / "outcome.json", {"exit_code": exit_code, "reason": reason, "step": step, "attempt": attempt}
+    )
+
+
+def read_outcome(output_dir: Path) -> dict[str, Any] | None:
+    """How the last attempt ended, or None where none ended."""
+    try:
+        outcome = json.loads((output_dir / "outcome.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return outcome if isinstance(outcome, dict) else None

@@ -1,0 +1,90 @@
+"""After each optimizer step: stop on a signal, validate, decide what to save and when to end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from vizsage.config import Config
+from vizsage.interruption import SignalLatch
+from vizsage.training.progress import Progress
+from vizsage.training.trainer import VisionTrainer
+
+log = logging.getLogger(__name__)
+
+Scores = dict[str, Any]
+
+
+class Flow(TrainerCallback):
+    """Drives the Trainer: its own evaluation and saving are switched off.
+
+    `validate` returns the scores on the validation split, or None when a signal cut it short; None instead of a
+    function where there is nothing to validate on. `report` takes the scores of a step.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        latch: SignalLatch,
+        progress: Progress,
+        total_steps: int,
+        validate: Callable[[], Scores | None] | None,
+        report: Callable[[int, Scores], None],
+    ) -> None:
+        self.config, self.latch, self.progress, self.total_steps = config, latch, progress, total_steps
+        self.validate, self.report = validate, report
+        self.trainer: VisionTrainer | None = None
+        self.interrupted = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Restore the loss since the last log line."""
+        if state.global_step:
+            self._trainer.restore_loss()
+        return control
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Decide on validation, checkpoint and end."""
+        step = state.global_step
+        last = step >= self.total_steps
+        due = self.validate is not None and (step % self.config.eval_steps == 0 or last)
+        best = False
+        self.progress.pending_validation = due
+        self.interrupted = self.agreed_to_stop()
+        if due and not self.interrupted:
+            best = self.validate_now(step)
+        control.should_save = self.interrupted or best or last or step % self.config.save_steps == 0
+        if self.progress.stopped_early and not self.interrupted:
+            log.info("stopping early at step %d: no better score since step %d", step, self.progress.reference_step)
+            control.should_save = True
+        control.should_training_stop = self.interrupted or last or self.progress.stopped_early
+        return control
+
+    def validate_now(self, step: int) -> bool:
+        """Validate and take in the score; True when it is the best. Sets `interrupted` where a signal cut it short."""
+        assert self.validate is not None
+        scores = self.validate()
+        if scores is None:
+            self.interrupted = True
+            return False
+        self.progress.pending_validation = False
+        best = self.progress.note_scores(scores, step, self.config, self.total_steps)
+        self.report(step, scores)
+        return best
+
+    @property
+    def _trainer(self) -> VisionTrainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    def agreed_to_stop(self) -> bool:
+        """Whether any process was signalled: all stop at the same step or none does."""
+        signalled = self.latch.signal is not None
+        accelerator = self._trainer.accelerator
+        if accelerator.num_processes == 1:
+            return signalled
+        flag = torch.tensor([signalled], dtype=torch.int32, device=accelerator.device)
+        return bool(accelerator.gather(flag).any())

@@ -1,0 +1,145 @@
+"""What a run shows while it goes: progress bar, metrics.jsonl, loss.png, W&B."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from transformers import TrainerCallback
+
+from vizsage.files import append_jsonl, read_jsonl, write_bytes, write_jsonl
+from vizsage.training.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+class MetricsLog(TrainerCallback):
+    """Appends a line to metrics.jsonl every logging_steps and for every validation. Main process only."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        attempt: int,
+        total_steps: int,
+        global_batch: int,
+        epoch_samples: int,
+        tracker: Tracker,
+    ) -> None:
+        self.path = output_dir / "metrics.jsonl"
+        self.picture = output_dir / "loss.png"
+        self.attempt, self.total_steps, self.tracker = attempt, total_steps, tracker
+        self.global_batch, self.epoch_samples = global_batch, epoch_samples
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            transient=False,
+        )
+        self.task = self.bar.add_task("training", total=total_steps, note="")
+        self._clock = (0, time.monotonic())
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps that are about to be done again from a checkpoint: they come out the same."""
+        if self.path.exists():
+            write_jsonl(self.path, [line for line in read_jsonl(self.path) if line["step"] <= step])
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start bar and clock."""
+        self.bar.start()
+        self.bar.update(self.task, completed=state.global_step)
+        self._clock = (state.global_step, time.monotonic())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance the bar."""
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write the loss line; the Trainer's closing summary has no "loss" and is left out."""
+        if not logs or "loss" not in logs:
+            return
+        step, since = self._clock
+        self._clock = (state.global_step, time.monotonic())
+        seconds = max(self._clock[1] - since, 1e-9)
+        line = {
+            "step": state.global_step,
+            "epoch": round(state.global_step * self.global_batch / self.epoch_samples, 4),
+            "loss": logs["loss"],
+            "grad_norm": logs.get("grad_norm"),
+            "lr": logs["learning_rate"],
+            "samples_per_s": round((state.global_step - step) * self.global_batch / seconds, 3),
+            "attempt": self.attempt,
+        }
+        if torch.cuda.is_available():
+            line["gpu_memory_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        self._write(line)
+        self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
+        if not self.bar.console.is_terminal:
+            log.info("step %d/%d: loss %.4f", state.global_step, self.total_steps, logs["loss"])
+
+    def on_validation(self, step: int, scores: dict[str, Any]) -> None:
+        """Write the scores of a validation and draw the curves again."""
+        line = {
+            "step": step,
+            "exact_match": scores["exact_match_score"],
+            "exact_match_with_external_knowledge": scores["with_external_knowledge"]["exact_match_score"],
+            "exact_match_without_external_knowledge": scores["without_external_knowledge"]["exact_match_score"],
+            "val_samples": scores["total_samples"],
+            "failed": scores["failed_predictions"],
+            "attempt": self.attempt,
+        }
+        self._write(line)
+        log.info("step %d: validation exact match %.3f on %d", step, line["exact_match"], line["val_samples"])
+        self.draw()
+        self._clock = (step, time.monotonic())  # validation is no training time
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the bar and draw the last curves."""
+        self.close()
+        self.draw()
+
+    def close(self) -> None:
+        """Stop the progress bar; safe to call twice."""
+        self.bar.stop()
+
+    def draw(self) -> None:
+        """Write loss.png: loss and validation exact match over steps."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        lines = list(read_jsonl(self.path)) if self.path.exists() else []
+        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+        scores = [(line["step"], line["exact_match"]) for line in lines if "exact_match" in line]
+        figure, axes = pyplot.subplots(figsize=(8, 4.5))
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("training loss (nats per answer token)")
+        if losses:
+            axes.plot(*zip(*losses, strict=True), color="tab:blue", label="training loss")
+        right = axes.twinx()
+        right.set_ylim(0, 1)
+        right.set_ylabel("validation exact match")
+        if scores:
+            right.plot(*zip(*scores, strict=True), color="tab:orange", marker="o", label="validation exact match")
+        handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
+        if handles:
+            axes.legend(handles=handles, loc="upper center", ncols=2)
+        figure.tight_layout()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        pyplot.close(figure)
+        write_bytes(self.picture, buffer.getvalue())
+
+    def _write(self, line: dict[str, Any]) -> None:
+        append_jsonl(self.path, [line])
+        self.tracker.log(line)

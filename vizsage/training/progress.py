@@ -1,0 +1,50 @@
+"""What a run knows about itself beyond the Trainer's state; saved with each checkpoint, restored from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vizsage.config import Config
+
+
+@dataclass
+class Progress:
+    """Best score so far, early stopping, samples left out, and the loss since the last log line."""
+
+    best_score: float | None = None
+    best_step: int | None = None
+    best_scores: dict[str, Any] | None = None  # see vizsage.scoring.metrics.summarise
+    reference_score: float | None = None  # the score that an improvement must exceed by the threshold
+    reference_step: int = 0
+    pending_validation: bool = False  # the run was interrupted in a step whose validation was still to come
+    stopped_early: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)  # sample_id -> reason
+    loss_sum: float = 0.0
+    loss_logged_step: int = 0
+
+    def note_scores(self, scores: dict[str, Any], step: int, config: Config, total_steps: int) -> bool:
+        """Take in the scores of a validation; True when it is the best so far. Sets `stopped_early`.
+
+        Patience is a share of all steps, counted in steps since the last score that rose by more than the threshold.
+        """
+        score: float = scores["exact_match_score"]
+        best = self.best_score is None or score >= self.best_score  # of equal ones the one that saw more data
+        if best:
+            self.best_score, self.best_step, self.best_scores = score, step, scores
+        if self.reference_score is None or score > self.reference_score + config.early_stopping_threshold:
+            self.reference_score, self.reference_step = score, step
+        elif config.use_early_stopping:
+            patience_steps = math.ceil(config.early_stopping_patience_ratio * total_steps)
+            self.stopped_early = step - self.reference_step >= patience_steps
+        return best
+
+    def best_checkpoint(self, output_dir: Path) -> Path | None:
+        """Folder of the best checkpoint."""
+        return None if self.best_step is None else output_dir / f"checkpoint-{self.best_step}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return asdict(self)

@@ -1,0 +1,322 @@
+"""A fine-tuning run from its settings to its adapter: plan, train, save, say how it ended."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from vizsage.backends.generation import generate_answers
+from vizsage.backends.hardware import resolve_for_hardware
+from vizsage.backends.hf import load_base, save_adapter
+from vizsage.backends.lora import add_adapter
+from vizsage.check import quick_check
+from vizsage.config import Config, config_to_yaml
+from vizsage.data.collate import TrainCollator
+from vizsage.data.prompts import fingerprint
+from vizsage.errors import ConfigError, Interrupted, RepeatingError, VizSageError
+from vizsage.files import write_text
+from vizsage.interruption import SignalLatch, catch_signals
+from vizsage.record import RunRecord, read_outcome, versions, write_outcome
+from vizsage.training import checkpoints
+from vizsage.training.card import write_card
+from vizsage.training.flow import Flow
+from vizsage.training.loader import MicroBatches, Share
+from vizsage.training.metrics import MetricsLog
+from vizsage.training.plan import Plan, adapter_is_there, draw_seed, make_plan
+from vizsage.training.progress import Progress
+from vizsage.training.tracking import Tracker, WandbTracker
+from vizsage.training.trainer import VisionTrainer, trainer_arguments
+from vizsage.training.validation import validate
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def train(config: Config) -> None:
+    """Fine-tune as `config` says, or continue the run in its output_dir.
+
+    Raises ConfigError, DataError or CheckpointError before anything is trained; RepeatingError when the run cannot
+    go on; Interrupted after a signal, once a checkpoint is on disk. outcome.json tells the same to whoever asks later.
+    """
+    with catch_signals() as latch:
+        given = config
+        config, warnings = resolve_for_hardware(config)
+        world = PartialState(cpu=config.device == "cpu")
+        if world.is_main_process:
+            for warning in warnings:
+                log.warning(warning)
+        quick_check(config)
+        with _only_one(config.output_dir, world):
+            if not config.resume:
+                _on_main(world, lambda: _set_aside(config.output_dir))
+            record = RunRecord(config.output_dir)
+            seed = _on_main(world, lambda: draw_seed(config, record.recorded_seed()))
+            share = Share(config.batch_size, config.grad_accum, world.process_index, world.num_processes)
+            plan = make_plan(config.model_copy(update={"seed": seed}), share)
+            if record.exists:
+                record.check_same_run(plan.identity)
+                outcome = read_outcome(config.output_dir)
+                if outcome and outcome["exit_code"] == 0 and adapter_is_there(config):
+                    log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
+                    return
+            _attempt(plan, given, record, world, latch)
+
+
+def _attempt(plan: Plan, given: Config, record: RunRecord, world: PartialState, latch: SignalLatch) -> None:
+    """Train, and write down how it ended, however it ends."""
+    output_dir, main = plan.config.output_dir, world.is_main_process
+    checkpoint = _on_main(world, lambda: checkpoints.newest_whole(output_dir))
+    run = _Run(plan, record, world, latch, checkpoint)
+    if main:
+        write_text(output_dir / "config.yaml", config_to_yaml(given))
+        facts = {
+            "identity": plan.identity,
+            "settings": plan.config.model_dump(mode="json"),
+            "counts": plan.counts,
+            "total_steps": plan.total_steps,
+            "versions": versions(),
+        }
+        record.begin_attempt(facts, run.step)
+    exit_code, reason = 1, "unknown failure"
+    try:
+        run.go()
+        exit_code, reason = 0, "done"
+    except torch.OutOfMemoryError as error:
+        exit_code, reason = RepeatingError.exit_code, _memory_advice(plan.config, error)
+        raise RepeatingError(reason) from error
+    except VizSageError as error:
+        exit_code, reason = error.exit_code, str(error)
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise
+    finally:
+        if main:
+            run.close(exit_code)
+            record.end_attempt({"step": run.step, "exit_code": exit_code, "reason": reason})
+            write_outcome(output_dir, exit_code=exit_code, reason=reason, step=run.step, attempt=record.attempt)
+
+
+class _Run:
+    """One attempt at a plan. `go` is its story."""
+
+    def __init__(
+        self, plan: Plan, record: RunRecord, world: PartialState, latch: SignalLatch, checkpoint: Path | None
+    ) -> None:
+        self.plan, self.config, self.record, self.world, self.latch = plan, plan.config, record, world, latch
+        self.checkpoint = checkpoint
+        self.step = checkpoints.step_of(checkpoint) if checkpoint else 0
+        self.progress = Progress(**checkpoints.read_progress(checkpoint)) if checkpoint else Progress()
+        self.tracker = Tracker()
+        self.metrics: MetricsLog | None = None
+
+    def go(self) -> None:
+        """Load, continue or start, train, save the best weights."""
+        config, plan = self.config, self.plan
+        loaded = load_base(config)
+        self.model, self.processor = add_adapter(loaded, config), loaded.processor
+        before = self._show_example("before training")
+        flow = Flow(
+            config,
+            self.latch,
+            self.progress,
+            plan.total_steps,
+            self._validate if plan.validation else None,
+            self._report,
+        )
+        trainer = VisionTrainer(
+            config=config,
+            batches=MicroBatches(
+                plan.order,
+                TrainCollator(self.processor, config),
+                plan.share,
+                first_step=self.step,
+                total_steps=plan.total_steps,
+            ),
+            progress=self.progress,
+            fingerprint=fingerprint(self.processor, config, loaded.base_identity),
+            model=self.model,
+            processing_class=self.processor,
+            args=trainer_arguments(config, total_steps=plan.total_steps, seed=config.seed),
+            callbacks=[flow],
+        )
+        flow.trainer = trainer
+        self._start_logs(trainer)
+        if self.checkpoint:
+            log.info("continuing from %s", self.checkpoint)
+            trainer.load_adapter_weights(self.checkpoint)
+            if self.progress.pending_validation and plan.validation:
+                flow.validate_now(self.step)
+        flow.interrupted = flow.agreed_to_stop() or flow.interrupted
+        if self.step < plan.total_steps and not self.progress.stopped_early and not flow.interrupted:
+            trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            self.step = trainer.state.global_step
+        if flow.interrupted:
+            raise Interrupted(
+                f"{config.output_dir}: stopped by {self.latch.signal or 'a signal to another process'} after step "
+                f"{self.step} of {plan.total_steps}; the same command continues"
+            )
+        self._take_best(trainer)
+        trainer.gather_left_out()
+        after = self._show_example("after training")
+        if self.world.is_main_process:
+            self._deliver(loaded.base_identity, before, after)
+        self.world.wait_for_everyone()
+
+    def close(self, exit_code: int) -> None:
+        """End bar and tracker; main process."""
+        if self.metrics:
+            self.metrics.close()
+        self.tracker.finish(exit_code, self.progress.best_scores)
+
+    def _start_logs(self, trainer: VisionTrainer) -> None:
+        if not self.world.is_main_process:
+            return
+        config, plan = self.config, self.plan
+        if config.use_wandb:
+            run_id = self.record.content.get("wandb_run_id")
+            self.tracker = WandbTracker(config, run_id, config.model_dump(mode="json"))
+            self.record.note({"wandb_run_id": self.tracker.run_id})
+        self.metrics = MetricsLog(
+            config.output_dir,
+            attempt=self.record.attempt,
+            total_steps=plan.total_steps,
+            global_batch=plan.share.global_batch,
+            epoch_samples=plan.order.total,
+            tracker=self.tracker,
+        )
+        self.metrics.forget_after(self.step)
+        trainer.add_callback(self.metrics)
+
+    def _validate(self) -> dict[str, Any] | None:
+        return validate(
+            self.model,
+            self.processor,
+            self.plan.validation,
+            self.config,
+            rank=self.world.process_index,
+            world_size=self.world.num_processes,
+            stop=lambda: self.latch.signal is not None,
+        )
+
+    def _report(self, step: int, scores: dict[str, Any]) -> None:
+        if self.metrics:
+            self.metrics.on_validation(step, scores)
+
+    def _show_example(self, when: str) -> str | None:
+        """Answer the example, greedily. Main process only."""
+        if not self.world.is_main_process:
+            return None
+        sample = self.plan.example
+        [answer] = generate_answers(self.model, self.processor, [sample], self.config, batch_size=1, greedy=True)
+        log.info("%s, %s: %r -> %r (expected %r)", when, sample.image.name, sample.question, answer.text, sample.answer)
+        return answer.text
+
+    def _take_best(self, trainer: VisionTrainer) -> None:
+        """Put the weights of the best checkpoint into the model."""
+        best = self.progress.best_checkpoint(self.config.output_dir)
+        if best is None or self.progress.best_step == self.step:
+            return
+        if problem := checkpoints.damage(best):
+            log.warning("%s holds the best weights but %s; the weights of step %d are saved", best, problem, self.step)
+        else:
+            log.info("best weights: step %d, exact match %.3f", self.progress.best_step, self.progress.best_score)
+            trainer.load_adapter_weights(best)
+
+    def _deliver(self, base_identity: str, before: str | None, after: str | None) -> None:
+        """Save adapter and model card, and what was left out."""
+        config, progress, sample = self.config, self.progress, self.plan.example
+        if progress.left_out:
+            log.warning("%d training samples were left out; run.json lists them", len(progress.left_out))
+        self.record.note({"left_out": progress.left_out, "best_step": progress.best_step or self.step})
+        if not config.save_model:
+            return
+        folder = config.adapter_dir
+        save_adapter(self.model, self.processor, config, folder, base_identity)
+        facts = {f"{key} ({split})": n for split, counts in self.plan.counts.items() for key, n in counts.items()}
+        facts |= {"optimizer steps": self.step, "samples left out in training": len(progress.left_out)}
+        example = {
+            "image": sample.image.name,
+            "question": sample.question,
+            "expected": sample.answer,
+            "before training": before,
+            "after training": after,
+        }
+        write_card(folder, config, facts=facts, scores=progress.best_scores, example=example)
+        log.info("adapter saved in %s", folder)
+
+
+@contextmanager
+def _only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
+    """Hold the run directory. Raises ConfigError while another process trains in it, or where it cannot be written."""
+    held = []
+
+    def hold() -> None:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            held.append((output_dir / ".lock").open("w"))
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{output_dir}: another process is training in it; wait for its end or name another output_dir"
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+                log.warning("%s: the file system has no locks; see to it that one run at a time uses it", output_dir)
+                return
+            raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
+
+    try:
+        _on_main(world, hold)
+        yield
+    finally:
+        for file in held:
+            file.close()
+
+
+def _on_main(world: PartialState, function: Callable[[], T]) -> T:
+    """The result of `function`, called in the main process only, in every process; a user's error raises in each."""
+    box: list[Any] = [None]
+    if world.is_main_process:
+        try:
+            box = [(function(), None)]
+        except VizSageError as error:
+            box = [(None, error)]
+    if world.num_processes > 1:
+        broadcast_object_list(box)
+    result, error = box[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def _set_aside(output_dir: Path) -> None:
+    """resume: false on a used run directory: what is there moves into previous-<n>, nothing is deleted."""
+    earlier = [p for p in output_dir.iterdir() if p.name != ".lock" and not p.name.startswith("previous-")]
+    if not any(p.name == "run.json" or p.name.startswith("checkpoint-") for p in earlier):
+        return
+    number = 1 + max((int(p.name[9:]) for p in output_dir.glob("previous-*") if p.name[9:].isdigit()), default=0)
+    folder = output_dir / f"previous-{number}"
+    folder.mkdir()
+    for path in earlier:
+        path.rename(folder / path.name)
+    log.warning("resume is false: the earlier run was moved to %s", folder)
+
+
+def _memory_advice(config: Config, error: Exception) -> str:
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return (
+        f"GPU memory exceeded: peak {torch.cuda.max_memory_allocated() / 2**30:.1f} of {total / 2**30:.1f} GiB with "
+        f"batch_size {config.batch_size}, max_seq_length {config.max_seq_length}; lower batch_size (and raise "
+        f"grad_accum), set use_gradient_checkpointing: true, load_in_4bit: true, or lower max_seq_length or resize_px "
+        f"({str(error).splitlines()[0]})"
+    )

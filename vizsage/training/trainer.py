@@ -1,0 +1,142 @@
+"""trl's SFTTrainer with this project's batches, checkpoints and checks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from vizsage.config import Config
+from vizsage.errors import RepeatingError
+from vizsage.files import write_json
+from vizsage.training import checkpoints
+from vizsage.training.loader import MicroBatches, TrainLoader, worker_count
+from vizsage.training.progress import Progress
+
+
+def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConfig:
+    """The settings in the Trainer's own words. Evaluation, saving and reporting are this project's."""
+    return SFTConfig(
+        output_dir=str(config.output_dir),
+        max_steps=total_steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.grad_accum,
+        learning_rate=config.lr,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        optim=config.optim,
+        lr_scheduler_type=config.scheduler,
+        max_grad_norm=config.max_grad_norm,
+        seed=seed,
+        bf16=config.use_bf16,
+        use_cpu=config.device == "cpu",
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        # Checkpointing of activations is switched on by the backend: the Trainer's own way would make the
+        # embeddings require a gradient and pull the frozen vision tower into the backward pass.
+        gradient_checkpointing=False,
+        max_length=None,
+        remove_unused_columns=False,
+        ignore_data_skip=True,  # the loader starts at the right sample by itself
+        ddp_find_unused_parameters=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+class VisionTrainer(SFTTrainer):
+    """One optimizer step after another over `batches`; the loss is the mean over the answer tokens of a step."""
+
+    def __init__(
+        self, *, config: Config, batches: MicroBatches, progress: Progress, fingerprint: dict[str, Any], **kwargs: Any
+    ) -> None:
+        self.config, self.batches, self.progress, self.fingerprint = config, batches, progress, fingerprint
+        # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
+        super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
+        # compute_loss divides by the tokens of the whole step, so the Trainer must not divide by grad_accum again.
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> Any:
+        """The batches from the first step that is still to do."""
+        return TrainLoader(self.batches, worker_count(self.config.num_proc), self.args.device.type == "cuda")
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one micro-batch. Raises RepeatingError on a loss that is not finite."""
+        for sample_id, reason in inputs.pop("left_out", ()):
+            self.progress.left_out[sample_id] = reason
+        inputs.pop("sample_ids", None)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Minus the log-probability of the labels, summed, over the labels of the step in all processes.
+
+        SFTTrainer's fused head builds logits at labelled positions only; its entropy and token accuracy, which wait
+        for the GPU in every micro-batch and are teacher-forced, are not computed.
+        """
+        outputs = model(**inputs, fused_lm_head=True, use_cache=False)
+        tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        # DDP averages gradients over the processes, while `tokens` counts those of all of them.
+        loss = -outputs.log_probs.sum() / torch.as_tensor(tokens).clamp(min=1) * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called once a step, before the optimizer: the last moment at which the weights are still good."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value = float(norm)
+        if not math.isfinite(value):
+            raise RepeatingError(
+                f"{self.config.output_dir}: loss or gradient is not finite at step {self.state.global_step + 1} "
+                f"(gradient norm {value}); lower lr (now {self.config.lr:g}), raise warmup_steps, or set max_grad_norm "
+                "lower; the checkpoints before this step are whole"
+            )
+        return norm
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write checkpoint-<step>, whole or not at all, then delete those no longer needed."""
+        output_dir = self.config.output_dir
+        main = self.args.should_save
+        step = self.state.global_step
+        self.progress.loss_sum = float(self._gather_loss())
+        self.gather_left_out()
+        self.progress.loss_logged_step = self._globalstep_last_logged
+        barrier = self.accelerator.wait_for_everyone
+        with checkpoints.writing(output_dir, step, main=main, barrier=barrier) as folder:
+            if main:
+                self.model.save_pretrained(str(folder))
+                write_json(folder / "fingerprint.json", self.fingerprint)
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+                write_json(folder / checkpoints.PROGRESS, self.progress.as_dict())
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_rng_state(str(folder))
+        if main:
+            checkpoints.clean_up(output_dir, keep=self.config.n_saves, best=self.progress.best_checkpoint(output_dir))
+
+    def _gather_loss(self) -> torch.Tensor:
+        loss: torch.Tensor = self.accelerator.gather(self._tr_loss.detach().reshape(1)).mean()
+        return loss
+
+    def gather_left_out(self) -> None:
+        """Put together what each process left out."""
+        if self.accelerator.num_processes > 1:
+            for part in gather_object([self.progress.left_out]):
+                self.progress.left_out |= part
+
+    def restore_loss(self) -> None:
+        """Take up the loss since the last log line where the checkpoint left it (on_train_begin)."""
+        self._tr_loss += self.progress.loss_sum
+        self._globalstep_last_logged = self.progress.loss_logged_step
+
+    def load_adapter_weights(self, folder: Path) -> None:
+        """Put the weights of a checkpoint into the adapter that is being trained."""
+        self._load_from_checkpoint(str(folder))
