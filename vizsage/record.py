@@ -30,7 +30,7 @@ SCHEMA_VERSION = 1
 
 # Settings that may differ when a run is continued: none of them changes the weights that come out, or which of them
 # are kept as the best. batch_size and grad_accum may differ while their product with the processes stays.
-FREE_SETTINGS = frozenset(  # noqa: SIM905 -- thirty quoted words read worse
+FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size do_sample temperature top_p top_k num_beams "
     "debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model save_path "
     "name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device "
