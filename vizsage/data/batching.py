@@ -1,0 +1,144 @@
+"""The order in which samples are seen, and how it is cut into batches.
+
+The unit of work is an image group: an image with its questions, which stand next to each other, so that they travel
+together into a batch. An order is a pure function of seed and epoch, and a position in it is one integer: the samples
+seen since the start of the run. Only `random.Random.random` is used, whose sequence for a seed Python guarantees on
+every platform and version.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, groupby, islice
+from typing import Protocol, TypeVar
+
+from vizsage.data.sample import Sample
+from vizsage.data.sources import Split
+from vizsage.errors import DataError
+
+T = TypeVar("T")
+
+
+class SampleOrder(Protocol):
+    """An endless sequence of samples, epoch after epoch. Picklable."""
+
+    total: int
+    """Samples an epoch."""
+
+    def from_position(self, seen: int) -> Iterator[Sample]:
+        """The sequence without its first `seen` samples. No image is read."""
+
+
+def memory_order(samples: Sequence[Sample], seed: int) -> SampleOrder:
+    """Image groups shuffled over the whole split, and the questions inside of each, anew every epoch.
+
+    AQUA keeps the visual and the knowledge questions on a painting in two places; here they become one group.
+    """
+    return _MemoryOrder(samples, seed)
+
+
+def stream_order(split: Split, seed: int, buffer_size: int) -> SampleOrder:
+    """Image groups shuffled within blocks of `buffer_size` consecutive records, one block in memory at a time.
+
+    Scans the split once: every record is checked and the kept samples of each block are counted, so that a position is
+    found again without building the samples before its block. Raises DataError that lists the bad records.
+    """
+    return _StreamOrder(split, seed, buffer_size, split.scan(buffer_size))
+
+
+def evaluation_order(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """Image groups in the order in which their images first appear."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.image.name, []).append(sample)
+    return list(groups.values())
+
+
+def micro_batches(
+    order: SampleOrder,
+    *,
+    first_step: int,
+    steps: int,
+    batch_size: int,
+    grad_accum: int,
+    rank: int = 0,
+    world_size: int = 1,
+    worker: int = 0,
+    workers: int = 1,
+) -> Iterator[list[Sample]]:
+    """The batches that one DataLoader worker of one process makes for `steps` optimizer steps from `first_step` on.
+
+    Optimizer step s takes the G = batch_size * grad_accum * world_size samples [s * G, (s + 1) * G) of the endless
+    sequence; a rank takes its contiguous part, cut into `grad_accum` batches of `batch_size`. Worker w makes the
+    batches m of its rank with m % workers == w, m counted from `first_step` on: a DataLoader asks its workers in turn.
+    """
+    if not (0 <= rank < world_size and 0 <= worker < workers):
+        raise ValueError(f"rank {rank} of {world_size} or worker {worker} of {workers} does not exist")
+    of_process = batch_size * grad_accum
+    sequence = order.from_position(first_step * of_process * world_size)
+    made = 0
+    for _ in range(steps):
+        _skip(sequence, rank * of_process)
+        for _ in range(grad_accum):
+            if made % workers == worker:
+                yield list(islice(sequence, batch_size))
+            else:
+                _skip(sequence, batch_size)
+            made += 1
+        _skip(sequence, (world_size - rank - 1) * of_process)
+
+
+class _MemoryOrder:
+    def __init__(self, samples: Sequence[Sample], seed: int) -> None:
+        if not samples:
+            raise DataError("no samples to train on")
+        self.total = len(samples)
+        self._groups = evaluation_order(samples)
+        self._seed = seed
+
+    def from_position(self, seen: int) -> Iterator[Sample]:
+        epoch, skip = divmod(seen, self.total)
+        while True:
+            yield from islice(_shuffled_groups(self._groups, _generator(self._seed, epoch, 0)), skip, None)
+            epoch, skip = epoch + 1, 0
+
+
+class _StreamOrder:
+    def __init__(self, split: Split, seed: int, buffer_size: int, kept: Sequence[int]) -> None:
+        self.total = sum(kept)
+        self._split = split
+        self._seed = seed
+        self._buffer_size = buffer_size
+        self._kept_before = list(accumulate(kept, initial=0))
+
+    def from_position(self, seen: int) -> Iterator[Sample]:
+        epoch, seen = divmod(seen, self.total)
+        while True:
+            block = bisect_right(self._kept_before, seen) - 1
+            skip = seen - self._kept_before[block]
+            records = self._split.numbered(block * self._buffer_size)
+            for number, part in groupby(records, key=lambda record: record[0] // self._buffer_size):
+                groups = evaluation_order(sample for _, sample in part)
+                yield from islice(_shuffled_groups(groups, _generator(self._seed, epoch, number)), skip, None)
+                skip = 0
+            epoch, seen = epoch + 1, 0
+
+
+def _generator(seed: int, epoch: int, block: int) -> random.Random:
+    return random.Random(f"{seed}/{epoch}/{block}")
+
+
+def _shuffled_groups(groups: Sequence[Sequence[Sample]], generator: random.Random) -> Iterator[Sample]:
+    for group in _shuffled(groups, generator):
+        yield from _shuffled(group, generator)
+
+
+def _shuffled(items: Sequence[T], generator: random.Random) -> list[T]:
+    keys = [generator.random() for _ in items]
+    return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]
+
+
+def _skip(sequence: Iterator[Sample], count: int) -> None:
+    next(islice(sequence, count, count), None)

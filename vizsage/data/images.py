@@ -1,0 +1,189 @@
+"""Opening an image safely: names that stay in their folder, files that are what they say, pixels that fit in memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from vizsage.data.sample import ImageRef
+from vizsage.errors import DataError
+
+# Pillow's own limit is one for the whole process and warns before it acts; `load_image` holds the one of the settings.
+Image.MAX_IMAGE_PIXELS = None
+
+# Pictures only: Pillow would also hand EPS to Ghostscript and parse dozens of containers.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
+# What Pillow's decoders raise on damaged bytes; they have no common base.
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+# EXIF tag 0x0112 -> what brings the picture upright (JEITA CP-3451, 4.6.4 A).
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(DataError):
+    """The bytes of an image are there but cannot be used: what `on_bad_image: skip` may leave out."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"image {name!r} {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return BadImage, (self.name, self.reason)  # it crosses from DataLoader workers to the main process
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """An image file below `folder`."""
+
+    name: str
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.folder / self.name
+
+    def read(self) -> bytes:
+        """The bytes of the file. Raises DataError when it is missing, unreadable or outside of the folder."""
+        if reason := leaves_folder(self.name, self.folder):
+            raise DataError(f"image {self.name!r} {reason}")
+        try:
+            if not os.path.isfile(self.path):  # a folder, or a pipe that would wait for ever
+                found = "is not a file" if os.path.exists(self.path) else "is missing"
+                raise DataError(f"image {self.name!r} {found} in {self.folder}")
+            return self.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"image {self.name!r} in {self.folder} cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """An image whose bytes are held in memory."""
+
+    name: str
+    data: bytes
+
+    def read(self) -> bytes:
+        """The bytes."""
+        return self.data
+
+
+def leaves_folder(name: str, folder: Path) -> str | None:
+    """Why the file `name` would not lie inside of `folder`, or None when it does.
+
+    Symlinks are followed only where `name` has one, so that the check costs one lstat a file.
+    """
+    if "\0" in name:
+        return "holds a NUL character; write a file name below Images/"
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts:
+        return f"leaves {folder}; write a file name below it, without '..' and leading '/'"
+    path = str(folder)
+    for part in parts:
+        path = f"{path}/{part}"
+        if os.path.islink(path):
+            root = os.path.realpath(folder)
+            if not os.path.realpath(os.path.join(folder, name)).startswith(root.rstrip("/") + "/"):
+                return f"is a symbolic link that leaves {folder}; copy the file into it"
+            break
+    return None
+
+
+def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None) -> Image.Image:
+    """Decode an image to 8-bit RGB, upright by its EXIF tag, transparency laid over white.
+
+    Args:
+        ref: the image; its bytes are read here.
+        max_image_px: a header that announces more pixels (width x height) is refused before any is decoded.
+        resize_px: a picture with more pixels is scaled down to at most this many, keeping its aspect ratio.
+
+    Raises:
+        BadImage: the bytes are empty, no picture, damaged, too large or of a pixel type without a known range.
+        DataError: the bytes cannot be had.
+    """
+    data = ref.read()
+    if not data:
+        raise BadImage(ref.name, "is a file of zero bytes")
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_image_px:
+                raise BadImage(
+                    ref.name, f"has {width} x {height} pixels, more than max_image_px allows ({max_image_px})"
+                )
+            target = _smaller_size(width, height, resize_px)
+            if target:  # a JPEG decodes at 1/2, 1/4 or 1/8 scale for less; twice the target leaves room to resample
+                image.draft(image.mode, (2 * target[0], 2 * target[1]))
+            image.load()
+            picture = _to_rgb(ref.name, image)
+            # Read after loading: Pillow turns TIFF upright itself and then drops the tag.
+            turn = _UPRIGHT.get(_orientation(image))
+            target = _smaller_size(picture.width, picture.height, resize_px)
+            if target:
+                picture = picture.resize(target, Image.Resampling.LANCZOS)
+            return picture.transpose(turn) if turn is not None else picture
+    except UnidentifiedImageError:
+        raise BadImage(ref.name, f"is not a picture; known formats are {', '.join(FORMATS)}") from None
+    except _DECODER_ERRORS as error:
+        raise BadImage(ref.name, f"cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, int] | None:
+    """The size that has at most `resize_px` pixels, or None when the picture has no more."""
+    if resize_px is None or width * height <= resize_px:
+        return None
+    scale = math.sqrt(resize_px / (width * height))
+    # A strip thinner than one pixel keeps one, and its length gives way.
+    new_width = max(1, min(int(width * scale), resize_px))
+    new_height = max(1, min(int(height * scale), resize_px))
+    return new_width, new_height
+
+
+def _to_rgb(name: str, image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _sixteen_to_eight_bits(name, image)
+    elif image.mode == "F":
+        raise BadImage(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_to_eight_bits(name: str, image: Image.Image) -> Image.Image:
+    """Scale 0..65535 to 0..255, where `convert` would clip everything above 255 to white."""
+    import numpy as np
+
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise BadImage(name, "has 32-bit pixels without a known range; save it with 8 or 16 bits a channel")
+    return Image.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _DECODER_ERRORS:
+        return 1  # damaged EXIF data on a sound picture, as web downloads have: shown as stored
