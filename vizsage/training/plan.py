@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vizsage.config import Config
@@ -42,7 +42,7 @@ def make_plan(config: Config, share: Share) -> Plan:
     train = open_split(config, "train")
     order = _order(config, train)
     total_steps = config.max_steps or math.ceil(order.total * config.epochs / share.global_batch)
-    validation, counts = [], {"train": train.counts.as_dict()}
+    validation, counts = [], {"train": asdict(train.counts)}
     files = [train.path]
     if (path := find_split(config, "val")) is not None:
         val = open_split(config, "val")

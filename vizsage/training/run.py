@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -16,8 +16,8 @@ from accelerate.utils import broadcast_object_list
 
 from vizsage.backends.generation import generate_answers
 from vizsage.backends.hardware import resolve_for_hardware
-from vizsage.backends.hf import load_base, save_adapter
-from vizsage.backends.lora import add_adapter
+from vizsage.backends.hf import load_base
+from vizsage.backends.lora import add_adapter, save_adapter
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.collate import TrainCollator
@@ -293,10 +293,10 @@ def _on_main(world: PartialState, function: Callable[[], T]) -> T:
             box = [(None, error)]
     if world.num_processes > 1:
         broadcast_object_list(box)
-    result, error = box[0]
-    if error is not None:
-        raise error
-    return result
+    result, problem = box[0]
+    if problem is not None:
+        raise problem
+    return cast(T, result)
 
 
 def _set_aside(output_dir: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from vizsage.config import Config
@@ -36,7 +37,7 @@ class WandbTracker(Tracker):
     def __init__(self, config: Config, run_id: str | None, settings: dict[str, Any]) -> None:
         import wandb
 
-        self.run_id = run_id or wandb.util.generate_id()
+        self.run_id = run_id or secrets.token_hex(4)
         arguments: dict[str, Any] = {
             "project": config.wandb_project,
             "name": config.wandb_run_name or config.output_dir.name,
@@ -49,8 +50,7 @@ class WandbTracker(Tracker):
         quiet = wandb.Settings(silent=True, init_timeout=_INIT_S, finish_timeout=_FINISH_S, console="off")
         try:
             # Offline files of one id are joined by `wandb sync --append`; only a server knows `resume`.
-            resume = "allow" if mode == "online" else None
-            self._run = wandb.init(mode=mode, resume=resume, settings=quiet, **arguments)
+            self._run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, settings=quiet, **arguments)
         except (wandb.Error, OSError, TimeoutError) as error:
             log.warning("W&B could not start online (%s); logging offline", " ".join(str(error).split()))
             self._run = wandb.init(mode="offline", settings=quiet, **arguments)
@@ -67,12 +67,15 @@ class WandbTracker(Tracker):
         self._run.finish(exit_code=exit_code)
 
 
-def wandb_mode() -> str:
+Mode = Literal["online", "offline", "disabled", "shared"]
+
+
+def wandb_mode() -> Mode:
     """WANDB_MODE if it is set; "online" with a login and a reachable server; else "offline", with a notice why."""
     import wandb
 
     if mode := os.environ.get("WANDB_MODE"):
-        return mode
+        return cast(Mode, mode)
     base_url = wandb.Settings().base_url
     if not wandb.login(prompt=False, verify=False):
         log.warning("W&B: no login (WANDB_API_KEY or `wandb login`); logging offline, upload later with `wandb sync`")

@@ -56,6 +56,5 @@ def validate(
             rows = [None]
             break
     gathered = gather_object(rows) if world_size > 1 else rows
-    if any(row is None for row in gathered):
-        return None
-    return summarise(gathered, normalise=config.use_text_normalization)
+    whole = [row for row in gathered if row is not None]
+    return summarise(whole, normalise=config.use_text_normalization) if len(whole) == len(gathered) else None

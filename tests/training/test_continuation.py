@@ -1,0 +1,151 @@
+"""A run that was stopped or killed anywhere ends with the very adapter of a run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.test_run import adapter_bytes, outcome
+from vizsage.config import Config
+from vizsage.errors import Interrupted
+from vizsage.files import read_jsonl
+from vizsage.training.flow import Flow
+from vizsage.training.run import train
+
+MakeConfig = Callable[..., Config]
+STEPS = 9
+
+
+def curves(config: Config) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock or a restart may change."""
+    lines = read_jsonl(config.output_dir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in ("attempt", "samples_per_s")} for line in lines]
+
+
+def train_with_signal(monkeypatch: pytest.MonkeyPatch, config: Config, step: int, number: int) -> None:
+    """Train, and be sent the signal while `step` is under way."""
+    original = Flow.on_step_begin if "on_step_begin" in vars(Flow) else None
+
+    def on_step_begin(self: Flow, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if state.global_step == step - 1:
+            os.kill(os.getpid(), number)
+        return control
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Flow, "on_step_begin", on_step_begin, raising=original is not None)
+        train(config)
+
+
+@pytest.fixture
+def uninterrupted(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Config]:
+    """Train once without interruption, with the given changes."""
+
+    def run(**changes: Any) -> Config:
+        config = make_config(output_dir=str(tmp_path / "whole"), **changes)
+        train(config)
+        return config
+
+    return run
+
+
+@pytest.mark.parametrize("use_streaming", [False, True])
+def test_interrupted_at_every_single_step(
+    make_config: MakeConfig,
+    uninterrupted: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    use_streaming: bool,
+) -> None:
+    """Stopped in step 1, continued, stopped in step 2, ...: nine attempts, one adapter, one set of curves."""
+    whole = uninterrupted(use_streaming=use_streaming)
+    config = make_config(use_streaming=use_streaming)
+    for step in range(1, STEPS):
+        with pytest.raises(Interrupted, match=f"after step {step} of {STEPS}"):
+            train_with_signal(monkeypatch, config, step, signal.SIGTERM)
+        assert outcome(config) | {"reason": ""} == {"exit_code": 75, "reason": "", "step": step, "attempt": step}
+    train(config)
+    assert outcome(config)["attempt"] == STEPS
+    assert adapter_bytes(config) == adapter_bytes(whole)
+    assert curves(config) == curves(whole)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_each_signal_saves_and_continues(
+    make_config: MakeConfig, uninterrupted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = uninterrupted(num_proc=1)
+    config = make_config(num_proc=1)
+    with pytest.raises(Interrupted, match=name):
+        train_with_signal(monkeypatch, config, 4, getattr(signal, name))  # a step whose validation is due
+    train(config)
+    assert adapter_bytes(config) == adapter_bytes(whole)
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from vizsage.config import load_config
+from vizsage.training import checkpoints, run
+from vizsage.training.flow import Flow
+place, step = sys.argv[2], int(sys.argv[3])
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+if place == "step":
+    Flow.on_step_begin = lambda self, args, state, control, **_: die() if state.global_step == step else control
+elif place == "saving":
+    seal = checkpoints._seal
+    checkpoints._seal = lambda partial, final: die() if final.name == f"checkpoint-{step}" else seal(partial, final)
+else:
+    run.write_card = die
+run.train(load_config(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(("place", "step"), [("step", 2), ("step", 8), ("saving", 6), ("delivering", 9)])
+def test_killed_and_continued(
+    make_config: MakeConfig, uninterrupted: Callable[..., Config], tmp_path: Path, place: str, step: int
+) -> None:
+    """SIGKILL before the first checkpoint, between two, while one is written, while the adapter is delivered."""
+    from vizsage.config import config_to_yaml
+
+    whole = uninterrupted()
+    config = make_config()
+    path = tmp_path / "run.yaml"
+    path.write_text(config_to_yaml(config))
+    command = [sys.executable, "-c", KILL, str(path), place, str(step)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    train(config)
+    assert adapter_bytes(config) == adapter_bytes(whole)
+    assert curves(config) == curves(whole)
+    assert not list(config.output_dir.glob(".checkpoint*"))
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside(
+    make_config: MakeConfig, uninterrupted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = uninterrupted()
+    config = make_config()
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, config, 7, signal.SIGTERM)
+    weights = config.output_dir / "checkpoint-7" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    train(config)
+    assert (config.output_dir / "damaged-checkpoint-7").is_dir()
+    attempts = json.loads((config.output_dir / "run.json").read_text())["attempts"]
+    assert [a["resumed_from_step"] for a in attempts] == [0, 6]
+    assert adapter_bytes(config) == adapter_bytes(whole)
+
+
+def test_workers_change_nothing(make_config: MakeConfig, uninterrupted: Callable[..., Config]) -> None:
+    whole = uninterrupted(use_streaming=True)
+    config = make_config(use_streaming=True, num_proc=3)
+    train(config)
+    assert adapter_bytes(config) == adapter_bytes(whole)

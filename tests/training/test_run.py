@@ -1,0 +1,203 @@
+"""A run from its settings to its adapter: its files, its refusals, its continuation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vizsage.config import Config
+from vizsage.errors import ConfigError, RepeatingError
+from vizsage.files import read_jsonl
+from vizsage.training.run import train
+
+MakeConfig = Callable[..., Config]
+
+
+def outcome(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((config.output_dir / "outcome.json").read_text())
+    return found
+
+
+def adapter_bytes(config: Config) -> dict[str, bytes]:
+    return {
+        name: (config.adapter_dir / name).read_bytes() for name in ("adapter_model.safetensors", "adapter_config.json")
+    }
+
+
+def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
+    config = make_config()
+    train(config)
+    assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 1}
+    for name in ("run.json", "config.yaml", "loss.png"):
+        assert (config.output_dir / name).stat().st_size > 0
+    lines = list(read_jsonl(config.output_dir / "metrics.jsonl"))
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
+    validations = [line for line in lines if "exact_match" in line]
+    assert [line["step"] for line in validations] == [4, 8, 9]
+    assert all(line["val_samples"] == 6 for line in validations)
+    assert (config.adapter_dir / "fingerprint.json").exists()
+    card = (config.adapter_dir / "README.md").read_text()
+    assert card.startswith("---\nbase_model:")
+    assert "before training" in card
+    record = json.loads((config.output_dir / "run.json").read_text())
+    assert record["counts"]["train"]["kept"] == 18
+    assert record["attempts"][0]["exit_code"] == 0
+
+
+def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
+    config = make_config(epochs=12, eval_steps=1000, save_steps=1000, lora_dropout=0)
+    train(config)
+    losses = [line["loss"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_finished_run_is_not_run_again(make_config: MakeConfig) -> None:
+    config = make_config()
+    train(config)
+    before = (config.output_dir / "run.json").read_bytes()
+    train(config)
+    assert (config.output_dir / "run.json").read_bytes() == before
+
+
+def test_a_deleted_adapter_is_delivered_again_from_the_checkpoint(make_config: MakeConfig) -> None:
+    import shutil
+
+    config = make_config()
+    train(config)
+    before = adapter_bytes(config)
+    shutil.rmtree(config.adapter_dir)
+    train(config)
+    assert adapter_bytes(config) == before
+    assert outcome(config)["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lora_r": 8}, "lora_r was 4, is now 8"),
+        ({"seed": 1}, "seed was 3407"),
+        ({"batch_size": 4}, "x processes was 4"),
+    ],
+)
+def test_other_settings_on_the_same_output_dir_are_refused(
+    make_config: MakeConfig, changes: dict[str, Any], named: str
+) -> None:
+    train(make_config(max_steps=2))
+    with pytest.raises(ConfigError, match=named):
+        train(make_config(max_steps=2, **changes))
+
+
+def test_other_data_is_refused(make_config: MakeConfig, data_dir: Path) -> None:
+    train(make_config(max_steps=2))
+    path = data_dir / "Dots" / "train.json"
+    path.write_text(path.read_text().replace("what shape", "which shape", 1))
+    with pytest.raises(ConfigError, match="data was"):
+        train(make_config(max_steps=2))
+
+
+def test_the_same_step_cut_otherwise_continues(make_config: MakeConfig) -> None:
+    train(make_config(max_steps=2, batch_size=2, grad_accum=2))
+    train(make_config(max_steps=2, batch_size=4, grad_accum=1))
+
+
+def test_resume_false_sets_the_earlier_run_aside(make_config: MakeConfig) -> None:
+    train(make_config(max_steps=2))
+    config = make_config(max_steps=2, lora_r=8, resume=False)
+    train(config)
+    earlier = config.output_dir / "previous-1"
+    assert (earlier / "run.json").exists()
+    assert (earlier / config.name_trained_model / "adapter_model.safetensors").exists()
+    assert outcome(config)["attempt"] == 1
+
+
+def test_a_fresh_seed_is_drawn_recorded_and_kept(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=2, reproducible=False)
+    train(config)
+    drawn = json.loads((config.output_dir / "run.json").read_text())["identity"]["seed"]
+    assert drawn != config.seed
+    train(config)  # the same command continues with the recorded seed
+    repeated = make_config(max_steps=2, seed=drawn, output_dir=str(config.output_dir) + "-again")
+    train(repeated)
+    assert adapter_bytes(repeated) == adapter_bytes(config)
+
+
+def test_a_second_process_on_the_directory_is_refused(make_config: MakeConfig) -> None:
+    import fcntl
+
+    config = make_config(max_steps=2)
+    config.output_dir.mkdir()
+    with (config.output_dir / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process is training"):
+            train(config)
+    assert not (config.output_dir / "run.json").exists()
+
+
+def test_an_output_dir_below_a_file_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="output_dir"):
+        train(make_config(output_dir=str(tmp_path / "file" / "run")))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_are_harmed(
+    make_config: MakeConfig, tiny_mllama: Path, tmp_path: Path
+) -> None:
+    """A base model with a NaN in its head."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_mllama, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights[next(name for name in weights if name.endswith("lm_head.weight"))][0, 0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    config = make_config(model_name=str(broken))
+    with pytest.raises(RepeatingError, match="not finite at step 1"):
+        train(config)
+    assert outcome(config)["exit_code"] == 4
+    assert not config.adapter_dir.exists()
+
+
+def test_without_a_validation_split_the_last_weights_are_saved(
+    make_config: MakeConfig, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (data_dir / "Dots" / "val.json").unlink()
+    config = make_config(max_steps=2, use_early_stopping=True)
+    train(config)
+    assert (config.adapter_dir / "adapter_model.safetensors").exists()
+    assert "no validation split" in caplog.text
+
+
+def test_samples_that_do_not_fit_are_left_out_and_counted(make_config: MakeConfig, data_dir: Path) -> None:
+    path = data_dir / "Dots" / "train.json"
+    records = json.loads(path.read_text())
+    records[0]["question"] = "what " * 500
+    path.write_text(json.dumps(records))
+    config = make_config(max_seq_length=256)
+    train(config)
+    left_out = json.loads((config.output_dir / "run.json").read_text())["left_out"]
+    assert list(left_out) == ["train-0"]
+
+
+def test_a_bad_image_is_skipped_when_told_so(make_config: MakeConfig, data_dir: Path) -> None:
+    (data_dir / "Images" / "1.png").write_bytes(b"")
+    config = make_config(on_bad_image="skip")
+    train(config)
+    left_out = json.loads((config.output_dir / "run.json").read_text())["left_out"]
+    assert sorted(left_out) == ["train-3", "train-4", "train-5"]
+
+
+@pytest.mark.parametrize("num_proc", [0, 2])
+def test_a_bad_image_stops_the_run_by_default(make_config: MakeConfig, data_dir: Path, num_proc: int) -> None:
+    from vizsage.errors import DataError
+
+    (data_dir / "Images" / "1.png").write_bytes(b"")
+    config = make_config(num_proc=num_proc)
+    with pytest.raises(DataError, match=r"1\.png") as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
