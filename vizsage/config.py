@@ -7,6 +7,7 @@ reported together, each naming its key, what was found and what is allowed.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +21,22 @@ from vizsage.errors import ConfigError
 def _no_bool(value: Any) -> Any:
     """pydantic reads True as 1; a switch written where a number belongs is a mistake."""
     if isinstance(value, bool):
-        raise ValueError("expected a number, found a switch (true or false)")
+        raise ValueError("expected a number")
     return value
 
 
-Int = Annotated[int, BeforeValidator(_no_bool)]
+def _path_text(value: Any) -> Any:
+    """pydantic reads an empty text as the current directory, into which nobody means to write a run."""
+    if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
+        raise ValueError("expected the path of a file or folder")
+    return value
+
+
+# The validator stands last, so that the bounds before it reach the JSON Schema.
 Float = Annotated[float, BeforeValidator(_no_bool)]
-PositiveInt = Annotated[Int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
+FilePath = Annotated[Path, BeforeValidator(_path_text)]
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
 ]
@@ -78,7 +88,7 @@ class Config(BaseModel):
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained as well.")
     use_rslora: bool = Field(False, description="Rank-stabilised LoRA: scale by lora_alpha / sqrt(lora_r).")
     use_dora: bool = Field(False, description="DoRA: train magnitude and direction apart.")
-    loftq_config: dict[str, int] | None = Field(
+    loftq_config: dict[str, PositiveInt] | None = Field(
         None, description="LoftQ initialisation, for example {loftq_bits: 4, loftq_iter: 1}; null: none."
     )
 
@@ -88,16 +98,18 @@ class Config(BaseModel):
     epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
-    warmup_steps: Annotated[Int, Field(ge=0)] = Field(10, description="Steps over which the learning rate rises.")
+    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises.")
     weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
     optim: OPTIMIZERS = Field("adamw_torch", description="Optimizer; the 8-bit and paged ones need bitsandbytes.")
     scheduler: SCHEDULERS = Field("linear", description="Shape of the learning rate after warm-up.")
     max_grad_norm: Float = Field(1.0, ge=0, description="Gradients are clipped to this norm; 0: not clipped.")
-    max_seq_length: Annotated[Int, Field(ge=16)] = Field(
+    max_seq_length: Annotated[int, Field(ge=16), BeforeValidator(_no_bool)] = Field(
         2048, description="Longest sample in tokens, image tokens included; descriptions are shortened to fit."
     )
     use_bf16: bool = Field(True, description="Compute in bfloat16 where the hardware has it.")
-    seed: Annotated[Int, Field(ge=0, le=2**31 - 1)] = Field(3407, description="Seed of data order, dropout and LoRA.")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_no_bool)] = Field(
+        3407, description="Seed of data order, dropout and LoRA."
+    )
     reproducible: bool = Field(
         True, description="true: use seed. false: draw a fresh seed, recorded in run.json so that it can be repeated."
     )
@@ -105,7 +117,7 @@ class Config(BaseModel):
     eval_steps: PositiveInt = Field(100, description="Steps between two evaluations on the validation split.")
     save_steps: PositiveInt = Field(100, description="Steps between two checkpoints.")
     n_saves: PositiveInt = Field(3, description="Checkpoints kept; the best one is kept besides.")
-    num_proc: Annotated[Int, Field(ge=0)] | None = Field(
+    num_proc: Count | None = Field(
         None, description="Worker processes that read and decode data; null: up to 4, one core left free."
     )
     resume: bool = Field(True, description="Continue from the newest whole checkpoint in output_dir.")
@@ -128,17 +140,17 @@ class Config(BaseModel):
     do_sample: bool = Field(False, description="Sample answers; false: greedy or beam search.")
     temperature: Float = Field(1.0, gt=0, description="Sampling temperature (do_sample only).")
     top_p: Float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass (do_sample only).")
-    top_k: Annotated[Int, Field(ge=0)] = Field(50, description="Sample among this many tokens; 0: all.")
+    top_k: Count = Field(50, description="Sample among this many tokens; 0: all.")
     num_beams: PositiveInt = Field(1, description="Beams of beam search; 1: greedy.")
     eval_batch_size: PositiveInt = Field(8, description="Questions answered in one batch.")
 
     # data
     dataset: str = Field("AQUA", min_length=1, description="Folder of the data set below base_path.")
-    base_path: Path = Field(Path("data"), description="Folder that holds the data set and Images/.")
+    base_path: FilePath = Field(Path("data"), description="Folder that holds the data set and Images/.")
     external_knowledge: bool = Field(
         False, description="Add the description of its image to each sample that needs it; false: leave these out."
     )
-    external_knowledge_path: Path | None = Field(
+    external_knowledge_path: FilePath | None = Field(
         None, description="Table of descriptions (SemArt: tab-separated; or CSV), or a folder of such tables."
     )
     use_streaming: bool = Field(False, description="Read the training split piece by piece; memory stays flat.")
@@ -150,7 +162,7 @@ class Config(BaseModel):
     max_image_px: PositiveInt = Field(
         178_956_970, description="Images with more pixels (width x height) are refused as decompression bombs."
     )
-    resize_px: Annotated[Int, Field(ge=1024)] | None = Field(
+    resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
         None, description="Scale pictures with more pixels down to this many before the model; null: never."
     )
 
@@ -167,9 +179,9 @@ class Config(BaseModel):
     wandb_tags: tuple[str, ...] = Field((), description="Tags of the run there.")
 
     # output
-    output_dir: Path = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
+    output_dir: FilePath = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
     save_model: bool = Field(True, description="Save the adapter at the end.")
-    save_path: Path | None = Field(None, description="Folder that takes the adapter instead of output_dir.")
+    save_path: FilePath | None = Field(None, description="Folder that takes the adapter instead of output_dir.")
 
     @model_validator(mode="after")
     def _together(self) -> Config:
@@ -219,10 +231,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         if not equals or not key.strip():
             problems.append(f"{override!r} is not an override; write key=value")
             continue
-        try:
-            settings[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            settings[key.strip()] = text  # a text that is no YAML (a colon, a bracket) is meant as it stands
+        settings[key.strip()] = _override_value(text)
     return build_config(settings, source=str(path), problems=problems)
 
 
@@ -234,11 +243,13 @@ def build_config(settings: dict[str, Any], source: str = "settings", problems: I
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             found.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-    try:
-        config = Config(**{key: value for key, value in settings.items() if key in known})
-    except ValidationError as error:
-        found += [_describe(detail) for detail in error.errors(include_url=False)]
-        config = None
+    config, problems_of_keys = _validated({key: value for key, value in settings.items() if key in known})
+    found += problems_of_keys.values()
+    if problems_of_keys and "" not in problems_of_keys:
+        # The rules over several settings come after those of each; try them on what is left.
+        _, others = _validated({k: v for k, v in settings.items() if k in known and k not in problems_of_keys})
+        clauses = others.get("", "").split("; ")
+        found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
     if found or config is None:
         raise ConfigError(f"{source}: " + "; ".join(found))
     return config
@@ -249,15 +260,43 @@ def config_to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _describe(detail: Any) -> str:
-    key = str(detail["loc"][0]) if detail["loc"] else ""
-    message = detail["msg"].removeprefix("Value error, ")
+def _override_value(text: str) -> Any:
+    """`text` as YAML where it looks like YAML, else as it stands: `Answer: briefly # now` is meant as a text."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError):
+        return text
+    bracketed = text.lstrip().startswith(("[", "{", '"', "'"))
+    return text if isinstance(value, (str, list, dict)) and not bracketed else value
+
+
+def _validated(settings: dict[str, Any]) -> tuple[Config | None, dict[str, str]]:
+    """The Config, or one clause for each key with a problem; "" is the key of the rules over several settings."""
+    try:
+        return Config(**settings), {}
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    messages: dict[str, list[str]] = {}
+    inputs: dict[str, Any] = {}
+    for detail in details:
+        key = str(detail["loc"][0]) if detail["loc"] else ""
+        # A key that may have several types fails once for each of them.
+        messages.setdefault(key, []).append(detail["msg"].removeprefix("Value error, "))
+        inputs.setdefault(key, detail["input"])
+    return None, {key: _clause(key, messages[key], inputs[key]) for key in messages}
+
+
+def _clause(key: str, messages: list[str], found: Any) -> str:
     if not key:
-        return message
-    allowed = "; ".join(
-        str(part) for part in (Config.model_fields[key].description, f"default {Config.model_fields[key].default!r}")
-    )
-    return f"{key}: {message}, found {detail['input']!r} ({allowed})"
+        return "; ".join(messages)
+    field = Config.model_fields[key]
+    purpose = (field.description or "").rstrip(".")
+    return f"{key}: {', or '.join(messages)}, found {_shown(found)} ({purpose}; default {_shown(field.default)})"
+
+
+def _shown(value: Any) -> str:
+    """A value as it would stand in the file."""
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _loftq_problems(loftq: dict[str, int]) -> list[str]:
@@ -271,13 +310,23 @@ def _loftq_problems(loftq: dict[str, int]) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, where plain YAML would keep the last one silently."""
+    """A safe loader that refuses a key written twice, where plain YAML would keep the last one silently.
+
+    A date is a text: no setting is one, and a name such as 2026-01-31 would otherwise be refused.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float)):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key_node.start_mark)
         if key in result:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)
@@ -293,7 +342,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         settings = yaml.load(text, Loader=_Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
