@@ -1,0 +1,68 @@
+"""Small tokenizers of the real kinds: byte-level BPE, and the SentencePiece-like ones of Llama 2 and Gemma."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+
+TEXT = [
+    "Answer the question about the picture in a few words.",
+    "Question: what colour is the square? red green blue yellow two three left right",
+    "Description: the painting shows a woman sitting on a couch holding a baby",
+    "USER: ASSISTANT: User: Assistant: user assistant model system\n\n Here is the original image and crops to help you",
+] * 20
+
+
+def byte_level(special: list[str], **named: Any) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer; `special` are its special tokens, `named` gives bos_token, eos_token, ..."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, extra_special_tokens=special, clean_up_tokenization_spaces=False, **named
+    )
+
+
+def llama2() -> LlamaTokenizer:
+    """LLaVA-1.5's kind: BPE over words that begin with a space sign, byte fallback, <s> added by the tokenizer."""
+    vocab, merges = _pieces(["<unk>", "<s>", "</s>"])
+    return LlamaTokenizer(
+        vocab=vocab, merges=merges, extra_special_tokens=["<image>", "<pad>"], pad_token="<pad>", legacy=False
+    )
+
+
+def gemma() -> GemmaTokenizer:
+    """Gemma 3's kind: no prefix space, runs of newlines as tokens, <bos> added by the tokenizer."""
+    vocab, merges = _pieces(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"])
+    names = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    tokenizer = GemmaTokenizer(
+        vocab=vocab,
+        merges=merges,
+        extra_special_tokens={**names, "start": "<start_of_turn>", "end": "<end_of_turn>"},
+    )
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("\n\n\n", normalized=False)])
+    return tokenizer
+
+
+def _pieces(special: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    first = special + [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=620, special_tokens=first, show_progress=False)
+    tokenizer.train_from_iterator(TEXT, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(pair) for pair in model["merges"]]
+
+
+def save(model: Any, processor: Any, folder: Path) -> Path:
+    """Write both; returns the folder."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

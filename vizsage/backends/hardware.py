@@ -1,0 +1,74 @@
+"""Settings that cannot act on this machine, replaced by the nearest ones that can."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from vizsage.config import Config
+from vizsage.errors import ConfigError
+
+_NEED_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What this machine and its environment offer."""
+
+    cuda: bool
+    bf16: bool = False
+    bitsandbytes: bool = False
+    flash_attention: bool = False
+
+
+def detect_hardware() -> Hardware:
+    """Look at the machine. Imports torch."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return Hardware(
+        cuda=cuda,
+        bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
+        bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
+        flash_attention=importlib.util.find_spec("flash_attn") is not None,
+    )
+
+
+def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple[Config, list[str]]:
+    """Replace what cannot act here; a second pass over the result changes nothing.
+
+    Returns the settings with `device` decided (cpu or cuda) and one warning for each replaced setting.
+    Raises ConfigError when a GPU is demanded and there is none.
+    """
+    facts = facts or detect_hardware()
+    if config.device == "cuda" and not facts.cuda:
+        raise ConfigError("device: found 'cuda', but PyTorch sees no GPU here; set device to auto or cpu")
+    cuda = facts.cuda and config.device != "cpu"
+    where = "on a CPU" if not cuda else "on this GPU"
+    changes: dict[str, object] = {"device": "cuda" if cuda else "cpu"}
+    warnings: list[str] = []
+
+    def replace(key: str, value: object, reason: str) -> None:
+        changes[key] = value
+        warnings.append(f"{key}: {_yaml(getattr(config, key))} replaced by {_yaml(value)}: {reason}")
+
+    if config.load_in_4bit and not (cuda and facts.bitsandbytes):
+        missing = "4-bit weights need a GPU" if not cuda else "4-bit weights need bitsandbytes, which is not installed"
+        replace("load_in_4bit", False, f"{missing}; the base model is held in full precision")
+    if config.use_bf16 and not (cuda and facts.bf16):
+        replace("use_bf16", False, f"bfloat16 is not used {where}; computing in float32")
+    if config.optim in _NEED_BITSANDBYTES and not (cuda and facts.bitsandbytes):
+        missing = "a GPU" if not cuda else "bitsandbytes, which is not installed"
+        replace("optim", "adamw_torch", f"this optimizer needs {missing}")
+    if config.use_gradient_checkpointing == "unsloth":
+        replace("use_gradient_checkpointing", True, "the hf backend has the ordinary variant only")
+    if config.attn_implementation == "flash_attention_2":
+        bf16 = bool(changes.get("use_bf16", config.use_bf16))
+        if not (cuda and facts.flash_attention and bf16):
+            missing = "a GPU" if not cuda else "flash-attn, which is not installed" if bf16 else "bfloat16"
+            replace("attn_implementation", "sdpa", f"flash attention needs {missing}")
+    return config.model_copy(update=changes), warnings
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

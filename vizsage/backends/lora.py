@@ -1,0 +1,249 @@
+"""LoRA adapters: which modules get one, how they are trained, saved and loaded.
+
+LoRA: arXiv:2106.09685. rsLoRA: arXiv:2312.03732. DoRA: arXiv:2402.09353. LoftQ: arXiv:2310.08659.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vizsage.backends.base import FINGERPRINT_FILE, LoadedModel, cuda_devices
+from vizsage.config import Config
+from vizsage.data.prompts import compare_fingerprints, fingerprint
+from vizsage.errors import CheckpointError, ConfigError
+from vizsage.files import fsync_dir, fsync_tree, write_json
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def add_adapter(loaded: LoadedModel, config: Config) -> Any:
+    """A fresh LoRA adapter on `loaded.model` as the finetune_* settings say; only it is trainable.
+
+    Its first weights depend on config.seed alone; the global random state is left as it was. Raises ConfigError.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets, norms = select_modules(loaded.model, config)
+    settings: dict[str, Any] = {"lora_alpha": config.lora_alpha}
+    if config.loftq_config is not None:
+        settings |= {"init_lora_weights": "loftq", "loftq_config": dict(config.loftq_config)}
+    try:
+        lora = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.lora_r,
+            lora_dropout=config.lora_dropout,
+            bias=config.bias,
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            # A pattern, not a list: PEFT turns lists into sets, whose order in the saved file changes by process.
+            target_modules=exact_pattern(targets, loaded.model),
+            modules_to_save=norms or None,
+            **settings,
+        )
+        with torch.random.fork_rng(devices=cuda_devices(loaded.model)):
+            torch.manual_seed(config.seed)
+            model = get_peft_model(loaded.model, lora)
+    except ImportError as error:
+        raise ConfigError(
+            f"loftq_config: {' '.join(str(error).split())}; install it or set loftq_config: null"
+        ) from error
+    _restrict_biases(model, config)
+    _prepare_training(model, config)
+    return model
+
+
+def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
+    """Names of the linear layers that get LoRA and of the norm layers that are trained in full, both sorted.
+
+    The decoder is the language part; the vision tower and whatever joins it to the decoder are the vision part.
+    The output head, embeddings and convolutions are never chosen.
+    """
+    language = _name_of(model, model.get_decoder())
+    head = model.get_output_embeddings()
+    skipped = _unused_vision_layers(model)
+    targets, norms = [], []
+    for name, module in model.named_modules():
+        in_language = name.startswith(f"{language}.")
+        chosen = config.finetune_language_layers if in_language else config.finetune_vision_layers
+        if module is head or not chosen or any(name.startswith(f"{prefix}.") for prefix in skipped):
+            continue
+        if isinstance(module, nn.Linear):
+            attention = _is_attention(name)
+            if config.finetune_attention_modules if attention else config.finetune_mlp_modules:
+                targets.append(name)
+        elif config.finetune_norm_layers and _is_norm(module):
+            norms.append(name)
+    if not targets:
+        raise ConfigError("finetune_* settings: no layer of this model fits them; switch more of them on")
+    return sorted(targets), sorted(norms)
+
+
+def exact_pattern(names: list[str], model: nn.Module) -> str:
+    """A short regular expression that matches `names` and no other module of `model`."""
+    shapes = sorted({re.sub(r"\\\.\d+(?=\\\.|$)", r"\\.\\d+", re.escape(name)) for name in names})
+    pattern = "|".join(shapes)
+    matched = {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
+    return pattern if matched == set(names) else "|".join(re.escape(name) for name in sorted(names))
+
+
+def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable: bool = False) -> Any:
+    """The adapter in `folder` on `loaded.model`, in eval mode unless `trainable`.
+
+    Raises CheckpointError: no adapter there, trained on another base, or with another prompt or other pixels.
+    """
+    from peft import PeftModel
+
+    check_adapter(loaded, config, folder)
+    try:
+        model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise CheckpointError(f"{folder}: the adapter cannot be loaded: {' '.join(str(error).split())}") from error
+    _restrict_biases(model, config)
+    if trainable:
+        _prepare_training(model, config)
+    return model if trainable else model.eval()
+
+
+def check_adapter(loaded: LoadedModel, config: Config, folder: Path) -> None:
+    """Raise CheckpointError unless `folder` holds an adapter for this base, prompt and pixel limits."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"{folder}: found no {ADAPTER_CONFIG}, so it is no adapter; name the folder of one")
+    try:
+        saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder}: found no {FINGERPRINT_FILE}, so what it was trained on is not known; train it with vizsage"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / FINGERPRINT_FILE}: cannot be read: {error}") from None
+    current = fingerprint(loaded.processor, config, loaded.base_identity)
+    different = compare_fingerprints(saved, current)
+    if "base_identity" in different:
+        raise CheckpointError(
+            f"{folder}: trained on {saved.get('base_model')} ({saved.get('base_identity')}), but model_name is "
+            f"{current['base_model']} ({current['base_identity']}); use the base that it was trained on"
+        )
+    if different:
+        clauses = [f"{key} is {current[key]!r}, the adapter was trained with {saved.get(key)!r}" for key in different]
+        raise CheckpointError(f"{folder}: " + "; ".join(clauses) + "; use the settings of its training")
+
+
+def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_identity: str) -> None:
+    """Write adapter, processor and fingerprint to `folder`: whole or not at all, also over an earlier one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    try:
+        model.save_pretrained(str(temporary))
+        processor.save_pretrained(str(temporary))
+        write_json(temporary / FINGERPRINT_FILE, fingerprint(processor, config, base_identity))
+        fsync_tree(temporary)
+        temporary.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp makes folders that only their owner reads
+        if folder.exists():
+            _exchange(temporary, folder)
+        else:
+            temporary.rename(folder)
+        fsync_dir(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; the old one is moved aside first and back again if that fails."""
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _prepare_training(model: Any, config: Config) -> None:
+    base = model.get_base_model()
+    _run_frozen_vision_without_gradient(base)
+    if config.use_gradient_checkpointing:
+        # transformers, PEFT and the Trainer would all make the embeddings require a gradient, those of the vision
+        # tower included; checkpointing that is not reentrant has no need of it.
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.disable_input_require_grads()
+
+
+def _run_frozen_vision_without_gradient(base: Any) -> None:
+    """Nothing of a frozen vision part is kept for the backward pass, whatever its inputs."""
+    decoder = base.get_decoder()
+    for module in _vision_parts(base, decoder):
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            module.forward = _no_grad(module.forward)
+
+
+def _no_grad(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def without_gradient(*args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return forward(*args, **kwargs)
+
+    return without_gradient
+
+
+def _vision_parts(base: nn.Module, decoder: nn.Module) -> list[nn.Module]:
+    """The siblings of the decoder: vision tower, projector, connector."""
+    parent = base.get_submodule(_name_of(base, decoder).rpartition(".")[0])
+    return [child for child in parent.children() if child is not decoder]
+
+
+def _restrict_biases(model: Any, config: Config) -> None:
+    """PEFT's bias: all reaches into parts that were not chosen; those stay frozen."""
+    if config.bias != "all":
+        return
+    base = model.get_base_model()
+    decoder = base.get_decoder()
+    language = {id(p) for p in decoder.parameters()}
+    for name, parameter in base.named_parameters():
+        chosen = config.finetune_language_layers if id(parameter) in language else config.finetune_vision_layers
+        if name.endswith("bias") and not chosen:
+            parameter.requires_grad_(False)
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    name = next((name for name, module in model.named_modules() if module is wanted), "")
+    if not name:
+        raise ConfigError(f"{type(model).__name__} has no separate language model, so LoRA cannot be placed on it")
+    return name
+
+
+def _is_attention(name: str) -> bool:
+    return any("attn" in part or "attention" in part for part in name.split("."))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    return "norm" in type(module).__name__.lower() and "weight" in own and not any(module.children())
+
+
+def _unused_vision_layers(model: Any) -> list[str]:
+    """Vision layers whose output nobody reads: LLaVA takes its features from a layer before the last.
+
+    An adapter there would never get a gradient, which DistributedDataParallel refuses.
+    """
+    layer = getattr(model.config, "vision_feature_layer", None)
+    if not isinstance(layer, int):
+        return []
+    count = model.config.vision_config.num_hidden_layers
+    used = layer + count + 1 if layer < 0 else layer
+    return [name for name, _ in model.named_modules() if (m := re.search(r"layers\.(\d+)$", name)) and
+            "vision" in name and int(m[1]) >= used]  # fmt: skip

@@ -1,0 +1,176 @@
+"""The ONE place a prompt is built, for training, evaluation and prediction alike.
+
+A prompt is the user's turn (instruction, image, description if any, question) in the chat template of the model; the
+answer is what the template writes after it, up to and including the token that ends the assistant's turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vizsage.config import Config
+from vizsage.data.sample import Sample
+from vizsage.errors import ConfigError
+
+PROMPT_LAYOUT = (
+    "1"  # counts up whenever `messages` writes something else: adapters trained on the old layout are refused
+)
+_SENTINEL = "vizsage answer"
+_PIXEL_LIMITS = (
+    "size", "crop_size", "max_image_tiles", "max_image_size", "do_image_splitting", "do_resize", "do_center_crop",
+    "do_rescale", "do_normalize", "do_pad", "do_pan_and_scan", "min_pixels", "max_pixels", "patch_size", "merge_size",
+    "image_mean", "image_std", "rescale_factor",
+)  # fmt: skip
+
+
+def messages(
+    sample: Sample, instruction: str, description: str | None, *, reserved: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The user's turn: instruction, image, description if any, question.
+
+    `reserved` are the special tokens of the model: none of the three texts can contain one afterwards.
+    """
+    paragraphs = [f"Question: {plain_text(sample.question, reserved)}"]
+    if description and description.strip():
+        paragraphs.insert(0, f"Description: {plain_text(description, reserved)}")
+    content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": "\n\n".join(paragraphs)}]
+    if instruction.strip():
+        content.insert(0, {"type": "text", "text": plain_text(instruction, reserved)})
+    return [{"role": "user", "content": content}]
+
+
+def plain_text(text: str, reserved: Sequence[str]) -> str:
+    """`text` without outer whitespace, each reserved token in it broken up by a space after its first character.
+
+    A question that contains "<image>" or "<|eot_id|>" would otherwise claim a second picture or end its own turn.
+    """
+    text = text.strip()
+    for token in sorted(reserved, key=len, reverse=True):
+        while token in text:  # again: breaking one up can bring an overlapping one to light
+            text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
+    return text
+
+
+def reserved_tokens(processor: Any) -> list[str]:
+    """Texts that the tokenizer or the processor reads as something other than text, sorted."""
+    found = {str(token) for token in processor.tokenizer.all_special_tokens}
+    found |= {t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special}
+    for name in ("image_token", "video_token", "boi_token", "eoi_token", "fake_image_token", "global_image_tag"):
+        found.add(str(getattr(processor, name, None) or ""))
+    return sorted(token for token in found if token.strip())
+
+
+def render_prompt(processor: Any, sample: Sample, config: Config, description: str | None) -> str:
+    """The prompt of `sample` as text, the image a placeholder, up to where the answer begins.
+
+    Raises ConfigError when the processor has no chat template or the template refuses such a turn.
+    """
+    turn = messages(sample, config.instruction, description, reserved=reserved_tokens(processor))
+    return _render(processor, turn, config, add_generation_prompt=True)
+
+
+class AnswerLayout:
+    """What the chat template writes around an answer: `before` it (often nothing) and the `end_of_turn` token."""
+
+    def __init__(self, processor: Any, config: Config) -> None:
+        """Find both by rendering a turn with a known answer.
+
+        Raises ConfigError when the rendered answer does not begin with the rendered prompt.
+        """
+        turn: list[dict[str, Any]] = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Question: what?"}]}
+        ]
+        answer = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
+        prompt = _render(processor, turn, config, add_generation_prompt=True)
+        whole = _render(processor, [*turn, answer], config, add_generation_prompt=False)
+        before, found, after = whole[len(prompt) :].partition(_SENTINEL)
+        if not whole.startswith(prompt) or not found or before.strip():
+            raise ConfigError(
+                f"model_name {config.model_name}: its chat template writes an answered turn that does not begin with "
+                "the prompt of the same turn, so prompt and answer cannot be told apart; choose an instruct model "
+                "whose template appends the answer to the prompt"
+            )
+        self.before = before
+        self.reserved = reserved_tokens(processor)
+        end = _first_special(after, self.reserved) or processor.tokenizer.eos_token
+        if end is None:
+            raise ConfigError(
+                f"model_name {config.model_name}: neither template nor tokenizer has a token that ends a turn"
+            )
+        self.end_of_turn = str(end)
+        self.end_of_turn_id = int(processor.tokenizer.convert_tokens_to_ids(self.end_of_turn))
+
+    def suffix(self, answer: str) -> str:
+        """What follows the prompt: the answer and the token that ends the turn."""
+        return f"{self.before}{plain_text(answer, self.reserved)}{self.end_of_turn}"
+
+
+def answer_suffix(processor: Any, answer: str, config: Config) -> str:
+    """The answer as the template writes it, with the token that ends the turn."""
+    return AnswerLayout(processor, config).suffix(answer)
+
+
+def fingerprint(processor: Any, config: Config, base_identity: str) -> dict[str, str]:
+    """What an adapter was trained on and must be used with: prompt, template, pixels, base model."""
+    images = processor.image_processor
+    pixels = {name: _plain(getattr(images, name)) for name in _PIXEL_LIMITS if getattr(images, name, None) is not None}
+    pixels["resize_px"] = config.resize_px
+    template = processor.chat_template or processor.tokenizer.chat_template or ""
+    return {
+        "prompt_layout": PROMPT_LAYOUT,
+        "instruction": config.instruction,
+        "chat_template": hashlib.sha256(_template_text(template).encode("utf-8")).hexdigest(),
+        "pixel_limits": json.dumps(pixels, sort_keys=True),
+        "base_model": config.model_name,
+        "base_identity": base_identity,
+    }
+
+
+def compare_fingerprints(saved: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """The keys that differ. The base model's name alone is no difference: the same base may lie in another folder."""
+    return [key for key in current if saved.get(key) != current[key] and key != "base_model"]
+
+
+def _render(processor: Any, turns: list[dict[str, Any]], config: Config, *, add_generation_prompt: bool) -> str:
+    # Only jinja2 knows the errors of templates, and transformers imports it when it renders one.
+    import jinja2
+
+    if not (getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)):
+        raise ConfigError(
+            f"model_name {config.model_name}: its processor has no chat template; use the instruct variant of the model"
+        )
+    try:
+        text = processor.apply_chat_template(
+            turns,
+            chat_template=processor.chat_template or processor.tokenizer.chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"model_name {config.model_name}: its chat template cannot render a turn of text, image and question "
+            f"({reason}); use a vision-language instruct model"
+        ) from error
+    return str(text)
+
+
+def _first_special(text: str, reserved: Sequence[str]) -> str | None:
+    found = [(text.index(token), -len(token), token) for token in reserved if token in text]
+    return min(found)[2] if found else None
+
+
+def _template_text(template: Any) -> str:
+    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    """Image processors hold sizes in classes of their own; JSON wants dicts, lists and numbers."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (int, float, str, bool)) or value is None else str(value)
