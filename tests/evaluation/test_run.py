@@ -1,0 +1,375 @@
+"""Evaluation: every sample counted once, answers kept and found again, in whatever way a start ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from vizsage.config import Config
+from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, VizSageError
+from vizsage.evaluation.run import evaluate, find_adapter
+from vizsage.files import read_jsonl
+
+from .conftest import BytesImage, FakeModel, FakeSplit, Stage, make_samples, png
+
+
+def rows(config: Config, folder: str = "test") -> list[dict[str, Any]]:
+    return list(read_jsonl(config.output_dir / "evaluation_results" / folder / "predictions.jsonl"))
+
+
+def content(config: Config) -> bytes:
+    return (config.output_dir / "evaluation_results/test/predictions.jsonl").read_bytes()
+
+
+def set_aside(config: Config) -> list[Path]:
+    return sorted((config.output_dir / "evaluation_results/test").glob("earlier-*"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_counts_every_sample(stage: Stage, config: Config, streaming: bool) -> None:
+    stage.model.reply = lambda sample: sample.answer if sample.need_external_knowledge else "no"
+    config = config.model_copy(update={"use_val_streaming": streaming})
+    results = evaluate(config)
+    assert results["total_samples"] == 12
+    assert results["correct_predictions"] == 4
+    assert results["with_external_knowledge"] == {
+        "samples": 4,
+        "exact_match_score": 1.0,
+        "exact_match_percentage": 100.0,
+    }
+    assert results["without_external_knowledge"]["samples"] == 8
+    assert stage.model.calls == ([5, 5, 2] if streaming else [12])
+    assert [row["sample_id"] for row in rows(config)] == [f"test-{i}" for i in range(12)]
+    saved = json.loads((config.output_dir / "evaluation_results/test/results.json").read_text())
+    assert saved == results
+
+
+def test_streaming_writes_the_same_files(stage: Stage, config: Config, tmp_path: Path) -> None:
+    other = config.model_copy(update={"use_val_streaming": True, "output_dir": tmp_path / "other"})
+    first, second = evaluate(config), evaluate(other)
+    assert content(config) == content(other)
+    for results in (first, second):
+        del results["finished"], results["throughput"]
+    assert first == second
+
+
+def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) -> None:
+    evaluate(config)
+    row = rows(config)[3]
+    assert re.fullmatch("[0-9a-f]{64}", row.pop("input_sha256"))
+    assert row == {
+        "sample_id": "test-3",
+        "image": "1.png",
+        "question": "what is 3",
+        "answer": "answer 3",
+        "need_external_knowledge": True,
+        "prediction": "answer 3",
+        "exact_match": True,
+        "raw_text": "answer 3<end>",
+        "token_ids": [ord(c) for c in "answer 3"],
+        "finish_reason": "stop",
+        "error": None,
+    }
+
+
+def test_results_say_what_was_run(stage: Stage, config: Config) -> None:
+    results = evaluate(config, limit=7)
+    assert results["schema_version"] == 1
+    assert (results["split"], results["limit"], results["mode"], results["knowledge"]) == ("test", 7, "squad", "none")
+    assert (results["total_samples"], results["left_out"]) == (7, {"need_external_knowledge": 0})
+    assert results["adapter_sha256"] == "aa"
+    assert results["throughput"]["answers"] == 7
+    assert results["versions"]["vizsage"]
+    assert {"generation", "data", "hardware", "seed", "finished", "base_model", "adapter"} <= results.keys()
+
+
+def test_rigorous_mode(stage: Stage, config: Config) -> None:
+    stage.model.reply = lambda sample: sample.answer.upper()
+    assert evaluate(config)["exact_match_score"] == 1.0
+    results = evaluate(config.model_copy(update={"use_text_normalization": False}))
+    assert (results["exact_match_score"], results["mode"]) == (0.0, "rigorous")
+    assert not any(row["exact_match"] for row in rows(config))
+    assert len(stage.model.asked) == 12  # scored anew, not answered anew
+
+
+def test_the_base_model_has_a_folder_of_its_own(stage: Stage, config: Config) -> None:
+    evaluate(config)
+    stage.model.reply = lambda sample: "no"
+    assert evaluate(config, base=True)["adapter"] is None
+    assert rows(config)[0]["prediction"] == "answer 0"
+    assert rows(config, "test-base")[0]["prediction"] == "no"
+
+
+def test_left_out_samples_are_said(stage: Stage, config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    stage.split = FakeSplit(make_samples(4), left_out=3)
+    with caplog.at_level("INFO", "vizsage"):
+        results = evaluate(config)
+    assert results["left_out"] == {"need_external_knowledge": 3}
+    assert "3 of 7 samples need external knowledge" in caplog.text
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_failed_records_are_null_scored_0_and_retried(stage: Stage, config: Config) -> None:
+    samples = make_samples(200)
+    samples[7] = replace(samples[7], answer="the")  # normalises to the empty string
+    stage.split = FakeSplit(samples)
+    stage.model.reply = lambda sample: None if sample.sample_id in ("test-7", "test-8") else sample.answer
+    results = evaluate(config)  # 2 of 200 is 1%, not more
+    assert (results["correct_predictions"], results["failed_predictions"]) == (198, 2)
+    failed = [row for row in rows(config) if row["prediction"] is None]
+    assert [(row["sample_id"], row["exact_match"], row["error"]) for row in failed] == [
+        ("test-7", False, "it broke"),
+        ("test-8", False, "it broke"),
+    ]
+    stage.model = FakeModel()
+    assert evaluate(config)["correct_predictions"] == 200
+    assert sorted(stage.model.asked) == ["test-7", "test-8"]
+
+
+def test_more_than_one_percent_failed(stage: Stage, config: Config) -> None:
+    stage.split = FakeSplit(make_samples(200))
+    stage.model.reply = lambda sample: None if sample.sample_id in ("test-7", "test-8", "test-9") else sample.answer
+    with pytest.raises(VizSageError, match="3 of 200 records failed") as error:
+        evaluate(config)
+    assert error.value.exit_code == 1
+    saved = json.loads((config.output_dir / "evaluation_results/test/results.json").read_text())
+    assert (saved["failed_predictions"], saved["correct_predictions"]) == (3, 197)
+
+
+def test_a_sample_the_backend_forgets_is_a_failed_record(stage: Stage, config: Config, monkeypatch: Any) -> None:
+    def forgetful(model: Any, processor: Any, samples: Any, config: Config, *, batch_size: int) -> Any:
+        yield from FakeModel().generate(model, processor, samples[1:], config, batch_size=batch_size)
+
+    stage.split = FakeSplit(make_samples(100))
+    monkeypatch.setattr(stage.model, "generate", forgetful)
+    results = evaluate(config)
+    assert (results["total_samples"], results["failed_predictions"]) == (100, 1)
+    assert rows(config)[0]["error"]
+
+
+@pytest.mark.parametrize("on_bad_image", ["fail", "skip"])
+def test_a_bad_image(stage: Stage, config: Config, on_bad_image: str) -> None:
+    samples = make_samples(200)
+    samples[5] = replace(samples[5], image=BytesImage("bad.png", b"no picture"))
+    stage.split = FakeSplit(samples)
+    stage.model.reply = lambda sample: None if sample.image.name == "bad.png" else sample.answer
+    config = config.model_copy(update={"on_bad_image": on_bad_image})
+    if on_bad_image == "skip":
+        assert evaluate(config)["failed_predictions"] == 1
+    else:
+        with pytest.raises(DataError, match=r"bad\.png"):
+            evaluate(config)
+
+
+def test_many_cut_answers_are_warned_of(stage: Stage, config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    stage.model.finish_reason = "length"
+    results = evaluate(config)
+    assert results["truncated_predictions"] == 12
+    assert "12 of 12 answers were cut at max_new_tokens: 64" in caplog.text
+
+
+# --- continuing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_start_asks_nothing_again(stage: Stage, config: Config) -> None:
+    first = evaluate(config)
+    before = content(config)
+    stage.model = FakeModel()
+    second = evaluate(config)
+    assert stage.model.asked == []
+    assert content(config) == before
+    assert second["throughput"]["answers"] == first["throughput"]["answers"] == 12
+    assert second["correct_predictions"] == 12
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_keeps_the_answers(stage: Stage, config: Config, tmp_path: Path, name: str, streaming: bool) -> None:
+    def interrupt(asked: int) -> None:
+        if asked == 3:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    config = config.model_copy(update={"use_val_streaming": streaming})
+    stage.model.before = interrupt
+    with pytest.raises(Interrupted, match=name) as error:
+        evaluate(config)
+    assert error.value.exit_code == 75
+    assert len(rows(config)) == 4  # the batch under way is finished
+    assert not (config.output_dir / "evaluation_results/test/results.json").exists()
+
+    first = stage.model.asked
+    stage.model = FakeModel()
+    results = evaluate(config)
+    assert not set(first) & set(stage.model.asked)
+    assert results["total_samples"] == 12
+    whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
+    evaluate(whole)
+    assert content(config) == content(whole)
+
+
+def test_a_kill_in_the_middle_of_a_line(stage: Stage, config: Config, tmp_path: Path) -> None:
+    """SIGKILL leaves whatever was written; a torn last line is answered again, the rest is kept."""
+    evaluate(config)
+    whole = content(config)
+    folder = config.output_dir / "evaluation_results/test"
+    for cut in (0, 1, len(whole) // 2, len(whole) - 1):
+        killed = config.model_copy(update={"output_dir": tmp_path / f"killed-{cut}"})
+        shutil.copytree(folder, killed.output_dir / "evaluation_results/test")
+        (killed.output_dir / "evaluation_results/test/predictions.jsonl").write_bytes(whole[:cut])
+        stage.model = FakeModel()
+        assert evaluate(killed)["total_samples"] == 12
+        assert len(stage.model.asked) == 12 - whole[:cut].count(b"\n")
+        assert content(killed) == whole
+
+
+def test_a_damaged_line_is_answered_again(stage: Stage, config: Config) -> None:
+    evaluate(config)
+    whole = content(config)
+    lines = whole.splitlines(keepends=True)
+    lines[4] = b'{"sample_id": "test-4"\n'
+    (config.output_dir / "evaluation_results/test/predictions.jsonl").write_bytes(b"".join(lines))
+    stage.model = FakeModel()
+    evaluate(config)
+    assert stage.model.asked == ["test-4"]
+    assert content(config) == whole
+
+
+@pytest.mark.parametrize(
+    "made_by",
+    [
+        {"adapter_sha256": "bb", "generation": {"num_beams": 1}},
+        {"adapter_sha256": "aa", "generation": {"num_beams": 2}},
+        {"adapter_sha256": "aa", "generation": {"num_beams": 1}, "precision": "bfloat16"},
+    ],
+)
+def test_answers_of_another_model_are_set_aside(
+    stage: Stage, config: Config, caplog: pytest.LogCaptureFixture, made_by: dict[str, Any]
+) -> None:
+    evaluate(config)
+    before = content(config)
+    stage.made_by, stage.model = made_by, FakeModel(reply=lambda sample: "new")
+    results = evaluate(config)
+    assert len(stage.model.asked) == 12
+    assert results["correct_predictions"] == 0
+    assert results["throughput"]["answers"] == 12
+    [aside] = set_aside(config)
+    assert (aside / "predictions.jsonl").read_bytes() == before
+    assert (aside / "results.json").exists()
+    assert aside.name in caplog.text
+
+
+def test_answers_of_an_unknown_maker_are_set_aside(stage: Stage, config: Config) -> None:
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{"), lambda path: path.write_text("[]")):
+        evaluate(config)
+        damage(config.output_dir / "evaluation_results/test/evaluation.json")
+        stage.model = FakeModel()
+        evaluate(config)
+        assert len(stage.model.asked) == 12
+    assert len(set_aside(config)) == 3
+
+
+def test_a_fresh_start(stage: Stage, config: Config) -> None:
+    evaluate(config)
+    stage.model = FakeModel()
+    evaluate(config, fresh=True)
+    assert len(stage.model.asked) == 12
+    assert len(set_aside(config)) == 1
+
+
+def test_only_what_changed_in_the_data_is_answered_again(stage: Stage, config: Config) -> None:
+    first = evaluate(config)
+    samples = make_samples(12)
+    samples[1] = replace(samples[1], question="what else")
+    samples[2] = replace(samples[2], answer="other")  # the answer is not shown to the model: scored again only
+    samples[3] = replace(samples[3], description="a long story")
+    samples[10] = replace(samples[10], image=BytesImage("5.png", png("red")))
+    samples[11] = replace(samples[11], image=BytesImage("5.png", png("red")))
+    stage.split, stage.model = FakeSplit(samples), FakeModel(reply=lambda sample: "new")
+    results = evaluate(config)
+    assert sorted(stage.model.asked) == ["test-1", "test-10", "test-11", "test-3"]
+    assert results["correct_predictions"] == 12 - 5
+    assert rows(config)[2]["answer"] == "other"
+    assert results["data"]["sha256"] != first["data"]["sha256"]
+
+    stage.split, stage.model = FakeSplit(make_samples(12)), FakeModel()  # the old data again: the old answers again
+    assert evaluate(config)["data"] == first["data"]
+    assert stage.model.asked == []
+
+
+def test_a_smaller_limit_loses_no_answer(stage: Stage, config: Config) -> None:
+    evaluate(config)
+    whole = content(config)
+    stage.model = FakeModel()
+    assert evaluate(config, limit=5)["total_samples"] == 5
+    assert [row["sample_id"] for row in rows(config)] == [f"test-{i}" for i in range(5)]
+    assert evaluate(config, limit=500)["total_samples"] == 12
+    assert stage.model.asked == []
+    assert content(config) == whole
+    assert not (config.output_dir / "evaluation_results/test/predictions_unused.jsonl").exists()
+
+
+def test_an_error_on_the_way_keeps_the_answers(stage: Stage, config: Config) -> None:
+    def crash(asked: int) -> None:
+        if asked == 3:
+            raise RuntimeError("CUDA error")
+
+    stage.model.before = crash
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        evaluate(config)
+    assert len(rows(config)) == 3
+    stage.model = FakeModel()
+    evaluate(config)
+    assert len(stage.model.asked) == 9
+
+
+# --- what a user may get wrong ---------------------------------------------------------------------------------------
+
+
+def test_limit_below_one(stage: Stage, config: Config) -> None:
+    with pytest.raises(ConfigError, match="limit"):
+        evaluate(config, limit=0)
+
+
+def test_several_processes(stage: Stage, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun"):
+        evaluate(config)
+
+
+def test_no_adapter(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"vizsage-adapter: no adapter there") as error:
+        find_adapter(config)
+    assert error.value.exit_code == 3
+    assert find_adapter(config, base=True) is None
+    with pytest.raises(ConfigError, match="base model"):
+        find_adapter(config, base=True, adapter=tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert find_adapter(config, adapter=tmp_path) == tmp_path
+
+
+def test_output_dir_that_cannot_be_written_to(stage: Stage, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="output_dir"):
+        evaluate(config.model_copy(update={"output_dir": tmp_path / "file" / "out"}))
+    assert stage.model.asked == []
+
+
+def test_shows_tables(stage: Stage, config: Config) -> None:
+    stage.model.reply = lambda sample: "[red]no"
+    output = StringIO()
+    evaluate(config.model_copy(update={"debug_exact_match": True}), console=Console(file=output, width=160))
+    text = output.getvalue()
+    for expected in ("Comparisons", "Samples", "Wrong answers (12)", "Exact match (SQuAD) on test", "[red]no"):
+        assert expected in text

@@ -1,0 +1,66 @@
+"""`vizsage predict`: one question about one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vizsage.config import Config
+from vizsage.data.images import FileImage, load_image
+from vizsage.data.sample import Sample
+from vizsage.errors import ConfigError, DataError
+from vizsage.evaluation.run import find_adapter, load_answerer
+
+if TYPE_CHECKING:
+    from vizsage.backends.generation import Answer
+
+
+def predict(
+    config: Config,
+    image: Path,
+    question: str,
+    *,
+    description: str | None = None,
+    base: bool = False,
+    adapter: Path | None = None,
+) -> Answer:
+    """Answer `question` about the file `image`, which may lie anywhere.
+
+    Args:
+        config: the settings of the run whose adapter answers.
+        image: a picture in any format that training reads.
+        question: one question.
+        description: external knowledge on the image, put into the prompt as in training.
+        base: the base model without an adapter.
+        adapter: folder of another adapter than the one that `config` trains.
+
+    Raises:
+        ConfigError: an empty question, or `base` together with `adapter`.
+        DataError: the image is missing or cannot be decoded, or the prompt does not fit; before the model is loaded
+            where possible.
+        CheckpointError: no adapter, or one of another base or prompt.
+    """
+    if not question.strip():
+        raise ConfigError("question: expected a text, found an empty one")
+    adapter = find_adapter(config, base=base, adapter=adapter)
+    file = image.resolve()  # a link given by hand is meant; FileImage refuses one that leaves its folder
+    if not file.is_file():
+        raise DataError(f"{image}: no such image file")
+    sample = Sample(
+        sample_id=image.name,
+        image=FileImage(file.name, file.parent),
+        question=question,
+        answer="",
+        need_external_knowledge=description is not None,
+        description=description,
+    )
+    load_image(sample.image, max_image_px=config.max_image_px)
+
+    from vizsage.backends.generation import generate_answers
+
+    answerer = load_answerer(config, adapter)
+    answers = generate_answers(answerer.model, answerer.processor, [sample], answerer.config, batch_size=1)
+    answer = next(iter(answers))
+    if answer.text is None:
+        raise DataError(f"{image}: {answer.error}")
+    return answer

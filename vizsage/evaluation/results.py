@@ -1,0 +1,82 @@
+"""From answered questions to results.json, and the few rows that are worth a look."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from vizsage.evaluation.predictions import Row
+from vizsage.scoring.metrics import summarise
+
+SCHEMA_VERSION = 1
+MAX_FAILED_SHARE = 0.01  # more than this and the evaluation itself has failed
+MAX_TRUNCATED_SHARE = 0.01  # more than this and the score says as much about max_new_tokens as about the model
+
+PREVIEWED, COMPARED, LISTED = 8, 5, 20
+
+
+@dataclass
+class Highlights:
+    """Rows to show. `previewed` are spread evenly over the split, the others are the first of their kind."""
+
+    previewed: list[Row] = field(default_factory=list)
+    compared: list[Row] = field(default_factory=list)
+    wrong: list[Row] = field(default_factory=list)
+    failed: list[Row] = field(default_factory=list)
+
+    def watch(self, rows: Iterable[Row], total: int) -> Iterator[Row]:
+        """Pass `total` rows through and keep those to show; memory does not grow with their number."""
+        preview_at = {total * i // PREVIEWED for i in range(PREVIEWED)}
+        for index, row in enumerate(rows):
+            if index in preview_at:
+                self.previewed.append(row)
+            if index < COMPARED:
+                self.compared.append(row)
+            kind = self.failed if row["prediction"] is None else self.wrong
+            if not row["exact_match"] and len(kind) < LISTED:
+                kind.append(row)
+            yield row
+
+
+@dataclass
+class DataDigest:
+    """SHA-256 over what was asked and expected: sample ids, inputs (pictures included) and answers, in order."""
+
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Pass rows through and take them in."""
+        for row in rows:
+            line = [row["sample_id"], row["input_sha256"], row["answer"], row["need_external_knowledge"]]
+            self._digest.update(json.dumps(line).encode() + b"\n")
+            yield row
+
+    def hexdigest(self) -> str:
+        """The hash of the rows that passed."""
+        return str(self._digest.hexdigest())
+
+
+def score(rows: Iterable[Row], total: int, *, normalise: bool) -> tuple[dict[str, Any], Highlights, str]:
+    """Reads the rows once: the summary with the names of results.json, the rows to show, the hash of the data."""
+    highlights, digest = Highlights(), DataDigest()
+    summary = summarise(digest.watch(highlights.watch(rows, total)), normalise=normalise)
+    return summary, highlights, digest.hexdigest()
+
+
+def complaints(summary: dict[str, Any], max_new_tokens: int) -> tuple[str | None, str | None]:
+    """An error if too many records failed and a warning if too many answers were cut, None each if not."""
+    total, failed, cut = (summary[key] for key in ("total_samples", "failed_predictions", "truncated_predictions"))
+    error = warning = None
+    if failed > MAX_FAILED_SHARE * total:
+        error = (
+            f"{failed} of {total} records failed, more than {MAX_FAILED_SHARE:.0%}; they score 0 and are listed with "
+            "their reasons in predictions.jsonl; run the same command again to retry them"
+        )
+    if cut > MAX_TRUNCATED_SHARE * total:
+        warning = (
+            f"{cut} of {total} answers were cut at max_new_tokens: {max_new_tokens}; raise it if answers are longer"
+        )
+    return error, warning
