@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -214,6 +215,26 @@ def test_a_signal_keeps_the_answers(stage: Stage, config: Config, tmp_path: Path
     results = evaluate(config)
     assert not set(first) & set(stage.model.asked)
     assert results["total_samples"] == 12
+    whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
+    evaluate(whole)
+    assert content(config) == content(whole)
+
+
+@pytest.mark.parametrize("asked", [0, 1, 4, 6, 11])
+def test_sigkill_on_the_way(stage: Stage, config: Config, tmp_path: Path, asked: int) -> None:
+    def die(count: int) -> None:
+        if count == asked:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stage.model.before = die
+    child = multiprocessing.get_context("fork").Process(target=evaluate, args=(config,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    stage.model = FakeModel()
+    results = evaluate(config)
+    assert results["total_samples"] == results["correct_predictions"] == 12
+    assert len(stage.model.asked) == 12 - asked // 4 * 4  # whole batches of 4 are on disk
     whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
     evaluate(whole)
     assert content(config) == content(whole)

@@ -51,7 +51,7 @@ def overall_table(results: dict[str, Any]) -> Table:
         notes.append(f"left out, need external knowledge: {left_out['need_external_knowledge']}")
     if results["missing_descriptions"]:
         notes.append(f"without the description they need: {results['missing_descriptions']}")
-    table.caption = "; ".join(notes)
+    table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table
 

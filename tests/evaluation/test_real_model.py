@@ -1,0 +1,191 @@
+"""Evaluation and prediction with a small random model of a real architecture, from files to results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vizsage.config import Config
+from vizsage.errors import CheckpointError, ConfigError, DataError
+from vizsage.evaluation.predict import predict
+from vizsage.evaluation.run import evaluate
+from vizsage.files import read_jsonl
+
+torch = pytest.importorskip("torch")
+
+from tests.families import mllama  # noqa: E402 -- imports torch
+
+COLOURS = ["red", "green", "blue", "yellow", "white"]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mllama.build(tmp_path_factory.mktemp("mllama"))
+
+
+@pytest.fixture(scope="module")
+def config(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """5 pictures, 19 questions of very different lengths, a table of descriptions."""
+    data = tmp_path_factory.mktemp("data")
+    (data / "AQUA").mkdir()
+    (data / "Images").mkdir()
+    records = []
+    for i, colour in enumerate(COLOURS):
+        Image.new("RGB", (30 + 9 * i, 40), colour).save(data / "Images" / f"{colour}.png")
+        for j in range(4 if i else 3):
+            question = " ".join(["what colour is the square on the left"] * (1 + (i * 3 + j) % 4)) + f" {i}{j}"
+            record = {"image": f"{colour}.png", "question": question, "answer": colour}
+            records.append(record | {"need_external_knowledge": j == 1})
+    (data / "AQUA" / "test.json").write_text(json.dumps(records))
+    lines = [f"{colour}.png\tA painting that is {colour}, and more words than that." for colour in COLOURS]
+    (data / "table.csv").write_text("\n".join(["IMAGE_FILE\tDESCRIPTION", *lines]) + "\n", encoding="latin-1")
+    return Config(
+        model_name=str(model_folder),
+        device="cpu",
+        load_in_4bit=False,
+        use_bf16=False,
+        use_gradient_checkpointing=False,
+        base_path=data,
+        external_knowledge=True,
+        external_knowledge_path=data / "table.csv",
+        max_new_tokens=6,
+        max_seq_length=512,
+        output_dir=data / "out",
+    )
+
+
+@pytest.fixture(scope="module")
+def adapter(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_adapter(config, tmp_path_factory.mktemp("adapters") / "one", seed=1)
+
+
+def _save_adapter(config: Config, folder: Path, *, seed: int) -> Path:
+    """An adapter that has an effect: a fresh one is zero."""
+    from vizsage.backends.hf import load_base
+    from vizsage.backends.lora import add_adapter, save_adapter
+
+    loaded = load_base(config)
+    model = add_adapter(loaded, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3, generator=generator)
+    save_adapter(model, loaded.processor, config, folder, loaded.base_identity)
+    return folder
+
+
+def answers(config: Config, folder: str = "test") -> list[list[int]]:
+    lines = read_jsonl(config.output_dir / "evaluation_results" / folder / "predictions.jsonl")
+    return [line["token_ids"] for line in lines]
+
+
+def with_output(config: Config, folder: Path, **changes: Any) -> Config:
+    return config.model_copy(update={"output_dir": folder, **changes})
+
+
+def test_batch_size_and_streaming_do_not_change_the_answers(config: Config, adapter: Path, tmp_path: Path) -> None:
+    files = []
+    for batch_size, streaming in ((1, False), (8, False), (3, True)):
+        run = with_output(
+            config,
+            tmp_path / f"{batch_size}",
+            eval_batch_size=batch_size,
+            use_val_streaming=streaming,
+            stream_buffer_size=7,
+        )
+        results = evaluate(run, adapter=adapter)
+        assert results["total_samples"] == 19
+        assert results["with_external_knowledge"]["samples"] == 5
+        files.append((run.output_dir / "evaluation_results/test/predictions.jsonl").read_bytes())
+    assert files[0] == files[1] == files[2]
+    assert len({tuple(ids) for ids in answers(run)}) > 5  # the model does not say one thing to everything
+
+
+def test_results_name_the_adapter(config: Config, adapter: Path, tmp_path: Path) -> None:
+    run = with_output(config, tmp_path)
+    results = evaluate(run, adapter=adapter, limit=4)
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    assert results["adapter_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert results["adapter"] == str(adapter)
+    assert results["knowledge"] == "oracle"
+    assert results["precision"] == {"dtype": "float32", "load_in_4bit": False}
+    assert results["fingerprint"]["base_identity"].startswith("content:")
+    assert results["generation"] == {"max_new_tokens": 6, "num_beams": 1, "do_sample": False}
+
+    evaluate(run, base=True, limit=4)
+    assert answers(run, "test-base") != answers(run)
+
+    other = _save_adapter(config, tmp_path / "other", seed=2)
+    assert evaluate(run, adapter=other, limit=4)["throughput"]["answers"] == 4
+    [aside] = (tmp_path / "evaluation_results/test").glob("earlier-*")
+    assert len(list(read_jsonl(aside / "predictions.jsonl"))) == 4
+
+
+def test_other_generation_settings_are_another_evaluation(config: Config, adapter: Path, tmp_path: Path) -> None:
+    evaluate(with_output(config, tmp_path), adapter=adapter, limit=3)
+    evaluate(with_output(config, tmp_path, top_p=0.5, eval_batch_size=2), adapter=adapter, limit=3)  # greedy: no effect
+    folder = tmp_path / "evaluation_results/test"
+    assert not list(folder.glob("earlier-*"))
+    results = evaluate(with_output(config, tmp_path, max_new_tokens=3), adapter=adapter, limit=3)
+    assert results["truncated_predictions"] == 3
+    assert len(list(folder.glob("earlier-*"))) == 1
+
+
+def test_without_external_knowledge(config: Config, adapter: Path, tmp_path: Path) -> None:
+    results = evaluate(with_output(config, tmp_path, external_knowledge=False), adapter=adapter)
+    assert results["total_samples"] == 14
+    assert results["left_out"] == {"need_external_knowledge": 5}
+    assert results["with_external_knowledge"]["exact_match_score"] is None
+    assert results["knowledge"] == "none"
+
+
+def test_an_adapter_of_another_prompt_or_base_is_refused(config: Config, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="instruction"):
+        evaluate(with_output(config, tmp_path, instruction="Say it."), adapter=adapter)
+    assert not (tmp_path / "evaluation_results").exists()
+
+
+def test_predict(config: Config, adapter: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "elsewhere" / "my picture.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (50, 30), "red").save(picture)
+    (tmp_path / "link.png").symlink_to(picture)
+    answer = predict(config, picture, "what colour is the square", adapter=adapter)
+    assert answer.text is not None
+    assert len(answer.token_ids) <= 6
+    linked = predict(config, tmp_path / "link.png", "what colour is the square", adapter=adapter)
+    described = predict(config, picture, "what colour is the square", description="A red square.", adapter=adapter)
+    assert linked.token_ids == answer.token_ids != described.token_ids
+    assert predict(config, picture, "what colour is the square", base=True).token_ids != answer.token_ids
+
+
+def test_predict_equals_evaluate(config: Config, adapter: Path, tmp_path: Path) -> None:
+    run = with_output(config, tmp_path)
+    evaluate(run, adapter=adapter, limit=3)
+    [first, second, *_] = read_jsonl(tmp_path / "evaluation_results/test/predictions.jsonl")
+    image = config.images_dir / "red.png"
+    assert predict(config, image, first["question"], adapter=adapter).token_ids == first["token_ids"]
+    described = "A painting that is red, and more words than that."
+    answer = predict(config, image, second["question"], description=described, adapter=adapter)
+    assert (second["need_external_knowledge"], answer.token_ids) == (True, second["token_ids"])
+
+
+def test_predict_with_bad_input(config: Config, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing\.png: no such image file"):
+        predict(config, tmp_path / "missing.png", "what", adapter=adapter)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        predict(config, tmp_path / "bad.png", "what", adapter=adapter)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(DataError, match=r"empty\.png"):
+        predict(config, tmp_path / "empty.png", "what", adapter=adapter)
+    with pytest.raises(ConfigError, match="question"):
+        predict(config, config.images_dir / "red.png", " ", adapter=adapter)
+    with pytest.raises(CheckpointError, match="no adapter there"):
+        predict(config, config.images_dir / "red.png", "what", adapter=tmp_path)
