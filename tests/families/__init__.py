@@ -1,1 +1,29 @@
-"""Builders of small random models of the real architectures, with tokenizer and processor made on the spot."""
+"""Builders of small random models of the real architectures, with tokenizer and processor made on the spot.
+
+`BUILDERS[name](folder)` writes one to a folder; END_OF_TURN[name] is the token that ends an answer there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.families import gemma3, idefics, llava, mllama, qwen
+
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "mllama": mllama.build,
+    "qwen2_vl": qwen.build_2,
+    "qwen2_5_vl": qwen.build_2_5,
+    "qwen3_vl": qwen.build_3,
+    "llava": llava.build,
+    "idefics3": idefics.build_idefics3,
+    "smolvlm": idefics.build_smolvlm,
+    "gemma3": gemma3.build,
+}
+END_OF_TURN: dict[str, str] = {
+    "mllama": mllama.END_OF_TURN,
+    "llava": llava.END_OF_TURN,
+    "gemma3": gemma3.END_OF_TURN,
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), qwen.END_OF_TURN),
+    **dict.fromkeys(("idefics3", "smolvlm"), idefics.END_OF_TURN),
+}

@@ -23,7 +23,9 @@ def byte_level(special: list[str], **named: Any) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(TEXT, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, extra_special_tokens=special, clean_up_tokenization_spaces=False, **named
@@ -34,7 +36,12 @@ def llama2() -> LlamaTokenizer:
     """LLaVA-1.5's kind: BPE over words that begin with a space sign, byte fallback, <s> added by the tokenizer."""
     vocab, merges = _pieces(["<unk>", "<s>", "</s>"])
     return LlamaTokenizer(
-        vocab=vocab, merges=merges, extra_special_tokens=["<image>", "<pad>"], pad_token="<pad>", legacy=False
+        vocab=vocab,
+        merges=merges,
+        extra_special_tokens=["<image>", "<pad>"],
+        pad_token="<pad>",
+        legacy=False,
+        add_bos_token=True,
     )
 
 
@@ -45,6 +52,7 @@ def gemma() -> GemmaTokenizer:
     tokenizer = GemmaTokenizer(
         vocab=vocab,
         merges=merges,
+        add_bos_token=True,
         extra_special_tokens={**names, "start": "<start_of_turn>", "end": "<end_of_turn>"},
     )
     tokenizer.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("\n\n\n", normalized=False)])

@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 10.0
 
 
+class HubUnreachable(ConfigError):
+    """The base model is not on this machine, and there is no way to the hub from here."""
+
+
 def load_processor(config: Config) -> Any:
     """The model's processor (tokenizer, pictures, chat template), without any weights.
 
@@ -125,7 +129,7 @@ def _hub_commit(config: Config) -> tuple[str, bool]:
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
-            raise ConfigError(
+            raise HubUnreachable(
                 f"model_name {name}: no such folder, not in the Hugging Face cache, and the hub cannot be reached "
                 f"({_one_line(error)}); download it where there is a network, or name a folder"
             ) from None
@@ -150,9 +154,11 @@ def _load_processor(config: Config, where: str, options: dict[str, Any]) -> Any:
         )
     try:
         processor = AutoProcessor.from_pretrained(where, **options)
-    except ImportError as error:
-        raise ConfigError(f"model_name {name}: {_missing_library(error)}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
+        if library := _missing_library(error):
+            raise ConfigError(
+                f"model_name {name}: its processor needs {library}, which is not installed; `pip install {library}`"
+            ) from error
         raise CheckpointError(f"model_name {name}: its processor cannot be loaded: {_one_line(error)}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(f"model_name {name}: its processor files are missing; fetch the whole model")
@@ -162,12 +168,12 @@ def _load_processor(config: Config, where: str, options: dict[str, Any]) -> Any:
     return processor
 
 
-def _missing_library(error: ImportError) -> str:
-    text = str(error)
-    for library in ("torchvision", "num2words", "sentencepiece"):
-        if library in text.lower():
-            return f"its processor needs {library}; install it with `pip install {library}`"
-    return f"its processor needs a library that is missing: {_one_line(error)}"
+def _missing_library(error: Exception) -> str | None:
+    """The library that transformers asks for: by an ImportError, or by a ValueError that lists what is missing."""
+    text = str(error).lower()
+    if not isinstance(error, ImportError) and "missing optional dependencies" not in text:
+        return None
+    return next((name for name in ("torchvision", "num2words", "sentencepiece") if name in text), None)
 
 
 def _one_line(error: BaseException) -> str:

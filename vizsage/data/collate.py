@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +36,19 @@ class EncodedPrompts:
     """Left-padded prompts: `inputs` as the processor made them, and why a sample is only stood in for, by index."""
 
     inputs: dict[str, torch.Tensor]
-    rejected: dict[int, str] = field(default_factory=dict)
+    rejected: dict[int, str]
+
+
+@dataclass
+class _Row:
+    """One sample on its way into a batch; `words` of its description are in `text`."""
+
+    sample: Sample
+    image: Image.Image
+    text: str
+    words: int
+    rejected: str | None = None
+    settled: bool = False
 
 
 class PromptEncoder:
@@ -68,33 +80,57 @@ class PromptEncoder:
 
         Raises BadImage unless `skip_bad`.
         """
-        images, rejected = self._load_images(samples, skip_bad=skip_bad)
-        words = [len(_word_ends(s.description)) for s in samples]
-        texts = [self._render(s, n) for s, n in zip(samples, words, strict=True)]
-        for i in rejected:
-            texts[i], images[i] = self._blank_prompt, self._blank_image
-        settled = set(rejected)
+        rows = self._rows(samples, skip_bad=skip_bad)
         while True:
-            inputs = self._process(texts, images)
+            try:
+                inputs = self._process([row.text for row in rows], [row.image for row in rows])
+            except ValueError:
+                if not self._reject_unfit_pictures(rows, skip_bad=skip_bad):
+                    raise
+                continue
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
-            changed = False
-            for i, sample in enumerate(samples):
-                soft_limit = self.config.max_seq_length - max(self.answer_room_tokens, answer_tokens[i])
-                if i in settled or lengths[i] <= soft_limit:
-                    continue
-                if words[i] > 0:
-                    words[i] = self._fitting_words(sample, words[i], texts[i], lengths[i], soft_limit)
-                    texts[i], changed = self._render(sample, words[i]), True
-                    continue
-                settled.add(i)
-                if lengths[i] + answer_tokens[i] > self.config.max_seq_length:
-                    rejected[i] = (
-                        f"{lengths[i] + answer_tokens[i]} tokens without a description, max_seq_length is "
-                        f"{self.config.max_seq_length}"
-                    )
-                    texts[i], images[i], changed = self._blank_prompt, self._blank_image, True
-            if not changed:
-                return EncodedPrompts(inputs, rejected)
+            fits = [self._fit(*each) for each in zip(rows, lengths, answer_tokens, strict=True)]
+            if all(fits):
+                return EncodedPrompts(inputs, {i: row.rejected for i, row in enumerate(rows) if row.rejected})
+
+    def _fit(self, row: _Row, length: int, answer_tokens: int) -> bool:
+        """Whether `row`, now `length` tokens, may stay as it is; if not, its text is shortened or the row rejected."""
+        limit = self.config.max_seq_length
+        room = max(self.answer_room_tokens, answer_tokens)
+        if row.settled or length + room <= limit:
+            return True
+        if row.words > 0:
+            row.words = self._fitting_words(row, length, limit - room)
+            row.text = self._render(row.sample, row.words)
+            return False
+        row.settled = True
+        if length + answer_tokens <= limit:  # less room than wanted, but enough
+            return True
+        self._reject(row, f"{length + answer_tokens} tokens without a description, max_seq_length is {limit}")
+        return False
+
+    def _reject(self, row: _Row, reason: str) -> None:
+        row.rejected, row.settled = reason, True
+        row.text, row.image = self._blank_prompt, self._blank_image
+
+    def _reject_unfit_pictures(self, rows: list[_Row], *, skip_bad: bool) -> bool:
+        """Reject each picture that the processor refuses (Qwen2-VL: 200 times as long as wide); whether there was one.
+
+        Raises BadImage unless `skip_bad`.
+        """
+        found = False
+        for row in rows:
+            try:
+                self._process([row.text], [row.image])
+            except ValueError as error:
+                bad = BadImage(row.sample.image.name, f"is refused by the model's processor: {_one_line(error)}")
+                if not skip_bad:
+                    raise bad from error
+                if row.rejected:
+                    return False  # even the blank picture is refused, so the picture is not the reason
+                self._reject(row, str(bad))
+                found = True
+        return found
 
     def answer_ids(self, sample: Sample) -> list[int]:
         """The supervised tokens of a sample: its answer and the end of the turn.
@@ -137,16 +173,16 @@ class PromptEncoder:
         closed = ids[-1] == tokenizer.eos_token_id and not self._blank_prompt.rstrip().endswith(tokenizer.eos_token)
         return not (doubled or closed)
 
-    def _fitting_words(self, sample: Sample, words: int, text: str, length: int, limit: int) -> int:
-        """The most description words with which the prompt has at most `limit` tokens; always fewer than `words`.
+    def _fitting_words(self, row: _Row, length: int, limit: int) -> int:
+        """The most description words with which `row` has at most `limit` tokens; always fewer than now.
 
-        `length` counts the tokens of `text` with the image's; those of the image stay the same as words go.
+        `length` counts the tokens of row.text with the image's; those of the image stay the same as words go.
         """
-        image_tokens = length - self._text_tokens(text)
-        low, high = 0, words - 1
+        image_tokens = length - self._text_tokens(row.text)
+        low, high = 0, row.words - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if self._text_tokens(self._render(sample, middle)) + image_tokens <= limit:
+            if self._text_tokens(self._render(row.sample, middle)) + image_tokens <= limit:
                 low = middle
             else:
                 high = middle - 1
@@ -155,26 +191,32 @@ class PromptEncoder:
     def _text_tokens(self, text: str) -> int:
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _load_images(self, samples: Sequence[Sample], *, skip_bad: bool) -> tuple[list[Image.Image], dict[int, str]]:
+    def _rows(self, samples: Sequence[Sample], *, skip_bad: bool) -> list[_Row]:
+        """Render and decode; the questions of an image group share one decoded picture."""
         decoded: dict[str, Image.Image | str] = {}
+        rows = []
         for sample in samples:
-            if sample.image.name in decoded:
-                continue  # the questions of an image group share one decoded picture
-            try:
-                decoded[sample.image.name] = load_image(
-                    sample.image, max_image_px=self.config.max_image_px, resize_px=self.config.resize_px
-                )
-            except BadImage as error:
-                if not skip_bad:
-                    raise
-                decoded[sample.image.name] = str(error)
-        images, rejected = [], {}
-        for i, sample in enumerate(samples):
-            image = decoded[sample.image.name]
-            images.append(self._blank_image if isinstance(image, str) else image)
+            name = sample.image.name
+            if name not in decoded:
+                decoded[name] = self._load(sample, skip_bad=skip_bad)
+            image = decoded[name]
+            words = len(_word_ends(sample.description))
+            row = _Row(sample, self._blank_image, self._render(sample, words), words)
             if isinstance(image, str):
-                rejected[i] = image
-        return images, rejected
+                self._reject(row, image)
+            else:
+                row.image = image
+            rows.append(row)
+        return rows
+
+    def _load(self, sample: Sample, *, skip_bad: bool) -> Image.Image | str:
+        """The picture, or why it is unusable."""
+        try:
+            return load_image(sample.image, max_image_px=self.config.max_image_px, resize_px=self.config.resize_px)
+        except BadImage as error:
+            if not skip_bad:
+                raise
+            return str(error)
 
 
 class PromptCollator:
@@ -247,6 +289,10 @@ def _answer_rows(name: str, last_prompt_row: torch.Tensor, answer: list[int]) ->
     if name == "cross_attention_mask":
         return last_prompt_row.expand(len(answer), *last_prompt_row.shape)
     return last_prompt_row.new_zeros(len(answer))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _word_ends(text: str | None) -> list[int]:

@@ -148,6 +148,7 @@ def _render(processor: Any, turns: list[dict[str, Any]], config: Config, *, add_
             chat_template=processor.chat_template or processor.tokenizer.chat_template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            processor_kwargs={"padding": False},  # without any, SmolVLM warns about ones of its own at each prompt
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
