@@ -43,13 +43,12 @@ _UPRIGHT = {
 class BadImage(DataError):
     """The bytes of an image are there but cannot be used: what `on_bad_image: skip` may leave out."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"image {name!r} {reason}")
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)  # a DataLoader builds it again in the main process from a message alone
         self.name = name
-        self.reason = reason
 
     def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        return BadImage, (self.name, self.reason)  # it crosses from DataLoader workers to the main process
+        return BadImage, (str(self), self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +123,12 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
     """
     data = ref.read()
     if not data:
-        raise BadImage(ref.name, "is a file of zero bytes")
+        raise _bad(ref.name, "is a file of zero bytes")
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_image_px:
-                raise BadImage(
-                    ref.name, f"has {width} x {height} pixels, more than max_image_px allows ({max_image_px})"
-                )
+                raise _bad(ref.name, f"has {width} x {height} pixels, more than max_image_px allows ({max_image_px})")
             target = _smaller_size(width, height, resize_px)
             if target:  # a JPEG decodes at 1/2, 1/4 or 1/8 scale for less; twice the target leaves room to resample
                 image.draft(image.mode, (2 * target[0], 2 * target[1]))
@@ -144,9 +141,13 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
                 picture = picture.resize(target, Image.Resampling.LANCZOS)
             return picture.transpose(turn) if turn is not None else picture
     except UnidentifiedImageError:
-        raise BadImage(ref.name, f"is not a picture; known formats are {', '.join(FORMATS)}") from None
+        raise _bad(ref.name, f"is not a picture; known formats are {', '.join(FORMATS)}") from None
     except _DECODER_ERRORS as error:
-        raise BadImage(ref.name, f"cannot be decoded: {' '.join(str(error).split())}") from None
+        raise _bad(ref.name, f"cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def _bad(name: str, reason: str) -> BadImage:
+    return BadImage(f"image {name!r} {reason}", name)
 
 
 def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, int] | None:
@@ -164,7 +165,7 @@ def _to_rgb(name: str, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _sixteen_to_eight_bits(name, image)
     elif image.mode == "F":
-        raise BadImage(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
+        raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -178,7 +179,7 @@ def _sixteen_to_eight_bits(name: str, image: Image.Image) -> Image.Image:
 
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise BadImage(name, "has 32-bit pixels without a known range; save it with 8 or 16 bits a channel")
+        raise _bad(name, "has 32-bit pixels without a known range; save it with 8 or 16 bits a channel")
     return Image.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 

@@ -1,0 +1,184 @@
+"""One raw record -> the fields of a Sample, or what is wrong with it; and the checks that need a whole file."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vizsage.data.formats import BrokenRecord, Format
+from vizsage.data.images import FileImage, leaves_folder
+from vizsage.data.sample import ImageRef, Sample
+from vizsage.errors import DataError
+
+FIELDS = frozenset({"id", "image", "question", "answer", "need_external_knowledge"})
+PROBLEMS_SHOWN = 10
+_NO_TAGS: Mapping[str, str] = {}
+
+
+class BadRecord(Exception):
+    """What is wrong with one record; never leaves the data room."""
+
+
+def read_record(raw: Any, number: int, split: str, images_dir: Path) -> Sample:
+    """The sample of record `number` (from 0), its description not yet filled in. Raises BadRecord that names it."""
+    if not isinstance(raw, dict):
+        found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {_show(raw)}"
+        raise BadRecord(f"record {number + 1}: {found}")
+    try:
+        return Sample(
+            sample_id=_record_id(raw, split, number),
+            image=_image(raw, images_dir),
+            question=_required_text(raw, "question"),
+            answer=_required_text(raw, "answer"),
+            need_external_knowledge=_switch(raw),
+            tags=_tags(raw),
+        )
+    except BadRecord as error:
+        raise BadRecord(f"{_place(raw, number)}: {error}") from None
+
+
+class Problems:
+    """The first bad records of a file and the count of all."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def add(self, problem: str) -> None:
+        """Count one, and keep its text if it is among the first."""
+        self.count += 1
+        if len(self.first) < PROBLEMS_SHOWN:
+            self.first.append(problem)
+
+    def raise_if_any(self, path: Path) -> None:
+        """Raise DataError with all of it in one line."""
+        if self.count:
+            more = f"; and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
+            word = "record" if self.count == 1 else "records"
+            raise DataError(f"{path}: {self.count} bad {word}: {'; '.join(self.first)}{more}")
+
+
+class IdCheck:
+    """Finds ids that stand twice in 8 bytes a record, and in none while no record has an id of its own."""
+
+    def __init__(self, split: str) -> None:
+        self._split = split
+        self._hashes: array[int] | None = None
+
+    def add(self, raw: dict[str, Any], number: int) -> None:
+        """Take in the id of a record that `read_record` accepted."""
+        if self._hashes is None:
+            if raw.get("id") is None:
+                return
+            self._hashes = array("q", (hash(f"{self._split}-{i}") for i in range(number)))
+        self._hashes.append(hash(_record_id(raw, self._split, number)))
+
+    def duplicates(self, source: Format) -> Iterator[str]:
+        """One problem for each record whose id stands before it. Reads the split again where there may be one."""
+        if self._hashes is None:
+            return
+        import numpy as np
+
+        hashes = np.sort(np.frombuffer(self._hashes, np.int64))
+        twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        if not twice:
+            return
+        first: dict[str, int] = {}
+        for number, raw in enumerate(source.records()):
+            try:
+                sample_id = _record_id(raw, self._split, number) if isinstance(raw, dict) else ""
+            except BadRecord:
+                continue
+            if hash(sample_id) in twice and first.setdefault(sample_id, number) != number:
+                yield f"record {number + 1}: id {sample_id!r} is already that of record {first[sample_id] + 1}"
+
+
+def _place(raw: dict[str, Any], number: int) -> str:
+    """`record 3 (id 17, image 'a.jpg')`, as far as they are known."""
+    image = raw.get("image")
+    name = image if isinstance(image, str) else getattr(image, "name", None)
+    known = [f"id {raw['id']!r}" if raw.get("id") is not None else "", f"image {name!r}" if name else ""]
+    return f"record {number + 1} ({', '.join(filter(None, known))})" if any(known) else f"record {number + 1}"
+
+
+def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
+    value = raw.get("id")
+    if value is None:
+        return f"{split}-{number}"
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise BadRecord(f"id is {_show(value)}; write a text or a whole number, or leave it out")
+    return str(value)
+
+
+def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
+    image = raw.get("image")
+    if isinstance(image, str):
+        if not image.strip():
+            raise BadRecord("image is empty; write a file name below Images/")
+        return _file_image(image, images_dir)
+    if image is None:
+        raise BadRecord(f"image is missing; found the keys {', '.join(map(str, raw))[:100] or 'of an empty object'}")
+    if isinstance(image, (bool, int, float, Decimal, list, dict)):
+        raise BadRecord(f"image is {_show(image)}; write a file name below Images/")
+    return image  # the reference to an embedded image
+
+
+@lru_cache(maxsize=4096)
+def _file_image(name: str, folder: Path) -> FileImage:
+    """One reference, and one look at the file system, for neighbouring questions on one image."""
+    if reason := leaves_folder(name, folder):
+        raise BadRecord(f"the image name {reason}")
+    return FileImage(name, folder)
+
+
+def _text(value: Any) -> str | None:
+    """A scalar as text; None for null, not-a-number, lists and objects."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and math.isnan(value):
+        return None  # how pandas writes an absent value
+    return str(value) if isinstance(value, (int, float, Decimal, date, time)) else None
+
+
+def _required_text(raw: dict[str, Any], field: str) -> str:
+    value = raw.get(field)
+    text = None if isinstance(value, bool) else _text(value)
+    if text is None or not text.strip():
+        missing = value is None or value != value
+        found = "missing" if missing else _show(value) if text is None else "empty"
+        raise BadRecord(f"{field} is {found}; write a text or a number")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise BadRecord(f"{field} is no valid Unicode: it holds half of a surrogate pair")
+    return text
+
+
+def _switch(raw: dict[str, Any]) -> bool:
+    value = raw.get("need_external_knowledge")
+    if value is None or value != value:  # absent, also as pandas writes it
+        return False
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if isinstance(value, (bool, int, float, Decimal)) and value in (0, 1):
+        return bool(value)
+    raise BadRecord(f"need_external_knowledge is {_show(value)}; write true or false")
+
+
+def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
+    extra = raw.keys() - FIELDS
+    if not extra:
+        return _NO_TAGS
+    texts = ((str(key), _text(raw[key])) for key in raw if key in extra)
+    return {key: text for key, text in texts if text is not None}
+
+
+def _show(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", bool: str(value).lower(), type(None): "null"}
+    return kinds.get(type(value)) or ascii(value)[:60]
