@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from transformers import PrinterCallback
 
 from vizsage.backends.generation import generate_answers
 from vizsage.backends.hardware import resolve_for_hardware
@@ -149,6 +150,7 @@ class _Run:
             args=trainer_arguments(config, total_steps=plan.total_steps, seed=config.seed),
             callbacks=[flow],
         )
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout what metrics.jsonl holds
         flow.trainer = trainer
         self._start_logs(trainer)
         if self.checkpoint:

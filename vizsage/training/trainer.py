@@ -12,6 +12,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from vizsage.config import Config
+from vizsage.data.collate import IGNORED
 from vizsage.errors import RepeatingError
 from vizsage.files import write_json
 from vizsage.training import checkpoints
@@ -79,15 +80,24 @@ class VisionTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Minus the log-probability of the labels, summed, over the labels of the step in all processes.
+        """Cross entropy of the labels, summed, over the labels of the whole step in all processes.
 
-        SFTTrainer's fused head builds logits at labelled positions only; its entropy and token accuracy, which wait
-        for the GPU in every micro-batch and are teacher-forced, are not computed.
+        Logits are built only at positions that some row of the batch has a label for: an answer is a few tokens, a
+        prompt some hundred. SFTTrainer's own loss needs a GPU (its kernel is Triton's), and its entropy and
+        teacher-forced token accuracy would wait for the GPU in every micro-batch.
         """
-        outputs = model(**inputs, fused_lm_head=True, use_cache=False)
-        tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        labels = inputs.pop("labels")[:, 1:]
+        positions = (labels != IGNORED).any(dim=0).nonzero().flatten()
+        if not len(positions):  # all rows were left out: a loss of 0 that still has a gradient
+            positions = torch.zeros(1, dtype=torch.long, device=labels.device)
+        outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
+        targets = labels[:, positions]
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        tokens = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         # DDP averages gradients over the processes, while `tokens` counts those of all of them.
-        loss = -outputs.log_probs.sum() / torch.as_tensor(tokens).clamp(min=1) * self.accelerator.num_processes
+        loss = loss / torch.as_tensor(tokens).clamp(min=1) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
