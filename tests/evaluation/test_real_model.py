@@ -155,11 +155,13 @@ def test_predict(config: Config, adapter: Path, tmp_path: Path) -> None:
     picture = tmp_path / "elsewhere" / "my picture.png"
     picture.parent.mkdir()
     Image.new("RGB", (50, 30), "red").save(picture)
-    (tmp_path / "link.png").symlink_to(picture)
+    link = tmp_path / "links" / "link.png"  # out of its folder, as a record of a data set may not
+    link.parent.mkdir()
+    link.symlink_to(picture)
     answer = predict(config, picture, "what colour is the square", adapter=adapter)
     assert answer.text is not None
     assert len(answer.token_ids) <= 6
-    linked = predict(config, tmp_path / "link.png", "what colour is the square", adapter=adapter)
+    linked = predict(config, link, "what colour is the square", adapter=adapter)
     described = predict(config, picture, "what colour is the square", description="A red square.", adapter=adapter)
     assert linked.token_ids == answer.token_ids != described.token_ids
     assert predict(config, picture, "what colour is the square", base=True).token_ids != answer.token_ids

@@ -123,8 +123,7 @@ class Predictions:
         lines: dict[Key, tuple[Path, int]] = {}
         for file in (self._unused, self.path):
             for offset, row in _scan(file):
-                if row["prediction"] is not None or _key(row) not in self.answered:
-                    lines[_key(row)] = (file, offset)
+                lines[_key(row)] = (file, offset)  # the last one counts: a failed record may have been retried
         used: set[Key] = set()
         with _replacing(self.path) as write:
             for sample in samples:
