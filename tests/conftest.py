@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,3 +44,43 @@ def write_settings(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def write_data(tmp_path: Path) -> Callable[..., Path]:
+    """Write a data set in the layout of AQUA into tmp_path/data: three images a split, two questions an image.
+
+    Keyword arguments take the place of a split: a list of records, the text of its file, or None for no such file.
+    Images that records name are drawn unless they are there.
+    """
+
+    def write(**splits: Any) -> Path:
+        base = tmp_path / "data"
+        (base / "Images").mkdir(parents=True, exist_ok=True)
+        (base / "AQUA").mkdir(exist_ok=True)
+        for number, split in enumerate(("train", "val", "test")):
+            content = splits.get(split, _records(split))
+            if isinstance(content, list):
+                for i, record in enumerate(content):
+                    _draw(base / "Images", record.get("image"), shade=40 * number + i)
+                content = json.dumps(content)
+            if content is not None:
+                (base / "AQUA" / f"{split}.json").write_text(content, encoding="utf-8")
+        return base
+
+    return write
+
+
+def _records(split: str) -> list[dict[str, Any]]:
+    return [
+        {"image": f"{split}-{i}.png", "question": question, "answer": answer, "need_external_knowledge": knowledge}
+        for i in range(3)
+        for question, answer, knowledge in (("what colour is it", "grey", False), ("who painted it", "nobody", True))
+    ]
+
+
+def _draw(folder: Path, name: Any, *, shade: int) -> None:
+    from PIL import Image
+
+    if isinstance(name, str) and name and "/" not in name and not (folder / name).exists():
+        Image.new("RGB", (24, 16), (shade % 256, 90, 160)).save(folder / name, "PNG")

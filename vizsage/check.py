@@ -1,0 +1,244 @@
+"""`vizsage check`: find what would stop a run hours later, without loading weights.
+
+`check` looks at everything and shows it; `quick_check` is its cheap part, which `vizsage train` begins with.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vizsage.config import Config
+from vizsage.data.sample import ImageRef, Sample
+from vizsage.data.sources import open_split
+from vizsage.data.survey import SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
+from vizsage.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+OVERLAP = "samples in two splits"
+_MEASURED = 24  # longest texts, and questions on the largest pictures, whose length in tokens is measured
+_PROCESSOR_BYTES = 32 * 2**20  # tokenizer and settings saved with each checkpoint
+
+
+def check(config: Config, *, console: Console, decode: bool = True) -> None:
+    """Check data, images, lengths and disk, and show a table and the first cases of each kind of problem.
+
+    Args:
+        config: the run to be checked.
+        console: gets the report; progress bars go to stderr.
+        decode: decode every image and measure lengths; otherwise only look whether the image files are there.
+
+    Raises ConfigError or DataError when something would stop the run, once all of it is shown.
+    """
+    survey, notes = Survey(), list[str]()
+    survey_splits(config, survey)
+    wrong = [problem] if (problem := _output_problem(config.output_dir)) else []
+    if decode:
+        workers = len(os.sched_getaffinity(0)) if config.num_proc is None else config.num_proc
+        with _progress(len(survey.images)) as advance:
+            pixels = decode_images(config, survey, workers=workers, progress=advance)
+        try:
+            _check_model(config, survey, pixels, notes)
+        except ConfigError as error:
+            wrong.append(str(error))
+    else:
+        find_missing_files(survey)
+    _show(console, config, survey, notes)
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    if survey.errors:
+        raise DataError(_summary(config, survey.kinds))
+    console.print("Nothing found that would stop a run.")
+
+
+def quick_check(config: Config) -> None:
+    """Records, image files, descriptions and a writable output_dir: seconds, before the model is loaded.
+
+    Warnings are logged. Raises ConfigError (output_dir) or DataError (the data), in one line.
+    """
+    if problem := _output_problem(config.output_dir):
+        raise ConfigError(problem)
+    survey = Survey()
+    survey_splits(config, survey)
+    find_missing_files(survey)
+    # Training on what will be tested is a mistake, but not one that stops a run.
+    stopping = {name: kind for name, kind in survey.kinds.items() if not kind.warning and name != OVERLAP}
+    for name, kind in survey.kinds.items():
+        if name not in stopping:
+            log.warning("%s: %d, the first: %s", name, kind.count, kind.first[0])
+    if stopping:
+        raise DataError(_summary(config, stopping))
+
+
+# --- model and disk --------------------------------------------------------------------------------------------------
+
+
+def _check_model(config: Config, survey: Survey, pixels: dict[ImageRef, int], notes: list[str]) -> None:
+    """Lengths in tokens and room on disk, where the base model's processor and configuration are at hand.
+
+    Raises ConfigError when the settings do not fit the base model, CheckpointError when its files are damaged.
+    """
+    from vizsage.backends.hf import HubUnreachable, load_processor
+
+    free = shutil.disk_usage(_nearest_folder(config.output_dir)).free
+    room = f"output_dir {config.output_dir}: {_gib(free)} free"
+    try:
+        processor = load_processor(config)
+    except HubUnreachable as error:
+        notes += [room, f"lengths in tokens were not measured: {error}"]
+        return
+    if not survey.errors:
+        notes.append(_measure_lengths(config, survey, pixels, processor))
+    needed = _bytes_needed(config)
+    room += f", about {_gib(needed)} needed for checkpoints"
+    if free < needed:
+        survey.add("disk", f"{room}; free some space, or lower n_saves or lora_r")
+    else:
+        notes.append(room)
+
+
+def _measure_lengths(config: Config, survey: Survey, pixels: dict[ImageRef, int], processor: Any) -> str:
+    """Encode the samples that are likely to be the longest; note those that do not fit. Raises ConfigError."""
+    from vizsage.data.collate import TrainCollator
+
+    collate = TrainCollator(processor, config)
+    longest = measured = 0
+    for row in survey.rows:
+        for sample in _long_samples(config, row.name, pixels):
+            try:
+                batch = collate([sample])
+            except DataError as error:
+                survey.add("answers", f"{row.name}: {error}")
+                continue
+            measured += 1
+            longest = max(longest, int(batch["attention_mask"].sum()))
+            for sample_id, reason in batch["left_out"]:
+                survey.add("too long, left out", f"{row.name}: {sample_id}: {reason}", warning=True)
+    return f"longest of {measured} samples measured: {longest} tokens of max_seq_length {config.max_seq_length}"
+
+
+def _long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> list[Sample]:
+    """The samples with the longest texts, and some on the largest pictures."""
+    large = set(heapq.nlargest(_MEASURED, pixels, key=lambda image: pixels[image]))
+    on_large: list[Sample] = []
+
+    def sound_samples() -> Iterator[Sample]:
+        for sample in open_split(config, split).stream():
+            if sample.image in large and len(on_large) < _MEASURED:
+                on_large.append(sample)
+            if sample.image in pixels:
+                yield sample
+
+    longest = heapq.nlargest(
+        _MEASURED, sound_samples(), key=lambda s: len(s.question) + len(s.answer) + len(s.description or "")
+    )
+    return [*longest, *on_large]
+
+
+def _bytes_needed(config: Config) -> int:
+    """Room for the checkpoints that are kept, the best one, and one that is being written.
+
+    Counted on the architecture alone: the model is built on PyTorch's meta device, without weights.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from vizsage.backends.base import base_path_of
+    from vizsage.backends.lora import select_modules
+
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    architecture = AutoConfig.from_pretrained(base_path_of(config), **options)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(architecture, trust_remote_code=config.trust_remote_code)
+    targets, norms = select_modules(model, config)
+    parameters = 0
+    for name in targets:
+        layer = model.get_submodule(name)
+        parameters += config.lora_r * (layer.in_features + layer.out_features)
+    parameters += sum(weight.numel() for name in norms for weight in model.get_submodule(name).parameters())
+    # 4 bytes for a weight in fp32 and 8 for Adam's two moments.
+    return (config.n_saves + 2) * (12 * parameters + _PROCESSOR_BYTES)
+
+
+def _output_problem(output_dir: Path) -> str | None:
+    """Why nothing can be written into `output_dir`, or None. Leaves nothing behind, creates no folder."""
+    folder = _nearest_folder(output_dir)
+    if not folder.is_dir():
+        return f"output_dir {output_dir}: {folder} is a file; name a folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return f"output_dir {output_dir}: {folder} cannot be written to: {error.strerror}; name another folder"
+
+
+def _nearest_folder(path: Path) -> Path:
+    """`path`, or the nearest one above it that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def _show(console: Console, config: Config, survey: Survey, notes: list[str]) -> None:
+    table = Table(title=f"{config.split_dir}", title_justify="left")
+    table.add_column("split")
+    for column in ("samples", "images", "with knowledge", "without", "left out"):
+        table.add_column(column, justify="right")
+    for row in survey.rows:
+        numbers = (row.samples, row.images, row.with_knowledge, row.without_knowledge, row.left_out)
+        table.add_row(row.name, *(f"{number:,}" for number in numbers))
+    for name in survey.missing:
+        table.add_row(name, "not there", *[""] * 4)
+    console.print(table)
+    if sum(row.left_out for row in survey.rows):
+        console.print("left out: questions that need a description, because external_knowledge is false", style="dim")
+    needed = sum(row.with_knowledge for row in survey.rows)
+    if needed:
+        absent = survey.kinds.get("external knowledge", Kind(warning=True)).count
+        console.print(f"descriptions: {needed - absent:,} of the {needed:,} that are needed are in the table")
+    for note in notes:
+        console.print(escape(note), highlight=False, soft_wrap=True)
+    for name, kind in sorted(survey.kinds.items(), key=lambda item: item[1].warning):
+        word, style = ("warning", "yellow") if kind.warning else ("error", "red")
+        shown = f", the first {SHOWN}" if kind.count > SHOWN else ""
+        console.print(f"{word}: {name} ({kind.count:,}{shown})", style=style, highlight=False)
+        for case in kind.first:
+            console.print(f"  {escape(case)}", highlight=False, soft_wrap=True)
+
+
+def _summary(config: Config, kinds: dict[str, Kind]) -> str:
+    """One line: how many problems of each kind, and the first."""
+    stopping = {name: kind for name, kind in kinds.items() if not kind.warning}
+    counts = ", ".join(f"{name}: {kind.count}" for name, kind in stopping.items())
+    first = next(iter(stopping.values())).first[0]
+    if sum(kind.count for kind in stopping.values()) == 1:
+        return first
+    return f"{config.split_dir}: problems found ({counts}); the first: {first}"
+
+
+@contextmanager
+def _progress(images: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, and the function that moves it on."""
+    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=images)
+        yield lambda done: progress.advance(task, done)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"

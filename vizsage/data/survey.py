@@ -1,0 +1,232 @@
+"""What lies in the splits of a run, and what is wrong with it, found before any model is loaded.
+
+Every record is read, every image can be opened or decoded, in parallel. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+
+from vizsage.config import Config
+from vizsage.data.images import BadImage, EmbeddedImage, FileImage, load_image
+from vizsage.data.sample import ImageRef, Sample
+from vizsage.data.sources import Split, find_split, open_split
+from vizsage.errors import DataError
+
+SPLITS = ("train", "val", "test")
+SHOWN = 10
+_IMAGES_A_TASK = 16
+
+
+@dataclass
+class Kind:
+    """One kind of problem: how often it was found, and the first cases. A warning does not stop a run."""
+
+    warning: bool
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One line of the table: what a run would take from a split."""
+
+    name: str
+    records: int
+    samples: int
+    images: int
+    with_knowledge: int
+    without_knowledge: int
+    left_out: int
+
+
+class Survey:
+    """All that was found.
+
+    Attributes:
+        rows: a line of the table for each split that is there.
+        missing: val and test where they are not.
+        images: each image and the first split it stands in; one that is embedded twice stands here twice.
+        splits_of: image name -> the splits it stands in.
+        kinds: the problems.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[SplitRow] = []
+        self.missing: list[str] = []
+        self.images: dict[ImageRef, str] = {}
+        self.splits_of: dict[str, list[str]] = {}
+        self.kinds: dict[str, Kind] = {}
+
+    def add(self, kind: str, case: str, *, warning: bool = False, count: int = 1) -> None:
+        """Count a case, and keep its text if it is among the first of its kind."""
+        found = self.kinds.setdefault(kind, Kind(warning))
+        found.count += count
+        if len(found.first) < SHOWN:
+            found.first.append(case)
+
+    @property
+    def errors(self) -> int:
+        """Cases that would stop a run."""
+        return sum(kind.count for kind in self.kinds.values() if not kind.warning)
+
+
+def survey_splits(config: Config, survey: Survey) -> None:
+    """Read every record of train, val and test; note bad ones, missing descriptions and samples that stand in two.
+
+    A missing val or test is noted in `survey.missing`; a missing train is a problem.
+    """
+    seen: dict[int, str] = {}
+    for name in SPLITS:
+        try:
+            if name != "train" and find_split(config, name) is None:
+                survey.missing.append(name)
+                continue
+            split = open_split(config, name)
+        except DataError as error:
+            if str(error) not in survey.kinds.get("splits", Kind(False)).first:  # a broken table fails each split
+                survey.add("splits", str(error))
+            continue
+        _survey_split(split, survey, seen)
+    for image_name, splits in survey.splits_of.items():
+        if len(splits) > 1:
+            survey.add("images in several splits", f"{image_name}: {', '.join(splits)}", warning=True)
+
+
+def find_missing_files(survey: Survey) -> None:
+    """Note the image files that are not there; nothing is opened."""
+    for image, split in survey.images.items():
+        if isinstance(image, FileImage) and not os.path.isfile(image.path):
+            survey.add("images", f"{split}: image {image.name!r} is missing in {image.folder}")
+
+
+def decode_images(
+    config: Config, survey: Survey, *, workers: int, progress: Callable[[int], None] = lambda done: None
+) -> dict[ImageRef, int]:
+    """Decode every image in `workers` processes (0: in this one); note those that cannot be, and twins.
+
+    Undecodable images are warnings where on_bad_image is skip. `progress` is told how many more are done. Returns the
+    pixels of each sound image.
+    """
+    pixels: dict[ImageRef, int] = {}
+    owners: dict[bytes, str] = {}
+    for image, found in _decoded(list(survey.images), config, workers, progress):
+        if isinstance(found, _Trouble):
+            # A missing file stops a run whatever on_bad_image says; an undecodable one may be left out.
+            left_out = found.skippable and config.on_bad_image == "skip"
+            kind = "images left out" if left_out else "images"
+            survey.add(kind, f"{survey.images[image]}: {found.text}", warning=left_out)
+            continue
+        pixels[image], digest = found
+        twin = owners.setdefault(digest, image.name)
+        if set(survey.splits_of[twin]) != set(survey.splits_of[image.name]):
+            places = "; ".join(f"{name} in {', '.join(survey.splits_of[name])}" for name in (twin, image.name))
+            survey.add("one picture under two names in different splits", places, warning=True)
+    return pixels
+
+
+def _survey_split(split: Split, survey: Survey, seen: dict[int, str]) -> None:
+    images: set[str] = set()
+    with_knowledge = 0
+    try:
+        for _, sample in split.checked():
+            if sample is None:
+                continue
+            survey.images.setdefault(sample.image, split.name)
+            if sample.image.name not in images:
+                images.add(sample.image.name)
+                survey.splits_of.setdefault(sample.image.name, []).append(split.name)
+            with_knowledge += sample.need_external_knowledge
+            if sample.need_external_knowledge and sample.description is None:
+                case = f"{split.name}: {sample.image.name} has no description in the table"
+                survey.add("external knowledge", case, warning=True)
+            other = seen.setdefault(_identity(sample), split.name)
+            if other != split.name:
+                case = f"{other} and {split.name}: {sample.image.name}: {sample.question}"
+                survey.add("samples in two splits", case)
+    except DataError as error:
+        for problem in split.problems.first or [str(error)]:
+            survey.add("records", f"{split.path}: {problem}", count=0)
+        survey.kinds["records"].count += max(1, split.problems.count)
+    counts = split.counts
+    row = SplitRow(
+        name=split.name,
+        records=counts.records,
+        samples=counts.kept,
+        images=len(images),
+        with_knowledge=with_knowledge,
+        without_knowledge=counts.kept - with_knowledge,
+        left_out=counts.left_out_knowledge,
+    )
+    survey.rows.append(row)
+
+
+def _identity(sample: Sample) -> int:
+    """The same for one question on one image, however it is spaced or capitalised. 8 bytes, for millions of samples."""
+    return hash((sample.image.name, " ".join(sample.question.casefold().split())))
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """What is wrong with an image; `skippable` where on_bad_image: skip may leave it out."""
+
+    text: str
+    skippable: bool
+
+
+_Found = tuple[int, bytes] | _Trouble
+
+
+def _decoded(
+    images: list[ImageRef], config: Config, workers: int, progress: Callable[[int], None]
+) -> Iterator[tuple[ImageRef, _Found]]:
+    """Each image with its pixels and the hash of its bytes, or with what is wrong with it; in order."""
+    tasks = [images[i : i + _IMAGES_A_TASK] for i in range(0, len(images), _IMAGES_A_TASK)]
+    decode = partial(_decode, max_image_px=config.max_image_px)
+    if workers == 0:
+        yield from _in_order(tasks, map(decode, tasks), progress)
+        return
+    # Not fork: a progress bar and other libraries have threads, whose locks a forked child would inherit.
+    pool = ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_leave_signals_to_the_parent)
+    try:
+        yield from _in_order(tasks, pool.map(decode, tasks), progress)
+    except BrokenProcessPool:
+        raise DataError(
+            "decoding the images: a worker process was killed, as a rule for want of memory; lower num_proc, or "
+            "max_image_px so that huge images are refused"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    tasks: list[list[ImageRef]], results: Iterable[list[_Found]], progress: Callable[[int], None]
+) -> Iterator[tuple[ImageRef, _Found]]:
+    for task, found in zip(tasks, results, strict=True):
+        yield from zip(task, found, strict=True)
+        progress(len(task))
+
+
+def _decode(task: list[ImageRef], max_image_px: int) -> list[_Found]:
+    found: list[_Found] = []
+    for image in task:
+        try:
+            data = image.read()
+            picture = load_image(EmbeddedImage(image.name, data), max_image_px=max_image_px)
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            found.append((picture.width * picture.height, digest))
+        except DataError as error:
+            found.append(_Trouble(str(error), skippable=isinstance(error, BadImage)))
+    return found
+
+
+def _leave_signals_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
