@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,3 +31,11 @@ END_OF_TURN: dict[str, str] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), qwen.END_OF_TURN),
     **dict.fromkeys(("idefics3", "smolvlm"), idefics.END_OF_TURN),
 }
+
+
+@functools.cache
+def model_folder(name: str) -> Path:
+    """Folder of the family's model, built once a process and deleted at its end."""
+    folder = Path(tempfile.mkdtemp(prefix=f"vizsage-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return BUILDERS[name](folder)

@@ -13,7 +13,7 @@ TEXT = [
     "Answer the question about the picture in a few words.",
     "Question: what colour is the square? red green blue yellow two three left right",
     "Description: the painting shows a woman sitting on a couch holding a baby",
-    "USER: ASSISTANT: User: Assistant: user assistant model system\n\n Here is the original image and crops to help you",
+    "USER: ASSISTANT: User: Assistant: user assistant model system\n\n Here is the original image and some crops",
 ] * 20
 
 

@@ -123,7 +123,8 @@ class PromptEncoder:
             try:
                 self._process([row.text], [row.image])
             except ValueError as error:
-                bad = BadImage(row.sample.image.name, f"is refused by the model's processor: {_one_line(error)}")
+                name = row.sample.image.name
+                bad = BadImage(f"image {name!r} is refused by the model's processor: {_one_line(error)}", name)
                 if not skip_bad:
                     raise bad from error
                 if row.rejected:
