@@ -13,6 +13,7 @@ from typing import Any
 
 from vizsage.data.formats import BrokenRecord, Format
 from vizsage.data.images import FileImage, leaves_folder
+from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
 
@@ -25,18 +26,20 @@ class BadRecord(Exception):
     """What is wrong with one record; never leaves the data room."""
 
 
-def read_record(raw: Any, number: int, split: str, images_dir: Path) -> Sample:
-    """The sample of record `number` (from 0), its description not yet filled in. Raises BadRecord that names it."""
+def read_record(raw: Any, number: int, split: str, images_dir: Path, table: KnowledgeTable | None) -> Sample:
+    """The sample of record `number` (from 0), with a description if it needs one. Raises BadRecord that names it."""
     if not isinstance(raw, dict):
         found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {_show(raw)}"
         raise BadRecord(f"record {number + 1}: {found}")
     try:
+        image, need = _image(raw, images_dir), _switch(raw)
         return Sample(
             sample_id=_record_id(raw, split, number),
-            image=_image(raw, images_dir),
+            image=image,
             question=_required_text(raw, "question"),
             answer=_required_text(raw, "answer"),
-            need_external_knowledge=_switch(raw),
+            need_external_knowledge=need,
+            description=table.describe(image.name) if need and table is not None else None,
             tags=_tags(raw),
         )
     except BadRecord as error:
@@ -150,6 +153,8 @@ def _text(value: Any) -> str | None:
 
 def _required_text(raw: dict[str, Any], field: str) -> str:
     value = raw.get(field)
+    if isinstance(value, str) and value.isascii() and value and not value.isspace():
+        return value  # as nearly all are
     text = None if isinstance(value, bool) else _text(value)
     if text is None or not text.strip():
         missing = value is None or value != value

@@ -6,7 +6,7 @@ Nothing here imports torch, and no image is opened: a Sample holds a reference t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class Split:
         name: train, val, test or the stem of the file.
         path: the file (the first of several shards) or the folder.
         table: where descriptions come from; None leaves out samples that need one.
-        counts: filled by `load` and `scan`, which go over the whole split.
+        counts, problems: filled by `load`, `scan` and `checked`, which go over the whole split.
     """
 
     def __init__(self, name: str, source: Format, images_dir: Path, table: Table | None = None) -> None:
@@ -126,12 +126,9 @@ class Split:
 
     def _sample(self, number: int, raw: Any) -> Sample | None:
         """The sample of a record, with its description; None for one that is left out. Raises BadRecord."""
-        sample = read_record(raw, number, self.name, self.images_dir)
-        if not sample.need_external_knowledge:
-            return sample
-        if self.table is None:
-            return None
-        return replace(sample, description=_knowledge(self.table).describe(sample.image.name))
+        table = _knowledge(self.table) if self.table is not None else None
+        sample = read_record(raw, number, self.name, self.images_dir, table)
+        return None if sample.need_external_knowledge and table is None else sample
 
     def _file_state(self) -> tuple[tuple[int, int], ...]:
         """Size and time of change of each file."""
