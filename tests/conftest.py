@@ -62,7 +62,7 @@ def write_data(tmp_path: Path) -> Callable[..., Path]:
             content = splits.get(split, _records(split))
             if isinstance(content, list):
                 for i, record in enumerate(content):
-                    _draw(base / "Images", record.get("image"), shade=40 * number + i)
+                    _draw(base / "Images", record, shade=40 * number + i)
                 content = json.dumps(content)
             if content is not None:
                 (base / "AQUA" / f"{split}.json").write_text(content, encoding="utf-8")
@@ -79,8 +79,9 @@ def _records(split: str) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(folder: Path, name: Any, *, shade: int) -> None:
+def _draw(folder: Path, record: Any, *, shade: int) -> None:
     from PIL import Image
 
+    name = record.get("image") if isinstance(record, dict) else None
     if isinstance(name, str) and name and "/" not in name and not (folder / name).exists():
         Image.new("RGB", (24, 16), (shade % 256, 90, 160)).save(folder / name, "PNG")

@@ -145,7 +145,7 @@ def _long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> li
     longest = heapq.nlargest(
         _MEASURED, sound_samples(), key=lambda s: len(s.question) + len(s.answer) + len(s.description or "")
     )
-    return [*longest, *on_large]
+    return list({sample.sample_id: sample for sample in (*longest, *on_large)}.values())
 
 
 def _bytes_needed(config: Config) -> int:
@@ -194,8 +194,8 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def _show(console: Console, config: Config, survey: Survey, notes: list[str]) -> None:
-    table = Table(title=f"{config.split_dir}", title_justify="left")
-    table.add_column("split")
+    console.print(escape(str(config.split_dir)), highlight=False, soft_wrap=True, style="bold")
+    table = Table("split")
     for column in ("samples", "images", "with knowledge", "without", "left out"):
         table.add_column(column, justify="right")
     for row in survey.rows:

@@ -153,7 +153,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _parser()
     # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(arguments, argparse.Namespace(debug=False))
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if unknown:
         parser.error(f"unrecognised arguments: {' '.join(unknown)}")
@@ -164,7 +164,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    # SUPPRESS: the default of a subparser would undo `vizsage --debug train`.
+    # SUPPRESS, because the default of a subparser would undo `vizsage --debug train`.
     common.add_argument(
         "--debug",
         action="store_true",
@@ -178,7 +178,6 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    parser.set_defaults(debug=False)
     parser.add_argument("--version", action="version", version=f"vizsage {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
@@ -282,9 +281,6 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         where = error.filename or "a file of the run"
         return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1
     if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name: torch is not imported here
-        return (
-            "out of GPU memory; try a smaller batch_size, eval_batch_size or max_seq_length, or resize_px",
-            EXIT_REPEATS,
-        )
+        return "out of GPU memory; lower batch_size, eval_batch_size, max_seq_length or resize_px", EXIT_REPEATS
     text = " ".join(str(error).split())
     return f"unexpected {type(error).__name__}: {text[:500] or 'no message'}; --debug shows where", EXIT_UNKNOWN

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.families import BUILDERS
+from vizsage.check import check, quick_check
+from vizsage.config import Config, build_config
+from vizsage.errors import CheckpointError, ConfigError, DataError
+
+WriteData = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return BUILDERS["mllama"](tmp_path_factory.mktemp("models") / "mllama")
+
+
+def settings(base: Path, model: Path | str = "nobody/nothing", **more: Any) -> Config:
+    values = {"base_path": str(base), "output_dir": str(base.parent / "run"), "model_name": str(model), "num_proc": 0}
+    return build_config({**values, "load_in_4bit": False, **more})
+
+
+def report(config: Config, *, decode: bool = True) -> tuple[str, Exception | None]:
+    """What `check` shows, and what it raises."""
+    console = Console(file=io.StringIO(), width=300)
+    try:
+        check(config, console=console, decode=decode)
+    except (ConfigError, DataError, CheckpointError) as error:
+        return console.file.getvalue(), error  # type: ignore[attr-defined]
+    return console.file.getvalue(), None  # type: ignore[attr-defined]
+
+
+def test_a_sound_run_passes_and_nothing_is_written(write_data: WriteData, model: Path) -> None:
+    base = write_data()
+    text, error = report(settings(base, model))
+    assert error is None
+    assert "Nothing found that would stop a run." in text
+    for line in ("train │       3 │      3 │", "val   │       3 │", "test  │       3 │"):
+        assert line in text
+    assert "tokens of max_seq_length 2048" in text
+    assert "GiB free, about" in text
+    assert not (base.parent / "run").exists()
+
+
+def test_missing_val_and_test_are_said(write_data: WriteData, model: Path) -> None:
+    text, error = report(settings(write_data(val=None, test=None), model))
+    assert error is None
+    assert text.count("not there") == 2
+
+
+def test_all_kinds_of_problems_are_shown_before_it_fails(write_data: WriteData, model: Path) -> None:
+    same = {"image": "a.png", "question": "what", "answer": "x"}
+    base = write_data(train=[same, {"image": "b.png", "question": "what"}], val=[same])
+    (base / "Images" / "a.png").write_bytes(b"")
+    text, error = report(settings(base, model))
+    assert isinstance(error, DataError)
+    assert "records: 1" in str(error)
+    assert "images: 1" in str(error)
+    assert "samples in two splits: 1" in str(error)
+    for part in ("error: records (1)", "error: images (1)", "error: samples in two splits (1)",
+                 "warning: images in several splits (1)", "zero bytes", "answer is missing"):  # fmt: skip
+        assert part in text
+
+
+def test_only_the_first_ten_of_a_kind_are_shown(write_data: WriteData, model: Path) -> None:
+    base = write_data(train=[{"image": f"{i}.png", "question": "what", "answer": "x"} for i in range(12)])
+    for i in range(12):
+        (base / "Images" / f"{i}.png").unlink()
+    text, _ = report(settings(base, model))
+    assert "error: images (12, the first 10)" in text
+    assert text.count("is missing in") == 10
+
+
+def test_a_single_problem_is_the_whole_message(write_data: WriteData, model: Path) -> None:
+    base = write_data()
+    (base / "Images" / "val-1.png").unlink()
+    _, error = report(settings(base, model))
+    assert str(error) == f"val: image 'val-1.png' is missing in {base / 'Images'}"
+
+
+def test_without_decoding_a_broken_picture_passes_and_a_missing_one_does_not(write_data: WriteData) -> None:
+    base = write_data()
+    (base / "Images" / "val-1.png").write_bytes(b"no picture")
+    text, error = report(settings(base), decode=False)
+    assert error is None
+    assert "tokens" not in text
+    (base / "Images" / "val-1.png").unlink()
+    _, error = report(settings(base), decode=False)
+    assert isinstance(error, DataError)
+
+
+def test_samples_that_do_not_fit_are_warned_about(write_data: WriteData, model: Path) -> None:
+    long = {"image": "a.png", "question": "what " * 300, "answer": "x"}
+    short = {"image": "a.png", "question": "what", "answer": "x"}
+    text, error = report(settings(write_data(train=[long, short]), model, max_seq_length=256, max_new_tokens=8))
+    assert error is None
+    assert "warning: too long, left out (1)" in text
+    assert "train-0" in text
+
+
+def test_a_window_smaller_than_picture_and_instruction_is_a_wrong_setting(write_data: WriteData, model: Path) -> None:
+    _, error = report(settings(write_data(), model, max_seq_length=16))
+    assert isinstance(error, ConfigError)
+    assert "max_seq_length" in str(error)
+
+
+def test_a_model_that_is_not_at_hand_leaves_lengths_unmeasured(write_data: WriteData) -> None:
+    text, error = report(settings(write_data(), "nobody/nothing"))
+    assert error is None
+    assert "lengths in tokens were not measured: model_name nobody/nothing" in text
+
+
+def test_a_folder_that_is_no_model_is_a_wrong_setting(write_data: WriteData, tmp_path: Path) -> None:
+    _, error = report(settings(write_data(), tmp_path))
+    assert isinstance(error, ConfigError)
+    assert "config.json" in str(error)
+
+
+def test_a_model_with_damaged_files_is_unusable(write_data: WriteData, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "tokenizer.json").write_text("{")
+    _, error = report(settings(write_data(), broken))
+    assert isinstance(error, CheckpointError)
+
+
+def test_too_little_room_on_disk(write_data: WriteData, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=2**20)
+    monkeypatch.setattr("vizsage.check.shutil.disk_usage", lambda path: usage)
+    text, error = report(settings(write_data(), model))
+    assert isinstance(error, DataError)
+    assert "0.0 GiB free, about 0.2 GiB needed" in text
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_file_in_the_way_of_output_dir(write_data: WriteData, tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("here first")
+    config = settings(write_data(), output_dir=str(tmp_path / where))
+    for action in (lambda: quick_check(config), lambda: check(config, console=Console(quiet=True), decode=False)):
+        with pytest.raises(ConfigError, match="is a file; name a folder"):
+            action()
+    assert (tmp_path / "file").read_text() == "here first"
+
+
+def test_a_folder_that_cannot_be_written_to(write_data: WriteData) -> None:
+    # /proc refuses files even to root.
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        quick_check(settings(write_data(), output_dir="/proc/vizsage/run"))
+
+
+def test_quick_check_is_silent_about_sound_data(write_data: WriteData, caplog: pytest.LogCaptureFixture) -> None:
+    base = write_data()
+    with caplog.at_level(logging.INFO):
+        quick_check(settings(base))
+    assert not caplog.records
+    assert not (base.parent / "run").exists()
+
+
+def test_quick_check_finds_bad_records_and_missing_files(write_data: WriteData) -> None:
+    base = write_data(train=[{"image": "a.png", "question": "what", "answer": " "}])
+    with pytest.raises(DataError, match="answer is empty"):
+        quick_check(settings(base))
+    base = write_data()
+    (base / "Images" / "train-2.png").unlink()
+    with pytest.raises(DataError, match=r"train: image 'train-2\.png' is missing"):
+        quick_check(settings(base))
+
+
+def test_quick_check_warns_of_overlap_and_goes_on(write_data: WriteData, caplog: pytest.LogCaptureFixture) -> None:
+    same = [{"image": "a.png", "question": "what", "answer": "x"}]
+    quick_check(settings(write_data(train=same, val=same)))
+    assert "samples in two splits: 1, the first: train and val: a.png: what" in caplog.text

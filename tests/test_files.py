@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vizsage import files
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, room_bytes: int) -> None:
+    """From now on a file of more than `room_bytes` cannot be flushed, as on a disk that fills up meanwhile."""
+    fsync = os.fsync
+
+    def full(fd: int) -> None:
+        state = os.fstat(fd)
+        if stat.S_ISREG(state.st_mode) and state.st_size > room_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(fd)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+
+
+def temporary_files(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_write_text_makes_folders_and_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    files.write_text(path, "één")
+    files.write_text(path, "two")
+    assert path.read_bytes() == b"two"
+    assert temporary_files(path.parent) == []
+
+
+def test_a_written_file_has_the_ordinary_mode(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "shared.txt", "x")
+        assert stat.S_IMODE((tmp_path / "shared.txt").stat().st_mode) == 0o640
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+
+
+def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    files.write_json(path, {"a": 1})
+    fill_disk(monkeypatch, room_bytes=20)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_json(path, {"a": "x" * 100})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert temporary_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("-inf")]])
+def test_json_refuses_what_json_has_not_and_keeps_the_earlier_file(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "outcome.json"
+    files.write_json(path, 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, value)
+    assert path.read_text() == "1\n"
+
+
+@given(JSON)
+def test_json_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    files.write_json(path, value)
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+
+
+@given(st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=5), st.integers(min_value=0))
+def test_appending_after_a_kill_anywhere_keeps_every_whole_record(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]], cut: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "log.jsonl"
+    path.unlink(missing_ok=True)
+    files.append_jsonl(path, records)
+    data = path.read_bytes()
+    torn = data[: cut % (len(data) + 1)]
+    path.write_bytes(torn)
+    whole = records[: torn.count(b"\n")]
+    assert list(files.read_jsonl(path)) == whole
+    files.append_jsonl(path, [{"next": 1}])
+    assert list(files.read_jsonl(path)) == [*whole, {"next": 1}]
+
+
+def test_a_torn_line_longer_than_one_block_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b"x" * 200_000)
+    files.append_jsonl(path, [{"b": 2}])
+    assert list(files.read_jsonl(path)) == [{"a": 1}, {"b": 2}]
+
+
+def test_a_full_disk_takes_back_the_half_of_an_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.jsonl"
+    files.append_jsonl(path, [{"a": 1}])
+    before = path.read_bytes()
+    fill_disk(monkeypatch, room_bytes=len(before))
+    with pytest.raises(OSError, match="No space left"):
+        files.append_jsonl(path, [{"b": 2}, {"c": 3}])
+    assert path.read_bytes() == before
+
+
+def test_write_jsonl_replaces_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    files.append_jsonl(path, [{"a": 1}, {"b": 2}])
+    files.write_jsonl(path, [{"c": "é"}])
+    assert path.read_text(encoding="utf-8") == '{"c": "é"}\n'
+
+
+def test_sha256_of_a_file_larger_than_a_block(tmp_path: Path) -> None:
+    data = os.urandom(3 * 2**20 + 7)
+    (tmp_path / "weights").write_bytes(data)
+    assert files.sha256_file(tmp_path / "weights") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").touch()
+    (tmp_path / "y").touch()
+    flushed: list[str] = []
+    monkeypatch.setattr(files.os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    files.fsync_tree(tmp_path)
+    assert set(flushed) == {str(tmp_path / "a" / "x"), str(tmp_path / "y"), str(tmp_path / "a"), str(tmp_path)}

@@ -1,0 +1,135 @@
+"""The walls of ARCHITECTURE.md, read off the source: who may import whom, and what stands nowhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "vizsage"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# Rooms from top to bottom; an import goes from a room to one below it, or stays inside.
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"training", "evaluation"},
+    {"check"},
+    {"backends"},
+    {"data"},
+    {"scoring", "record", "interruption"},
+    {"config"},
+    {"errors", "files"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+# Importing one of these must not import torch; the data room's collation is the border.
+TORCH_FREE = [
+    name
+    for name in MODULES
+    if name.split(".")[1:2] in (["cli"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
+    or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate",))
+    or name in ("vizsage.evaluation.results", "vizsage.evaluation.table", "vizsage.evaluation.predictions")
+]
+SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
+
+
+def room(module: str) -> str:
+    """`data` for vizsage.data.sources."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Modules that a file imports, wherever in it, and whether at module level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(node) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))
+              for node in ast.walk(f)}  # fmt: skip
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide which room they reach"
+            # `from vizsage.data import sources` imports the module vizsage.data.sources
+            names = [f"{node.module}.{alias.name}" for alias in node.names if f"{node.module}.{alias.name}" in MODULES]
+            names = names or [str(node.module)]
+        for name in names:
+            yield name, id(node) not in inside
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downward_only(module: str) -> None:
+    own = room(module)
+    for target, _ in imports(MODULES[module]):
+        other = room(target)
+        if not target.startswith("vizsage") or not other or other == own:
+            continue
+        assert other in FLOOR, f"{module} imports {target}, a room without a floor"
+        assert FLOOR[own] < FLOOR[other], f"{module} imports {target}, which does not lie below it"
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(module) for module in MODULES} - {""} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_unsloth_backend_imports_unsloth(module: str) -> None:
+    if module != "vizsage.backends.unsloth":
+        assert not [name for name, _ in imports(MODULES[module]) if name.split(".")[0].startswith("unsloth")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_line_prints(module: str) -> None:
+    if module == "vizsage.cli":
+        return
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), f"{module}:{node.lineno}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_library_knows_no_scheduler_and_no_launcher(module: str) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    found = SCHEDULERS.search(text)
+    assert found is None, f"{module}: {found.group() if found else ''}"
+    assert not [name for name, _ in imports(MODULES[module]) if name.split(".")[0] == "jobs"]
+
+
+def test_torch_free_rooms_import_without_torch() -> None:
+    """One process imports them all; which one broke the wall stands in its output."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {TORCH_FREE!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    heavy = [m for m in ('torch', 'transformers', 'datasets') if m in sys.modules]\n"
+        "    if heavy:\n"
+        "        sys.exit(f'{name} imports {heavy}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_a_command() -> None:
+    heavy = [
+        n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
+    ]
+    assert set(heavy) <= {"vizsage", "vizsage.errors", "vizsage.config", "__future__"}
+    code = "import sys, vizsage.cli; print([m for m in ('pydantic', 'yaml', 'rich', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("folder", ["vizsage", "tools", "benchmarks", "config", "tests"])
+def test_no_path_of_one_machine_stands_in_the_tree(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in (".py", ".yaml", ".json", ".md"):
+            found = re.search(r"(?<![\w/.])/(work|root|home)/", path.read_text(encoding="utf-8"))
+            assert found is None or path == Path(__file__), path
