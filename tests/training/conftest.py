@@ -15,14 +15,12 @@ from vizsage.config import Config, build_config
 QUESTIONS = (("what colour is it", None), ("is it dark", "no"), ("what shape is it", "square"))
 
 
-@pytest.fixture(scope="session")
-def tiny_mllama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def tiny_mllama() -> Path:
     """Folder of a small random Mllama with its processor."""
-    from tests.families import mllama
+    from tests.families import model_folder
 
-    folder = tmp_path_factory.mktemp("mllama")
-    mllama.build(folder)
-    return folder
+    return model_folder("mllama")
 
 
 @pytest.fixture

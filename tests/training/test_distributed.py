@@ -1,0 +1,62 @@
+"""Several processes with the same global batch train as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_run import outcome
+from vizsage.config import Config, config_to_yaml
+from vizsage.files import read_jsonl
+from vizsage.training.run import train
+
+
+def launch(config: Config, path: Path) -> subprocess.Popen[str]:
+    """`vizsage train` in two processes that talk through gloo."""
+    path.write_text(config_to_yaml(config))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command += ["--master-addr=127.0.0.1", "-m", "vizsage", "train", str(path)]
+    return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def losses(config: Config) -> list[float]:
+    return [line["loss"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_and_stop_together(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """The same samples a step: 1 process x 2 x 2 = 2 processes x 1 x 2. One process gets SIGTERM, both save and end."""
+    one = make_config(lora_dropout=0.0, logging_steps=1)
+    train(one)
+    two = make_config(lora_dropout=0.0, logging_steps=1, batch_size=1, output_dir=str(tmp_path / "two"))
+    process = launch(two, tmp_path / "two.yaml")
+    log = two.output_dir / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count("loss") >= 2):
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+    os.kill(int(children.split()[-1]), signal.SIGTERM)  # one rank alone: the other learns of it from the first
+    printed, _ = process.communicate(timeout=300)
+    found = outcome(two)
+    assert found["exit_code"] == 75, printed
+    assert 2 <= found["step"] < 9
+    printed, _ = launch(two, tmp_path / "two.yaml").communicate(timeout=300)
+    assert outcome(two) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 2}, printed
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    scores = [line for line in read_jsonl(log) if "exact_match" in line]
+    assert [line["val_samples"] for line in scores] == [6, 6, 6]
+    attempts = json.loads((two.output_dir / "run.json").read_text())["attempts"]
+    assert attempts[1]["resumed_from_step"] == found["step"]

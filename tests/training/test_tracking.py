@@ -1,0 +1,51 @@
+"""W&B is logged to offline where it cannot be reached, under one id over the attempts, without hanging."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from vizsage.config import Config
+from vizsage.training import tracking
+from vizsage.training.run import train
+
+
+def test_an_offline_run_is_written_and_continued_under_its_id(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = make_config(max_steps=2, use_wandb=True, wandb_tags=["a"])
+    train(config)
+    run_id = json.loads((config.output_dir / "run.json").read_text())["wandb_run_id"]
+    [folder] = (config.output_dir / "wandb").glob(f"offline-run-*-{run_id}")
+    assert (folder / f"run-{run_id}.wandb").stat().st_size > 0
+    (config.output_dir / "outcome.json").unlink()  # as if it had been killed before its end
+    time.sleep(1.1)  # W&B names its folders by the second
+    train(config)
+    assert json.loads((config.output_dir / "run.json").read_text())["wandb_run_id"] == run_id
+    assert len(list((config.output_dir / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
+
+
+def test_without_a_login_it_is_offline_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: object
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", f"{tmp_path}/netrc")
+    assert tracking.wandb_mode() == "offline"
+    assert "no login" in caplog.text
+
+
+def test_without_a_network_it_is_offline_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A login for a server that nobody runs: port 9 (discard) of this machine."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert tracking.wandb_mode() == "offline"
+    assert "cannot be reached" in caplog.text
