@@ -163,7 +163,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     # SUPPRESS, because the default of a subparser would undo `vizsage --debug train`.
     common.add_argument(
         "--debug",
@@ -249,7 +249,7 @@ def _set_up_logging(*, debug: bool) -> None:
     handler.setFormatter(Lines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them reports
-    logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.WARNING)
+    logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.ERROR)
     logging.captureWarnings(True)
     if not debug:
         warnings.simplefilter("ignore", FutureWarning)

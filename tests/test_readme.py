@@ -1,0 +1,126 @@
+"""What README.md and ARCHITECTURE.md say, held against the tree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools.before_after import main as before_after
+from tools.settings_table import settings_table, with_table
+from vizsage import cli
+from vizsage.config import Config
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", page("Makefile"), re.MULTILINE))
+
+
+def test_the_table_of_settings_is_current() -> None:
+    text = page("README.md")
+    assert with_table(text) == text, "run `make settings-table`"
+
+
+def test_the_table_has_a_row_for_every_setting() -> None:
+    table = settings_table()
+    for name in Config.model_fields:
+        assert f"\n| `{name}` | " in table
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place for the table"):
+        with_table("no markers")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_leave_no_place_open(name: str) -> None:
+    assert not re.findall(r"FIGURE\([^)]*\)|TODO|FIXME|\bTBD\b", page(name))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page(name)):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_make_targets_that_are_named_exist(name: str) -> None:
+    named = {target for line in re.findall(r"(?:^    |`)make ((?:[a-z-]+ ?)+)", page(name), re.MULTILINE)
+             for target in line.split()}  # fmt: skip
+    assert named <= makefile_targets(), named - makefile_targets()
+
+
+def test_every_command_stands_in_the_readme_and_every_command_there_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    known = set(re.findall(r"^    ([a-z]+) ", capsys.readouterr().out, re.MULTILINE))
+    assert set(re.findall(r"^\| `vizsage ([a-z]+)", page("README.md"), re.MULTILINE)) == known
+    assert set(re.findall(r"^ *vizsage ([a-z]+) ", page("README.md"), re.MULTILINE)) <= known
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    rooms = page("ARCHITECTURE.md").partition("## Rooms")[2].partition("## Walls")[0]
+    there = {
+        path.name
+        for folder in ("vizsage", "config", "tools", "benchmarks", "tests")
+        for path in (ROOT / folder).rglob("*")
+    }
+    named = set(re.findall(r"\b([a-z_]+\.(?:py|yaml))\b", rooms)) | set(re.findall(r"\b([a-z_]+)/", rooms))
+    assert named - {"vizsage", "tools", "benchmarks", "config", "tests"} <= there
+
+
+def test_modules_are_all_in_the_architecture() -> None:
+    rooms = page("ARCHITECTURE.md").partition("## Rooms")[2].partition("## Walls")[0]
+    for path in (ROOT / "vizsage").rglob("*.py"):
+        if path.name not in ("__init__.py", "__main__.py") and "tiny" not in path.parts:
+            assert re.search(rf"\b{path.name}\b", rooms), path
+
+
+def test_both_pages_tell_the_same_exit_codes() -> None:
+    rows = [
+        re.findall(r"^\| (?:\d+|other) \|.*$", page(name), re.MULTILINE) for name in ("README.md", "ARCHITECTURE.md")
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 6
+
+
+def test_make_help_explains_every_target() -> None:
+    shown = subprocess.run(["make", "-s", "help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    explained = set(re.findall(r"^  ([a-z-]+) +\S", shown, re.MULTILINE))
+    assert explained == makefile_targets()
+
+
+def test_the_lock_names_exact_versions_and_no_place() -> None:
+    lines = [line for line in page("requirements.lock").splitlines() if line and not line.startswith("#")]
+    for line in lines:
+        assert re.match(r"^[a-z0-9][a-z0-9._-]*==[0-9][^ ]*( ; .+)?$", line), line
+    for pinned in ("torch==2.12.0", "torchvision==0.27.0", "transformers==5.17.0", "datasets==4.8.5"):
+        assert pinned in lines
+    assert "trl==1.15.0 ; python_full_version >= '3.11'" in lines
+    assert "num2words==" in page("requirements.lock")
+    assert not re.search(r"https?:|file:|--|@ ", page("requirements.lock"))
+
+
+def test_before_and_after_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"output_dir: {tmp_path / 'run'}\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["before_after.py", str(path)])
+    assert before_after() == 1
+    for name, score in (("test-base", 0.125), ("test", 0.9)):
+        folder = tmp_path / "run" / "evaluation_results" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(f'{{"total_samples": 8, "exact_match_score": {score}}}')
+    capsys.readouterr()
+    assert before_after() == 0
+    assert "Exact match on test (8 questions): 0.125 before training, 0.900 after" in capsys.readouterr().out

@@ -1,0 +1,64 @@
+"""Rewrite the table of settings in a Markdown file from the JSON Schema: python tools/settings_table.py README.md
+
+The table stands between two markers; the rest of the file is left as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vizsage.config import Config
+from vizsage.files import write_text
+
+BEGIN = "<!-- settings: written by `make settings-table` from vizsage/config.py -->"
+END = "<!-- end of settings -->"
+
+
+def main() -> int:
+    """Rewrite the table in the file that is named on the command line."""
+    path = Path(sys.argv[1])
+    write_text(path, with_table(path.read_text(encoding="utf-8")))
+    return 0
+
+
+def with_table(markdown: str) -> str:
+    """`markdown` with the present table between its markers. Raises ValueError when they are not there."""
+    before, begin, rest = markdown.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no place for the table: expected the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{settings_table()}{END}{after}"
+
+
+def settings_table() -> str:
+    """One row a setting: key, allowed values, default, meaning."""
+    lines = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    for key, schema in Config.model_json_schema()["properties"].items():
+        default = json.dumps(schema["default"], ensure_ascii=False)
+        cells = (f"`{key}`", _values(schema), f"`{default}`", schema["description"])
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_values(one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    kinds = {
+        "boolean": "true, false", "string": "path" if schema.get("format") == "path" else "text", "array": "list",
+        "object": "mapping", "null": "null",
+    }  # fmt: skip
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[name]:g}" if schema[name] < 1e6 else f"{sign} {schema[name]}"
+              for name, sign in bounds.items() if name in schema]  # fmt: skip
+    return " ".join([kinds.get(schema["type"], schema["type"]), ", ".join(limits)]).strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
