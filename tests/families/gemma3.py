@@ -49,4 +49,7 @@ def build(folder: Path) -> Path:
         # The real checkpoint names both; the tokenizer's own end of text is <eos>.
         eos_token_id=[ids("<eos>"), ids("<end_of_turn>")],
     )  # fmt: skip
-    return tokens.save(Gemma3ForConditionalGeneration(config), processor, folder)
+    model = Gemma3ForConditionalGeneration(config)
+    # It begins as zeros; a picture would have no influence.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.1)
+    return tokens.save(model, processor, folder)

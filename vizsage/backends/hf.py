@@ -36,6 +36,7 @@ def load_base(config: Config) -> LoadedModel:
     torchrun job takes the GPU of its LOCAL_RANK. Raises like `load_processor`.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     config, warnings = resolve_for_hardware(config)
@@ -60,8 +61,8 @@ def load_base(config: Config) -> LoadedModel:
             where, dtype=dtype, output_loading_info=True, **options
         )
         model, info = loaded
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(
             f"model_name {config.model_name}: its weights cannot be loaded: {_one_line(error)}; fetch the model again"

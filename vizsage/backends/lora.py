@@ -53,9 +53,12 @@ def add_adapter(loaded: LoadedModel, config: Config) -> Any:
         with torch.random.fork_rng(devices=cuda_devices(loaded.model)):
             torch.manual_seed(config.seed)
             model = get_peft_model(loaded.model, lora)
-    except ImportError as error:
+    except (ImportError, ValueError, RuntimeError) as error:
+        if config.loftq_config is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"loftq_config: {' '.join(str(error).split())}; install it or set loftq_config: null"
+            f"loftq_config: LoftQ needs a GPU, bitsandbytes and scipy ({reason}); set loftq_config: null"
         ) from error
     _restrict_biases(model, config)
     _prepare_training(model, config)
@@ -70,12 +73,12 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
     """
     language = _name_of(model, model.get_decoder())
     head = model.get_output_embeddings()
-    skipped = _unused_vision_layers(model)
+    skipped = tuple(f"{unused}." for unused in _unused_vision_layers(model))
     targets, norms = [], []
     for name, module in model.named_modules():
         in_language = name.startswith(f"{language}.")
         chosen = config.finetune_language_layers if in_language else config.finetune_vision_layers
-        if module is head or not chosen or any(name.startswith(f"{prefix}.") for prefix in skipped):
+        if module is head or not chosen or f"{name}.".startswith(skipped):
             continue
         if isinstance(module, nn.Linear):
             attention = _is_attention(name)
@@ -102,12 +105,13 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
     Raises CheckpointError: no adapter there, trained on another base, or with another prompt or other pixels.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     check_adapter(loaded, config, folder)
     try:
         model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(f"{folder}: the adapter cannot be loaded: {' '.join(str(error).split())}") from error
     _restrict_biases(model, config)
@@ -184,11 +188,14 @@ def _prepare_training(model: Any, config: Config) -> None:
 
 
 def _run_frozen_vision_without_gradient(base: Any) -> None:
-    """Nothing of a frozen vision part is kept for the backward pass, whatever its inputs."""
-    decoder = base.get_decoder()
-    for module in _vision_parts(base, decoder):
-        if not any(parameter.requires_grad for parameter in module.parameters()):
-            module.forward = _no_grad(module.forward)
+    """Nothing of a frozen vision part is kept for the backward pass, whatever its inputs.
+
+    All of it or nothing: a projector without adapters still carries the gradient of a tower with some.
+    """
+    parts = _vision_parts(base, base.get_decoder())
+    if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):
+        for part in parts:
+            part.forward = _no_grad(part.forward)
 
 
 def _no_grad(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -243,7 +250,10 @@ def _unused_vision_layers(model: Any) -> list[str]:
     layer = getattr(model.config, "vision_feature_layer", None)
     if not isinstance(layer, int):
         return []
-    count = model.config.vision_config.num_hidden_layers
-    used = layer + count + 1 if layer < 0 else layer
-    return [name for name, _ in model.named_modules() if (m := re.search(r"layers\.(\d+)$", name)) and
-            "vision" in name and int(m[1]) >= used]  # fmt: skip
+    used = layer + model.config.vision_config.num_hidden_layers + 1 if layer < 0 else layer
+    unused = []
+    for name, _ in model.named_modules():
+        number = re.search(r"vision.*\.layers\.(\d+)$", name)
+        if (number and int(number[1]) >= used) or re.search(r"vision.*\.post_layernorm$", name):
+            unused.append(name)
+    return unused

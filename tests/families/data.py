@@ -1,0 +1,58 @@
+"""Settings and samples for the small models."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from tests.families import model_folder
+from vizsage.config import Config, build_config
+from vizsage.data.images import EmbeddedImage
+from vizsage.data.sample import Sample
+
+
+def settings(family: str, **changed: Any) -> Config:
+    """Settings of a CPU run on the family's model."""
+    return build_config(
+        {
+            "model_name": str(model_folder(family)),
+            "device": "cpu",
+            "load_in_4bit": False,
+            "use_bf16": False,
+            "use_gradient_checkpointing": False,
+            "lora_r": 8,
+            "max_new_tokens": 16,
+            "max_seq_length": 512,
+            **changed,
+        }
+    )
+
+
+def picture(colour: str, width: int = 40, height: int = 30) -> EmbeddedImage:
+    """A plain picture; its name tells colour and size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
+    return EmbeddedImage(f"{colour}-{width}x{height}.png", buffer.getvalue())
+
+
+def samples() -> list[Sample]:
+    """9 samples on 4 pictures of different shapes; lengths, descriptions and answers differ."""
+    red, blue, green, grey = picture("red"), picture("blue", 30, 90), picture("green", 64, 64), picture("grey", 90, 20)
+    woman = "The painting shows a woman sitting on a couch, holding a baby."
+    rows = [
+        (red, "What colour is the picture?", "red", None),
+        (red, "How many colours are there?", "only one", None),
+        (red, "Who sits on the couch?", "a woman", woman),
+        (blue, "What colour is it?", "deep blue", None),
+        (blue, "What does the woman hold?", "a baby (on her lap)", woman + " It is late, and the light is low."),
+        (green, "Is this green?", "yes", None),
+        (green, "Which colour would you say that this plain square picture has?", "it's green", None),
+        (grey, "Is it wide?", "yes, 4.5 times", None),
+        (grey, "Wo?", "Überall – größer", woman),
+    ]
+    return [
+        Sample(f"test-{i}", image, question, answer, description is not None, description)
+        for i, (image, question, answer, description) in enumerate(rows)
+    ]
