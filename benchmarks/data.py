@@ -19,21 +19,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
 
 from vizsage.config import Config, build_config
 
-if TYPE_CHECKING:
-    from vizsage.data.batching import SampleOrder
-
 HELP_BAR_S = 0.6
 READING_BAR_S = 3.0
 STREAMING_BAR_MIB = 50.0
 QUESTIONS_AN_IMAGE = 3.7  # AQUA's training split
 PICTURE = (1024, 768)
+BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ def write_split(folder: Path, suffix: str, records: int, *, with_files: bool = F
     images, visual = int(records / QUESTIONS_AN_IMAGE), int(0.3 * records)
     with open(folder / "semart.csv", "w", encoding="latin-1") as table:
         table.write("IMAGE_FILE\tDESCRIPTION\tAUTHOR\n")
-        for i in range(min(images, 20_000)):
+        for i in range(20_000):  # as many as SemArt, for every split
             table.write(f"{i:05d}-paint.jpg\t{'The painting shows a scène by the water. ' * 14}\tAUTHOR {i}\n")
     if with_files:
         (folder / "Images").mkdir()
@@ -205,61 +202,41 @@ def stream_child(folder: Path) -> int:
 
 def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
     """Samples a second whose images DataLoader workers decode ahead of the main process."""
+    import numpy as np
     import torch
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-    from vizsage.data.batching import memory_order
+    from vizsage.data.batching import memory_order, micro_batches
+    from vizsage.data.images import load_image
     from vizsage.data.sources import open_split
 
-    torch.set_num_threads(1)
+    class Decoded(IterableDataset[list[torch.Tensor]]):
+        """Micro-batches of decoded pictures: each worker decodes its own share only."""
+
+        def __iter__(self) -> Iterator[list[torch.Tensor]]:
+            info = get_worker_info()
+            share = {"worker": info.id, "workers": info.num_workers} if info else {}
+            for batch in micro_batches(order, first_step=0, steps=10**9, batch_size=BATCH, grad_accum=1, **share):
+                pictures = (load_image(sample.image, max_image_px=10**8) for sample in batch)
+                yield [torch.from_numpy(np.array(picture)) for picture in pictures]
+
     image_bytes = draw_pictures(folder, arguments.pictures)
     order = memory_order(open_split(build_config({"base_path": str(folder)}), "train").load(), seed=0)
     rows = []
     for workers in arguments.workers:
-        loader: DataLoader[Any] = DataLoader(
-            cast(Any, Decoded(order)), batch_size=None, num_workers=workers, prefetch_factor=4
+        # fork: the data set is a class of this function, which no other start could find.
+        loader = DataLoader(
+            Decoded(), batch_size=None, num_workers=workers, prefetch_factor=4, multiprocessing_context="fork"
         )
         batches = iter(loader)
-        list(islice(batches, 2 * workers))  # the workers start
+        list(islice(batches, 8 * workers))  # the workers start, and what they decoded meanwhile is used up
         start = time.perf_counter()
-        samples = sum(len(b) for b in islice(batches, arguments.pictures // Decoded.batch_size))
+        samples = sum(len(batch) for batch in islice(batches, arguments.pictures // BATCH))
         rate = samples / (time.perf_counter() - start)
         del batches
         what = f"decoding ahead, {PICTURE[0]}x{PICTURE[1]} JPEG of {image_bytes / 1024:.0f} KiB, {workers} worker(s)"
         rows.append(Row(what, f"{rate:.0f} samples/s, {rate / workers:.0f} a worker"))
     return rows
-
-
-class Decoded:
-    """Micro-batches of decoded pictures, as an iterable data set: each worker decodes its own share only."""
-
-    batch_size = 4
-
-    def __init__(self, order: SampleOrder) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[list[object]]:
-        import numpy as np
-        import torch
-        from torch.utils.data import get_worker_info
-
-        from vizsage.data.batching import micro_batches
-        from vizsage.data.images import load_image
-
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        batches = micro_batches(
-            self.order,
-            first_step=0,
-            steps=10**9,
-            batch_size=self.batch_size,
-            grad_accum=1,
-            worker=worker,
-            workers=workers,
-        )
-        for batch in batches:
-            pictures = (load_image(sample.image, max_image_px=10**8) for sample in batch)
-            yield [torch.from_numpy(np.array(picture)) for picture in pictures]
 
 
 def draw_pictures(folder: Path, questions: int) -> float:

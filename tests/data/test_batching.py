@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, pairwise
@@ -245,6 +246,28 @@ def test_stream_of_a_file(tmp_path: Path) -> None:
     order = stream_order(open_split(build_config({"base_path": str(tmp_path)}), "train"), 0, 30)
     sequence = order.from_position(90 + 35)
     assert {int(s.answer) // 30 for s in islice(sequence, 25)} == {1}
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_memory_of_a_stream_is_flat(tmp_path: Path, suffix: str) -> None:
+    def peak_bytes(records: int) -> int:
+        folder = tmp_path / f"{records}" / "AQUA"
+        folder.mkdir(parents=True)
+        rows = [
+            json.dumps({"image": f"{i // 3}.jpg", "question": f"what is {i}", "answer": f"{i}"}) for i in range(records)
+        ]
+        (folder / f"train.{suffix}").write_text(f"[{', '.join(rows)}]" if suffix == "json" else "\n".join(rows))
+        del rows
+        split = open_split(build_config({"base_path": str(folder.parent)}), "train")
+        tracemalloc.start()
+        order = stream_order(split, 0, 100)
+        assert sum(1 for _ in islice(order.from_position(0), records)) == records
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    small, large = peak_bytes(1_000), peak_bytes(20_000)
+    assert large - small < 2 * 2**20  # 20,000 samples held in memory are more than 8 MiB
 
 
 @pytest.mark.skipif(not (SHARED / "val.json").is_file(), reason="AQUA's validation split in ../shared is not here")

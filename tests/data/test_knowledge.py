@@ -51,6 +51,15 @@ def test_proper_csv_with_quotes_separators_and_newlines(tmp_path: Path) -> None:
     assert table.describe("b.jpg") == "plain"
 
 
+def test_quotes_that_are_part_of_the_text(tmp_path: Path) -> None:
+    assert load(tmp_path, 'image,description\na.jpg,"""Night"""\n').describe("a.jpg") == '"Night"'
+
+
+def test_field_that_is_longer_than_any_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more than 131072 characters"):
+        load(tmp_path, f"image,description\na.jpg,{'x' * 140_000}\n")
+
+
 def test_quoted_fields_without_anything_to_protect(tmp_path: Path) -> None:
     assert load(tmp_path, '"image","description"\n"a.jpg","words"\n').describe("a.jpg") == "words"
 

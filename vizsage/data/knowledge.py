@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from vizsage.errors import DataError
@@ -17,6 +17,7 @@ IMAGE_HEADERS = ("image_file", "image", "file", "file_name", "filename", "image_
 DESCRIPTION_HEADERS = ("description",)
 SEPARATORS = ("\t", ",", ";")
 SUFFIXES = (".csv", ".tsv", ".txt")
+Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, csv.QUOTE_NONE
 
 
 class KnowledgeTable:
@@ -67,44 +68,51 @@ class KnowledgeTable:
 
 
 def _basename(name: str) -> str:
-    return PurePosixPath(name).name.casefold()
+    return name.rpartition("/")[2].casefold()
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Image name and description of each row that has both."""
-    text = _decode(path)
-    header_line = text.lstrip("\r\n").replace("\r", "\n").split("\n", 1)[0]
-    separator, image_column, description_column = _columns(path, header_line)
-    rows = _parse(text, separator)
-    width = len(rows[0])
-    ragged = [n for n, row in enumerate(rows, 1) if len(row) != width]
+    """Image name and description of each row that has both. The file is gone through, never held."""
+    encoding = _encoding(path)
+    with open(path, encoding=encoding, newline="") as file:
+        header_line = next(line for line in file if line.strip())
+    separator, image_column, description_column = _columns(path, header_line.strip("\r\n"))
+    quoting = _quoting(path, encoding, separator)
+    width = ragged = first_ragged = 0
+    for number, row in enumerate(_read(path, encoding, separator, quoting)):
+        width = width or len(row)
+        if len(row) != width:
+            ragged += 1
+            first_ragged = first_ragged or number + 1
+        elif number:
+            name, description = (row[column] for column in (image_column, description_column))
+            if quoting == csv.QUOTE_NONE:
+                name, description = _unwrap(name), _unwrap(description)
+            name, description = name.strip(), description.strip()
+            if name and description:
+                yield name, description
     if ragged:
         logger.warning(
             "%s: %d rows do not have the %d fields of the header and are left out, the first is row %d",
-            path, len(ragged), width, ragged[0],
+            path, ragged, width, first_ragged,
         )  # fmt: skip
-    for row in rows[1:]:
-        if len(row) == width:
-            name, description = row[image_column].strip(), row[description_column].strip()
-            if name and description:
-                yield name, description
 
 
-def _decode(path: Path) -> str:
+def _encoding(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such table of descriptions; set external_knowledge_path") from None
     except OSError as error:
         raise DataError(f"{path}: the table of descriptions cannot be read: {error.strerror}") from None
-    if not data.strip():
-        raise DataError(f"{path}: the table of descriptions is empty")
     encodings = ["utf-8-sig", "cp1252", "latin-1"]  # cp1252 is Latin-1 plus typographic quotes; Latin-1 takes all bytes
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         encodings.insert(0, "utf-16")
     for encoding in encodings:
         try:
-            return data.decode(encoding)
+            if not data.decode(encoding).strip():
+                raise DataError(f"{path}: the table of descriptions is empty")
+            return encoding
         except UnicodeDecodeError:
             continue
     raise AssertionError("Latin-1 decodes every byte")
@@ -127,39 +135,44 @@ def _columns(path: Path, header_line: str) -> tuple[str, int, int]:
     )
 
 
-def _parse(text: str, separator: str) -> list[list[str]]:
-    """Rows of a table with or without CSV quoting, whichever fits.
+def _quoting(path: Path, encoding: str, separator: str) -> Quoting:
+    """Whether quotes in a table are CSV quotes, whichever reading fits.
 
     Stray quotes in a table written without quoting glue rows together, and quoted newlines in a proper CSV tear rows
     apart: both give rows that do not have the header's number of fields. Where both readings are sound and have
     equally many rows, quotes are CSV quotes; where quoting would swallow rows that are whole as they stand, not.
     """
-    plain = [[_unwrap(field) for field in row] for row in _read(text, separator, csv.QUOTE_NONE)]
+    plain, quoted = (_shape(path, encoding, separator, quoting) for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL))
+    if plain is None and quoted is None:
+        raise DataError(f"{path}: a field has more than {csv.field_size_limit()} characters; is it a table?")
+    if plain is None or (quoted is not None and (quoted[0] < plain[0] or quoted == plain)):
+        return csv.QUOTE_MINIMAL
+    return csv.QUOTE_NONE
+
+
+def _shape(path: Path, encoding: str, separator: str, quoting: Quoting) -> tuple[int, int] | None:
+    """Rows that do not have the header's number of fields, and all rows; None when a field seems never to end."""
+    widths: Counter[int] = Counter()
+    width = 0
     try:
-        quoted = _read(text, separator, csv.QUOTE_MINIMAL)
-    except csv.Error:  # a field that never ends
-        return plain
-    ragged_plain, ragged_quoted = _ragged(plain), _ragged(quoted)
-    if ragged_quoted < ragged_plain or (ragged_quoted == ragged_plain and len(quoted) == len(plain)):
-        return quoted
-    return plain
+        for row in _read(path, encoding, separator, quoting):
+            width = width or len(row)
+            widths[len(row)] += 1
+    except csv.Error:
+        return None
+    return widths.total() - widths[width], widths.total()
 
 
-def _read(text: str, separator: str, quoting: Literal[0, 3]) -> list[list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
-    return [row for row in reader if row]
+def _read(path: Path, encoding: str, separator: str, quoting: Quoting) -> Iterator[list[str]]:
+    with open(path, encoding=encoding, newline="") as file:
+        yield from filter(None, csv.reader(file, delimiter=separator, quoting=quoting))
 
 
 def _unwrap(field: str) -> str:
-    """A soundly quoted field of a table that also has stray quotes."""
+    """The text of a soundly quoted field of a table that also has stray quotes."""
     inner = field[1:-1].replace('""', "")
     return (
         field[1:-1].replace('""', '"')
         if len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner
         else field
     )
-
-
-def _ragged(rows: list[list[str]]) -> int:
-    width = len(rows[0])
-    return sum(len(row) != width for row in rows)
