@@ -250,6 +250,7 @@ def _set_up_logging(*, debug: bool) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them reports
     logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.ERROR)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl would report the model and the hardware it runs on
     logging.captureWarnings(True)
     if not debug:
         warnings.simplefilter("ignore", FutureWarning)

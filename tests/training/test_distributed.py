@@ -47,6 +47,7 @@ def test_two_processes_have_the_losses_of_one_and_stop_together(
     log = two.output_dir / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count("loss") >= 2):
         time.sleep(0.05)
+    assert process.poll() is None, process.stdout and process.stdout.read()
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     os.kill(int(children.split()[-1]), signal.SIGTERM)  # one rank alone: the other learns of it from the first
     printed, _ = process.communicate(timeout=300)

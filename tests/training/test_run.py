@@ -202,3 +202,81 @@ def test_a_bad_image_stops_the_run_by_default(make_config: MakeConfig, data_dir:
     with pytest.raises(DataError, match=r"1\.png") as caught:
         train(config)
     assert "\n" not in str(caught.value)
+
+
+def test_the_best_weights_are_delivered_and_kept(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores 0.5 at step 4, 0.2 at 8, 0.4 at 9, one checkpoint kept: the adapter is that of step 4."""
+    from safetensors.torch import load_file
+
+    from vizsage.training import run
+
+    scores = iter((0.5, 0.2, 0.4))
+    validate = run.validate
+
+    def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
+
+    monkeypatch.setattr(run, "validate", scored)
+    config = make_config(n_saves=1)
+    train(config)
+    kept = sorted(p.name for p in config.output_dir.glob("checkpoint-*"))
+    assert kept == ["checkpoint-4", "checkpoint-9"]
+    best, last, delivered = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (config.output_dir / "checkpoint-4", config.output_dir / "checkpoint-9", config.adapter_dir)
+    )
+    assert all(delivered[name].equal(best[name]) for name in best)
+    assert not all(delivered[name].equal(last[name]) for name in last)
+    assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 4
+
+
+def test_early_stopping_ends_the_run_and_delivers_the_best(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validated at every step of 9; no rise after step 2; patience is a third of all steps, 3."""
+    from vizsage.training import run
+
+    scores = iter((0.1, 0.6, 0.5, 0.5, 0.5, 0.5))
+    validate = run.validate
+
+    def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
+
+    monkeypatch.setattr(run, "validate", scored)
+    config = make_config(eval_steps=1, use_early_stopping=True, early_stopping_patience_ratio=0.33)
+    train(config)
+    assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 5, "attempt": 1}
+    assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 2
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A real file system that fills up: the checkpoint of step 3 is whole, and with room again the run goes on."""
+    import os
+    import subprocess
+
+    from vizsage.training import checkpoints
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs root to mount a small tmpfs")
+    try:
+        config = make_config(output_dir=str(disk / "run"), eval_steps=1000)
+        train(config)
+        whole = adapter_bytes(config)
+        used = sum(p.stat().st_size for p in (config.output_dir / "checkpoint-3").iterdir())
+        small = make_config(output_dir=str(disk / "small"), eval_steps=1000)
+        with (disk / "filler").open("wb") as filler:
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            filler.write(b"x" * (free - int(1.6 * used)))
+        with pytest.raises(OSError, match="No space left"):
+            train(small)
+        newest = checkpoints.newest_whole(small.output_dir)
+        assert newest is not None
+        assert checkpoints.step_of(newest) == 3
+        (disk / "filler").unlink()
+        train(small)
+        assert adapter_bytes(small) == whole
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from vizsage.config import Config
 from vizsage.training import tracking
 from vizsage.training.run import train
+
+
+@pytest.fixture(autouse=True)
+def forget_settings() -> Iterator[None]:
+    """W&B reads its environment once a process."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
 
 
 def test_an_offline_run_is_written_and_continued_under_its_id(

@@ -76,7 +76,7 @@ def wandb_mode() -> Mode:
 
     if mode := os.environ.get("WANDB_MODE"):
         return cast(Mode, mode)
-    base_url = wandb.Settings().base_url
+    base_url = wandb.setup().settings.base_url
     if not wandb.login(prompt=False, verify=False):
         log.warning("W&B: no login (WANDB_API_KEY or `wandb login`); logging offline, upload later with `wandb sync`")
         return "offline"

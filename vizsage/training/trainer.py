@@ -132,6 +132,13 @@ class VisionTrainer(SFTTrainer):
         if main:
             checkpoints.clean_up(output_dir, keep=self.config.n_saves, best=self.progress.best_checkpoint(output_dir))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restore both; the Trainer would map them to "cpu:0" on several CPU processes, which torch does not know."""
+        if checkpoint is None:
+            return
+        for name, part in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
+            part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
+
     def _gather_loss(self) -> torch.Tensor:
         loss: torch.Tensor = self.accelerator.gather(self._tr_loss.detach().reshape(1)).mean()
         return loss
