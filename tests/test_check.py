@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from tests.families import BUILDERS
-from vizsage.check import check, quick_check
+from vizsage.check import _long_samples, check, quick_check
 from vizsage.config import Config, build_config
+from vizsage.data.survey import Survey, decode_images, survey_splits
 from vizsage.errors import CheckpointError, ConfigError, DataError
 
 WriteData = Callable[..., Path]
@@ -178,3 +180,17 @@ def test_quick_check_warns_of_overlap_and_goes_on(write_data: WriteData, caplog:
     same = [{"image": "a.png", "question": "what", "answer": "x"}]
     quick_check(settings(write_data(train=same, val=same)))
     assert "samples in two splits: 1, the first: train and val: a.png: what" in caplog.text
+
+
+def test_lengths_are_measured_on_long_texts_and_on_large_pictures(
+    write_data: WriteData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"image": f"{i}.png", "question": "what" * (i + 1), "answer": "x"} for i in range(5)]
+    base = write_data(train=records)
+    Image.new("RGB", (60, 60)).save(base / "Images" / "1.png")
+    config = settings(base)
+    survey = Survey()
+    survey_splits(config, survey)
+    pixels = decode_images(config, survey, workers=0)
+    monkeypatch.setattr("vizsage.check._MEASURED", 1)
+    assert [sample.image.name for sample in _long_samples(config, "train", pixels)] == ["4.png", "1.png"]
