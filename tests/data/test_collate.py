@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 
 from tests.families import BUILDERS, END_OF_TURN, model_folder
 from tests.families.data import picture, samples, settings
@@ -16,7 +17,7 @@ from vizsage.backends.hf import load_base, load_processor
 from vizsage.data import collate
 from vizsage.data.collate import IGNORED, PromptCollator, TrainCollator
 from vizsage.data.images import BadImage, EmbeddedImage
-from vizsage.data.prompts import reserved_tokens
+from vizsage.data.prompts import answer_suffix, render_prompt, reserved_tokens
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError
 
@@ -83,6 +84,38 @@ def test_prompt_has_one_begin_token(family: str) -> None:
     for prompt in prompt_rows(PromptCollator(processor, config)(samples())):
         assert (prompt.count(bos) if bos is not None else 0) == expected
         assert expected == 0 or prompt[0] == bos
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inputs_are_what_the_processor_makes_of_prompt_and_answer(family: str) -> None:
+    config = settings(family)
+    processor = load_processor(config)
+    for sample in samples():
+        image = collate.load_image(sample.image, max_image_px=10**6)
+        text = render_prompt(processor, sample, config, sample.description)
+        text += answer_suffix(processor, sample.answer, config)
+        # Only LLaVA's template leaves the first token to the tokenizer.
+        whole = processor(text=[text], images=[[image]], return_tensors="pt", add_special_tokens=family == "llava")
+        inputs = model_inputs(TrainCollator(processor, config)([sample]))
+        del inputs["labels"]
+        assert inputs.keys() == {name for name, value in whole.items() if isinstance(value, torch.Tensor)}
+        for name, value in inputs.items():
+            assert torch.equal(value, whole[name]), (name, sample.sample_id)
+
+
+def test_prompt_keeps_its_tokens_where_the_answer_would_change_them() -> None:
+    config = settings("mllama")
+    processor = load_processor(config)
+    # GPT-2's words: of two newlines before a letter, each is a token; at the end of a prompt they are one.
+    processor.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    merged = processor.tokenizer("<|end_header_id|>\n\n", add_special_tokens=False)["input_ids"]
+    apart = processor.tokenizer("<|end_header_id|>\n\nred", add_special_tokens=False)["input_ids"]
+    assert apart[: len(merged)] != merged
+    batch = TrainCollator(processor, config)(samples())
+    rows = trained_rows(batch)
+    assert [prompt for prompt, _ in rows] == prompt_rows(PromptCollator(processor, config)(samples()))
+    for sample, (_, answer) in zip(samples(), rows, strict=True):
+        assert processor.tokenizer.decode(answer) == f"{sample.answer}<|eot_id|>"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

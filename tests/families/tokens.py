@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 TEXT = [
@@ -15,12 +15,16 @@ TEXT = [
     "Description: the painting shows a woman sitting on a couch holding a baby",
     "USER: ASSISTANT: User: Assistant: user assistant model system\n\n Here is the original image and some crops",
 ] * 20
+# How Llama 3 and Qwen cut a text into words; above all, "\n\n" stays one token whatever follows.
+LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+WORDS = LETTERS + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def byte_level(special: list[str], **named: Any) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer; `special` are its special tokens, `named` gives bos_token, eos_token, ..."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(

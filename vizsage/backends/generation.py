@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,10 +40,10 @@ def generate_answers(
     collate = PromptCollator(processor, config)
     end_ids = _end_ids(model, collate)
     settings = generation_settings(config, end_ids, processor.tokenizer.pad_token_id, greedy=greedy)
-    for batch in answer_batches(samples, batch_size):
+    for batch, inputs in _collated(collate, answer_batches(samples, batch_size)):
         # Not around the loop: between two answers the caller must find its own random state, mode and gradients.
         with _answering(model, settings, zlib.crc32(batch[0].sample_id.encode(), config.seed)):
-            answers = _answer_batch(model, processor, collate, batch, settings)
+            answers = _answer_batch(model, processor, batch, inputs, settings)
         yield from answers
 
 
@@ -80,10 +81,19 @@ def generation_settings(config: Config, end_ids: list[int], pad_token_id: int, *
     )
 
 
+def _collated(collate: PromptCollator, batches: list[list[Sample]]) -> Iterator[tuple[list[Sample], dict[str, Any]]]:
+    """Each batch with its inputs; a thread decodes and tokenises the next one while the model answers this one."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        following = [thread.submit(collate, batch) for batch in batches[:1]]
+        for i, batch in enumerate(batches):
+            inputs = following.pop().result()
+            following += [thread.submit(collate, later) for later in batches[i + 1 : i + 2]]
+            yield batch, inputs
+
+
 def _answer_batch(
-    model: Any, processor: Any, collate: PromptCollator, samples: list[Sample], settings: Any
+    model: Any, processor: Any, samples: list[Sample], inputs: dict[str, Any], settings: Any
 ) -> list[Answer]:
-    inputs = collate(samples)
     failed = dict(inputs.pop("failed"))
     if len(failed) == len(samples):
         return [Answer(s.sample_id, None, [], "failed", failed[i]) for i, s in enumerate(samples)]

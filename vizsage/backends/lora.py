@@ -149,6 +149,8 @@ def check_adapter(loaded: LoadedModel, config: Config, folder: Path) -> None:
 def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_identity: str) -> None:
     """Write adapter, processor and fingerprint to `folder`: whole or not at all, also over an earlier one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for remains in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a save that was killed
+        shutil.rmtree(remains, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
         model.save_pretrained(str(temporary))
@@ -179,6 +181,10 @@ def _exchange(new: Path, folder: Path) -> None:
 
 def _prepare_training(model: Any, config: Config) -> None:
     base = model.get_base_model()
+    for parameter in model.parameters():
+        # PEFT does this for LoRA weights only; in bfloat16 a norm's weight of 1 would not feel an update of 0.003.
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
     _run_frozen_vision_without_gradient(base)
     if config.use_gradient_checkpointing:
         # transformers, PEFT and the Trainer would all make the embeddings require a gradient, those of the vision

@@ -149,11 +149,8 @@ class PromptEncoder:
         return [int(i) for i in tokenizer(suffix, add_special_tokens=False)["input_ids"]]
 
     def _render(self, sample: Sample, words: int) -> str:
-        description = sample.description or ""
-        ends = _word_ends(description)
-        return render_prompt(
-            self.processor, sample, self.config, description[: ends[words - 1]] if 0 < words <= len(ends) else None
-        )
+        description = (sample.description or "")[: _word_ends(sample.description)[words - 1]] if words else None
+        return render_prompt(self.processor, sample, self.config, description, reserved=self.layout.reserved)
 
     def _process(self, texts: list[str], images: list[Image.Image]) -> dict[str, torch.Tensor]:
         batch = self.processor(

@@ -63,12 +63,22 @@ def reserved_tokens(processor: Any) -> list[str]:
     return sorted(token for token in found if token.strip())
 
 
-def render_prompt(processor: Any, sample: Sample, config: Config, description: str | None) -> str:
+def render_prompt(
+    processor: Any,
+    sample: Sample,
+    config: Config,
+    description: str | None,
+    *,
+    reserved: Sequence[str] | None = None,
+) -> str:
     """The prompt of `sample` as text, the image a placeholder, up to where the answer begins.
 
+    `reserved` are the `reserved_tokens` of the processor where the caller has them already.
     Raises ConfigError when the processor has no chat template or the template refuses such a turn.
     """
-    turn = messages(sample, config.instruction, description, reserved=reserved_tokens(processor))
+    if reserved is None:
+        reserved = reserved_tokens(processor)
+    turn = messages(sample, config.instruction, description, reserved=reserved)
     return _render(processor, turn, config, add_generation_prompt=True)
 
 
