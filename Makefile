@@ -20,7 +20,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r target text; do \
 		printf '  %-15s %s\n' "$$target" "$$text"; done
 
-install: $(STAMP) ## make .venv with the exact versions of requirements.lock (about 5 GB); every other target does this first
+install: $(STAMP) ## make .venv with the exact versions of requirements.lock (about 6 GB); every other target does this first
 
 # The stamp is written last: an installation that was interrupted is taken up again.
 $(STAMP): requirements.lock pyproject.toml
@@ -28,8 +28,8 @@ $(STAMP): requirements.lock pyproject.toml
 		{ echo "make: $(PYTHON) is missing or older than Python 3.10; name another one: make install PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "make: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Installing into $(VENV): about 5 GB, a few minutes."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): about 6 GB, a few minutes."
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet -r requirements.lock
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $@
