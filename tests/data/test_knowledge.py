@@ -81,6 +81,10 @@ def test_stray_quotes_swallow_no_rows(tmp_path: Path) -> None:
     ]
 
 
+def test_a_field_between_quotes_that_is_not_quoted_as_a_whole(tmp_path: Path) -> None:
+    assert load(tmp_path, 'image\tdescription\na.jpg\t"Night" and "Day"\n').describe("a.jpg") == '"Night" and "Day"'
+
+
 def test_quote_that_never_ends_in_a_large_file(tmp_path: Path) -> None:
     rows = "".join(f"{i}.jpg\tdescription number {i}\n" for i in range(8000))  # longer than csv's field limit
     table = load(tmp_path, f'image\tdescription\nx.jpg\t"open\n{rows}')

@@ -165,6 +165,7 @@ def test_empty_lines_are_no_records(tmp_path: Path) -> None:
         ("train.jsonl", b"\n\n", "no records"),
         ("train.jsonl.gz", b"not gzip at all", "cannot be read"),
         ("train.jsonl.gz", gzip.compress(b"{}" * 999)[:20], "cannot be read"),
+        ("train.jsonl.gz", gzip.compress(b"{}" * 999)[:10] + b"\xff" * 50, "cannot be read"),
     ],
 )
 def test_unreadable_files_are_found_on_opening(tmp_path: Path, file: str, content: bytes, match: str) -> None:
@@ -231,6 +232,10 @@ def test_bad_record_is_named(tmp_path: Path, file: str, changes: Record, match: 
     assert match in message
     if isinstance(changes.get("image"), str) and changes["image"].strip() or "image" not in changes:
         assert f"image {changes.get('image', 'a.jpg')!r}" in message
+
+
+def test_bad_record_at_the_start_of_a_block(tmp_path: Path) -> None:
+    assert "1 bad record: record 1 " in problem(tmp_path, [record(answer=""), record(), record()])
 
 
 def test_absent_answer_and_records_that_are_no_objects(tmp_path: Path) -> None:

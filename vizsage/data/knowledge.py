@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -138,29 +137,23 @@ def _columns(path: Path, header_line: str) -> tuple[str, int, int]:
 def _quoting(path: Path, encoding: str, separator: str) -> Quoting:
     """Whether quotes in a table are CSV quotes, whichever reading fits.
 
-    Stray quotes in a table written without quoting glue rows together, and quoted newlines in a proper CSV tear rows
-    apart: both give rows that do not have the header's number of fields. Where both readings are sound and have
-    equally many rows, quotes are CSV quotes; where quoting would swallow rows that are whole as they stand, not.
+    Quoted newlines and separators in a proper CSV tear rows apart when they are read as plain text: such rows do not
+    have the header's number of fields. Where the plain reading is as sound, it is taken, because stray quotes would
+    swallow the rows up to the next quote; `_unwrap` then takes sound quotes off.
     """
-    plain, quoted = (_shape(path, encoding, separator, quoting) for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL))
+    plain, quoted = (_ragged(path, encoding, separator, quoting) for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL))
     if plain is None and quoted is None:
         raise DataError(f"{path}: a field has more than {csv.field_size_limit()} characters; is it a table?")
-    if plain is None or (quoted is not None and (quoted[0] < plain[0] or quoted == plain)):
-        return csv.QUOTE_MINIMAL
-    return csv.QUOTE_NONE
+    return csv.QUOTE_MINIMAL if plain is None or (quoted is not None and quoted < plain) else csv.QUOTE_NONE
 
 
-def _shape(path: Path, encoding: str, separator: str, quoting: Quoting) -> tuple[int, int] | None:
-    """Rows that do not have the header's number of fields, and all rows; None when a field seems never to end."""
-    widths: Counter[int] = Counter()
-    width = 0
+def _ragged(path: Path, encoding: str, separator: str, quoting: Quoting) -> int | None:
+    """How many rows do not have the header's number of fields; None when a field seems never to end."""
     try:
-        for row in _read(path, encoding, separator, quoting):
-            width = width or len(row)
-            widths[len(row)] += 1
+        widths = [len(row) for row in _read(path, encoding, separator, quoting)]
     except csv.Error:
         return None
-    return widths.total() - widths[width], widths.total()
+    return len(widths) - widths.count(widths[0])
 
 
 def _read(path: Path, encoding: str, separator: str, quoting: Quoting) -> Iterator[list[str]]:
@@ -169,7 +162,7 @@ def _read(path: Path, encoding: str, separator: str, quoting: Quoting) -> Iterat
 
 
 def _unwrap(field: str) -> str:
-    """The text of a soundly quoted field of a table that also has stray quotes."""
+    """The text of a field that is soundly quoted as a whole."""
     inner = field[1:-1].replace('""', "")
     return (
         field[1:-1].replace('""', '"')

@@ -140,7 +140,7 @@ class Split:
 
 def find_split(config: Config, split: str) -> Path | None:
     """Where `split` lies, or None. Raises DataError when it lies there more than once."""
-    source = find_format(config.split_dir, _canonical(split), config.images_dir)
+    source = _find(config, _canonical(split))
     return source.paths[0] if source else None
 
 
@@ -152,7 +152,7 @@ def open_split(config: Config, split: str) -> Split:
     """
     name = _canonical(split)
     folder = config.split_dir
-    source = find_format(folder, name, config.images_dir)
+    source = _find(config, name)
     if source is None:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; base_path and dataset name the folder that holds the splits")
@@ -169,6 +169,13 @@ def open_split(config: Config, split: str) -> Split:
     else:
         raise DataError(f"{opened.path}: the file holds no records")
     return opened
+
+
+def _find(config: Config, name: str) -> Format | None:
+    try:
+        return find_format(config.split_dir, name, config.images_dir)
+    except OSError as error:
+        raise DataError(f"{config.split_dir}: cannot be read: {error.strerror}") from None
 
 
 def _canonical(split: str) -> str:
