@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 OVERLAP = "samples in two splits"
 _MEASURED = 24  # longest texts, and questions on the largest pictures, whose length in tokens is measured
-_PROCESSOR_BYTES = 32 * 2**20  # tokenizer and settings saved with each checkpoint
+_PROCESSOR_BYTES = 32 * 2**20  # a large tokenizer, saved with the adapter
+_STATE_BYTES = 2**20  # random states, position and manifest of a checkpoint
 
 
 def check(config: Config, *, console: Console, decode: bool = True) -> None:
@@ -103,7 +104,7 @@ def _check_model(config: Config, survey: Survey, pixels: dict[ImageRef, int], no
     if not survey.errors:
         notes.append(_measure_lengths(config, survey, pixels, processor))
     needed = _bytes_needed(config)
-    room += f", about {_gib(needed)} needed for checkpoints"
+    room += f", about {_gib(needed)} needed"
     if free < needed:
         survey.add("disk", f"{room}; free some space, or lower n_saves or lora_r")
     else:
@@ -149,7 +150,7 @@ def _long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> li
 
 
 def _bytes_needed(config: Config) -> int:
-    """Room for the checkpoints that are kept, the best one, and one that is being written.
+    """Room for the checkpoints that are kept, the best one, one that is being written, and the adapter.
 
     Counted on the architecture alone: the model is built on PyTorch's meta device, without weights.
     """
@@ -170,7 +171,7 @@ def _bytes_needed(config: Config) -> int:
         parameters += config.lora_r * (layer.in_features + layer.out_features)
     parameters += sum(weight.numel() for name in norms for weight in model.get_submodule(name).parameters())
     # 4 bytes for a weight in fp32 and 8 for Adam's two moments.
-    return (config.n_saves + 2) * (12 * parameters + _PROCESSOR_BYTES)
+    return (config.n_saves + 2) * (12 * parameters + _STATE_BYTES) + 4 * parameters + _PROCESSOR_BYTES
 
 
 def _output_problem(output_dir: Path) -> str | None:

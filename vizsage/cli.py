@@ -252,6 +252,8 @@ def _set_up_logging(*, debug: bool) -> None:
     logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl would report the model and the hardware it runs on
     logging.captureWarnings(True)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries would fill a log file
     if not debug:
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("once", UserWarning)
