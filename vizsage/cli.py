@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from vizsage import __version__
 from vizsage.errors import EXIT_DONE, EXIT_REPEATS, EXIT_UNKNOWN, ConfigError, Interrupted, VizSageError
@@ -245,7 +245,7 @@ def _set_up_logging(*, debug: bool) -> None:
             text = super().format(record)
             return text if record.levelno <= logging.INFO else f"vizsage: {record.levelname.lower()}: {text}"
 
-    handler = logging.StreamHandler()
+    handler = _Stderr()
     handler.setFormatter(Lines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them reports
@@ -270,6 +270,22 @@ def _set_up_logging(*, debug: bool) -> None:
             "torch",
         ):
             logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at the time: a progress bar puts itself there to keep lines above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        """The current standard error."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        raise AttributeError("always sys.stderr")
 
 
 def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "error") -> int:

@@ -280,3 +280,17 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(make_config: MakeConfig, tmp
         assert adapter_bytes(small) == whole
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_several_visible_gpus_without_torchrun_use_one(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The Trainer counts the GPUs it sees; here it is told that there are two."""
+    from trl import SFTConfig
+
+    from vizsage.training.trainer import trainer_arguments
+
+    monkeypatch.setattr(SFTConfig, "n_gpu", property(lambda self: getattr(self, "_vizsage_gpus", 2)))
+    arguments = trainer_arguments(make_config(), total_steps=1, seed=0)
+    assert arguments._n_gpu == 1
+    assert "2 GPUs are visible" in caplog.text

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
@@ -43,7 +44,7 @@ class MetricsLog(TrainerCallback):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            transient=False,
+            console=Console(stderr=True),
         )
         self.task = self.bar.add_task("training", total=total_steps, note="")
         self._clock = (0, time.monotonic())

@@ -86,6 +86,8 @@ def _attempt(plan: Plan, given: Config, record: RunRecord, world: PartialState, 
             "total_steps": plan.total_steps,
             "versions": versions(),
         }
+        # How the attempt before ended stays in run.json; a kill must not leave its outcome as that of this one.
+        (output_dir / "outcome.json").unlink(missing_ok=True)
         record.begin_attempt(facts, run.step)
     exit_code, reason = 1, "unknown failure"
     try:

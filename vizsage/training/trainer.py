@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from vizsage.training import checkpoints
 from vizsage.training.loader import MicroBatches, TrainLoader, worker_count
 from vizsage.training.progress import Progress
 
+log = logging.getLogger(__name__)
+
 
 def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConfig:
     """The settings in the Trainer's own words. Evaluation, saving and reporting are this project's."""
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(config.output_dir),
         max_steps=total_steps,
         per_device_train_batch_size=config.batch_size,
@@ -51,6 +54,10 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
         ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    if arguments.n_gpu > 1:
+        log.warning("%d GPUs are visible and one is used; start with torchrun to use them all", arguments.n_gpu)
+        arguments._n_gpu = 1  # the Trainer would wrap the model in DataParallel, which is slow and unsupported
+    return arguments
 
 
 class VisionTrainer(SFTTrainer):
