@@ -259,20 +259,11 @@ def _set_up_logging(*, debug: bool) -> None:
         warnings.simplefilter("once", UserWarning)
         for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
             os.environ.setdefault(name, "error")
-        for name in (
-            "transformers",
-            "datasets",
-            "huggingface_hub",
-            "urllib3",
-            "filelock",
-            "PIL",
-            "matplotlib",
-            "torch",
-        ):
+        for name in "transformers datasets huggingface_hub urllib3 filelock PIL matplotlib torch".split():
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
+class _Stderr(logging.StreamHandler):  # no [TextIO]: Python 3.10 cannot subscript it
     """Writes to what sys.stderr is at the time: a progress bar puts itself there to keep lines above it."""
 
     def __init__(self) -> None:
