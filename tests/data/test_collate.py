@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 
 from tests.families import BUILDERS, END_OF_TURN, model_folder
 from tests.families.data import picture, samples, settings
@@ -118,6 +118,20 @@ def test_prompt_keeps_its_tokens_where_the_answer_would_change_them() -> None:
         assert processor.tokenizer.decode(answer) == f"{sample.answer}<|eot_id|>"
 
 
+def test_answer_has_the_tokens_it_has_within_a_text() -> None:
+    config = settings("llava")
+    processor = load_processor(config)
+    # The published Llama 2 tokenizers put a space before every text, so " red" alone would begin with two.
+    backend = processor.tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = None
+    alone = processor.tokenizer.tokenize(" red</s>")
+    ((_, answer),) = trained_rows(TrainCollator(processor, config)([samples()[0]]))
+    within = processor.tokenizer.convert_ids_to_tokens(answer)
+    assert "".join(alone) == "▁▁red</s>"
+    assert "".join(within) == "▁red</s>"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_of_a_batch_is_the_token_mean_of_its_samples(family: str) -> None:
     config = settings(family)
@@ -178,6 +192,7 @@ def test_description_gives_way_by_whole_words_and_pictures_stay(family: str) -> 
     roomy = settings(family, max_seq_length=2048)
     ((longer_prompt, _),) = trained_rows(TrainCollator(processor, roomy)([longer]))
     assert len(longer_prompt) > 160 - 16
+    assert trained_rows(collator([longer]))[0][0] == prompt
     image_id = image_token_id(processor)
     assert prompt.count(image_id) == longer_prompt.count(image_id) > 0
     # Generation sees the same prompt, alone or in company.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -144,7 +145,9 @@ def test_fingerprint_is_the_same_each_time(family: str) -> None:
     first = fingerprint(load_processor(config), config, "content:1")
     assert first == fingerprint(load_processor(config), config, "content:1")
     assert all(isinstance(value, str) for value in first.values())
-    assert '"size"' in first["pixel_limits"]
+    size = json.loads(first["pixel_limits"])["size"]
+    assert size == dict(load_processor(config).image_processor.size)
+    assert set(size) <= {"height", "width", "longest_edge", "shortest_edge"}
 
 
 def test_fingerprint_tells_what_changed() -> None:

@@ -15,14 +15,12 @@ from vizsage.config import Config
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError
 
-PROMPT_LAYOUT = (
-    "1"  # counts up whenever `messages` writes something else: adapters trained on the old layout are refused
-)
+# Counts up whenever `messages` writes something else: adapters trained on the old layout are then refused.
+PROMPT_LAYOUT = "1"
 _SENTINEL = "vizsage answer"
 _PIXEL_LIMITS = (
-    "size", "crop_size", "max_image_tiles", "max_image_size", "do_image_splitting", "do_resize", "do_center_crop",
-    "do_rescale", "do_normalize", "do_pad", "do_pan_and_scan", "min_pixels", "max_pixels", "patch_size", "merge_size",
-    "image_mean", "image_std", "rescale_factor",
+    "size", "crop_size", "do_center_crop", "max_image_tiles", "max_image_size", "do_image_splitting", "do_pan_and_scan",
+    "min_pixels", "max_pixels", "patch_size", "merge_size", "image_mean", "image_std",
 )  # fmt: skip
 
 
@@ -179,7 +177,9 @@ def _template_text(template: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Image processors hold sizes in classes of their own; JSON wants dicts, lists and numbers."""
+    """As JSON has it. transformers holds sizes in a class of its own, which gives pairs and has all possible keys."""
+    if type(value).__name__ == "SizeDict":
+        value = dict(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
