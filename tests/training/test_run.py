@@ -53,7 +53,7 @@ def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
     config = make_config(epochs=8, eval_steps=1000, save_steps=1000, lora_dropout=0)
     train(config)
     losses = [line["loss"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_finished_run_is_not_run_again(make_config: MakeConfig) -> None:
