@@ -48,7 +48,6 @@ def test_family_trains_saves_loads_and_answers(family: str, tmp_path: Path) -> N
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.5
     model.eval()
     folder = tmp_path / "adapter"
     save_adapter(model, loaded.processor, config, folder, loaded.base_identity)
@@ -59,8 +58,10 @@ def test_family_trains_saves_loads_and_answers(family: str, tmp_path: Path) -> N
     whole, single = (answers(restored, again.processor, config, size) for size in (8, 1))
     assert whole == single
     assert whole == answers(model, loaded.processor, config, 8)
-    right = [sample.sample_id for sample in samples() if whole[sample.sample_id].text == sample.answer]
-    assert len(right) >= 4, {sample_id: answer.text for sample_id, answer in whole.items()}
+    assert losses[-1] < 0.2 < 5 < losses[0]
+    said = {sample_id: answer.text for sample_id, answer in whole.items()}
+    assert said == {sample.sample_id: sample.answer for sample in samples()}
+    assert {answer.finish_reason for answer in whole.values()} == {"stop"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

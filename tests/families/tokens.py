@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
@@ -75,6 +76,8 @@ def _pieces(special: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def save(model: Any, processor: Any, folder: Path) -> Path:
     """Write both; returns the folder."""
+    # A random head of the usual scale gives every token nearly the same chance, and no adapter has it to train.
+    torch.nn.init.normal_(model.get_output_embeddings().weight, std=0.3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
