@@ -157,7 +157,7 @@ def test_a_rule_over_several_settings_is_silent_about_a_key_that_is_wrong_itself
         ({"external_knowledge": True}, "needs external_knowledge_path"),
         ({"finetune_language_layers": False}, "nothing is trained"),
         ({"finetune_attention_modules": False, "finetune_mlp_modules": False}, "nothing is trained"),
-        ({"loftq_config": {"loftq_bits": 3}, "load_in_4bit": False}, "loftq_bits must be 2, 4 or 8, found 3"),
+        ({"loftq_config": {"loftq_bits": 2}, "load_in_4bit": False}, "loftq_bits must be 4 or 8, found 2"),
         ({"loftq_config": {"bits": 4}, "load_in_4bit": False}, "unknown key 'bits'"),
         ({"loftq_config": {"loftq_bits": True}, "load_in_4bit": False}, "loftq_config: expected a number, found true"),
         ({"loftq_config": {"loftq_bits": 4}}, "needs load_in_4bit: false"),

@@ -300,10 +300,10 @@ def _shown(value: Any) -> str:
 
 
 def _loftq_problems(loftq: dict[str, int]) -> list[str]:
-    allowed = {"loftq_bits": (2, 4, 8), "loftq_iter": range(1, 101)}
+    allowed = {"loftq_bits": (4, 8), "loftq_iter": range(1, 101)}
     problems = [f"loftq_config: unknown key {k!r}, allowed are {', '.join(allowed)}" for k in loftq if k not in allowed]
     if loftq.get("loftq_bits", 4) not in allowed["loftq_bits"]:
-        problems.append(f"loftq_config: loftq_bits must be 2, 4 or 8, found {loftq['loftq_bits']}")
+        problems.append(f"loftq_config: loftq_bits must be 4 or 8, found {loftq['loftq_bits']}")
     if loftq.get("loftq_iter", 1) not in allowed["loftq_iter"]:
         problems.append(f"loftq_config: loftq_iter must be 1 to 100, found {loftq['loftq_iter']}")
     return problems
