@@ -250,6 +250,8 @@ def _set_up_logging(*, debug: bool) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them reports
     logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.ERROR)
+    # OpenMP's threads otherwise spin while they wait: on a shared CPU a step takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl would report the model and the hardware it runs on
     logging.captureWarnings(True)
     if not sys.stderr.isatty():
@@ -259,7 +261,7 @@ def _set_up_logging(*, debug: bool) -> None:
         warnings.simplefilter("once", UserWarning)
         for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
             os.environ.setdefault(name, "error")
-        for name in "transformers datasets huggingface_hub urllib3 filelock PIL matplotlib torch".split():
+        for name in "transformers datasets huggingface_hub urllib3 filelock PIL matplotlib torch bitsandbytes".split():
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
