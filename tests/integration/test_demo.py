@@ -1,4 +1,4 @@
-"""What `make demo` promises, through the command line: a base that knows nothing of the questions, and what it learns."""
+"""What `make demo` promises, through the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def results(folder: Path, split: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_demo_reaches_its_bars_and_the_model_looks(tmp_path: Path) -> None:
-    """At most 0.30 before; after it 0.85 in all and 0.75 in each group; blank pictures bring visual answers below 0.45."""
+    """At most 0.30 before; then 0.85 in all, 0.75 in each group; blank pictures bring visual answers below 0.45."""
     config = str(ROOT / "config" / "demo_config.yaml")
     vizsage(tmp_path, "demo", "data")
     vizsage(tmp_path, "eval", config, "--base")

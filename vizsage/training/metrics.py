@@ -128,13 +128,13 @@ class MetricsLog(TrainerCallback):
         if losses:
             axes.plot(*zip(*losses, strict=True), color="tab:blue", label="training loss")
         right = axes.twinx()
-        right.set_ylim(0, 1)
+        right.set_ylim(0, 1.05)
         right.set_ylabel("validation exact match")
         if scores:
             right.plot(*zip(*scores, strict=True), color="tab:orange", marker="o", label="validation exact match")
         handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
         if handles:
-            axes.legend(handles=handles, loc="upper center", ncols=2)
+            axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         figure.tight_layout()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
