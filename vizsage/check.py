@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vizsage.backends.base import foreign_folder
 from vizsage.config import Config
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
@@ -46,7 +47,7 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
     """
     survey, notes = Survey(), list[str]()
     survey_splits(config, survey)
-    wrong = [problem] if (problem := _output_problem(config.output_dir)) else []
+    wrong = _output_problems(config)
     if decode:
         workers = len(os.sched_getaffinity(0)) if config.num_proc is None else config.num_proc
         with _progress(len(survey.images)) as advance:
@@ -70,8 +71,8 @@ def quick_check(config: Config) -> None:
 
     Warnings are logged. Raises ConfigError (output_dir) or DataError (the data), in one line.
     """
-    if problem := _output_problem(config.output_dir):
-        raise ConfigError(problem)
+    if problems := _output_problems(config):
+        raise ConfigError("; ".join(problems))
     survey = Survey()
     survey_splits(config, survey)
     find_missing_files(survey)
@@ -174,16 +175,24 @@ def _bytes_needed(config: Config) -> int:
     return (config.n_saves + 2) * (12 * parameters + _STATE_BYTES) + 4 * parameters + _PROCESSOR_BYTES
 
 
-def _output_problem(output_dir: Path) -> str | None:
-    """Why nothing can be written into `output_dir`, or None. Leaves nothing behind, creates no folder."""
-    folder = _nearest_folder(output_dir)
+def _output_problems(config: Config) -> list[str]:
+    """What stands in the way of output_dir and of the adapter's folder. Leaves nothing behind, creates no folder."""
+    folders = {"output_dir": config.output_dir} | ({"save_path": config.save_path} if config.save_path else {})
+    problems = [_write_problem(key, folder) for key, folder in folders.items()]
+    if not any(problems) and config.save_model:
+        problems.append(foreign_folder(config.adapter_dir))
+    return [problem for problem in problems if problem]
+
+
+def _write_problem(key: str, wanted: Path) -> str | None:
+    folder = _nearest_folder(wanted)
     if not folder.is_dir():
-        return f"output_dir {output_dir}: {folder} is a file; name a folder"
+        return f"{key} {wanted}: {folder} is a file; name a folder"
     try:
         with tempfile.TemporaryFile(dir=folder):
             return None
     except OSError as error:
-        return f"output_dir {output_dir}: {folder} cannot be written to: {error.strerror}; name another folder"
+        return f"{key} {wanted}: {folder} cannot be written to: {error.strerror}; name another folder"
 
 
 def _nearest_folder(path: Path) -> Path:

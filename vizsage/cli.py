@@ -61,9 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     config = _config(options)
-    from vizsage.training.run import train
+    from vizsage.interruption import catch_signals
 
-    train(config)
+    # Before torch and its company are imported, which takes seconds: a signal in that time is as good as a later one.
+    with catch_signals() as latch:
+        from vizsage.training.run import train
+
+        train(config, latch)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -228,10 +232,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of samples of 1 or more, found {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of samples of 1 or more, found {text!r}")
+    return int(text)
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +38,8 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
+# What a run writes into output_dir besides checkpoints and the adapter.
+RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
 ]
@@ -197,6 +200,10 @@ class Config(BaseModel):
             problems += _loftq_problems(self.loftq_config)
             if self.load_in_4bit:
                 problems.append("loftq_config needs load_in_4bit: false, because LoftQ quantises the weights itself")
+        if self.name_trained_model in RUN_FILES or re.match(
+            r"(damaged-)?checkpoint-|previous-", self.name_trained_model
+        ):
+            problems.append(f"name_trained_model: {self.name_trained_model!r} is a name that the run itself uses")
         if self.use_dora and self.loftq_config is not None:
             problems.append("use_dora and loftq_config cannot be combined")
         if problems:
@@ -241,7 +248,7 @@ def build_config(settings: dict[str, Any], source: str = "settings", problems: I
     known = Config.model_fields
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
             found.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     config, problems_of_keys = _validated({key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()

@@ -91,6 +91,17 @@ def run_identity(config: Config, *, global_batch: int, seed: int, data: str) -> 
     return settings | {"batch_size x grad_accum x processes": global_batch, "seed": seed, "data": data}
 
 
+def check_same_run(output_dir: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ConfigError naming every setting that differs from how the run in `output_dir` began."""
+    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if keys:
+        changes = "; ".join(f"{k} was {before.get(k)!r}, is now {now.get(k)!r}" for k in keys)
+        raise ConfigError(
+            f"{output_dir}: holds a run with other settings ({changes}); give it the same settings to continue, "
+            "another output_dir for a new run, or resume=false to set this one aside and start anew"
+        )
+
+
 class RunRecord:
     """The run.json of one output_dir.
 
@@ -105,7 +116,7 @@ class RunRecord:
                 self.content = json.loads(self.path.read_text(encoding="utf-8"))
                 if not isinstance(self.content["identity"], dict) or not isinstance(self.content["attempts"], list):
                     raise ValueError("identity or attempts is missing")
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(
                     f"{self.path}: not a record of a run ({error}); move it away or name another output_dir"
                 ) from None
@@ -124,18 +135,14 @@ class RunRecord:
         """The seed the run began with."""
         return self.content["identity"]["seed"] if self.exists else None
 
-    def check_same_run(self, identity: dict[str, Any]) -> None:
-        """Raise ConfigError naming every setting that differs from how the run began."""
-        before = self.content["identity"]
-        keys = sorted(k for k in before.keys() | identity.keys() if before.get(k) != identity.get(k))
-        if keys:
-            changes = "; ".join(f"{k} was {before.get(k)!r}, is now {identity.get(k)!r}" for k in keys)
-            raise ConfigError(
-                f"{self.path.parent}: holds a run with other settings ({changes}); give it the same settings to "
-                "continue, another output_dir for a new run, or resume=false to set this one aside and start anew"
-            )
+    def goes_on_anew(self, identity: dict[str, Any]) -> bool:
+        """Whether this very run was begun with resume: false and has not ended: the same command then continues it."""
+        if not self.exists or self.content["identity"] != identity:
+            return False
+        last = self.content["attempts"][-1]
+        return last.get("resume") is False and last.get("exit_code") not in (0, 2, 3, 4)
 
-    def begin_attempt(self, facts: dict[str, Any], resumed_step: int) -> None:
+    def begin_attempt(self, facts: dict[str, Any], resumed_step: int, *, resume: bool = True) -> None:
         """Add an attempt and write the file."""
         self.content = {
             "schema_version": SCHEMA_VERSION,
@@ -143,7 +150,7 @@ class RunRecord:
             **facts,
             "attempts": [
                 *self.content.get("attempts", []),
-                {"started": now(), "resumed_from_step": resumed_step, "argv": sys.argv, **hardware()},
+                {"started": now(), "resumed_from_step": resumed_step, "resume": resume, "argv": sys.argv, **hardware()},
             ],
         }
         write_json(self.path, self.content)

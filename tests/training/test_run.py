@@ -127,14 +127,19 @@ def test_a_fresh_seed_is_drawn_recorded_and_kept(make_config: MakeConfig) -> Non
 
 
 def test_a_second_process_on_the_directory_is_refused(make_config: MakeConfig) -> None:
-    import fcntl
+    import subprocess
+    import sys
 
     config = make_config(max_steps=2)
     config.output_dir.mkdir()
-    with (config.output_dir / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    command = [sys.executable, "-c", hold, str(config.output_dir / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
         with pytest.raises(ConfigError, match="another process is training"):
             train(config)
+        holder.kill()
     assert not (config.output_dir / "run.json").exists()
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TINY_MODEL = "vizsage-tiny"
 FINGERPRINT_FILE = "fingerprint.json"
+ADAPTER_CONFIG = "adapter_config.json"
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 
 @dataclass
@@ -39,23 +41,36 @@ def base_path_of(config: Config) -> str:
 
 
 def content_identity(folder: Path) -> str:
-    """Hash of config.json and of the headers and sizes of the weight files: milliseconds, however large they are."""
+    """Hash of config.json and of headers, sizes and samples of the weight files: milliseconds, however large they are.
+
+    Fine-tuning moves most weights at least a little, so 64 places a file tell two models of one architecture apart.
+    """
     digest = hashlib.sha256()
     names = ["config.json", *sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))]
     for name in names:
         path = folder / name
         digest.update(json.dumps([name, path.stat().st_size]).encode())
-        digest.update(path.read_bytes() if name == "config.json" else _safetensors_header(path))
+        digest.update(path.read_bytes() if name == "config.json" else _header_and_samples(path))
     return f"content:{digest.hexdigest()}"
 
 
-def _safetensors_header(path: Path) -> bytes:
-    """Names, shapes, types and places of the tensors: a JSON text after its length in 8 bytes, little-endian."""
-    if path.suffix != ".safetensors":
-        return b""
+def _header_and_samples(path: Path) -> bytes:
+    """The header of a safetensors file (a JSON text after its length in 8 bytes) and 64 places spread over the file."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return file.read(min(length, path.stat().st_size))
+        header = file.read(min(int.from_bytes(file.read(8), "little"), size)) if path.suffix == ".safetensors" else b""
+        places = []
+        for part in range(_SAMPLES):
+            file.seek(part * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+            places.append(file.read(_SAMPLE_BYTES))
+    return header + b"".join(places)
+
+
+def foreign_folder(folder: Path) -> str | None:
+    """Why `folder` cannot take an adapter: it is there and holds something else. None if it can."""
+    if not folder.exists() or (folder / ADAPTER_CONFIG).is_file() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    return f"name_trained_model: {folder} is there already and is no adapter; choose another name or save_path"
 
 
 def cuda_devices(model: Any) -> list[Any]:

@@ -17,13 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from vizsage.backends.base import FINGERPRINT_FILE, LoadedModel, cuda_devices
+from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE, LoadedModel, cuda_devices, foreign_folder
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints, fingerprint
 from vizsage.errors import CheckpointError, ConfigError
 from vizsage.files import fsync_dir, fsync_tree, write_json
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def add_adapter(loaded: LoadedModel, config: Config) -> Any:
@@ -134,6 +132,8 @@ def check_adapter(loaded: LoadedModel, config: Config, folder: Path) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / FINGERPRINT_FILE}: cannot be read: {error}") from None
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{folder / FINGERPRINT_FILE}: found no object; train the adapter again")
     current = fingerprint(loaded.processor, config, loaded.base_identity)
     different = compare_fingerprints(saved, current)
     if "base_identity" in different:
@@ -148,6 +148,8 @@ def check_adapter(loaded: LoadedModel, config: Config, folder: Path) -> None:
 
 def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_identity: str) -> None:
     """Write adapter, processor and fingerprint to `folder`: whole or not at all, also over an earlier one."""
+    if problem := foreign_folder(folder):
+        raise ConfigError(problem)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for remains in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a save that was killed
         shutil.rmtree(remains, ignore_errors=True)
@@ -226,9 +228,10 @@ def _restrict_biases(model: Any, config: Config) -> None:
     base = model.get_base_model()
     decoder = base.get_decoder()
     language = {id(p) for p in decoder.parameters()}
+    unused = tuple(f"{name}." for name in _unused_vision_layers(base))
     for name, parameter in base.named_parameters():
         chosen = config.finetune_language_layers if id(parameter) in language else config.finetune_vision_layers
-        if name.endswith("bias") and not chosen:
+        if name.endswith("bias") and (not chosen or name.startswith(unused)):
             parameter.requires_grad_(False)
 
 

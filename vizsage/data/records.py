@@ -37,7 +37,7 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
             sample_id=_record_id(raw, split, number),
             image=image,
             question=_required_text(raw, "question"),
-            answer=_required_text(raw, "answer"),
+            answer=_required_text(raw, "answer").strip(),  # as a prediction is: rigorous matching compares the two
             need_external_knowledge=need,
             description=table.describe(image.name) if need and table is not None else None,
             tags=_tags(raw),

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+IDENTITY = "identity.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -109,6 +110,12 @@ def clean_up(output_dir: Path, *, keep: int, best: Path | None) -> None:
             shutil.rmtree(folder)
     for folder in output_dir.glob(".checkpoint-*.partial"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What the run of a whole checkpoint is: see vizsage.record.run_identity."""
+    identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    return identity
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

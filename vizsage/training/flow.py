@@ -39,6 +39,7 @@ class Flow(TrainerCallback):
         self.validate, self.report = validate, report
         self.trainer: VisionTrainer | None = None
         self.interrupted = False
+        self.failure: Exception | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Restore the loss since the last log line."""
@@ -55,7 +56,13 @@ class Flow(TrainerCallback):
         self.progress.pending_validation = due
         self.interrupted = self.agreed_to_stop()
         if due and not self.interrupted:
-            best = self.validate_now(step)
+            try:
+                best = self.validate_now(step)
+            except Exception as error:  # noqa: BLE001 -- raised again by run.py, after the steps so far are saved
+                self.failure = error
+        if self.failure is not None:
+            control.should_save = control.should_training_stop = True
+            return control
         control.should_save = self.interrupted or best or last or step % self.config.save_steps == 0
         if self.progress.stopped_early and not self.interrupted:
             log.info("stopping early at step %d: no better score since step %d", step, self.progress.reference_step)

@@ -49,10 +49,15 @@ class MetricsLog(TrainerCallback):
         self.task = self.bar.add_task("training", total=total_steps, note="")
         self._clock = (0, time.monotonic())
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that are about to be done again from a checkpoint: they come out the same."""
+    def forget_after(self, step: int, *, validation_too: bool) -> None:
+        """Drop the lines of steps that are about to be done again from a checkpoint: they come out the same.
+
+        `validation_too`: the validation of `step` itself is done again.
+        """
         if self.path.exists():
-            write_jsonl(self.path, [line for line in read_jsonl(self.path) if line["step"] <= step])
+            lines = [line for line in read_jsonl(self.path) if line["step"] <= step]
+            again = [line for line in lines if validation_too and line["step"] == step and "exact_match" in line]
+            write_jsonl(self.path, [line for line in lines if line not in again])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start bar and clock."""
@@ -87,8 +92,8 @@ class MetricsLog(TrainerCallback):
         if not self.bar.console.is_terminal:
             log.info("step %d/%d: loss %.4f", state.global_step, self.total_steps, logs["loss"])
 
-    def on_validation(self, step: int, scores: dict[str, Any]) -> None:
-        """Write the scores of a validation and draw the curves again."""
+    def on_validation(self, step: int, scores: dict[str, Any], seconds: float) -> None:
+        """Write the scores of a validation that took `seconds` and draw the curves again."""
         line = {
             "step": step,
             "exact_match": scores["exact_match_score"],
@@ -101,7 +106,7 @@ class MetricsLog(TrainerCallback):
         self._write(line)
         log.info("step %d: validation exact match %.3f on %d", step, line["exact_match"], line["val_samples"])
         self.draw()
-        self._clock = (step, time.monotonic())  # validation is no training time
+        self._clock = (self._clock[0], self._clock[1] + seconds)  # validation is no training time
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the bar and draw the last curves."""

@@ -41,15 +41,15 @@ def make_plan(config: Config, share: Share) -> Plan:
     """Read the splits and count. Raises DataError where they are unusable or nothing is left to train on."""
     train = open_split(config, "train")
     order = _order(config, train)
-    total_steps = config.max_steps or math.ceil(order.total * config.epochs / share.global_batch)
+    total_steps = config.max_steps or math.ceil(order.total * config.epochs / share.global_batch - 1e-9)
     validation, counts = [], {"train": asdict(train.counts)}
-    files = [train.path]
-    if (path := find_split(config, "val")) is not None:
+    files = [*train.source.paths]
+    if find_split(config, "val") is not None:
         val = open_split(config, "val")
         samples = val.stream() if config.use_val_streaming else val.load()
         validation = choose_samples(samples, config.val_samples)
         counts["val"] = {"answered_at_each_validation": len(validation)}
-        files.append(path)
+        files += val.source.paths
     if not validation:
         log.warning("no validation split: no score during training, no early stopping, the last weights are saved")
     if config.external_knowledge and config.external_knowledge_path:

@@ -37,7 +37,7 @@ class Progress:
         if self.reference_score is None or score > self.reference_score + config.early_stopping_threshold:
             self.reference_score, self.reference_step = score, step
         elif config.use_early_stopping:
-            patience_steps = math.ceil(config.early_stopping_patience_ratio * total_steps)
+            patience_steps = math.ceil(config.early_stopping_patience_ratio * total_steps - 1e-9)
             self.stopped_early = step - self.reference_step >= patience_steps
         return best
 

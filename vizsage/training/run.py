@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback
 
 from vizsage.backends.generation import generate_answers
@@ -23,12 +19,13 @@ from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.collate import TrainCollator
 from vizsage.data.prompts import fingerprint
-from vizsage.errors import ConfigError, Interrupted, RepeatingError, VizSageError
+from vizsage.errors import Interrupted, RepeatingError, VizSageError
 from vizsage.files import write_text
 from vizsage.interruption import SignalLatch, catch_signals
-from vizsage.record import RunRecord, read_outcome, versions, write_outcome
+from vizsage.record import RunRecord, check_same_run, read_outcome, versions, write_outcome
 from vizsage.training import checkpoints
 from vizsage.training.card import write_card
+from vizsage.training.directory import on_main, only_one, set_aside
 from vizsage.training.flow import Flow
 from vizsage.training.loader import MicroBatches, Share
 from vizsage.training.metrics import MetricsLog
@@ -42,40 +39,59 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def train(config: Config) -> None:
+def train(config: Config, latch: SignalLatch | None = None) -> None:
     """Fine-tune as `config` says, or continue the run in its output_dir.
 
-    Raises ConfigError, DataError or CheckpointError before anything is trained; RepeatingError when the run cannot
-    go on; Interrupted after a signal, once a checkpoint is on disk. outcome.json tells the same to whoever asks later.
+    `latch` is one that catches signals already; without it the signals of this call are caught. Raises ConfigError,
+    DataError or CheckpointError before anything is trained; RepeatingError when the run cannot go on; Interrupted
+    after a signal, once a checkpoint is on disk. outcome.json tells the same to whoever asks later.
     """
-    with catch_signals() as latch:
-        given = config
-        config, warnings = resolve_for_hardware(config)
-        world = PartialState(cpu=config.device == "cpu")
-        if world.is_main_process:
-            for warning in warnings:
-                log.warning(warning)
-        quick_check(config)
-        with _only_one(config.output_dir, world):
-            if not config.resume:
-                _on_main(world, lambda: _set_aside(config.output_dir))
-            record = RunRecord(config.output_dir)
-            seed = _on_main(world, lambda: draw_seed(config, record.recorded_seed()))
-            share = Share(config.batch_size, config.grad_accum, world.process_index, world.num_processes)
-            plan = make_plan(config.model_copy(update={"seed": seed}), share)
-            if record.exists:
-                record.check_same_run(plan.identity)
-                outcome = read_outcome(config.output_dir)
-                if outcome and outcome["exit_code"] == 0 and adapter_is_there(config):
-                    log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
-                    return
-            _attempt(plan, given, record, world, latch)
+    if latch is None:
+        with catch_signals() as caught:
+            return train(config, caught)
+    given = config
+    config, warnings = resolve_for_hardware(config)
+    world = PartialState(cpu=config.device == "cpu")
+    if world.is_main_process:
+        for warning in warnings:
+            log.warning(warning)
+    quick_check(config)
+    with only_one(config.output_dir, world):
+        record, plan = _plan(config, world)
+        if not config.resume and not record.goes_on_anew(plan.identity):
+            on_main(world, lambda: set_aside(config, record))
+            record, plan = _plan(config, world)
+        outcome = read_outcome(config.output_dir)
+        done = outcome is not None and outcome["exit_code"] == 0 and record.exists
+        checkpoint = on_main(world, lambda: checkpoints.newest_whole(config.output_dir))
+        # Without a checkpoint or a result nothing is lost by other settings: a mistake in the first try is mended.
+        if checkpoint:
+            check_same_run(config.output_dir, checkpoints.read_identity(checkpoint), plan.identity)
+        elif done:
+            check_same_run(config.output_dir, record.content["identity"], plan.identity)
+        if done and outcome and adapter_is_there(config):
+            log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
+            return None
+        return _attempt(plan, given, record, world, latch, checkpoint)
 
 
-def _attempt(plan: Plan, given: Config, record: RunRecord, world: PartialState, latch: SignalLatch) -> None:
+def _plan(config: Config, world: PartialState) -> tuple[RunRecord, Plan]:
+    record = RunRecord(config.output_dir)
+    seed = on_main(world, lambda: draw_seed(config, record.recorded_seed()))
+    share = Share(config.batch_size, config.grad_accum, world.process_index, world.num_processes)
+    return record, make_plan(config.model_copy(update={"seed": seed}), share)
+
+
+def _attempt(
+    plan: Plan,
+    given: Config,
+    record: RunRecord,
+    world: PartialState,
+    latch: SignalLatch,
+    checkpoint: Path | None,
+) -> None:
     """Train, and write down how it ended, however it ends."""
     output_dir, main = plan.config.output_dir, world.is_main_process
-    checkpoint = _on_main(world, lambda: checkpoints.newest_whole(output_dir))
     run = _Run(plan, record, world, latch, checkpoint)
     if main:
         write_text(output_dir / "config.yaml", config_to_yaml(given))
@@ -88,7 +104,7 @@ def _attempt(plan: Plan, given: Config, record: RunRecord, world: PartialState, 
         }
         # How the attempt before ended stays in run.json; a kill must not leave its outcome as that of this one.
         (output_dir / "outcome.json").unlink(missing_ok=True)
-        record.begin_attempt(facts, run.step)
+        record.begin_attempt(facts, run.step, resume=given.resume)
     exit_code, reason = 1, "unknown failure"
     try:
         run.go()
@@ -104,9 +120,11 @@ def _attempt(plan: Plan, given: Config, record: RunRecord, world: PartialState, 
         raise
     finally:
         if main:
-            run.close(exit_code)
+            run.close_bar()
             record.end_attempt({"step": run.step, "exit_code": exit_code, "reason": reason})
             write_outcome(output_dir, exit_code=exit_code, reason=reason, step=run.step, attempt=record.attempt)
+            # Last: an upload may take a minute, and who waits for this process may not grant it.
+            run.tracker.finish(exit_code, run.progress.best_scores)
 
 
 class _Run:
@@ -121,6 +139,7 @@ class _Run:
         self.progress = Progress(**checkpoints.read_progress(checkpoint)) if checkpoint else Progress()
         self.tracker = Tracker()
         self.metrics: MetricsLog | None = None
+        self.validation_began_s = 0.0
 
     def go(self) -> None:
         """Load, continue or start, train, save the best weights."""
@@ -147,6 +166,7 @@ class _Run:
             ),
             progress=self.progress,
             fingerprint=fingerprint(self.processor, config, loaded.base_identity),
+            identity=plan.identity,
             model=self.model,
             processing_class=self.processor,
             args=trainer_arguments(config, total_steps=plan.total_steps, seed=config.seed),
@@ -162,8 +182,12 @@ class _Run:
                 flow.validate_now(self.step)
         flow.interrupted = flow.agreed_to_stop() or flow.interrupted
         if self.step < plan.total_steps and not self.progress.stopped_early and not flow.interrupted:
-            trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
-            self.step = trainer.state.global_step
+            try:
+                trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            finally:
+                self.step = trainer.state.global_step
+            if flow.failure is not None:
+                raise flow.failure
         if flow.interrupted:
             raise Interrupted(
                 f"{config.output_dir}: stopped by {self.latch.signal or 'a signal to another process'} after step "
@@ -176,11 +200,10 @@ class _Run:
             self._deliver(loaded.base_identity, before, after)
         self.world.wait_for_everyone()
 
-    def close(self, exit_code: int) -> None:
-        """End bar and tracker; main process."""
+    def close_bar(self) -> None:
+        """Stop the progress bar; what follows are plain lines."""
         if self.metrics:
             self.metrics.close()
-        self.tracker.finish(exit_code, self.progress.best_scores)
 
     def _start_logs(self, trainer: VisionTrainer) -> None:
         if not self.world.is_main_process:
@@ -198,10 +221,11 @@ class _Run:
             epoch_samples=plan.order.total,
             tracker=self.tracker,
         )
-        self.metrics.forget_after(self.step)
+        self.metrics.forget_after(self.step, validation_too=self.progress.pending_validation)
         trainer.add_callback(self.metrics)
 
     def _validate(self) -> dict[str, Any] | None:
+        self.validation_began_s = time.monotonic()
         return validate(
             self.model,
             self.processor,
@@ -213,8 +237,10 @@ class _Run:
         )
 
     def _report(self, step: int, scores: dict[str, Any]) -> None:
+        if scores["failed_predictions"]:
+            log.warning("step %d: %d validation samples failed and count as wrong", step, scores["failed_predictions"])
         if self.metrics:
-            self.metrics.on_validation(step, scores)
+            self.metrics.on_validation(step, scores, time.monotonic() - self.validation_began_s)
 
     def _show_example(self, when: str) -> str | None:
         """Answer the example, greedily. Main process only."""
@@ -232,6 +258,7 @@ class _Run:
             return
         if problem := checkpoints.damage(best):
             log.warning("%s holds the best weights but %s; the weights of step %d are saved", best, problem, self.step)
+            self.progress.best_step = self.progress.best_score = self.progress.best_scores = None
         else:
             log.info("best weights: step %d, exact match %.3f", self.progress.best_step, self.progress.best_score)
             trainer.load_adapter_weights(best)
@@ -259,68 +286,12 @@ class _Run:
         log.info("adapter saved in %s", folder)
 
 
-@contextmanager
-def _only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
-    """Hold the run directory. Raises ConfigError while another process trains in it, or where it cannot be written."""
-    held = []
-
-    def hold() -> None:
-        try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            held.append((output_dir / ".lock").open("w"))
-            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{output_dir}: another process is training in it; wait for its end or name another output_dir"
-            ) from None
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
-                log.warning("%s: the file system has no locks; see to it that one run at a time uses it", output_dir)
-                return
-            raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
-
-    try:
-        _on_main(world, hold)
-        yield
-    finally:
-        for file in held:
-            file.close()
-
-
-def _on_main(world: PartialState, function: Callable[[], T]) -> T:
-    """The result of `function`, called in the main process only, in every process; a user's error raises in each."""
-    box: list[Any] = [None]
-    if world.is_main_process:
-        try:
-            box = [(function(), None)]
-        except VizSageError as error:
-            box = [(None, error)]
-    if world.num_processes > 1:
-        broadcast_object_list(box)
-    result, problem = box[0]
-    if problem is not None:
-        raise problem
-    return cast(T, result)
-
-
-def _set_aside(output_dir: Path) -> None:
-    """resume: false on a used run directory: what is there moves into previous-<n>, nothing is deleted."""
-    earlier = [p for p in output_dir.iterdir() if p.name != ".lock" and not p.name.startswith("previous-")]
-    if not any(p.name == "run.json" or p.name.startswith("checkpoint-") for p in earlier):
-        return
-    number = 1 + max((int(p.name[9:]) for p in output_dir.glob("previous-*") if p.name[9:].isdigit()), default=0)
-    folder = output_dir / f"previous-{number}"
-    folder.mkdir()
-    for path in earlier:
-        path.rename(folder / path.name)
-    log.warning("resume is false: the earlier run was moved to %s", folder)
-
-
 def _memory_advice(config: Config, error: Exception) -> str:
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return (
         f"GPU memory exceeded: peak {torch.cuda.max_memory_allocated() / 2**30:.1f} of {total / 2**30:.1f} GiB with "
-        f"batch_size {config.batch_size}, max_seq_length {config.max_seq_length}; lower batch_size (and raise "
-        f"grad_accum), set use_gradient_checkpointing: true, load_in_4bit: true, or lower max_seq_length or resize_px "
-        f"({str(error).splitlines()[0]})"
+        f"batch_size {config.batch_size}, eval_batch_size {config.eval_batch_size}, max_seq_length "
+        f"{config.max_seq_length}; in a validation lower eval_batch_size, else lower batch_size and raise grad_accum "
+        "by the same factor, set use_gradient_checkpointing: true or load_in_4bit: true, or lower max_seq_length or "
+        f"resize_px ({str(error).splitlines()[0]})"
     )

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -46,25 +47,38 @@ class WandbTracker(Tracker):
             "config": settings,
             "dir": str(config.output_dir),
         }
-        mode = wandb_mode()
+        self._run: Any = None
+        mode: Mode = "offline"
         quiet = wandb.Settings(silent=True, init_timeout=_INIT_S, finish_timeout=_FINISH_S, console="off")
         try:
+            mode = wandb_mode()
             # Offline files of one id are joined by `wandb sync --append`; only a server knows `resume`.
             self._run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, settings=quiet, **arguments)
-        except (wandb.Error, OSError, TimeoutError) as error:
+        except (wandb.Error, OSError, ValueError) as error:
             log.warning("W&B could not start online (%s); logging offline", " ".join(str(error).split()))
-            self._run = wandb.init(mode="offline", settings=quiet, **arguments)
+            mode = "offline"
+            self._run = wandb.init(mode=mode, settings=quiet, **arguments)
         self._run.define_metric("*", step_metric="step")
         log.info("W&B run %s (%s) in %s", self.run_id, mode, Path(self._run.dir).parent)
 
     def log(self, line: dict[str, Any]) -> None:
         """Log one line of metrics.jsonl, its step as the step."""
-        self._run.log({key: value for key, value in line.items() if value is not None})
+        self._try(lambda run: run.log({key: value for key, value in line.items() if value is not None}))
 
     def finish(self, exit_code: int, summary: dict[str, Any] | None = None) -> None:
         """Upload what is left, for at most a minute, and end the run."""
-        self._run.summary.update(summary or {})
-        self._run.finish(exit_code=exit_code)
+        self._try(lambda run: run.summary.update(summary or {}))
+        self._try(lambda run: run.finish(exit_code=exit_code))
+
+    def _try(self, action: Callable[[Any], object]) -> None:
+        """W&B's own process may have died, by the signal that stops this one: no reason to lose a checkpoint."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # noqa: BLE001 -- whatever a foreign service raises
+            log.warning("W&B failed (%s); nothing more is logged there", " ".join(str(error).split()) or type(error))
+            self._run = None
 
 
 Mode = Literal["online", "offline", "disabled", "shared"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from vizsage.backends.base import FINGERPRINT_FILE
 from vizsage.config import Config
 from vizsage.data.collate import IGNORED
-from vizsage.errors import RepeatingError
+from vizsage.data.prompts import compare_fingerprints
+from vizsage.errors import CheckpointError, RepeatingError, VizSageError
 from vizsage.files import write_json
 from vizsage.training import checkpoints
 from vizsage.training.loader import MicroBatches, TrainLoader, worker_count
@@ -64,9 +68,17 @@ class VisionTrainer(SFTTrainer):
     """One optimizer step after another over `batches`; the loss is the mean over the answer tokens of a step."""
 
     def __init__(
-        self, *, config: Config, batches: MicroBatches, progress: Progress, fingerprint: dict[str, Any], **kwargs: Any
+        self,
+        *,
+        config: Config,
+        batches: MicroBatches,
+        progress: Progress,
+        fingerprint: dict[str, str],
+        identity: dict[str, Any],
+        **kwargs: Any,
     ) -> None:
-        self.config, self.batches, self.progress, self.fingerprint = config, batches, progress, fingerprint
+        self.config, self.batches, self.progress = config, batches, progress
+        self.fingerprint, self.identity = fingerprint, identity
         # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
         # compute_loss divides by the tokens of the whole step, so the Trainer must not divide by grad_accum again.
@@ -75,6 +87,18 @@ class VisionTrainer(SFTTrainer):
     def get_train_dataloader(self) -> Any:
         """The batches from the first step that is still to do."""
         return TrainLoader(self.batches, worker_count(self.config.num_proc), self.args.device.type == "cuda")
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The batches of one step. A bad record in one process's share raises in each of them: none waits for ever."""
+        batches, problem = [], None
+        try:
+            batches = list(islice(epoch_iterator, num_batches))
+        except VizSageError as error:
+            problem = error
+        problems = gather_object([problem]) if self.accelerator.num_processes > 1 else [problem]
+        if met := next((p for p in problems if p is not None), None):
+            raise met
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch. Raises RepeatingError on a loss that is not finite."""
@@ -131,7 +155,8 @@ class VisionTrainer(SFTTrainer):
         with checkpoints.writing(output_dir, step, main=main, barrier=barrier) as folder:
             if main:
                 self.model.save_pretrained(str(folder))
-                write_json(folder / "fingerprint.json", self.fingerprint)
+                write_json(folder / FINGERPRINT_FILE, self.fingerprint)
+                write_json(folder / checkpoints.IDENTITY, self.identity)
                 self.state.save_to_json(str(folder / "trainer_state.json"))
                 write_json(folder / checkpoints.PROGRESS, self.progress.as_dict())
             self._save_optimizer_and_scheduler(str(folder))
@@ -160,7 +185,19 @@ class VisionTrainer(SFTTrainer):
         """Take up the loss since the last log line where the checkpoint left it (on_train_begin)."""
         self._tr_loss += self.progress.loss_sum
         self._globalstep_last_logged = self.progress.loss_logged_step
+        self.state.logging_steps = (
+            self.args.logging_steps
+        )  # a setting that may change; the checkpoint holds the old one
 
     def load_adapter_weights(self, folder: Path) -> None:
-        """Put the weights of a checkpoint into the adapter that is being trained."""
+        """Put the weights of a checkpoint into the adapter that is being trained.
+
+        Raises CheckpointError when base, prompt or pixels are no longer those that the checkpoint was trained with.
+        """
+        saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
+        if different := compare_fingerprints(saved, self.fingerprint):
+            raise CheckpointError(
+                f"{folder}: {', '.join(different)} changed since it was written, so the run cannot go on from it; put "
+                "back the model as it was, or start anew with resume=false"
+            )
         self._load_from_checkpoint(str(folder))

@@ -11,7 +11,9 @@ from accelerate.utils import gather_object
 
 from vizsage.backends.generation import generate_answers
 from vizsage.config import Config
+from vizsage.data.images import load_image
 from vizsage.data.sample import Sample
+from vizsage.errors import VizSageError
 from vizsage.scoring.metrics import summarise
 
 
@@ -37,24 +39,41 @@ def validate(
 ) -> dict[str, Any] | None:
     """Answer `samples` greedily, a share a process, and score them all.
 
-    Returns summarise()'s dictionary, the same on each process; None when `stop` became true on any of them.
+    Returns summarise()'s dictionary, the same on each process; None when `stop` became true on any of them. An error
+    in one process raises in all of them. Raises BadImage where on_bad_image says so.
     """
     share = samples[rank * len(samples) // world_size : (rank + 1) * len(samples) // world_size]
     by_id = {sample.sample_id: sample for sample in share}
-    rows: list[dict[str, Any] | None] = []
-    for answer in generate_answers(model, processor, share, config, batch_size=config.eval_batch_size, greedy=True):
-        sample = by_id[answer.sample_id]
-        rows.append(
-            {
-                "prediction": answer.text,
-                "answer": sample.answer,
-                "need_external_knowledge": sample.need_external_knowledge,
-                "finish_reason": answer.finish_reason,
-            }
-        )
-        if stop():
-            rows = [None]
-            break
-    gathered = gather_object(rows) if world_size > 1 else rows
-    whole = [row for row in gathered if row is not None]
-    return summarise(whole, normalise=config.use_text_normalization) if len(whole) == len(gathered) else None
+    rows: list[dict[str, Any]] = []
+    problem: Exception | None = None
+    stopped = False
+    try:
+        for answer in generate_answers(model, processor, share, config, batch_size=config.eval_batch_size, greedy=True):
+            sample = by_id[answer.sample_id]
+            if answer.text is None and config.on_bad_image == "fail":
+                load_image(sample.image, max_image_px=config.max_image_px)  # raises if that is why it failed
+            rows.append(
+                {
+                    "prediction": answer.text,
+                    "answer": sample.answer,
+                    "need_external_knowledge": sample.need_external_knowledge,
+                    "finish_reason": answer.finish_reason,
+                }
+            )
+            if stopped := stop():
+                break
+    except Exception as error:  # noqa: BLE001 -- raised again below, once the other processes know of it
+        problem = error
+    parts = [(rows, stopped, problem and (getattr(problem, "exit_code", 1), str(problem)))]
+    if world_size > 1:
+        parts = gather_object(parts)
+    if problem is not None:
+        raise problem
+    for _, _, elsewhere in parts:
+        if elsewhere:
+            failure = VizSageError(f"validation failed in another process: {elsewhere[1]}")
+            failure.exit_code = elsewhere[0]
+            raise failure
+    if any(stopped for _, stopped, _ in parts):
+        return None
+    return summarise((row for rows, _, _ in parts for row in rows), normalise=config.use_text_normalization)

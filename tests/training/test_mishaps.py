@@ -1,0 +1,230 @@
+"""What a run meets besides interruptions: services that fail, mistakes mended, folders that hold something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.test_continuation import train_with_signal
+from tests.training.test_run import adapter_bytes, outcome
+from vizsage.config import Config
+from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, RepeatingError
+from vizsage.files import read_jsonl
+from vizsage.training import checkpoints, run
+from vizsage.training.run import train
+from vizsage.training.tracking import WandbTracker
+
+MakeConfig = Callable[..., Config]
+
+
+def test_a_tracker_that_fails_costs_no_checkpoint(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's process is gone from the first line on."""
+
+    class Dead:
+        def __getattr__(self, name: str) -> Any:
+            raise ConnectionResetError("gone")
+
+    def begin(self: WandbTracker, *_: object) -> None:
+        self.run_id, self._run = "abc", Dead()
+
+    monkeypatch.setattr(WandbTracker, "__init__", begin)
+    config = make_config(use_wandb=True)
+    train(config)
+    assert outcome(config)["exit_code"] == 0
+
+
+def test_a_malformed_key_means_offline(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    config = make_config(max_steps=1, use_wandb=True)
+    train(config)
+    wandb.teardown()
+    assert outcome(config)["exit_code"] == 0
+    assert list((config.output_dir / "wandb").glob("offline-run-*"))
+
+
+def test_an_error_in_validation_saves_the_steps_before_it(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_config(output_dir=str(make_config().output_dir) + "-whole", save_steps=100)
+    train(whole)
+    config = make_config(save_steps=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "validate", lambda *_, **__: (_ for _ in ()).throw(RepeatingError("no memory")))
+        with pytest.raises(RepeatingError, match="no memory"):
+            train(config)
+    assert outcome(config) | {"reason": ""} == {"exit_code": 4, "reason": "", "step": 4, "attempt": 1}
+    train(config)
+    assert adapter_bytes(config) == adapter_bytes(whole)
+
+
+def test_a_bad_validation_image_stops_the_run_unless_told(make_config: MakeConfig, data_dir: Path) -> None:
+    (data_dir / "Images" / "6.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"6\.png"):
+        train(make_config())
+    skipping = make_config(on_bad_image="skip", output_dir=str(data_dir.parent / "skipping"))
+    train(skipping)
+    scores = [line for line in read_jsonl(skipping.output_dir / "metrics.jsonl") if "exact_match" in line]
+    assert [line["failed"] for line in scores] == [3, 3, 3]
+
+
+def test_a_mistake_in_the_first_try_can_be_mended(make_config: MakeConfig) -> None:
+    """Nothing was trained, so nothing is lost by other settings."""
+    with pytest.raises(ConfigError, match="max_seq_length"):
+        train(make_config(max_seq_length=20))
+    config = make_config()
+    train(config)
+    assert outcome(config)["attempt"] == 2
+
+
+def test_checkpoints_without_their_record_are_still_those_of_their_run(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, config, 5, 15)
+    (config.output_dir / "run.json").unlink()
+    with pytest.raises(ConfigError, match="lr was"):
+        train(make_config(lr=1e-3))
+    train(config)
+    assert outcome(config)["step"] == 9
+
+
+def test_a_base_that_changed_under_the_run_is_refused(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tiny_mllama: Path, tmp_path: Path
+) -> None:
+    """The same shapes with other weights: a fine-tune of the base, saved over it."""
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_mllama, base)
+    config = make_config(model_name=str(base))
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, config, 5, 15)
+    weights = {name: tensor + 1e-3 for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="base_identity changed"):
+        train(config)
+
+
+@pytest.mark.parametrize("name", ["run.json", "evaluation_results", "checkpoint-3"])
+def test_an_adapter_cannot_take_a_name_of_the_run(make_config: MakeConfig, name: str) -> None:
+    with pytest.raises(ConfigError, match="name that the run itself uses"):
+        make_config(name_trained_model=name)
+
+
+def test_an_adapter_never_replaces_another_folder(make_config: MakeConfig, data_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="is there already and is no adapter"):
+        train(make_config(save_path=str(data_dir), name_trained_model="Images"))
+    assert len(list((data_dir / "Images").iterdir())) == 8
+
+
+def test_a_save_path_that_cannot_be_written_is_found_before_training(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="save_path"):
+        train(make_config(save_path=str(tmp_path / "file")))
+
+
+def test_resume_false_moves_only_what_a_run_wrote(make_config: MakeConfig, data_dir: Path) -> None:
+    """output_dir is the project's folder, data and notes beside the run."""
+    project = data_dir.parent
+    (project / "notes.txt").write_text("mine")
+    train(make_config(output_dir=str(project), max_steps=1))
+    train(make_config(output_dir=str(project), max_steps=1, lr=1e-3, resume=False))
+    assert (project / "notes.txt").exists()
+    assert (data_dir / "Images").is_dir()
+    assert (project / "previous-1" / "run.json").exists()
+
+
+def test_resume_false_interrupted_goes_on_with_the_same_command(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler that runs it again after 75 must not begin for ever."""
+    config = make_config(resume=False)
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, config, 5, 15)
+    train(config)
+    attempts = json.loads((config.output_dir / "run.json").read_text())["attempts"]
+    assert [a["resumed_from_step"] for a in attempts] == [0, 5]
+    train(config)  # it ended: now the command means a new run
+    assert (config.output_dir / "previous-1" / "run.json").exists()
+
+
+def test_throughput_is_counted_at_steps_that_validate(make_config: MakeConfig) -> None:
+    config = make_config(logging_steps=4, eval_steps=4)
+    train(config)
+    speeds = [line["samples_per_s"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
+    assert speeds
+    assert all(speed > 0 for speed in speeds)
+
+
+def test_fractions_of_epochs_make_no_step_too_many(make_config: MakeConfig, data_dir: Path) -> None:
+    """25 samples x 2.2 epochs are 55 steps of 1; in floating point 25 * 2.2 is a little more than 55."""
+    from vizsage.training.loader import Share
+    from vizsage.training.plan import make_plan
+
+    path = data_dir / "Dots" / "train.json"
+    records = json.loads(path.read_text())
+    path.write_text(json.dumps((records * 2)[:25]))
+    assert make_plan(make_config(epochs=2.2), Share(1, 1)).total_steps == 55
+
+
+def test_a_changed_logging_interval_acts_on_continuation(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, make_config(), 4, 15)
+    config = make_config(logging_steps=1)
+    train(config)
+    steps = [line["step"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
+    assert steps == [2, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_damaged_best_checkpoint_is_not_claimed(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = iter((0.9, 0.2, 0.4))
+    validate = run.validate
+
+    def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
+
+    monkeypatch.setattr(run, "validate", scored)
+    damage = checkpoints.damage
+    monkeypatch.setattr(checkpoints, "damage", lambda f: "harmed" if f.name == "checkpoint-4" else damage(f))
+    config = make_config()
+    train(config)
+    assert "holds the best weights but harmed" in caplog.text
+    assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 9
+    assert "0.9" not in (config.adapter_dir / "README.md").read_text().split("## Settings")[0]
+
+
+def test_workers_do_not_hold_the_directory(make_config: MakeConfig) -> None:
+    """A forked child that outlives its parent's file must not keep a second start out."""
+    from accelerate import PartialState
+
+    from vizsage.training.directory import only_one
+
+    config = make_config()
+    world = PartialState(cpu=True)
+    with only_one(config.output_dir, world):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        with only_one(config.output_dir, world):
+            pass
+    finally:
+        os.write(writer, b"x")
+        os.waitpid(child, 0)
