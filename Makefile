@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 CODE  := vizsage tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format train eval check schema settings-table benchmark lock clean
+.PHONY: help install demo test lint format train eval check schema settings-table benchmark figures lock clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -70,6 +70,10 @@ settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizs
 
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
 	$(BIN)/python benchmarks/data.py $(ARGS)
+
+figures: $(STAMP) ## measure, and rewrite the table of figures in README.md (needs the results of `make demo`)
+	$(BIN)/python benchmarks/data.py --json outputs/benchmark.json
+	$(BIN)/python tools/figures.py README.md
 
 # First the set that fits together with unsloth, then the same versions without it.
 lock: $(STAMP) ## choose exact versions anew and write requirements.lock

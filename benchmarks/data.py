@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vizsage.config import Config, build_config
+from vizsage.files import write_json
 
 HELP_BAR_S = 0.6
 READING_BAR_S = 3.0
@@ -51,6 +53,7 @@ def main() -> int:
     parser.add_argument("--streamed", type=int, default=1_000_000, help="records of the large streamed split")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="DataLoader workers that decode images")
     parser.add_argument("--pictures", type=int, default=600, help="questions whose images are decoded")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements there, too")
     parser.add_argument("--stream-child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stream_child:
@@ -67,6 +70,9 @@ def main() -> int:
     for row in rows:
         table.add_row(row.what, row.found, row.bar, {None: "", True: "yes", False: "NO"}[row.met])
     Console().print(table)
+    if arguments.json:
+        machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
+        write_json(arguments.json, {"machine": machine, "rows": [{"what": r.what, "found": r.found} for r in rows]})
     return 1 if any(row.met is False for row in rows) else 0
 
 
