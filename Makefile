@@ -39,7 +39,7 @@ demo: $(STAMP) ## draw a data set, evaluate the tiny model, fine-tune it, evalua
 	$(BIN)/vizsage eval $(DEMO) --base
 	$(BIN)/vizsage train $(DEMO)
 	$(BIN)/vizsage eval $(DEMO)
-	@$(BIN)/python tools/before_after.py $(DEMO)
+	@$(BIN)/python -m tools.before_after $(DEMO)
 
 train: $(STAMP) ## fine-tune as CONFIG says; the same command continues an interrupted run
 	$(BIN)/vizsage train $(CONFIG) $(ARGS)
@@ -66,14 +66,14 @@ schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for 
 	$(BIN)/vizsage config --schema > config/schema.json
 
 settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config.py
-	$(BIN)/python tools/settings_table.py README.md
+	$(BIN)/python -m tools.settings_table README.md
 
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
 	$(BIN)/python benchmarks/data.py $(ARGS)
 
 figures: $(STAMP) ## measure, and rewrite the table of figures in README.md (needs the results of `make demo`)
 	$(BIN)/python benchmarks/data.py --json outputs/benchmark.json
-	$(BIN)/python tools/figures.py README.md
+	$(BIN)/python -m tools.figures README.md
 
 # First the set that fits together with unsloth, then the same versions without it.
 lock: $(STAMP) ## choose exact versions anew and write requirements.lock

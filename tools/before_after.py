@@ -1,4 +1,4 @@
-"""What training changed, in one line: python tools/before_after.py CONFIG [SPLIT]
+"""What training changed, in one line: python -m tools.before_after CONFIG [SPLIT]
 
 Reads the results of `vizsage eval CONFIG --base` and of `vizsage eval CONFIG`.
 """

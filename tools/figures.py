@@ -1,4 +1,4 @@
-"""Rewrite the table of figures in a Markdown file from measurements: python tools/figures.py README.md
+"""Rewrite the table of figures in a Markdown file from measurements: python -m tools.figures README.md
 
 Reads what `make demo` left in outputs/demo and what `benchmarks/data.py --json outputs/benchmark.json` wrote. The
 table stands between two markers; the rest of the file is left as it is.
@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tools.markdown import replace_between
 from vizsage.files import write_text
 
 BEGIN = "<!-- figures: written by `make figures` -->"
@@ -23,16 +24,12 @@ BENCHMARK = Path("outputs/benchmark.json")
 def main() -> int:
     """Rewrite the table in the file that is named on the command line."""
     path = Path(sys.argv[1])
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path}: no place for the table: expected the lines {BEGIN} and {END}")
     rows = [(what, found, "`make demo`") for what, found in demo_rows()]
     rows += [(row["what"], row["found"], "`make benchmark`") for row in read(BENCHMARK)["rows"]]
     lines = ["| what | figure | command |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     machine = read(BENCHMARK)["machine"]
     table = "\n".join([f"Each with the command that gives it, on {machine}.", "", *lines])
-    write_text(path, f"{before}{BEGIN}\n{table}\n{END}{after}")
+    write_text(path, replace_between(path.read_text(encoding="utf-8"), BEGIN, END, f"{table}\n"))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Rewrite the table of settings in a Markdown file from the JSON Schema: python tools/settings_table.py README.md
+"""Rewrite the table of settings in a Markdown file from the JSON Schema: python -m tools.settings_table README.md
 
 The table stands between two markers; the rest of the file is left as it is.
 """
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tools.markdown import replace_between
 from vizsage.config import Config
 from vizsage.files import write_text
 
@@ -26,11 +27,7 @@ def main() -> int:
 
 def with_table(markdown: str) -> str:
     """`markdown` with the present table between its markers. Raises ValueError when they are not there."""
-    before, begin, rest = markdown.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"no place for the table: expected the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{settings_table()}{END}{after}"
+    return replace_between(markdown, BEGIN, END, settings_table())
 
 
 def settings_table() -> str:

@@ -26,6 +26,7 @@ from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
 from vizsage.data.survey import SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
 from vizsage.errors import ConfigError, DataError
+from vizsage.files import nearest_existing
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _check_model(config: Config, survey: Survey, pixels: dict[ImageRef, int], no
     """
     from vizsage.backends.hf import HubUnreachable, load_processor
 
-    free = shutil.disk_usage(_nearest_folder(config.output_dir)).free
+    free = shutil.disk_usage(nearest_existing(config.output_dir)).free
     room = f"output_dir {config.output_dir}: {_gib(free)} free"
     try:
         processor = load_processor(config)
@@ -185,7 +186,7 @@ def _output_problems(config: Config) -> list[str]:
 
 
 def _write_problem(key: str, wanted: Path) -> str | None:
-    folder = _nearest_folder(wanted)
+    folder = nearest_existing(wanted)
     if not folder.is_dir():
         return f"{key} {wanted}: {folder} is a file; name a folder"
     try:
@@ -193,11 +194,6 @@ def _write_problem(key: str, wanted: Path) -> str | None:
             return None
     except OSError as error:
         return f"{key} {wanted}: {folder} cannot be written to: {error.strerror}; name another folder"
-
-
-def _nearest_folder(path: Path) -> Path:
-    """`path`, or the nearest one above it that exists."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 # --- report ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from vizsage.config import Config
 from vizsage.data.sample import ImageRef
 from vizsage.errors import DataError
 
@@ -107,6 +108,12 @@ def leaves_folder(name: str, folder: Path) -> str | None:
                 return f"is a symbolic link that leaves {folder}; copy the file into it"
             break
     return None
+
+
+def refuse_bad_image(ref: ImageRef, config: Config) -> None:
+    """Raise BadImage where on_bad_image is "fail" and the image cannot be decoded: what to ask when a sample failed."""
+    if config.on_bad_image == "fail":
+        load_image(ref, max_image_px=config.max_image_px)
 
 
 def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None) -> Image.Image:

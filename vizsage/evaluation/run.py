@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vizsage.config import Config
-from vizsage.data.images import load_image
+from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, open_split
 from vizsage.errors import CheckpointError, ConfigError, Interrupted, VizSageError
 from vizsage.evaluation.predictions import Predictions, Row
 from vizsage.evaluation.results import SCHEMA_VERSION, complaints, score
 from vizsage.evaluation.table import show
-from vizsage.files import sha256_file, write_json
+from vizsage.files import nearest_existing, sha256_file, write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.record import hardware, now, versions
 
@@ -247,9 +247,8 @@ def _answer(answerer: Answerer, samples: list[Sample], predictions: Predictions,
     try:
         for count, answer in enumerate(answers, start=1):
             sample = by_id[answer.sample_id]
-            if answer.text is None and config.on_bad_image == "fail":
-                # Raises BadImage if that is why; a sample that failed otherwise is recorded as failed.
-                load_image(sample.image, max_image_px=config.max_image_px)
+            if answer.text is None:
+                refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
             batch.append((sample, _as_row(answer, answerer.processor)))
             if count in batch_ends:
                 predictions.append(batch)
@@ -289,7 +288,7 @@ def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
 
 def _check_writable(folder: Path) -> None:
     """Raise ConfigError now rather than after the model is loaded. Creates nothing."""
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    existing = nearest_existing(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"output_dir: {existing} is not a folder that can be written to; name another output_dir")
 

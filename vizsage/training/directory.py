@@ -30,18 +30,18 @@ def only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
             held.append((output_dir / ".lock").open("w"))
+        except OSError as error:
+            raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
+        try:
             fcntl.lockf(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
-        except (BlockingIOError, PermissionError) as error:
-            if isinstance(error, PermissionError) and not held:
-                raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
+        except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
             raise ConfigError(
                 f"{output_dir}: another process is training in it; wait for its end or name another output_dir"
             ) from None
         except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
-                log.warning("%s: the file system has no locks; see to it that one run at a time uses it", output_dir)
-                return
-            raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
+            log.warning("%s: the file system has no locks; see to it that one run at a time uses it", output_dir)
 
     try:
         on_main(world, hold)

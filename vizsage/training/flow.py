@@ -60,14 +60,11 @@ class Flow(TrainerCallback):
                 best = self.validate_now(step)
             except Exception as error:  # noqa: BLE001 -- raised again by run.py, after the steps so far are saved
                 self.failure = error
-        if self.failure is not None:
-            control.should_save = control.should_training_stop = True
-            return control
-        control.should_save = self.interrupted or best or last or step % self.config.save_steps == 0
-        if self.progress.stopped_early and not self.interrupted:
+        if self.progress.stopped_early:
             log.info("stopping early at step %d: no better score since step %d", step, self.progress.reference_step)
-            control.should_save = True
-        control.should_training_stop = self.interrupted or last or self.progress.stopped_early
+        ends = self.interrupted or self.failure is not None or last or self.progress.stopped_early
+        control.should_save = ends or best or step % self.config.save_steps == 0
+        control.should_training_stop = ends
         return control
 
     def validate_now(self, step: int) -> bool:

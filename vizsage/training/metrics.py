@@ -56,8 +56,9 @@ class MetricsLog(TrainerCallback):
         """
         if self.path.exists():
             lines = [line for line in read_jsonl(self.path) if line["step"] <= step]
-            again = [line for line in lines if validation_too and line["step"] == step and "exact_match" in line]
-            write_jsonl(self.path, [line for line in lines if line not in again])
+            if validation_too:
+                lines = [line for line in lines if line["step"] < step or "exact_match" not in line]
+            write_jsonl(self.path, lines)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start bar and clock."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -36,7 +36,6 @@ from vizsage.training.trainer import VisionTrainer, trainer_arguments
 from vizsage.training.validation import validate
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def train(config: Config, latch: SignalLatch | None = None) -> None:
@@ -61,17 +60,16 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
         if not config.resume and not record.goes_on_anew(plan.identity):
             on_main(world, lambda: set_aside(config, record))
             record, plan = _plan(config, world)
+        # Without a result or a checkpoint nothing is lost by other settings: a mistake in the first try is mended.
         outcome = read_outcome(config.output_dir)
-        done = outcome is not None and outcome["exit_code"] == 0 and record.exists
+        if outcome and outcome["exit_code"] == 0 and record.exists:
+            check_same_run(config.output_dir, record.content["identity"], plan.identity)
+            if adapter_is_there(config):
+                log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
+                return None
         checkpoint = on_main(world, lambda: checkpoints.newest_whole(config.output_dir))
-        # Without a checkpoint or a result nothing is lost by other settings: a mistake in the first try is mended.
         if checkpoint:
             check_same_run(config.output_dir, checkpoints.read_identity(checkpoint), plan.identity)
-        elif done:
-            check_same_run(config.output_dir, record.content["identity"], plan.identity)
-        if done and outcome and adapter_is_there(config):
-            log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
-            return None
         return _attempt(plan, given, record, world, latch, checkpoint)
 
 

@@ -101,7 +101,7 @@ class VisionTrainer(SFTTrainer):
         return super().get_batch_samples(iter(batches), num_batches, device)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch. Raises RepeatingError on a loss that is not finite."""
+        """Forward and backward of one micro-batch; notes which of its samples were left out."""
         for sample_id, reason in inputs.pop("left_out", ()):
             self.progress.left_out[sample_id] = reason
         inputs.pop("sample_ids", None)
@@ -132,7 +132,10 @@ class VisionTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Called once a step, before the optimizer: the last moment at which the weights are still good."""
+        """Called once a step, before the optimizer: the last moment at which the weights are still good.
+
+        Raises RepeatingError when loss or gradient is not finite.
+        """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value = float(norm)
         if not math.isfinite(value):
@@ -185,9 +188,8 @@ class VisionTrainer(SFTTrainer):
         """Take up the loss since the last log line where the checkpoint left it (on_train_begin)."""
         self._tr_loss += self.progress.loss_sum
         self._globalstep_last_logged = self.progress.loss_logged_step
-        self.state.logging_steps = (
-            self.args.logging_steps
-        )  # a setting that may change; the checkpoint holds the old one
+        # The Trainer takes this from the checkpoint, but a continued run may be given another one.
+        self.state.logging_steps = self.args.logging_steps
 
     def load_adapter_weights(self, folder: Path) -> None:
         """Put the weights of a checkpoint into the adapter that is being trained.

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 
 from vizsage.backends.generation import generate_answers
 from vizsage.config import Config
-from vizsage.data.images import load_image
+from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.errors import VizSageError
 from vizsage.scoring.metrics import summarise
@@ -50,8 +50,8 @@ def validate(
     try:
         for answer in generate_answers(model, processor, share, config, batch_size=config.eval_batch_size, greedy=True):
             sample = by_id[answer.sample_id]
-            if answer.text is None and config.on_bad_image == "fail":
-                load_image(sample.image, max_image_px=config.max_image_px)  # raises if that is why it failed
+            if answer.text is None:
+                refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
             rows.append(
                 {
                     "prediction": answer.text,

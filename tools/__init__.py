@@ -1,0 +1,1 @@
+"""What Makefile calls besides the command."""
