@@ -1,0 +1,173 @@
+"""`python -m jobs.run train|eval CONFIG [key=value ...]`: `vizsage` with one process a GPU, on this node and its peers.
+
+torch.distributed's own launcher starts and watches the processes. It is called as a library, because `torchrun` turns
+every exit code into 1: here the code of the first process that failed comes back, 128 + n for one killed by signal n.
+Signals reach every process, which gets all the time that the scheduler grants.
+
+Nothing of a scheduler is known here, only neutral variables: NNODES and NODE_RANK (defaults 1 and 0), MASTER_ADDR and
+MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vizsage.config import load_config
+from vizsage.errors import EXIT_INTERRUPTED, EXIT_UNKNOWN, ConfigError, VizSageError
+
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+# The scheduler ends the job when its own patience ends; this launcher must not be the one that cuts a checkpoint short.
+_GRACE_S = 24 * 3600
+# Other nodes see the outcome that the first one wrote when their shared storage shows it.
+_OUTCOME_S = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one attempt; return the exit code of README.md's table, or 1 for an interruption without a step forward."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if len(arguments) < 2 or arguments[0] not in ("train", "eval"):
+            raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]")
+        command, config, rest = arguments[0], Path(arguments[1]), arguments[2:]
+        output_dir = load_config(config, [word for word in rest if "=" in word and word[0] != "-"]).output_dir
+        environments = worker_environments(os.environ, _processes(command))
+    except VizSageError as error:
+        return _say(str(error), error.exit_code)
+    marks = _marks(command, output_dir)
+    code = _launch([sys.executable, "-u", "-m", "vizsage", *arguments], environments)
+    if code == EXIT_INTERRUPTED and not _went_forward(command, output_dir, marks):
+        # Whoever retries interruptions for ever would do so with a job that cannot get anywhere.
+        return _say(f"{output_dir}: interrupted before the first step of this attempt: a failure", EXIT_UNKNOWN)
+    return code
+
+
+def worker_environments(given: Mapping[str, str], processes: int) -> list[dict[str, str]]:
+    """What each process of this node finds in its environment; one process in all needs nothing and joins nobody.
+
+    Raises ConfigError where the variables do not describe a node of a group.
+    """
+    try:
+        nodes, node = int(given.get("NNODES", "1")), int(given.get("NODE_RANK", "0"))
+    except ValueError:
+        raise ConfigError("NNODES and NODE_RANK: expected whole numbers") from None
+    if not 0 <= node < nodes:
+        raise ConfigError(f"NODE_RANK: expected 0 to {nodes - 1} with NNODES {nodes}, found {node}")
+    world = nodes * processes
+    if world == 1:
+        return [{}]
+    address, port = given.get("MASTER_ADDR", ""), given.get("MASTER_PORT", "")
+    if nodes > 1 and not (address and port.isdecimal()):
+        raise ConfigError("MASTER_ADDR and MASTER_PORT: several nodes need the first one's name and a free port of it")
+    common = {
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "GROUP_RANK": str(node),
+        "MASTER_ADDR": address or "127.0.0.1",
+        "MASTER_PORT": port or str(_free_port()),
+    }
+    if "OMP_NUM_THREADS" not in given:  # all processes together take the cores that this node lends
+        common["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    return [{**common, "RANK": str(node * processes + i), "LOCAL_RANK": str(i)} for i in range(processes)]
+
+
+def _processes(command: str) -> int:
+    """Processes on this node. An evaluation takes one."""
+    if command == "eval":
+        if os.environ.get("NNODES", "1") != "1":
+            raise ConfigError("an evaluation runs on one node; ask for one")
+        return 1
+    text = os.environ.get("PROCESSES_PER_NODE", "")
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigError(f"PROCESSES_PER_NODE: expected a number of 1 or more, found {text!r}")
+        return int(text)
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _launch(command: list[str], environments: list[dict[str, str]]) -> int:
+    """Run `command` once for each environment and return the first failing process's exit code, or 0."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # vizsage says what happened, in a line
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = SIGNALS
+    signalled: SignalException | None = None
+    with tempfile.TemporaryDirectory(prefix="jobs-run-") as logs:
+        processes = start_processes(
+            name="vizsage",
+            entrypoint=command[0],
+            args={rank: tuple(command[1:]) for rank in range(len(environments))},
+            envs=dict(enumerate(environments)),
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        while True:
+            try:
+                if signalled is not None:
+                    signal, signalled = signalled.sigval, None
+                    processes.close(_asking_to_stop(signal), timeout=_GRACE_S)
+                result = processes.wait(period=0.2)
+                break
+            except SignalException as another:  # a second one while the first is being answered is passed on as well
+                signalled = another
+    failures = list(result.failures.values()) if result else []
+    if not failures:
+        return 0
+    code = min(failures, key=lambda failure: failure.timestamp).exitcode
+    return int(code) if code >= 0 else 128 - int(code)
+
+
+def _asking_to_stop(number: Any) -> Any:
+    """SIGHUP and SIGQUIT would end the training on the spot."""
+    import signal
+
+    return signal.SIGTERM if number in (signal.SIGHUP, signal.SIGQUIT) else signal.Signals(number)
+
+
+def _marks(command: str, output_dir: Path) -> Any:
+    """What a step forward changes: the file that an attempt writes last, or the predictions that were appended."""
+    names = ["outcome.json"] if command == "train" else ["evaluation_results/*/predictions.jsonl"]
+    found = {path: path.stat() for name in names for path in output_dir.glob(name)}
+    return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def _went_forward(command: str, output_dir: Path, before: Any) -> bool:
+    """Whether the attempt that ended just now made a step. All nodes read the same files and so agree."""
+    if command == "eval":
+        return bool(_marks(command, output_dir) != before)
+    waited = time.monotonic() + _OUTCOME_S
+    while _marks(command, output_dir) == before or not (output_dir / "outcome.json").exists():
+        if time.monotonic() > waited:
+            return False
+        time.sleep(0.5)
+    try:
+        attempt = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))["attempts"][-1]
+        return int(attempt["step"]) > int(attempt["resumed_from_step"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        _say(f"{output_dir / 'run.json'}: does not tell how far this attempt came: {error!r}", EXIT_UNKNOWN)
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"jobs.run: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

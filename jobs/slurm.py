@@ -1,0 +1,125 @@
+"""SLURM: sending jobs through submitit, asking what became of them, cancelling."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.profile import Profile
+from jobs.script import sbatch_parameters, script_text, task_command
+from jobs.spec import Work
+from jobs.submissions import Submission, now
+from vizsage.errors import ConfigError, VizSageError
+
+ACTIVE = ("pending", "running", "ending")
+_WORDS = {
+    "PENDING": "pending",
+    "REQUEUED": "pending",
+    "REQUEUE_HOLD": "pending",
+    "SPECIAL_EXIT": "pending",
+    "CONFIGURING": "running",
+    "RUNNING": "running",
+    "SUSPENDED": "running",
+    "STOPPED": "running",
+    "SIGNALING": "running",
+    "RESIZING": "running",
+    "STAGE_OUT": "ending",
+    "COMPLETING": "ending",
+    "COMPLETED": "completed",
+    "CANCELLED": "cancelled",
+    "TIMEOUT": "failed",
+    "DEADLINE": "failed",
+    "NODE_FAIL": "failed",
+    "BOOT_FAIL": "failed",
+    "OUT_OF_MEMORY": "failed",
+    "FAILED": "failed",
+    "PREEMPTED": "failed",
+    "REVOKED": "failed",
+}
+
+
+def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str | None = None) -> list[Submission]:
+    """Send one job, or an array with one member for each of `works`. `folder` takes script and log.
+
+    Raises ConfigError where SLURM is missing or refuses the job.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    if not (shutil.which("sbatch") and shutil.which("srun")):
+        raise ConfigError("sbatch and srun are not here; submit from a login node of the cluster, or add --dry-run")
+    for work in works:
+        work.freeze()
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = submitit.SlurmExecutor(folder)
+    executor.update_parameters(**sbatch_parameters(works, profile, after=after))
+    if len(works) > 1:
+        executor.parameters["map_count"] = len(works)
+    try:
+        # Not `submit`: it would send a pickled function, which another Python or a container could not read.
+        job = executor._submit_command(task_command(works, profile))
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if "sbatch: error" in line]
+        raise ConfigError(f"sbatch refused the job: {'; '.join(lines) or ' '.join(str(error).split())}") from None
+    finally:
+        for left in folder.glob(".submission_file_*.sh"):
+            if not left.is_symlink():
+                left.unlink()
+    array = len(works) > 1
+    return [
+        Submission(
+            job_id=f"{job.job_id}_{i}" if array else job.job_id,
+            kind=work.command,
+            scheduler="slurm",
+            submitted=now(),
+            run_dir=str(work.run_dir),
+            log=str(folder / f"{job.job_id}{f'_{i}' if array else ''}_0_log.out"),
+            script=str(folder / f"{job.job_id}_submission.sh"),
+            config=str(work.settings_file),
+        )
+        for i, work in enumerate(works)
+    ]
+
+
+def dry_run(works: Sequence[Work], profile: Profile, folder: Path, *, after: str | None = None) -> str:
+    """The script that `submit` would send."""
+    return script_text(works, profile, folder, after=after)
+
+
+def ask(job_id: str) -> tuple[str, str] | None:
+    """(state in this project's words, SLURM's own words), or None where SLURM does not know the job any more.
+
+    sacct is asked first; it fails where the cluster keeps no accounts, and squeue remembers a job for some minutes.
+    """
+    for command in (
+        ["sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,Reason"],
+        ["squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T|%r"],
+    ):
+        line = _first_line(command)
+        if line:
+            state, _, reason = line.partition("|")
+            state = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
+            told = reason if reason not in ("", "None") else ""
+            return _WORDS.get(state, state.lower()), f"{state}{f' ({told})' if told else ''}"
+    return None
+
+
+def cancel(job_id: str) -> None:
+    """SIGTERM to the job now, SIGKILL after the cluster's KillWait. Raises VizSageError where scancel fails."""
+    try:
+        subprocess.run(["scancel", job_id], check=True, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        raise ConfigError("scancel is not here; cancel from a login node of the cluster") from None
+    except subprocess.SubprocessError as error:
+        raise VizSageError(f"scancel {job_id}: {getattr(error, 'stderr', None) or error}") from None
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    lines = done.stdout.strip().splitlines()
+    return lines[0].strip() if done.returncode == 0 and lines else ""

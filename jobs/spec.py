@@ -1,0 +1,59 @@
+"""What is to be run, independent of where: the command, its settings as they are now, and the run directory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vizsage.config import Config, config_to_yaml, load_config
+from vizsage.errors import ConfigError
+from vizsage.files import write_text
+
+FOLDER = "jobs"  # below the run directory: scripts, logs and frozen settings of its jobs
+
+
+@dataclass(frozen=True)
+class Work:
+    """One `vizsage train` or `vizsage eval`. Paths are absolute."""
+
+    command: str
+    config: Config
+    run_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the jobs of the run keep their files."""
+        return self.run_dir / FOLDER
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings as they were when the job was sent: an edit while it waits in the queue does not reach it.
+
+        The name follows from the content, so that another submission never changes the file of a waiting job.
+        """
+        digest = hashlib.sha256(config_to_yaml(self.config).encode()).hexdigest()[:12]
+        return self.folder / f"settings-{digest}.yaml"
+
+    def freeze(self) -> None:
+        """Write the settings file. Raises ConfigError where the run directory cannot be written."""
+        try:
+            write_text(self.settings_file, config_to_yaml(self.config))
+        except OSError as error:
+            raise ConfigError(f"output_dir: {self.run_dir} cannot be written: {error.strerror}") from None
+
+
+def work(command: str, config: Config) -> Work:
+    """The work of `command` with `config`. Raises ConfigError for settings that a launcher cannot serve."""
+    run_dir = config.output_dir.absolute()
+    if "%" in str(run_dir):
+        raise ConfigError(f"output_dir: {run_dir} has a %, which SLURM reads as a pattern; name another folder")
+    if config.name_trained_model == FOLDER:
+        raise ConfigError(f"name_trained_model: {FOLDER!r} is the folder that launchers keep their files in")
+    return Work(command, config, run_dir)
+
+
+def load_work(command: str, path: Path, overrides: Sequence[str] = ()) -> Work:
+    """The work of `command` with the settings of a YAML file. Raises ConfigError."""
+    return work(command, load_config(path, overrides))

@@ -1,0 +1,111 @@
+"""What became of a run: SLURM's word on its jobs, and what the run itself left on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import slurm
+from jobs.submissions import Submission, of_run
+from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
+
+CANCELLED = ".cancelled"
+_LOG_TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How one job stands. `state` is one of pending, running, ending, completed, cancelled, interrupted, failed, unknown."""
+
+    submission: Submission
+    state: str
+    detail: str
+    step: int | None
+    error: str | None
+
+    @property
+    def active(self) -> bool:
+        """Whether the job may still write into its run directory."""
+        return self.state in slurm.ACTIVE
+
+
+def state_of(submission: Submission) -> JobState:
+    """Ask SLURM; where it has forgotten the job, read what the job left."""
+    told = slurm.ask(submission.job_id)
+    run_dir = Path(submission.run_dir)
+    outcome = _json(run_dir / "outcome.json")
+    state, detail = told or _left_behind(submission, outcome)
+    step = outcome.get("step") if isinstance(outcome.get("step"), int) else _newest_checkpoint(run_dir)
+    error = None
+    if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
+        error = last_error(Path(submission.log)) or str(outcome.get("reason") or "") or None
+    if state == "pending" and _failures(submission):
+        detail += f", after {_failures(submission)} failed attempts"
+    return JobState(submission, state, detail, step, error)
+
+
+def state_of_run(run_dir: Path) -> str:
+    """One word for the newest training job of a run, or for the run itself where none was sent."""
+    jobs = [one for one in of_run(run_dir) if one.kind == "train"] or of_run(run_dir)
+    if jobs:
+        return state_of(jobs[-1]).state
+    outcome = _json(run_dir / "outcome.json")
+    return _word(outcome["exit_code"]) if "exit_code" in outcome else "unknown"
+
+
+def last_error(log: Path) -> str | None:
+    """The last error in the log of a job's newest attempt: a line of this project's, or else the last line."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    attempt = text[text.rfind("=== attempt ") :] if "=== attempt " in text else text
+    lines = [line.strip() for line in attempt.splitlines()]
+    ours = [line for line in lines if line.startswith(("vizsage: error:", "jobs.run:"))]
+    other = [line for line in lines if line and not line.startswith(("===", "srun:", "slurmstepd", "Terminated"))]
+    return (ours or other or [None])[-1]
+
+
+def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, str]:
+    """State and detail from the files of a job that SLURM has forgotten."""
+    try:
+        code_text, host_state = (submission.folder / f"{submission.job_id}.end").read_text().split()
+        code = int(code_text)
+    except (OSError, ValueError):
+        return "unknown", "SLURM does not know the job any more, and it left no word"
+    if code != EXIT_DONE and (submission.folder / f"{submission.job_id}{CANCELLED}").exists():
+        return "cancelled", "by python -m jobs cancel"
+    detail = f"SLURM has forgotten the job; it ended with exit code {code}"
+    if code == EXIT_INTERRUPTED and host_state != "RUNNING":
+        detail += ", stopped from outside"
+    if submission.kind == "train" and code == EXIT_INTERRUPTED and outcome.get("exit_code") == EXIT_DONE:
+        return "completed", "outcome.json: done"
+    return _word(code), detail
+
+
+def _word(code: int) -> str:
+    return {EXIT_DONE: "completed", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed")
+
+
+def _failures(submission: Submission) -> int:
+    try:
+        return int((submission.folder / f"{submission.job_id}.failures").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _newest_checkpoint(run_dir: Path) -> int | None:
+    steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    return max(steps, default=None)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,84 @@
+"""What was sent: a line for each job in its run directory, and in one list for whoever asks for "the latest run"."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.spec import FOLDER
+from vizsage.errors import ConfigError
+from vizsage.files import append_jsonl, read_jsonl
+
+FILE = "submissions.jsonl"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job. Paths are absolute; `submitted` is UTC, ISO 8601."""
+
+    job_id: str
+    kind: str
+    scheduler: str
+    submitted: str
+    run_dir: str
+    log: str
+    script: str
+    config: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the job keeps its files."""
+        return Path(self.run_dir) / FOLDER
+
+
+def now() -> str:
+    """The current time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def note(submission: Submission) -> None:
+    """Write it into the run directory and into the list of all."""
+    line = dataclasses.asdict(submission)
+    append_jsonl(submission.folder / FILE, [line])
+    append_jsonl(_list_of_all(), [line])
+
+
+def of_run(run_dir: Path) -> list[Submission]:
+    """The jobs of a run, oldest first. Empty where none was sent. Raises ConfigError for a file that is not a list."""
+    return _read(run_dir / FOLDER / FILE)
+
+
+def find(run: str | None) -> list[Submission]:
+    """The jobs of the run that `run` names: its directory, that directory's name, or a job id; None: the latest run.
+
+    Oldest first. Raises ConfigError where there is no such run.
+    """
+    if run is not None and (Path(run) / FOLDER / FILE).exists():
+        return of_run(Path(run).absolute())
+    everything = _read(_list_of_all())
+    for one in reversed(everything):
+        if run in (None, one.run_dir, Path(one.run_dir).name, one.job_id, one.job_id.split("_")[0]) or (
+            run is not None and str(Path(run).absolute()) == one.run_dir
+        ):
+            return of_run(Path(one.run_dir)) or [s for s in everything if s.run_dir == one.run_dir]
+    if run is None:
+        raise ConfigError("no run was submitted yet; see python -m jobs submit --help")
+    raise ConfigError(f"{run}: no submitted run; name its run directory, the directory's name, or a job id")
+
+
+def _list_of_all() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "vizsage" / FILE
+
+
+def _read(path: Path) -> list[Submission]:
+    if not path.exists():
+        return []
+    known = {field.name for field in dataclasses.fields(Submission)}
+    try:
+        return [Submission(**{k: v for k, v in line.items() if k in known}) for line in read_jsonl(path)]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a list of submitted jobs ({error}); move it away") from None
