@@ -1,7 +1,8 @@
 """Every setting of a run: its type, default, bounds and one line of help.
 
 One flat YAML file, `key=value` overrides on the command line, one frozen `Config`. All problems of a file are
-reported together, each naming its key, what was found and what is allowed.
+reported together, each naming its key, what was found and what is allowed. `read_yaml` and `build` do the same for
+settings of other kinds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -46,6 +47,8 @@ OPTIMIZERS = Literal[
 SCHEDULERS = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Config(BaseModel):
@@ -231,7 +234,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError with every problem of file and overrides, a clause each, in one line.
     """
-    settings = _read_yaml(path)
+    settings = read_yaml(path)
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -244,22 +247,31 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:
     """Validate `settings`. Raises ConfigError that lists all problems after `source`."""
+    return build(Config, settings, source, problems)
+
+
+def build(model: type[Model], settings: dict[str, Any], source: str, problems: Iterable[str] = ()) -> Model:
+    """Validate `settings` as a `model`, which forbids other keys and whose fields each have a description.
+
+    Raises ConfigError: in one line, after `source`, the given problems and a clause for each key that has one. The
+    value of a field with repr=False, which may hold a secret, is not shown.
+    """
     found = list(problems)
-    known = Config.model_fields
+    known = model.model_fields
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
             found.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-    config, problems_of_keys = _validated({key: value for key, value in settings.items() if key in known})
+    built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
         # The rules over several settings come after those of each; try them on what is left.
-        _, others = _validated({k: v for k, v in settings.items() if k in known and k not in problems_of_keys})
+        _, others = _validated(model, {k: v for k, v in settings.items() if k in known and k not in problems_of_keys})
         clauses = others.get("", "").split("; ")
         found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
-    if found or config is None:
+    if found or built is None:
         raise ConfigError(f"{source}: " + "; ".join(found))
-    return config
+    return built
 
 
 def config_to_yaml(config: Config) -> str:
@@ -277,10 +289,10 @@ def _override_value(text: str) -> Any:
     return text if isinstance(value, (str, list, dict)) and not bracketed else value
 
 
-def _validated(settings: dict[str, Any]) -> tuple[Config | None, dict[str, str]]:
-    """The Config, or one clause for each key with a problem; "" is the key of the rules over several settings."""
+def _validated(model: type[Model], settings: dict[str, Any]) -> tuple[Model | None, dict[str, str]]:
+    """The model, or one clause for each key with a problem; "" is the key of the rules over several settings."""
     try:
-        return Config(**settings), {}
+        return model(**settings), {}
     except ValidationError as error:
         details = error.errors(include_url=False)
     messages: dict[str, list[str]] = {}
@@ -290,15 +302,16 @@ def _validated(settings: dict[str, Any]) -> tuple[Config | None, dict[str, str]]
         # A key that may have several types fails once for each of them.
         messages.setdefault(key, []).append(detail["msg"].removeprefix("Value error, "))
         inputs.setdefault(key, detail["input"])
-    return None, {key: _clause(key, messages[key], inputs[key]) for key in messages}
+    return None, {key: _clause(model, key, messages[key], inputs[key]) for key in messages}
 
 
-def _clause(key: str, messages: list[str], found: Any) -> str:
+def _clause(model: type[BaseModel], key: str, messages: list[str], found: Any) -> str:
     if not key:
         return "; ".join(messages)
-    field = Config.model_fields[key]
+    field = model.model_fields[key]
     purpose = (field.description or "").rstrip(".")
-    return f"{key}: {', or '.join(messages)}, found {_shown(found)} ({purpose}; default {_shown(field.default)})"
+    value = f", found {_shown(found)}" if field.repr else ""
+    return f"{key}: {', or '.join(messages)}{value} ({purpose}; default {_shown(field.default)})"
 
 
 def _shown(value: Any) -> str:
@@ -343,10 +356,26 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+class _TextLoader(_Loader):
+    """Keeps every scalar but null as the text that stands in the file."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty one.
+
+    With `as_text` numbers and switches stay the texts that stand in the file: YAML takes 24:00:00 for the number 86400,
+    010 for 8 and `no` for false.
+
+    Raises ConfigError, one line naming file, line and column, where the file is missing or something else.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        settings = yaml.load(text, Loader=_Loader)
+        settings = yaml.load(text, Loader=_TextLoader if as_text else _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
     except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
