@@ -29,7 +29,7 @@ export MASTER_ADDR MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))"""
 # Only a RUNNING job requeues itself: a cancelled one would come back to life, and a preempted one is requeued already.
 EPILOGUE = """\
 code=$?
-state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
+state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
 echo "$code ${state:-UNKNOWN}" > "$run_dir/jobs/$id.end"
 requeue() {
     for pause in 0 5 30 60; do
