@@ -1,0 +1,154 @@
+"""A sweep: one run for each combination of the values that overrides list, `lr=1e-4,2e-4 lora_r=16,32`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vizsage.config import Config, load_config
+from vizsage.errors import ConfigError
+
+# Whatever else stands in a value means something to a shell, to SLURM (%) or to a list of mounts (:).
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=,+-]+")
+# A folder name has at most 255 bytes; job names and paths below the folder want room as well.
+_LONGEST_NAME = 120
+_CLOSING = {"[": "]", "{": "}"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep. `overrides` are all of them, output_dir last: with the file they give `config`."""
+
+    run_dir: Path
+    overrides: tuple[str, ...]
+    config: Config
+
+
+def combinations(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every combination of the listed values, the last override changing fastest; `key=value` texts in the order given.
+
+    A comma separates values unless it stands inside brackets, braces or quotes. Raises ConfigError for a key given
+    twice, a value given twice or empty, and where no override has several values.
+    """
+    return list(itertools.product(*_choices(overrides)))
+
+
+def run_name(swept: Sequence[str]) -> str:
+    """The folder name of a member: its overrides that have several values, `lr=1e-4,lora_r=16`.
+
+    What is unsafe in a shell or in SLURM becomes `_`, and a long name is cut; a hash then keeps names apart.
+    """
+    whole = ",".join(swept)
+    safe = _UNSAFE.sub("_", whole)
+    if safe == whole and len(whole) <= _LONGEST_NAME:
+        return whole
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{safe[: _LONGEST_NAME - 9]}-{digest}"
+
+
+def members(config_path: Path, overrides: Sequence[str]) -> list[Member]:
+    """The runs of a sweep, each with its own folder below output_dir, in the order of `combinations`.
+
+    Raises ConfigError with the problems of all members, and where two of them would be the same run or deliver their
+    adapters into the same folder; nothing is returned unless every member is valid.
+    """
+    choices = _choices(overrides)
+    swept = [index for index, texts in enumerate(choices) if len(texts) > 1]
+    if any(_key(choices[index][0]) == "output_dir" for index in swept):
+        raise ConfigError("output_dir: a sweep takes one and makes a folder for each of its runs below it")
+    found: list[tuple[Config, Member]] = []
+    problems: dict[str, None] = {}
+    for combination in itertools.product(*choices):
+        try:
+            config = load_config(config_path, combination)
+        except ConfigError as error:  # a wrong value is wrong in many members; each clause is told once
+            problems |= dict.fromkeys(str(error).removeprefix(f"{config_path}: ").split("; "))
+            continue
+        run_dir = config.output_dir / run_name([combination[index] for index in swept])
+        others = tuple(text for text in combination if _key(text) != "output_dir")
+        member = Member(run_dir, (*others, f"output_dir={run_dir}"), config.model_copy(update={"output_dir": run_dir}))
+        found.append((config, member))
+    if problems:
+        raise ConfigError(f"{config_path}: " + "; ".join(problems))
+    _check_apart(found)
+    return [member for _, member in found]
+
+
+def _choices(overrides: Sequence[str]) -> list[list[str]]:
+    """The `key=value` texts that each override stands for."""
+    choices, keys = [], set()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"{override!r} is not an override; write key=value or key=value,value")
+        if key in keys:
+            raise ConfigError(f"{key}: given twice; write all its values behind one {key}=")
+        keys.add(key)
+        choices.append([f"{key}={value}" for value in _values(key, text)])
+    if all(len(texts) == 1 for texts in choices):
+        raise ConfigError("a sweep needs an override with several values, such as lr=1e-4,2e-4")
+    return choices
+
+
+def _values(key: str, text: str) -> list[str]:
+    """The values between the commas of `text`."""
+    values = [value.strip() for value in _split(key, text)]
+    if "" in values:
+        raise ConfigError(f"{key}: an empty value in {text!r}; write null for none, quotes around a value with commas")
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{key}: the value {twice} stands twice in {text!r}")
+    return values
+
+
+def _split(key: str, text: str) -> Iterable[str]:
+    """Cut `text` at the commas outside brackets and quotes. Raises ConfigError where one of these is not closed."""
+    open_brackets: list[str] = []
+    quote, start, index = "", 0, 0
+    while index < len(text):
+        char = text[index]
+        if quote:
+            if char == "\\" and quote == '"' or char == quote == "'" == text[index + 1 : index + 2]:
+                index += 1  # an escaped character, or two single quotes, which stand for one
+            elif char == quote:
+                quote = ""
+        elif char in "\"'" and (index == start or text[index - 1] in " ,[{:"):
+            quote = char  # elsewhere it is an apostrophe
+        elif char in _CLOSING:
+            open_brackets.append(char)
+        elif open_brackets and char in _CLOSING.values():
+            if char != _CLOSING[open_brackets.pop()]:
+                raise ConfigError(f"{key}: brackets do not match in {text!r}")
+        elif char == "," and not open_brackets:
+            yield text[start:index]
+            start = index + 1
+        index += 1
+    if quote or open_brackets:
+        raise ConfigError(f"{key}: {quote or open_brackets[-1]} is not closed in {text!r}")
+    yield text[start:]
+
+
+def _check_apart(found: Sequence[tuple[Config, Member]]) -> None:
+    """Raise ConfigError where two members differ in how they are written only, or would overwrite each other."""
+    runs: dict[str, Member] = {}
+    adapters: dict[Path, Member] = {}
+    for config, member in found:
+        other = runs.setdefault(config.model_dump_json(), member)
+        if other is not member:
+            raise ConfigError(
+                f"{other.run_dir.name} and {member.run_dir.name} are the same run: equal values, two texts"
+            )
+        if adapters.setdefault(member.config.adapter_dir.absolute(), member) is not member:
+            raise ConfigError(
+                f"save_path: all runs of the sweep would put their adapters into {member.config.adapter_dir}; "
+                "save_path=null leaves each in its own folder"
+            )
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0]
