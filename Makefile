@@ -10,10 +10,10 @@ JOBS   ?= 2
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE  := vizsage tests tools benchmarks
+CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format train eval check schema settings-table benchmark figures lock clean
+.PHONY: help install demo test lint format train eval submit-slurm check schema settings-table benchmark figures lock clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -46,6 +46,9 @@ train: $(STAMP) ## fine-tune as CONFIG says; the same command continues an inter
 
 eval: $(STAMP) ## evaluate the adapter of CONFIG on its test split (ARGS="--base": the base model)
 	$(BIN)/vizsage eval $(CONFIG) $(ARGS)
+
+submit-slurm: $(STAMP) ## send a run of CONFIG to a SLURM cluster (PROFILE=my_cluster, ARGS="--then-eval --nodes 2 lr=1e-4")
+	@$(BIN)/python -m jobs submit slurm train $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 check: $(STAMP) ## find what would stop a run of CONFIG later: settings, records, images, disk
 	$(BIN)/vizsage check $(CONFIG) $(ARGS)

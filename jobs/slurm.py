@@ -101,8 +101,9 @@ def ask(job_id: str) -> tuple[str, str] | None:
         if line:
             state, _, reason = line.partition("|")
             state = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
-            told = reason if reason not in ("", "None") else ""
-            return _WORDS.get(state, state.lower()), f"{state}{f' ({told})' if told else ''}"
+            word = _WORDS.get(state, state.lower())
+            # What a job that ended once waited for says nothing any more.
+            return word, reason if word == "pending" and reason not in ("", "None") else state
     return None
 
 
