@@ -1,0 +1,230 @@
+"""What a job asks of a cluster: partition, GPUs, memory, time, container. One YAML file a cluster."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from vizsage.config import Count, PositiveInt, build, read_yaml
+from vizsage.errors import ConfigError
+
+FOLDER = Path("config/clusters")
+DEFAULT = "default"
+
+# As SLURM names them; the number of parts decides what they are.
+_TIMES = (
+    r"(?P<minutes>\d+)",
+    r"(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+)
+_UNIT_S = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+_UNLIMITED = ("UNLIMITED", "INFINITE")
+# TOKENIZERS_PARALLELISM is no secret, and neither is the name of the file that holds one (HF_TOKEN_PATH).
+_SECRET_NAME = r"(?i:\w*(?:TOKEN(?!IZ)|API_?KEY|SECRET|PASSWORD|PASSWD)\w*)(?<!_PATH)(?<!_FILE)(?<!_DIR)"
+# NAME=value with a value that stands there, not one that is fetched: NAME=$(cat FILE), NAME=$OTHER
+_SECRET_ASSIGNED = re.compile(rf"(?<!\w)({_SECRET_NAME})=[\"']?[^\s\"'$`]")
+_KEEP_OUT = "looks like a secret, which would stand in the script; export it in your shell: it is passed through"
+
+
+def _line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("expected a text in one line")
+    return text.strip()
+
+
+def _word(text: str) -> str:
+    """A value of an #SBATCH line, where a blank would begin something else."""
+    if not text.isprintable() or re.fullmatch(r"\S+", text) is None:
+        raise ValueError("expected one word without blanks")
+    return text
+
+
+def _memory(text: str) -> str:
+    if re.fullmatch(r"\d+[KMGT]?", text, re.IGNORECASE) is None:
+        raise ValueError("expected a number with K, M, G or T, for example 64G, or 0 for all that a node has")
+    return text
+
+
+def _time(text: str) -> str:
+    _seconds(text)
+    return text
+
+
+def _container(text: str) -> str:
+    """The image stands quoted in the script, where the shell fills nothing in."""
+    kind, _, image = text.strip().partition(" ")
+    image = image.strip()
+    if (kind, image) != ("none", "") and (kind not in ("apptainer", "pyxis") or not image or not image.isprintable()):
+        raise ValueError("expected none, apptainer FILE.sif or pyxis FILE.sqsh")
+    if image.startswith(("~", "$")):
+        raise ValueError("expected the image's path written out, without ~ or variables")
+    return f"{kind} {image}".strip()
+
+
+def _mount(text: str) -> str:
+    """Both paths stand quoted in the script; a comma would begin the next mount."""
+    if not text.isprintable() or re.fullmatch(r"/[^:,]*:/[^:,]*(:ro|:rw)?", text) is None:
+        raise ValueError("expected SRC:DST, SRC:DST:ro or SRC:DST:rw, two absolute paths without a comma")
+    return text
+
+
+def _cache(text: str) -> str:
+    """It stands between double quotes in the script, where the shell fills variables in and ~ stays what it is."""
+    if not text.isprintable() or re.fullmatch(r"[/$][^\"`\\]*", text) is None or "$(" in text:
+        raise ValueError("expected an absolute path; variables such as $USER are filled in on the node")
+    return text
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    for name, value in variables.items():
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
+            raise ValueError(f"{name!r} is no name of a variable")
+        if re.fullmatch(_SECRET_NAME, name):
+            raise ValueError(f"{name} {_KEEP_OUT}")
+        if "\0" in value:
+            raise ValueError(f"{name} has a null character")
+    return variables
+
+
+def _without_secrets(lines: tuple[str, ...]) -> tuple[str, ...]:
+    for line in lines:
+        if "\0" in line:
+            raise ValueError("null character")
+        if found := _SECRET_ASSIGNED.search(line):
+            raise ValueError(f"{found[1]} {_KEEP_OUT}")
+    return lines
+
+
+Word = Annotated[str, AfterValidator(_word)]
+# Not shown in messages (repr=False below): what somebody wrote there against all advice shall not reach a log.
+Lines = Annotated[tuple[str, ...], AfterValidator(_without_secrets)]
+
+
+class Profile(BaseModel):
+    """What a job asks of one cluster, validated. A request that is None is left to the cluster's own default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, title="Cluster profile")
+
+    # where
+    partition: Word | None = Field(None, description="Partition (queue); null: the cluster's default.")
+    account: Word | None = Field(None, description="Account that is charged; null: your default.")
+    qos: Word | None = Field(None, description="Quality of service; null: your default.")
+    constraint: Word | None = Field(None, description="Features that the nodes must have, for example a100&ib.")
+
+    # how much
+    nodes: PositiveInt = Field(1, description="Nodes; an evaluation takes one.")
+    gpus_per_node: Count = Field(1, description="GPUs on each node, one process a GPU; 0: none.")
+    gres: Word | None = Field(None, description="Asked for instead of gpus_per_node, for example gpu:a100:4.")
+    cpus_per_task: PositiveInt = Field(8, description="CPU cores on each node.")
+    mem: Annotated[str, AfterValidator(_memory)] | None = Field(
+        None, description="Memory of each node: M without a unit, or K, M, G, T; 0: all; null: the cluster's default."
+    )
+    time: Annotated[str, AfterValidator(_time)] = Field(
+        "24:00:00",
+        description="Time limit of one attempt: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED.",
+    )
+
+    # interruption
+    signal_delay_s: PositiveInt = Field(
+        600, le=65535, description="Seconds before the time limit at which the run saves, ends and is queued again."
+    )
+    max_retries: Count = Field(3, description="Unknown failures of a job after which it is queued again.")
+
+    # what the command finds
+    setup: Lines = Field(
+        (),
+        repr=False,
+        description="Lines of bash before the command, run on the first node; what they export reaches all.",
+    )
+    environment: Annotated[dict[str, str], AfterValidator(_environment)] = Field(
+        {}, repr=False, description="Variables of the command."
+    )
+    container: Annotated[str, AfterValidator(_container)] = Field(
+        "none", description="none, apptainer FILE.sif or pyxis FILE.sqsh."
+    )
+    mounts: tuple[Annotated[str, AfterValidator(_mount)], ...] = Field(
+        (), description="Folders that the container sees: SRC:DST, SRC:DST:ro or SRC:DST:rw."
+    )
+    local_cache: Annotated[str, AfterValidator(_cache)] | None = Field(
+        None, description="Folder on the node's own disk for caches, for example /tmp/$USER; null: none."
+    )
+    srun_options: Lines = Field((), repr=False, description="More options of srun, one word each.")
+    python: Annotated[str, AfterValidator(_line)] | None = Field(
+        None, description="Python that runs the job; null: the one that submits, python3 in a container."
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> Profile:
+        """Rules over several keys."""
+        problems = []
+        if self.time_limit_s is not None and self.signal_delay_s >= self.time_limit_s:
+            problems.append(
+                f"signal_delay_s: {self.signal_delay_s} seconds before the end must lie within time: {self.time}"
+            )
+        if self.mounts and self.container_kind == "none":
+            problems.append("mounts: only a container has mounts, and container is none")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def time_limit_s(self) -> int | None:
+        """Seconds of one attempt; None: unlimited."""
+        return _seconds(self.time)
+
+    @property
+    def container_kind(self) -> str:
+        """none, apptainer or pyxis."""
+        return self.container.partition(" ")[0]
+
+    @property
+    def container_image(self) -> str | None:
+        """The file behind the kind, as srun or apptainer takes it."""
+        kind, _, image = self.container.partition(" ")
+        # pyxis looks for a name without a folder in a registry.
+        return f"./{image}" if kind == "pyxis" and re.match(r"(?![./]).*\.sqsh$", image) else image or None
+
+
+def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
+    """The profile NAME of config/clusters/, or the one in a YAML file given by its path, with `changes` laid over it.
+
+    None means config/clusters/default.yaml, and the defaults of Profile where there is no such file. Raises
+    ConfigError with every problem, a clause each, in one line.
+    """
+    path = _path(name)
+    # As texts: 24:00:00 without quotes would be a number, and a variable's `yes` a switch.
+    settings = read_yaml(path, as_text=True) if path else {}
+    return build(Profile, settings | changes, source=str(path or "profile"))
+
+
+def _path(name: str | None) -> Path | None:
+    if name is None:
+        path = FOLDER / f"{DEFAULT}.yaml"
+        return path if path.exists() else None
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return Path(name)
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        there = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+        near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{path}: no such profile; {hint}there are {', '.join(there) or 'none'}, or name a YAML file")
+    return path
+
+
+def _seconds(text: str) -> int | None:
+    """Seconds of a time as SLURM reads it: whole minutes, rounded up; None for no limit. Raises ValueError."""
+    if text.upper() in _UNLIMITED:
+        return None
+    for form in _TIMES:
+        if found := re.fullmatch(form, text, re.ASCII):
+            seconds = sum(int(number) * _UNIT_S[unit] for unit, number in found.groupdict().items())
+            return -(-seconds // 60) * 60 or None
+    raise ValueError("expected MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED")
