@@ -141,7 +141,7 @@ def _check_apart(found: Sequence[tuple[Config, Member]]) -> None:
         other = runs.setdefault(config.model_dump_json(), member)
         if other is not member:
             raise ConfigError(
-                f"{other.run_dir.name} and {member.run_dir.name} are the same run: equal values, two texts"
+                f"{other.run_dir.name} and {member.run_dir.name} are one run: the same value written in two ways"
             )
         if adapters.setdefault(member.config.adapter_dir.absolute(), member) is not member:
             raise ConfigError(
