@@ -13,7 +13,8 @@ STAMP := $(VENV)/.installed
 CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format train eval submit-slurm check schema settings-table benchmark figures lock clean
+.PHONY: help install demo test test-slurm lint format train eval submit-slurm check schema settings-table
+.PHONY: benchmark figures lock clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -55,6 +56,13 @@ check: $(STAMP) ## find what would stop a run of CONFIG later: settings, records
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+
+# Serially: the tests share one cluster, and its jobs the cores. -rs: what was not tested says why.
+test-slurm: $(STAMP) ## run the tests on a real SLURM, started for them on this host (as root; gets SLURM with apt-get)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; fi
+	VIZSAGE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/slurm $(ARGS)
 
 lint: $(STAMP) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check $(CODE)
