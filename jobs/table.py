@@ -136,15 +136,13 @@ def _run_dirs(directory: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     if is_run:
         yield directory
         children = [p for p in children if p.name not in _INSIDE_A_RUN]
-    members = _sweep_members(directory)
-    for path in members:
+    for path in _sweep_members(directory):
         if (path / "run.json").exists() or (path / "jobs" / "submissions.jsonl").exists():
             yield from _run_dirs(path, seen)
         else:
             yield path  # sent, and nothing of it on disk yet
     for path in children:
-        if path not in members:
-            yield from _run_dirs(path, seen)
+        yield from _run_dirs(path, seen)
 
 
 def _sweep_members(directory: Path) -> list[Path]:
