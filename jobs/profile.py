@@ -135,7 +135,7 @@ class Profile(BaseModel):
     signal_delay_s: PositiveInt = Field(
         600, le=65535, description="Seconds before the time limit at which the run saves, ends and is queued again."
     )
-    max_retries: Count = Field(3, description="Unknown failures of a job after which it is queued again.")
+    max_retries: Count = Field(3, description="Times that a job is queued again after an unknown failure.")
 
     # what the command finds
     setup: Lines = Field(
