@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,6 @@ def _sweep(options: argparse.Namespace) -> None:
     from jobs.spec import FOLDER, work
     from jobs.submissions import note
     from jobs.sweep import members
-    from vizsage.config import load_config
     from vizsage.files import write_json
 
     found = members(options.config, options.overrides)
@@ -86,26 +86,30 @@ def _sweep(options: argparse.Namespace) -> None:
             for one in works:
                 print(slurm.dry_run([work("eval", one.config)], _for_eval(profile), one.folder, after="JOBID_TASK"))
         return
-    for one in works:
-        _refuse_second_job(one.run_dir, "train")
-    load_config(options.config)  # a sweep of a file that is wrong by itself would be hard to continue by hand
+    for training in works:
+        _refuse_second_job(training.run_dir, "train")
     sent = slurm.submit(works, profile, folder)
+    for one in sent:
+        note(one)
+        print(f"job {one.job_id} run directory {one.run_dir}")
     runs = [
         {"run_dir": one.run_dir, "overrides": list(member.overrides), "job_id": one.job_id}
         for one, member in zip(sent, found, strict=True)
     ]
-    for one in sent:
-        note(one)
     write_json(base / "sweep.json", {"schema_version": 1, "config": str(options.config.absolute()), "runs": runs})
-    for one, training in zip(sent, works, strict=True):
-        line = f"job {one.job_id} run directory {one.run_dir}"
-        if options.then_eval:
-            evaluation = work("eval", training.config)
+    refused = []
+    for one, training in zip(sent, works, strict=True) if options.then_eval else ():
+        evaluation = work("eval", training.config)
+        try:
             [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one.job_id)
-            note(then)
-            line += f", evaluation job {then.job_id}"
-        print(line)
+        except ConfigError as error:  # the trainings are on their way, and so shall the other evaluations be
+            refused.append(f"evaluation of {one.run_dir}: {error}")
+            continue
+        note(then)
+        print(f"evaluation job {then.job_id} starts when job {one.job_id} has succeeded")
     print(f"follow it with: python -m jobs table {base}")
+    if refused:
+        raise ConfigError("; ".join(refused))
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -191,7 +195,8 @@ def _profile(options: argparse.Namespace, config: Any) -> Any:
 
 def _for_eval(profile: Any) -> Any:
     """An evaluation takes one process."""
-    return profile.model_copy(update={"nodes": 1, "gpus_per_node": min(1, profile.gpus_per_node)})
+    one_gpu = re.sub(r":\d+$", ":1", profile.gres) if profile.gres else None
+    return profile.model_copy(update={"nodes": 1, "gpus_per_node": min(1, profile.gpus_per_node), "gres": one_gpu})
 
 
 def _refuse_second_job(run_dir: Path, kind: str) -> None:

@@ -12,6 +12,7 @@ from submitit.slurm import slurm as submitit_slurm
 
 from jobs.profile import Profile
 from jobs.spec import Work
+from vizsage.errors import ConfigError
 
 # Runs on the first host of the allocation. The traps keep this shell alive through the signals that stop the training,
 # so that it can read the exit code; the tasks do not inherit them.
@@ -85,7 +86,7 @@ def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | N
         "stderr_to_stdout": True,
         "setup": [*_setup(works, profile)],
         "teardown": [EPILOGUE],
-        "srun_args": [*_srun_arguments(first, profile)],
+        "srun_args": [*_srun_arguments(works, profile)],
         "additional_parameters": more,
     } | gpus
     unset_in_submitit = ("wckey",)  # its default is a key of its own, which a cluster that tracks keys refuses
@@ -93,7 +94,7 @@ def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | N
 
 
 def task_command(works: Sequence[Work], profile: Profile) -> str:
-    """What srun starts on every node: a shell that is replaced by the container or by Python, so that signals arrive."""
+    """What srun starts on every node: a shell that container or Python take the place of, so that signals arrive."""
     # In pyxis the shell is inside the container already; NODE_RANK is worked out by it in either case.
     make_cache = 'mkdir -p "$VIZSAGE_LOCAL_CACHE" && ' if profile.local_cache else ""
     shell = f'{make_cache}export NODE_RANK="$SLURM_NODEID"; exec "$@"'
@@ -118,7 +119,8 @@ def script_text(works: Sequence[Work], profile: Profile, folder: Path, *, after:
 
 def _setup(works: Sequence[Work], profile: Profile) -> list[str]:
     if len(works) == 1:
-        lines = [f"settings={shlex.quote(str(works[0].settings_file))}", f"run_dir={shlex.quote(str(works[0].run_dir))}"]
+        [work] = works
+        lines = [f"settings={shlex.quote(str(work.settings_file))}", f"run_dir={shlex.quote(str(work.run_dir))}"]
     else:
         lines = [
             "all_settings=(" + shlex.join(str(work.settings_file) for work in works) + ")",
@@ -147,7 +149,7 @@ def _processes(profile: Profile) -> int | None:
     return None if profile.gres else max(1, profile.gpus_per_node)
 
 
-def _srun_arguments(first: Work, profile: Profile) -> list[str]:
+def _srun_arguments(works: Sequence[Work], profile: Profile) -> list[str]:
     arguments = [
         f"--cpus-per-task={profile.cpus_per_task}",  # since SLURM 22.05 a step no longer inherits it
         "--open-mode=append",
@@ -158,7 +160,7 @@ def _srun_arguments(first: Work, profile: Profile) -> list[str]:
     if profile.container_kind == "pyxis":
         arguments += [
             f"--container-image={profile.container_image}",
-            f"--container-mounts={','.join(_mounts([first], profile))}",
+            f"--container-mounts={','.join(_mounts(works, profile))}",
             f"--container-workdir={Path.cwd()}",
         ]
     return arguments + list(profile.srun_options)
@@ -172,13 +174,16 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
 
     def add(path: Path, mode: str) -> None:
         path = path.absolute()
+        if "," in str(path) or ":" in str(path):
+            raise ConfigError(f"{path}: a container cannot mount a path with a comma or a colon; rename it")
         if not any(path == place or place in path.parents for place in covered):
             covered.append(path)
             mounts.append(f"{path}:{path}{mode}")
 
     add(Path.cwd(), "")
     for work in works:
-        add(work.run_dir, "")
+        # The names of a sweep's members have commas, which part mounts from each other: the folder above is taken.
+        add(work.run_dir.parent if "," in work.run_dir.name else work.run_dir, "")
     if first.save_path is not None:
         add(first.save_path, "")
     if profile.local_cache and "$" not in profile.local_cache:
@@ -187,4 +192,3 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
         if path is not None and path.exists():
             add(path, ":ro")
     return mounts
-

@@ -17,7 +17,10 @@ _LOG_TAIL_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class JobState:
-    """How one job stands. `state` is one of pending, running, ending, completed, cancelled, interrupted, failed, unknown."""
+    """How one job stands: pending, running, ending, completed, cancelled, interrupted, failed or unknown.
+
+    `step`: optimizer steps done. `error`: the last one in the job's log, where there is reason to look for it.
+    """
 
     submission: Submission
     state: str
@@ -67,7 +70,8 @@ def last_error(log: Path) -> str | None:
     lines = [line.strip() for line in attempt.splitlines()]
     ours = [line for line in lines if line.startswith(("vizsage: error:", "jobs.run:"))]
     other = [line for line in lines if line and not line.startswith(("===", "srun:", "slurmstepd", "Terminated"))]
-    return (ours or other or [None])[-1]
+    found = ours or other
+    return found[-1] if found else None
 
 
 def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, str]:
