@@ -83,8 +83,9 @@ def _sweep(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(slurm.dry_run(works, profile, folder))
         if options.then_eval:
-            for one in works:
-                print(slurm.dry_run([work("eval", one.config)], _for_eval(profile), one.folder, after="JOBID_TASK"))
+            for i, training in enumerate(works):
+                evaluation = work("eval", training.config)
+                print(slurm.dry_run([evaluation], _for_eval(profile), evaluation.folder, after=f"JOBID_{i}"))
         return
     for training in works:
         _refuse_second_job(training.run_dir, "train")

@@ -71,16 +71,16 @@ def test_files_that_the_architecture_names_exist() -> None:
     rooms = page("ARCHITECTURE.md").partition("## Rooms")[2].partition("## Walls")[0]
     there = {
         path.name
-        for folder in ("vizsage", "config", "tools", "benchmarks", "tests")
+        for folder in ("vizsage", "jobs", "slurm", "config", "tools", "benchmarks", "tests")
         for path in (ROOT / folder).rglob("*")
     }
     named = set(re.findall(r"\b([a-z_]+\.(?:py|yaml))\b", rooms)) | set(re.findall(r"\b([a-z_]+)/", rooms))
-    assert named - {"vizsage", "tools", "benchmarks", "config", "tests"} <= there
+    assert named - {"vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "tests"} <= there
 
 
 def test_modules_are_all_in_the_architecture() -> None:
     rooms = page("ARCHITECTURE.md").partition("## Rooms")[2].partition("## Walls")[0]
-    for path in (ROOT / "vizsage").rglob("*.py"):
+    for path in (*(ROOT / "vizsage").rglob("*.py"), *(ROOT / "jobs").glob("*.py")):
         if path.name not in ("__init__.py", "__main__.py") and "tiny" not in path.parts:
             assert re.search(rf"\b{path.name}\b", rooms), path
 
