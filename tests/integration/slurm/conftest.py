@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.slurm.cluster import Cluster, missing_programs
+from tests.integration.slurm.user import User
+from vizsage.data.demo import write_demo
 
 
 def reason_to_skip() -> str | None:
@@ -42,3 +45,20 @@ def cluster() -> Iterator[Cluster]:
         finally:
             cluster.stop()
             cluster.folder.parent.rmdir()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo data set with 12 questions to test."""
+    base = tmp_path_factory.mktemp("data")
+    write_demo(base)
+    for split, count in (("val", 12), ("test", 12)):
+        path = base / "Demo" / f"{split}.json"
+        path.write_text(json.dumps(json.loads(path.read_text())[:count]))
+    return base
+
+
+@pytest.fixture(scope="module")
+def user(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> User:
+    """Somebody who works with the cluster."""
+    return User(tmp_path_factory.mktemp("user"), data)

@@ -1,0 +1,66 @@
+"""On PYTHONPATH of a job: something happens to its training process after a step. MISHAP says what and after which.
+
+"hold 5": wait there, once, until a signal arrives; a file `held-RANK` in the run directory says so.
+"crash 5": raise an error that nobody foresaw, every time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODULE = "vizsage.training.flow"
+
+
+class Finder:
+    """Finds the module that is called after each step, and changes it once it is loaded."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The module's own spec, with one more thing to do at the end of its execution."""
+        if name != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def execute_and_change(module: ModuleType) -> None:
+            execute(module)
+            change(module.Flow)
+
+        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
+        return spec
+
+
+def change(flow: Any) -> None:
+    """Make what MISHAP names a part of `Flow.on_step_end`."""
+    what, step = os.environ["MISHAP"].split()
+    original = flow.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> Any:
+        if state.global_step == int(step):
+            if what == "crash":
+                raise RuntimeError("a mishap that nobody foresaw")
+            hold(self)
+        return original(self, args, state, control, **more)
+
+    flow.on_step_end = on_step_end
+
+
+def hold(flow: Any) -> None:
+    """Wait for a signal, unless an earlier attempt has."""
+    held = flow.config.output_dir / f"held-{os.environ.get('RANK', '0')}"
+    if not held.exists():
+        held.touch()
+        while flow.latch.signal is None:
+            time.sleep(0.1)
+
+
+if "MISHAP" in os.environ:
+    sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]

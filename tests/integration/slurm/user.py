@@ -1,0 +1,175 @@
+"""What a user of a cluster does: writes settings and a profile, submits, looks at what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vizsage.files import read_jsonl
+
+ROOT = Path(__file__).parents[3]
+MISHAPS = Path(__file__).parent / "mishaps"
+ADAPTER = "vizsage-adapter"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `submit` said about a training, and about the evaluation that follows it."""
+
+    job_id: str
+    run_dir: Path
+    log: Path
+    evaluation_id: str | None = None
+
+    def text(self) -> str:
+        """The log so far."""
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+
+    def attempts_logged(self) -> int:
+        """How often the log says that an attempt begins."""
+        return len(re.findall(r"^=== attempt \d+", self.text(), re.MULTILINE))
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What run.json says about each attempt."""
+        found: list[dict[str, Any]] = json.loads((self.run_dir / "run.json").read_text())["attempts"]
+        return found
+
+    def outcome(self) -> dict[str, Any]:
+        """outcome.json."""
+        found: dict[str, Any] = json.loads((self.run_dir / "outcome.json").read_text())
+        return found
+
+    def adapter_sha256(self) -> str:
+        """Hash of the adapter that the run delivered."""
+        return adapter_sha256(self.run_dir)
+
+    def failures(self) -> int:
+        """Unknown failures that the job has counted."""
+        path = self.run_dir / "jobs" / f"{self.job_id}.failures"
+        return int(path.read_text()) if path.exists() else 0
+
+    def wait_until_held(self, processes: int = 1, timeout_s: float = 240) -> None:
+        """Wait until each training process waits for a signal, as mishaps/sitecustomize.py has it."""
+        end = time.monotonic() + timeout_s
+        while len(list(self.run_dir.glob("held-*"))) < processes:
+            assert time.monotonic() < end, self.text()
+            time.sleep(0.3)
+
+
+class User:
+    """Somebody with a folder for runs and a data set. All paths that are written anywhere are absolute."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data = folder, data
+        self.environment = os.environ | {"XDG_STATE_HOME": str(folder / "state")}
+
+    def config(self, name: str, **changes: Any) -> Path:
+        """Settings of a run of 9 steps with dropout, with its run directory beside them."""
+        settings: dict[str, Any] = {
+            "model_name": "vizsage-tiny",
+            "name_trained_model": ADAPTER,
+            "device": "cpu",
+            "backend": "hf",
+            "load_in_4bit": False,
+            "use_bf16": False,
+            "use_gradient_checkpointing": False,
+            "lora_r": 4,
+            "lora_dropout": 0.1,
+            "batch_size": 2,
+            "grad_accum": 2,
+            "max_steps": 9,
+            "lr": 2e-3,
+            "warmup_steps": 2,
+            "logging_steps": 1,
+            "eval_steps": 4,
+            "save_steps": 3,
+            "val_samples": 4,
+            "max_new_tokens": 4,
+            "eval_batch_size": 4,
+            "num_proc": 0,
+            "dataset": "Demo",
+            "base_path": str(self.data),
+            "output_dir": str(self.folder / name),
+        }
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings | changes, sort_keys=False))
+        return path
+
+    def profile(self, name: str, mishap: str | None = None, **changes: Any) -> Path:
+        """A cluster profile with little of everything, and what is to happen to the training."""
+        settings: dict[str, Any] = {
+            "cpus_per_task": 1,
+            "mem": "1G",
+            "time": "00:30:00",
+            "environment": {"PYTHONPATH": str(MISHAPS), "MISHAP": mishap} if mishap else {},
+        }
+        path = self.folder / f"{name}.profile.yaml"
+        path.write_text(yaml.safe_dump(settings | changes, sort_keys=False))
+        return path
+
+    def run(self, *command: str | Path, code: int = 0) -> str:
+        """Run a command in the repository's folder and return what it printed, errors last."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == code, f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def jobs(self, *arguments: str | Path, code: int = 0) -> str:
+        """`python -m jobs`."""
+        return self.run(sys.executable, "-m", "jobs", *arguments, code=code)
+
+    def submit(self, config: Path, profile: Path, *more: str) -> Job:
+        """Send a training."""
+        return read_job(self.jobs("submit", "slurm", "train", config, "--profile", profile, *more))
+
+    def train_here(self, config: Path) -> Path:
+        """`vizsage train` without a cluster and without an interruption; returns the run directory."""
+        self.run(sys.executable, "-m", "vizsage", "train", config)
+        return Path(yaml.safe_load(config.read_text())["output_dir"])
+
+
+def read_job(printed: str) -> Job:
+    """What `submit` printed."""
+    found = {
+        name: re.search(rf"^{name} (\S+)", printed, re.MULTILINE)
+        for name in ("job", "run directory", "log", "evaluation job")
+    }
+    values = {name: match[1] for name, match in found.items() if match}
+    assert values.keys() >= {"job", "run directory", "log"}, printed
+    return Job(values["job"], Path(values["run directory"]), Path(values["log"]), values.get("evaluation job"))
+
+
+def adapter_sha256(run_dir: Path) -> str:
+    """Hash of the weights that a run delivered."""
+    return hashlib.sha256((run_dir / ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def losses(run_dir: Path) -> list[float]:
+    """The loss of each step."""
+    return [line["loss"] for line in read_jsonl(run_dir / "metrics.jsonl") if "loss" in line]
+
+
+def training_pid(run_dir: Path) -> int:
+    """The one process here that trains into a run directory."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "vizsage" in words and any(word.startswith(f"{run_dir}/") for word in words):
+            found.append(int(folder.name))
+    [pid] = found
+    return pid
