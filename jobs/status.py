@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,10 @@ def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, 
     try:
         code_text, host_state = (submission.folder / f"{submission.job_id}.end").read_text().split()
         code = int(code_text)
-    except (OSError, ValueError):
-        return "unknown", "SLURM does not know the job any more, and it left no word"
+    except (OSError, ValueError):  # the script was killed with all the rest
+        if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
+            return _word(outcome.get("exit_code", 1)), "SLURM has forgotten the job; outcome.json tells"
+        return "unknown", "SLURM has forgotten the job, and it left no word"
     if code != EXIT_DONE and (submission.folder / f"{submission.job_id}{CANCELLED}").exists():
         return "cancelled", "by python -m jobs cancel"
     detail = f"SLURM has forgotten the job; it ended with exit code {code}"
@@ -89,6 +92,14 @@ def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, 
     if submission.kind == "train" and code == EXIT_INTERRUPTED and outcome.get("exit_code") == EXIT_DONE:
         return "completed", "outcome.json: done"
     return _word(code), detail
+
+
+def _written_since(run_dir: Path, submitted: str) -> bool:
+    try:
+        written_s = (run_dir / "outcome.json").stat().st_mtime
+        return written_s >= datetime.datetime.fromisoformat(submitted).timestamp()
+    except (OSError, ValueError):
+        return False
 
 
 def _word(code: int) -> str:
