@@ -77,21 +77,20 @@ def last_error(log: Path) -> str | None:
 
 def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, str]:
     """State and detail from the files of a job that SLURM has forgotten."""
+    cancelled = (submission.folder / f"{submission.job_id}{CANCELLED}").exists()
     try:
         code_text, host_state = (submission.folder / f"{submission.job_id}.end").read_text().split()
         code = int(code_text)
-    except (OSError, ValueError):  # the script was killed with all the rest
+    except (OSError, ValueError):  # it never began, or its script was killed with all the rest
+        if cancelled:
+            return "cancelled", "by python -m jobs cancel"
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
             return _word(outcome.get("exit_code", 1)), "SLURM has forgotten the job; outcome.json tells"
         return "unknown", "SLURM has forgotten the job, and it left no word"
-    if code != EXIT_DONE and (submission.folder / f"{submission.job_id}{CANCELLED}").exists():
+    if cancelled and code != EXIT_DONE:
         return "cancelled", "by python -m jobs cancel"
-    detail = f"SLURM has forgotten the job; it ended with exit code {code}"
-    if code == EXIT_INTERRUPTED and host_state != "RUNNING":
-        detail += ", stopped from outside"
-    if submission.kind == "train" and code == EXIT_INTERRUPTED and outcome.get("exit_code") == EXIT_DONE:
-        return "completed", "outcome.json: done"
-    return _word(code), detail
+    outside = ", stopped from outside" if code == EXIT_INTERRUPTED and host_state != "RUNNING" else ""
+    return _word(code), f"SLURM has forgotten the job; it ended with exit code {code}{outside}"
 
 
 def _written_since(run_dir: Path, submitted: str) -> bool:
