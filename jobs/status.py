@@ -45,6 +45,8 @@ def state_of(submission: Submission) -> JobState:
     error = None
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
         error = last_error(Path(submission.log)) or str(outcome.get("reason") or "") or None
+    if told and state == "failed" and (code := _end(submission)[0]) is not None:
+        detail += f", exit code {code}"
     if state == "pending" and _failures(submission):
         detail += f", after {_failures(submission)} failed attempts"
     return JobState(submission, state, detail, step, error)
@@ -78,10 +80,8 @@ def last_error(log: Path) -> str | None:
 def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, str]:
     """State and detail from the files of a job that SLURM has forgotten."""
     cancelled = (submission.folder / f"{submission.job_id}{CANCELLED}").exists()
-    try:
-        code_text, host_state = (submission.folder / f"{submission.job_id}.end").read_text().split()
-        code = int(code_text)
-    except (OSError, ValueError):  # it never began, or its script was killed with all the rest
+    code, host_state = _end(submission)
+    if code is None:  # it never began, or its script was killed with all the rest
         if cancelled:
             return "cancelled", "by python -m jobs cancel"
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
@@ -91,6 +91,15 @@ def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, 
         return "cancelled", "by python -m jobs cancel"
     outside = ", stopped from outside" if code == EXIT_INTERRUPTED and host_state != "RUNNING" else ""
     return _word(code), f"SLURM has forgotten the job; it ended with exit code {code}{outside}"
+
+
+def _end(submission: Submission) -> tuple[int | None, str]:
+    """How the newest attempt ended on the host: the exit code, and what SLURM called the job then."""
+    try:
+        code, state = (submission.folder / f"{submission.job_id}.end").read_text().split()
+        return int(code), state
+    except (OSError, ValueError):
+        return None, ""
 
 
 def _written_since(run_dir: Path, submitted: str) -> bool:
