@@ -134,6 +134,7 @@ def _logs(options: argparse.Namespace) -> None:
     from jobs.submissions import find
 
     jobs = find(options.target)
+    jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
     started = [one for one in jobs if Path(one.log).exists()]
     if not started and not options.follow:
         raise ConfigError(f"{jobs[-1].log}: not there yet; job {jobs[-1].job_id} has not begun")
