@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     marks = _marks(command, output_dir)
     code = _launch([sys.executable, "-u", "-m", "vizsage", *arguments], environments)
+    if code > 128 and command == "train" and _marks(command, output_dir) != marks:
+        # Killed after the end: outcome.json is the last that an attempt writes, and says how it ended.
+        code = _outcome(output_dir, code)
     if code == EXIT_INTERRUPTED and not _went_forward(command, output_dir, marks):
         # Whoever retries interruptions for ever would do so with a job that cannot get anywhere.
         return _say(f"{output_dir}: interrupted before the first step of this attempt: a failure", EXIT_UNKNOWN)
@@ -156,6 +159,13 @@ def _went_forward(command: str, output_dir: Path, before: Any) -> bool:
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         _say(f"{output_dir / 'run.json'}: does not tell how far this attempt came: {error!r}", EXIT_UNKNOWN)
         return False
+
+
+def _outcome(output_dir: Path, otherwise: int) -> int:
+    try:
+        return int(json.loads((output_dir / "outcome.json").read_text(encoding="utf-8"))["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError):  # none: the attempt began, and did not end
+        return otherwise
 
 
 def _free_port() -> int:
