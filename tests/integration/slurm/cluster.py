@@ -143,9 +143,21 @@ class Cluster:
         self._until(lambda: self.state(job_id) in wanted, f"job {job_id} is none of {', '.join(wanted)}", timeout_s)
         return self.state(job_id)
 
+    def exit_code(self, job_id: str) -> int:
+        """Exit code of a job that has ended. Raises ValueError where SLURM knows none."""
+        done = self._ask("scontrol", "show", "job", job_id, "--oneliner")
+        found = re.search(r"\bExitCode=(\d+):", done.stdout)
+        if found is None:
+            raise ValueError(f"job {job_id}: no exit code in {done.stdout or done.stderr}")
+        return int(found[1])
+
     def active(self) -> list[str]:
         """Ids of the jobs that wait, run or end."""
         return self._ask("squeue", "-h", "-o", "%i").stdout.split()
+
+    def jobs(self) -> set[str]:
+        """Ids of all jobs that SLURM remembers."""
+        return set(self._ask("squeue", "-h", "-t", "all", "-o", "%i").stdout.split())
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
