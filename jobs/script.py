@@ -96,7 +96,7 @@ def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | N
 def task_command(works: Sequence[Work], profile: Profile) -> str:
     """What srun starts on every node: a shell that container or Python take the place of, so that signals arrive."""
     # In pyxis the shell is inside the container already; NODE_RANK is worked out by it in either case.
-    make_cache = 'mkdir -p "$VIZSAGE_LOCAL_CACHE" && ' if profile.local_cache else ""
+    make_cache = 'mkdir -p "$VIZSAGE_LOCAL_CACHE" || exit; ' if profile.local_cache else ""
     shell = f'{make_cache}export NODE_RANK="$SLURM_NODEID"; exec "$@"'
     python = profile.python or (sys.executable if profile.container_kind == "none" else "python3")
     words = ["bash", "-c", shell, "task"]
