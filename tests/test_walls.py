@@ -103,6 +103,29 @@ def test_the_library_knows_no_scheduler_and_no_launcher(module: str) -> None:
     assert not [name for name, _ in imports(MODULES[module]) if name.split(".")[0] == "jobs"]
 
 
+JOBS = sorted((ROOT / "jobs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
+    reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
+    assert reached <= {"config", "errors", "files"}, path
+    assert not [name for name, at_top in imports(path) if at_top and name.split(".")[0] == "torch"], path
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_only_the_command_line_of_launchers_prints(path: Path) -> None:
+    prints = [
+        n for n in ast.walk(ast.parse(path.read_text())) if getattr(getattr(n, "func", None), "id", "") == "print"
+    ]
+    assert path.stem == "cli" or not prints
+
+
+@pytest.mark.parametrize("folder", ["slurm", "k8s", "docker"])
+def test_folders_of_templates_hold_no_python(folder: str) -> None:
+    assert not list((ROOT / folder).rglob("*.py"))
+
+
 def test_torch_free_rooms_import_without_torch() -> None:
     """One process imports them all; which one broke the wall stands in its output."""
     code = (
@@ -127,9 +150,9 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("folder", ["vizsage", "tools", "benchmarks", "config", "tests"])
+@pytest.mark.parametrize("folder", ["vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "tests"])
 def test_no_path_of_one_machine_stands_in_the_tree(folder: str) -> None:
     for path in (ROOT / folder).rglob("*"):
-        if path.suffix in (".py", ".yaml", ".json", ".md"):
+        if path.suffix in (".py", ".yaml", ".json", ".md", ".sbatch"):
             found = re.search(r"(?<![\w/.])/(work|root|home)/", path.read_text(encoding="utf-8"))
             assert found is None or path == Path(__file__), path

@@ -123,7 +123,13 @@ def test_one_process_in_all_joins_nobody() -> None:
 def test_processes_of_two_nodes() -> None:
     given = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "15001", "OMP_NUM_THREADS": "1"}
     first, second = run.worker_environments(given, 2)
-    common = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "15001"}
+    common = {
+        "WORLD_SIZE": "4",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "1",
+        "MASTER_ADDR": "n1",
+        "MASTER_PORT": "15001",
+    }
     assert first == common | {"RANK": "2", "LOCAL_RANK": "0"}
     assert second == common | {"RANK": "3", "LOCAL_RANK": "1"}
 
