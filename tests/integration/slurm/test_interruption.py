@@ -70,3 +70,15 @@ def test_two_nodes_train_as_one_process_and_stop_together(cluster: Cluster, user
     assert [attempt["resumed_from_step"] for attempt in job.attempts()] == [0, 5]
     assert len(losses(one)) == 9
     assert losses(job.run_dir) == pytest.approx(losses(one), abs=1e-4)
+
+
+def test_a_run_on_a_lost_node_goes_on(cluster: Cluster, user: User, reference: Path) -> None:
+    job = user.submit(user.config("lost-node"), user.profile("lost", "hold 5"))
+    job.wait_until_held()
+    asked = subprocess.run(["squeue", "-h", "-j", job.job_id, "-o", "%N"], check=True, capture_output=True, text=True)
+    lost = ["scontrol", "update", f"NodeName={asked.stdout.strip()}", "State=DOWN", "Reason=lost"]
+    subprocess.run(lost, check=True)
+    assert cluster.wait_for(job.job_id) == "COMPLETED", job.text()
+    assert "NODE FAILURE" in job.text()
+    assert job.adapter_sha256() == adapter_sha256(reference)
+    assert (len(job.attempts()), job.failures()) == (2, 0)
