@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -59,7 +61,8 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
         executor.parameters["map_count"] = len(works)
     try:
         # Not `submit`: it would send a pickled function, which another Python or a container could not read.
-        job = executor._submit_command(task_command(works, profile))
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's errors, which are told below
+            job = executor._submit_command(task_command(works, profile))
     except (FailedJobError, FailedSubmissionError) as error:
         lines = [line.strip() for line in str(error).splitlines() if "sbatch: error" in line]
         raise ConfigError(f"sbatch refused the job: {'; '.join(lines) or ' '.join(str(error).split())}") from None
