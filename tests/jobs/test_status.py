@@ -1,201 +1,327 @@
-"""What `status` says, with and without a SLURM that remembers; and which run is meant."""
+"""What became of a job: SLURM's word, the files that the job left, its last error, and which run is meant."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs.cli import main
-from jobs.status import last_error, state_of
-from jobs.submissions import Submission, find, note, now
-from vizsage.errors import ConfigError
+from jobs import slurm
+from jobs.status import last_error, state_of, state_of_run
+from jobs.submissions import Submission, find, note, now, of_run
+from vizsage.errors import ConfigError, VizSageError
 
-FORGOTTEN = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
-NO_ACCOUNTS = 'echo "Slurm accounting storage is disabled" >&2; exit 1'
-
-
-@pytest.fixture(autouse=True)
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts a stand-in on the PATH; SLURM starts as one that keeps no accounts and has forgotten everything."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-    def put(name: str, text: str) -> None:
-        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (folder / name).chmod(0o755)
-
-    put("sacct", NO_ACCOUNTS)
-    put("squeue", FORGOTTEN)
-    return put
+Standin = Callable[[str, str], None]
 
 
-def sent(run_dir: Path, job_id: str = "7", kind: str = "train") -> Submission:
-    (run_dir / "jobs").mkdir(parents=True, exist_ok=True)
+def sent(run_dir: Path, job_id: str = "7", *, kind: str = "train", submitted: str | None = None) -> Submission:
+    """A job as `submit` would note it, with its folder."""
     folder = run_dir / "jobs"
-    one = Submission(job_id, kind, "slurm", now(), str(run_dir), str(folder / f"{job_id}_0_log.out"), "", "")
-    note(one)
-    return one
-
-
-@pytest.mark.parametrize(
-    ("sacct", "squeue", "state", "detail"),
-    [
-        ("echo 'CANCELLED by 0|None'", FORGOTTEN, "cancelled", "CANCELLED"),
-        ("echo 'COMPLETED|None'", "echo 'RUNNING|None'", "completed", "COMPLETED"),
-        (NO_ACCOUNTS, "echo 'PENDING|Priority'", "pending", "Priority"),
-        (NO_ACCOUNTS, "echo 'COMPLETING|None'", "ending", "COMPLETING"),
-        (NO_ACCOUNTS, "echo 'TIMEOUT|TimeLimit'", "failed", "TIMEOUT"),
-        (NO_ACCOUNTS, FORGOTTEN, "unknown", "left no word"),
-    ],
-)
-def test_sacct_is_asked_first_and_squeue_then(
-    tmp_path: Path, programs: Callable[[str, str], None], sacct: str, squeue: str, state: str, detail: str
-) -> None:
-    programs("sacct", sacct)
-    programs("squeue", squeue)
-    found = state_of(sent(tmp_path / "run"))
-    assert found.state == state
-    assert detail in found.detail
-
-
-@pytest.mark.parametrize(
-    ("end", "cancelled", "state"),
-    [
-        ("0 RUNNING", False, "completed"),
-        ("0 RUNNING", True, "completed"),
-        ("75 COMPLETING", False, "interrupted"),
-        ("75 COMPLETING", True, "cancelled"),
-        ("3 RUNNING", False, "failed"),
-        (None, True, "cancelled"),
-    ],
-)
-def test_what_a_forgotten_job_left(tmp_path: Path, end: str | None, cancelled: bool, state: str) -> None:
-    one = sent(tmp_path / "run")
-    if end:
-        (one.folder / "7.end").write_text(end + "\n")
-    if cancelled:
-        (one.folder / "7.cancelled").touch()
-    assert state_of(one).state == state
-
-
-@pytest.mark.parametrize(("code", "state"), [(0, "completed"), (75, "interrupted"), (4, "failed")])
-def test_the_outcome_speaks_for_a_script_that_was_killed(tmp_path: Path, code: int, state: str) -> None:
-    one = sent(tmp_path / "run")
-    outcome = {"exit_code": code, "reason": "loss is not finite", "step": 12, "attempt": 1}
-    (tmp_path / "run" / "outcome.json").write_text(json.dumps(outcome))
-    found = state_of(one)
-    assert (found.state, found.step) == (state, 12)
-    assert (found.error == "loss is not finite") == (state != "completed")
-
-
-def test_the_last_error_is_of_the_newest_attempt(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("=== attempt 1 of job 7\nvizsage: error: old\n=== attempt 2 of job 7\nTraceback\nValueError: new\n")
-    assert last_error(log) == "ValueError: new"
-    log.write_text(log.read_text() + "vizsage: error: newest\nsrun: error: n1: task 0: Exited\n=== job 7 failed\n")
-    assert last_error(log) == "vizsage: error: newest"
-
-
-def test_a_run_has_four_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent(tmp_path / "first", "7")
-    sent(tmp_path / "second", "8_1")
-    monkeypatch.chdir(tmp_path)
-    for name, job_id in ((None, "8_1"), ("first", "7"), (str(tmp_path / "first"), "7"), ("7", "7"), ("8_1", "8_1")):
-        assert find(name)[-1].job_id == job_id
-    with pytest.raises(ConfigError, match="no submitted run"):
-        find("third")
-
-
-def test_nothing_was_submitted_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status"]) == 2
-    assert capsys.readouterr().err == "jobs: error: no run was submitted yet; see python -m jobs submit --help\n"
-
-
-def test_status_tells_all_jobs_of_a_run(
-    tmp_path: Path, programs: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    programs("squeue", 'if [[ "$*" == *"-j 7 "* ]]; then echo "FAILED|None"; else echo "CANCELLED|None"; fi')
-    one = sent(tmp_path / "run", "7")
-    sent(tmp_path / "run", "8", "eval")
-    Path(one.log).write_text("=== attempt 1 of job 7\nRuntimeError: no such luck\n")
-    (one.folder / "7.end").write_text("1 RUNNING\n")
-    assert main(["status"]) == 0
-    printed = capsys.readouterr().out
-    assert "train job 7: failed (FAILED, exit code 1)\n  last error: RuntimeError: no such luck\n" in printed
-    assert "eval job 8: cancelled" in printed
-
-
-class TestSubmit:
-    """Refusals come before anything is written or sent."""
-
-    @pytest.fixture
-    def settings(self, tmp_path: Path, programs: Callable[[str, str], None]) -> Path:
-        for name in ("sbatch", "srun"):
-            programs(name, f"touch {tmp_path}/was-called; exit 1")
-        path = tmp_path / "settings.yaml"
-        path.write_text(f"model_name: vizsage-tiny\noutput_dir: {tmp_path}/run\n")
-        return path
-
-    @pytest.mark.parametrize(
-        ("words", "message"),
-        [
-            (["lr=fast"], "lr: "),
-            (["--profile", "nowhere.yaml"], "nowhere.yaml"),
-            (["--nodes", "0"], "nodes"),
-            (["--time", "soon"], "time"),
-            (["output_dir=a%b"], "%"),
-            (["name_trained_model=jobs"], "name_trained_model"),
-            (["--unknown"], "--unknown"),
-        ],
+    folder.mkdir(parents=True, exist_ok=True)
+    return Submission(
+        job_id=job_id,
+        kind=kind,
+        scheduler="slurm",
+        submitted=submitted or now(),
+        run_dir=str(run_dir),
+        log=str(folder / f"{job_id}_0_log.out"),
+        script=str(folder / f"{job_id}_submission.sh"),
+        config=str(folder / "settings.yaml"),
     )
-    def test_a_mistake_is_one_line_and_exit_2(
-        self, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
-    ) -> None:
-        try:
-            code = main(["submit", "slurm", "train", str(settings), *words])
-        except SystemExit as left:
-            code = int(left.code or 0)
-        error = capsys.readouterr().err
-        assert code == 2
-        assert error.count("\n") == 1
-        assert message in error
-        assert not (tmp_path / "run").exists()
-        assert not (tmp_path / "was-called").exists()
 
-    def test_a_second_job_on_a_run_directory_is_refused(
-        self,
-        settings: Path,
-        tmp_path: Path,
-        programs: Callable[[str, str], None],
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        sent(tmp_path / "run")
-        programs("squeue", "echo 'PENDING|Priority'")
-        assert main(["submit", "slurm", "train", str(settings)]) == 2
-        assert "job 7 of this run is pending" in capsys.readouterr().err
-        assert not (tmp_path / "was-called").exists()
 
-    def test_a_dry_run_writes_and_sends_nothing(
-        self, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert main(["submit", "slurm", "train", str(settings), "--dry-run", "--then-eval"]) == 0
-        printed = capsys.readouterr().out
-        assert printed.count("#!/bin/bash") == 2
-        assert "--dependency=afterok:JOBID" in printed
-        assert not (tmp_path / "run").exists()
-        assert not (tmp_path / "was-called").exists()
+def outcome(run_dir: Path, code: int, **more: Any) -> None:
+    (run_dir / "outcome.json").write_text(
+        json.dumps({"exit_code": code, "reason": None, "step": 4, "attempt": 1} | more)
+    )
 
-    def test_what_slurm_refuses_is_told_in_its_words(
-        self,
-        settings: Path,
-        programs: Callable[[str, str], None],
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        programs("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
-        assert main(["submit", "slurm", "train", str(settings)]) == 2
-        assert "invalid partition specified: gpu" in capsys.readouterr().err
+
+# --- SLURM's word ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("PENDING|Priority", ("pending", "Priority")),
+        ("PENDING|None", ("pending", "PENDING")),
+        ("PENDING|", ("pending", "PENDING")),
+        ("REQUEUED|None", ("pending", "REQUEUED")),
+        ("RUNNING|None", ("running", "RUNNING")),
+        ("SUSPENDED|None", ("running", "SUSPENDED")),
+        ("COMPLETING|None", ("ending", "COMPLETING")),
+        ("COMPLETED|BeginTime", ("completed", "COMPLETED")),  # why it waited once says nothing any more
+        ("CANCELLED by 0|None", ("cancelled", "CANCELLED")),
+        ("CANCELLED+|None", ("cancelled", "CANCELLED")),
+        ("FAILED|NonZeroExitCode", ("failed", "FAILED")),
+        ("TIMEOUT|None", ("failed", "TIMEOUT")),
+        ("NODE_FAIL|None", ("failed", "NODE_FAIL")),
+        ("OUT_OF_MEMORY|OutOfMemory", ("failed", "OUT_OF_MEMORY")),
+        ("PREEMPTED|None", ("failed", "PREEMPTED")),
+        ("A_STATE_TO_COME|None", ("a_state_to_come", "A_STATE_TO_COME")),
+    ],
+)
+@pytest.mark.parametrize("program", ["sacct", "squeue"])
+def test_states_in_words(standin: Standin, program: str, line: str, told: tuple[str, str]) -> None:
+    standin(program, f"echo '{line}'")
+    assert slurm.ask("7") == told
+
+
+def test_accounts_are_asked_first(standin: Standin, tmp_path: Path) -> None:
+    standin("sacct", f"echo \"$@\" > '{tmp_path}/asked'; echo 'COMPLETED|None'; echo 'FAILED|None'")
+    standin("squeue", "echo 'RUNNING|None'")
+    assert slurm.ask("7_1") == ("completed", "COMPLETED")
+    assert "-j 7_1" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.parametrize("sacct", ["exit 0", "echo; exit 0", "echo 'RUNNING|None'; exit 1"])
+def test_accounts_that_do_not_know_the_job_yet(standin: Standin, sacct: str) -> None:
+    standin("sacct", sacct)
+    standin("squeue", "echo 'PENDING|Resources'")
+    assert slurm.ask("7") == ("pending", "Resources")
+
+
+def test_a_job_that_slurm_forgot(standin: Standin) -> None:
+    assert slurm.ask("7") is None
+
+
+def test_a_machine_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm.ask("7") is None
+    with pytest.raises(ConfigError, match="login node"):
+        slurm.cancel("7")
+
+
+def test_a_refused_cancellation_says_why(standin: Standin) -> None:
+    standin("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
+    with pytest.raises(VizSageError, match="Access denied"):
+        slurm.cancel("7")
+
+
+# --- what the job left -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "cancelled", "state", "words"),
+    [
+        ("0 RUNNING", False, "completed", "exit code 0"),
+        ("0 RUNNING", True, "completed", "exit code 0"),  # it was done before the cancellation came
+        ("75 RUNNING", False, "interrupted", "exit code 75"),
+        ("75 COMPLETING", False, "interrupted", "exit code 75, stopped from outside"),
+        ("75 COMPLETING", True, "cancelled", "python -m jobs cancel"),
+        ("1 RUNNING", False, "failed", "exit code 1"),
+        ("2 UNKNOWN", False, "failed", "exit code 2"),
+        (None, True, "cancelled", "python -m jobs cancel"),
+        (None, False, "unknown", "no word"),
+        ("half a li", False, "unknown", "no word"),
+    ],
+)
+def test_a_forgotten_job_is_known_by_its_files(
+    standin: Standin, tmp_path: Path, end: str | None, cancelled: bool, state: str, words: str
+) -> None:
+    job = sent(tmp_path / "run")
+    if end:
+        (job.folder / "7.end").write_text(end + "\n")
+    if cancelled:
+        (job.folder / "7.cancelled").touch()
+    found = state_of(job)
+    assert found.state == state
+    assert found.detail.endswith(words) or words in found.detail
+    assert ("stopped from outside" in found.detail) == ("outside" in words)
+    assert not found.active
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "completed"), (75, "interrupted"), (3, "failed")])
+def test_a_script_that_was_killed_leaves_the_word_to_the_run(
+    standin: Standin, tmp_path: Path, code: int, state: str
+) -> None:
+    job = sent(tmp_path / "run", submitted="2020-01-01T00:00:00+00:00")
+    outcome(tmp_path / "run", code, reason="a reason")
+    found = state_of(job)
+    assert (found.state, found.step) == (state, 4)
+    assert found.error == (None if code == 0 else "a reason")
+
+
+def test_the_outcome_of_an_earlier_job_does_not_count(standin: Standin, tmp_path: Path) -> None:
+    job = sent(tmp_path / "run")
+    outcome(tmp_path / "run", 0)
+    os.utime(tmp_path / "run" / "outcome.json", (1_500_000_000, 1_500_000_000))
+    assert state_of(job).state == "unknown"
+
+
+def test_the_outcome_of_a_training_is_not_that_of_an_evaluation(standin: Standin, tmp_path: Path) -> None:
+    job = sent(tmp_path / "run", kind="eval", submitted="2020-01-01T00:00:00+00:00")
+    outcome(tmp_path / "run", 0)
+    assert state_of(job).state == "unknown"
+
+
+def test_a_job_that_is_tried_again_tells_why(standin: Standin, tmp_path: Path) -> None:
+    job = sent(tmp_path / "run")
+    (job.folder / "7.failures").write_text("2\n")
+    Path(job.log).write_text("=== attempt 2 of job 7\nTraceback\nRuntimeError: it broke\n=== job 7 failed\n")
+    standin("squeue", "echo 'PENDING|BeginTime'")
+    found = state_of(job)
+    assert (found.state, found.detail) == ("pending", "BeginTime, after 2 failed attempts")
+    assert found.error == "RuntimeError: it broke"
+    assert found.active
+
+
+def test_a_failed_job_tells_its_exit_code(standin: Standin, tmp_path: Path) -> None:
+    job = sent(tmp_path / "run")
+    (job.folder / "7.end").write_text("3 RUNNING\n")
+    Path(job.log).write_text("=== attempt 1 of job 7\nvizsage: error: data/x.json: not there\n")
+    standin("sacct", "echo 'FAILED|None'")
+    found = state_of(job)
+    assert (found.state, found.detail) == ("failed", "FAILED, exit code 3")
+    assert found.error == "vizsage: error: data/x.json: not there"
+
+
+@pytest.mark.parametrize("word", ["COMPLETED", "RUNNING", "CANCELLED by 0"])
+def test_an_old_error_in_the_log_of_a_job_that_goes_well_is_not_told(
+    standin: Standin, tmp_path: Path, word: str
+) -> None:
+    job = sent(tmp_path / "run")
+    Path(job.log).write_text("=== attempt 1 of job 7\nvizsage: error: once\n")
+    standin("sacct", f"echo '{word}|None'")
+    assert state_of(job).error is None
+
+
+def test_the_step_is_that_of_the_newest_checkpoint_while_the_run_goes_on(standin: Standin, tmp_path: Path) -> None:
+    job = sent(tmp_path / "run")
+    assert state_of(job).step is None
+    for name in ("checkpoint-9", "checkpoint-10", ".checkpoint-11.tmp", "checkpoint-old"):
+        (tmp_path / "run" / name).mkdir()
+    assert state_of(job).step == 10
+    (tmp_path / "run" / "outcome.json").write_text("[")  # damaged: no reason to end with a traceback
+    assert state_of(job).step == 10
+
+
+def test_the_state_of_a_run_is_that_of_its_newest_training(standin: Standin, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert state_of_run(run) == "unknown"
+    run.mkdir()
+    outcome(run, 75)
+    assert state_of_run(run) == "interrupted"  # not sent by jobs at all
+    for job in (sent(run, "7"), sent(run, "8"), sent(run, "9", kind="eval")):
+        note(job)
+    standin("squeue", 'case "$*" in *" 8 "*) echo "RUNNING|None" ;; *) echo "PENDING|Dependency" ;; esac')
+    assert state_of_run(run) == "running"
+
+
+# --- the last error --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        ("=== attempt 1 of job 7\nvizsage: error: one\n=== attempt 2 of job 7\nvizsage: error: two\n", "two"),
+        ("=== attempt 1 of job 7\nvizsage: error: one\n=== attempt 2 of job 7\nloss 1\n", None),
+        ("=== attempt 1 of job 7\nvizsage: error: one\nsrun: error: n1: task 0: Exited\n=== job 7 failed\n", "one"),
+        ("vizsage: error: one\n  vizsage: error: two\nnoise\n", "two"),
+        ("vizsage: error: one\nnoise \xff \r\n\n", "one"),
+    ],
+)
+def test_the_last_error_of_the_newest_attempt(tmp_path: Path, log: str, error: str | None) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(log.encode("latin-1"))
+    assert last_error(path) == (f"vizsage: error: {error}" if error else "loss 1")
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        (
+            "=== attempt 1\nTraceback\nValueError: x\nslurmstepd: error: *** STEP\nTerminated\nsrun: x\n",
+            "ValueError: x",
+        ),
+        ("jobs.run: out: interrupted\nValueError: x\n", "jobs.run: out: interrupted"),
+        ("=== attempt 1 of job 7\n", None),
+        ("", None),
+    ],
+)
+def test_without_a_line_of_this_project_the_last_line_is_the_error(tmp_path: Path, log: str, error: str | None) -> None:
+    path = tmp_path / "log"
+    path.write_text(log)
+    assert last_error(path) == error
+
+
+def test_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("=== attempt 1 of job 7\nvizsage: error: early\n" + "loss 1\n" * 50_000 + "vizsage: error: late\n")
+    assert last_error(path) == "vizsage: error: late"
+
+
+def test_a_log_that_is_not_there_has_no_error(tmp_path: Path) -> None:
+    assert last_error(tmp_path / "log") is None
+
+
+# --- which run -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with two runs: `one` with jobs 7 and 8, then `two`, a member of array 9; `one` was sent to first."""
+    monkeypatch.chdir(tmp_path)
+    for job in (sent(tmp_path / "one", "7"), sent(tmp_path / "one", "8", kind="eval"), sent(tmp_path / "two", "9_0")):
+        note(job)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("run", "ids"),
+    [
+        (None, ["9_0"]),  # the latest
+        ("one", ["7", "8"]),  # from here a directory
+        ("./one/", ["7", "8"]),
+        ("{runs}/one", ["7", "8"]),
+        ("7", ["7", "8"]),  # a run, not one job of it
+        ("8", ["7", "8"]),
+        ("9_0", ["9_0"]),
+        ("9", ["9_0"]),
+        ("two", ["9_0"]),
+    ],
+)
+def test_a_run_is_found(runs: Path, run: str | None, ids: list[str]) -> None:
+    assert [job.job_id for job in find(run and run.format(runs=runs))] == ids
+
+
+def test_a_run_is_found_by_its_name_from_elsewhere(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs / "elsewhere").mkdir()
+    monkeypatch.chdir(runs / "elsewhere")
+    assert [job.job_id for job in find("one")] == ["7", "8"]
+
+
+def test_a_run_whose_folder_is_gone_is_found_in_the_list_of_all(runs: Path) -> None:
+    (runs / "two" / "jobs" / "submissions.jsonl").unlink()
+    assert [job.job_id for job in find("two")] == ["9_0"]
+
+
+@pytest.mark.parametrize("run", ["three", "70", "on", "/", ""])
+def test_a_run_that_is_none(runs: Path, run: str) -> None:
+    with pytest.raises(ConfigError, match="no submitted run"):
+        find(run)
+
+
+def test_nothing_was_sent_yet(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run was submitted yet"):
+        find(None)
+    assert of_run(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["{", '{"job_id": "7"}', "[7]", '"seven"'])
+def test_a_damaged_list_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "submissions.jsonl").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=r"submissions\.jsonl: not a list"):
+        of_run(tmp_path)
+
+
+def test_a_list_of_a_later_version_is_read(tmp_path: Path) -> None:
+    job = sent(tmp_path)
+    note(job)
+    path = tmp_path / "jobs" / "submissions.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1}) + "\n")
+    assert of_run(tmp_path) == [job]

@@ -1,0 +1,40 @@
+"""Shared by the tests of jobs: programs of SLURM that are none, and a list of submissions of the test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# As SLURM answers where it keeps no accounts and has forgotten the job.
+SILENT = {
+    "sacct": "echo 'Slurm accounting storage is disabled' >&2; exit 1",
+    "squeue": "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
+    "scontrol": "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
+}
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the list of all submissions lies in this test, instead of in somebody's home."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def standin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a program of bash before all others on PATH. SLURM's commands are there and know no job until then."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def put(name: str, text: str) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    for name, text in SILENT.items():
+        put(name, text)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return put

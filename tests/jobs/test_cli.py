@@ -1,0 +1,408 @@
+"""`python -m jobs` as a user meets it: exit codes, one line on stderr, nothing sent or written after a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+from jobs.submissions import find
+
+Standin = Callable[[str, str], None]
+ROOT = Path(__file__).parents[2]
+TRAIN = ("submit", "slurm", "train", "run.yaml")
+EVAL = ("submit", "slurm", "eval", "run.yaml")
+SWEEP = ("sweep", "slurm", "train", "run.yaml", "lr=1e-4,2e-4")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder from which everything is submitted, with run.yaml for the run directory out/run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("model_name: vizsage-tiny\noutput_dir: out/run\n")
+    return tmp_path
+
+
+@pytest.fixture
+def scripts(here: Path, standin: Standin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sbatch that takes every job, gives out the ids 101, 102, ... and keeps the script here under its job's id."""
+    folder = tmp_path_factory.mktemp("sent")
+    standin(
+        "sbatch",
+        f'n=$((101 + $(ls {folder} | wc -l)))\ncp "${{@: -1}}" "{folder}/$n"\necho "Submitted batch job $n"',
+    )
+    standin("srun", "exit 1")
+    return folder
+
+
+def run(*words: str) -> int:
+    try:
+        return cli.main(words)
+    except SystemExit as error:  # argparse
+        return int(error.code or 0)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
+    """Run the command, which must end with `code` and one line on stderr, which is returned."""
+    capsys.readouterr()
+    found = run(*words)
+    printed = capsys.readouterr()
+    assert found == code, printed.err
+    assert printed.out == ""
+    assert printed.err.startswith("jobs: error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command, which must succeed without a word on stderr, and return what it printed."""
+    capsys.readouterr()
+    assert run(*words) == 0, capsys.readouterr().err
+    found = capsys.readouterr()
+    assert found.err == ""
+    return found.out
+
+
+def jobs(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "jobs", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def everything(*folders: Path) -> set[Path]:
+    return {path for folder in folders for path in folder.rglob("*")}
+
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_sent_and_noted(scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = here / "out" / "run" / "jobs"
+    assert printed(capsys, *TRAIN, "lr=0.5").splitlines() == [
+        "job 101",
+        f"run directory {here}/out/run",
+        f"log {folder}/101_0_log.out",
+        f"follow it with: python -m jobs logs -f {here}/out/run",
+    ]
+    [job] = find(None)
+    assert find("out/run") == [job]
+    assert (job.job_id, job.kind, job.scheduler) == ("101", "train", "slurm")
+    assert "lr: 0.5" in Path(job.config).read_text()
+    assert (scripts / "101").read_text() == Path(job.script).read_text()
+    assert job.config in Path(job.script).read_text()
+    assert not [path for path in folder.glob(".submission*") if not path.is_symlink()]
+
+
+def test_the_evaluation_waits_for_the_training(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, *TRAIN, "--then-eval", "--nodes", "2", "--gpus-per-node", "4")
+    assert "\nevaluation job 102 starts when job 101 has succeeded, log " in out
+    training, evaluation = ((scripts / name).read_text().splitlines() for name in ("101", "102"))
+    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=4"} <= set(training)
+    assert not [line for line in training if "dependency" in line]
+    # One process, and never pending for ever where the training fails.
+    assert {
+        "#SBATCH --nodes=1",
+        "#SBATCH --gpus-per-node=1",
+        "#SBATCH --dependency=afterok:101",
+        "#SBATCH --kill-on-invalid-dep=yes",
+    } <= set(evaluation)
+    assert [job.kind for job in find(None)] == ["train", "eval"]
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ((), {"gres": "gpu:a100:4"}),
+        (("--gpus-per-node", "2"), {"gpus-per-node": "2"}),
+        (("device=cpu",), {}),  # nobody wants to wait for GPUs that stay idle
+        (("device=cpu", "--gpus-per-node", "1"), {"gpus-per-node": "1"}),
+        (("--gpus-per-node", "0"), {}),
+    ],
+)
+def test_gpus_that_are_asked_for(
+    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], asked: dict[str, str]
+) -> None:
+    (here / "big.yaml").write_text("gres: gpu:a100:4\n")
+    script = printed(capsys, *TRAIN, "--profile", "big.yaml", *words, "--dry-run")
+    lines = [
+        line.removeprefix("#SBATCH --").split("=", 1) for line in script.splitlines() if line.startswith("#SBATCH")
+    ]
+    assert {key: value for key, value in (line for line in lines if len(line) == 2) if "g" in key[:2]} == asked
+
+
+def test_an_evaluation_takes_one_gpu_of_the_kind_that_the_profile_names(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "big.yaml").write_text("gres: gpu:a100:4\nnodes: 3\n")
+    script = printed(capsys, *EVAL, "--profile", "big.yaml", "--dry-run")
+    assert "#SBATCH --gres=gpu:a100:1\n" in script
+    assert "#SBATCH --nodes=1\n" in script
+
+
+def test_overrides_may_stand_behind_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = printed(capsys, *TRAIN, "lr=0.5", "lora_r=4", "--time", "1-00", "--dry-run")
+    assert printed(capsys, *TRAIN, "lr=0.5", "--dry-run", "--time", "1-00", "lora_r=4") == plain
+    assert printed(capsys, *TRAIN, "lr=0.5", "--time", "1-00", "--dry-run") != plain
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING"])
+def test_a_second_job_of_a_run_is_refused_while_the_first_is_active(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    printed(capsys, *TRAIN)
+    standin("squeue", f"echo '{state}|None'")
+    assert "job 101 of this run is " in refused(capsys, *TRAIN)
+    assert len(list(scripts.iterdir())) == 1
+    # An evaluation of the adapter that is there already, and another run, are something else.
+    printed(capsys, *EVAL)
+    printed(capsys, *TRAIN, "output_dir=out/other")
+    assert "job 102 of this run is " in refused(capsys, *EVAL)
+
+
+def test_the_same_submission_continues_a_run_that_ended(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, *TRAIN)
+    assert printed(capsys, *TRAIN).startswith("job 102\n")
+    assert [job.job_id for job in find(None)] == ["101", "102"]
+
+
+def test_what_slurm_refuses_is_told_in_its_words(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin("sbatch", "printf 'sbatch: error: invalid partition: gpu\\nsbatch: error: Batch job failed\\n' >&2; exit 1")
+    assert "invalid partition: gpu" in refused(capsys, *TRAIN)
+    assert "no run was submitted" in refused(capsys, "status")
+    assert not list(Path("out/run/jobs").glob(".submission*"))
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*TRAIN, "lr=fast"), "lr"),
+        ((*TRAIN, "lora=4"), "lora"),
+        ((*TRAIN, "output_dir=a%b"), "%"),
+        ((*TRAIN, "name_trained_model=jobs"), "name_trained_model"),
+        (("submit", "slurm", "train", "none.yaml"), "none.yaml"),
+        ((*TRAIN, "--profile", "none"), "none.yaml"),
+        ((*TRAIN, "--nodes", "0"), "nodes"),
+        ((*TRAIN, "--nodes", "two"), "--nodes"),
+        ((*TRAIN, "--time", "soon"), "time"),
+        ((*TRAIN, "--time", "5"), "signal_delay_s"),
+        ((*TRAIN, "--gpu", "1"), "--gpu"),
+        ((*TRAIN, "word"), "word"),
+        (("submit", "moon", "train", "run.yaml"), "moon"),
+        (("submit", "slurm", "dance", "run.yaml"), "dance"),
+        (("submit", "slurm"), "required"),
+        ((), "COMMAND"),
+        (("dance",), "dance"),
+        ((*EVAL, "--then-eval"), "--then-eval"),
+        (SWEEP[:4], "several values"),
+        ((*SWEEP, "lora_r=4,many"), "lora_r"),
+        ((*SWEEP, "--nodes", "0"), "nodes"),
+        (("sweep", "slurm", "eval", "run.yaml", "lr=1,2"), "eval"),
+        (("status", "none"), "none"),
+        (("status",), "no run was submitted"),
+        (("status", "one", "two"), "two"),
+        (("logs",), "no run was submitted"),
+        (("cancel", "none"), "none"),
+        (("table", "none"), "none"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_sent_or_written(
+    scripts: Path,
+    here: Path,
+    state_home: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    before = everything(here, state_home, scripts)
+    assert message in refused(capsys, *words)
+    assert everything(here, state_home, scripts) == before
+
+
+def test_a_machine_without_slurm_is_told_before_anything_is_written(
+    here: Path, state_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    before = everything(here, state_home)
+    for words in (TRAIN, EVAL, SWEEP):
+        assert "login node" in refused(capsys, *words)
+    assert everything(here, state_home) == before
+
+
+def test_a_run_directory_that_cannot_be_made(scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "out").write_text("a file where the folder should be")
+    for words in (TRAIN, SWEEP):
+        assert str(here / "out") in refused(capsys, *words)
+    assert not list(scripts.iterdir())
+
+
+def test_a_process_of_its_own_ends_the_same_way(here: Path) -> None:
+    done = jobs(*TRAIN, "lr=fast")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("jobs: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [TRAIN, (*TRAIN, "--then-eval"), EVAL, SWEEP, (*SWEEP, "--then-eval")])
+def test_a_dry_run_writes_and_sends_nothing_and_needs_no_slurm(
+    here: Path,
+    state_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    before = everything(here, state_home)
+    out = printed(capsys, *words, "--dry-run")
+    assert out.startswith("#!/bin/bash\n")
+    evaluations = (2 if "sweep" in words else 1) if "--then-eval" in words else 0
+    assert out.count("#!/bin/bash") == 1 + evaluations
+    assert out.count("--dependency=afterok:JOBID") == evaluations
+    assert everything(here, state_home) == before
+
+
+# --- a sweep ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_one_array_and_an_evaluation_for_each_member(
+    scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = printed(capsys, *SWEEP, "--then-eval")
+    base = here / "out" / "run"
+    assert out.splitlines()[:2] == [
+        f"job 101_0 run directory {base}/lr=1e-4",
+        f"job 101_1 run directory {base}/lr=2e-4",
+    ]
+    assert "#SBATCH --array=0-1" in (scripts / "101").read_text()
+    assert "--dependency=afterok:101_0\n" in (scripts / "102").read_text()
+    assert "--dependency=afterok:101_1\n" in (scripts / "103").read_text()
+    noted = json.loads((base / "sweep.json").read_text())
+    assert [(one["run_dir"], one["overrides"][0], one["job_id"]) for one in noted["runs"]] == [
+        (f"{base}/lr=1e-4", "lr=1e-4", "101_0"),
+        (f"{base}/lr=2e-4", "lr=2e-4", "101_1"),
+    ]
+    for job_id in ("101_0", "101_1"):
+        training, _ = find(job_id)
+        assert training.log == f"{base}/jobs/{job_id}_0_log.out"
+        assert Path(training.config).exists()
+        assert Path(training.script).read_text() == (scripts / "101").read_text()
+
+
+def test_a_member_that_is_active_holds_the_sweep_back(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, *SWEEP)
+    standin("squeue", 'case "$*" in *101_1*) echo "RUNNING|None" ;; *) echo "COMPLETED|None" ;; esac')
+    assert "job 101_1 of this run is running" in refused(capsys, *SWEEP)
+    assert len(list(scripts.iterdir())) == 1
+
+
+def test_one_refused_evaluation_does_not_hold_up_the_others(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin(
+        "sbatch",
+        f'n=$((101 + $(ls {scripts} | wc -l))); cp "${{@: -1}}" "{scripts}/$n"\n'
+        "[ $n = 102 ] && { echo 'sbatch: error: too many jobs' >&2; exit 1; }\necho Submitted batch job $n",
+    )
+    assert run(*SWEEP, "--then-eval") == 2
+    printed = capsys.readouterr()
+    assert "too many jobs" in printed.err
+    assert "lr=1e-4" in printed.err
+    assert printed.err.count("\n") == 1
+    assert "evaluation job 103 starts when job 101_1 has succeeded" in printed.out
+
+
+# --- following -------------------------------------------------------------------------------------------------------
+
+
+def test_status_is_a_block_for_the_newest_job_of_each_kind(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, *TRAIN)
+    printed(capsys, *TRAIN, "--then-eval")
+    folder = here / "out" / "run" / "jobs"
+    (here / "out" / "run" / "checkpoint-3").mkdir()
+    (folder / "102.end").write_text("1 RUNNING\n")
+    (folder / "102_0_log.out").write_text("=== attempt 1 of job 102\nRuntimeError: no such luck\n")
+    standin("squeue", 'case "$*" in *102*) echo "FAILED|None" ;; *) echo "PENDING|Dependency" ;; esac')
+    for words in (("status",), ("status", "run"), ("status", "101")):
+        assert printed(capsys, *words).splitlines() == [
+            f"run directory {here}/out/run",
+            "train job 102: failed (FAILED, exit code 1)",
+            "  step 3",
+            "  last error: RuntimeError: no such luck",
+            f"  log {folder}/102_0_log.out",
+            "eval job 103: pending (Dependency)",
+            f"  log {folder}/103_0_log.out",
+        ]
+
+
+def test_logs_of_a_run_and_of_one_job(scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, *TRAIN, "--then-eval")
+    assert "has not begun" in refused(capsys, "logs")
+    folder = here / "out" / "run" / "jobs"
+    (folder / "101_0_log.out").write_text("the training\n")
+    assert jobs("logs").stdout == "the training\n"  # the evaluation has not begun
+    (folder / "102_0_log.out").write_text("the evaluation\n")
+    assert jobs("logs", "out/run").stdout == "the evaluation\n"
+    (folder / "101_1_log.out").write_text("the second node\n")
+    both = jobs("logs", "101").stdout
+    assert both.index("the training") < both.index("the second node")
+    assert "the evaluation" not in both
+
+
+def test_the_log_is_followed_before_it_is_there(
+    scripts: Path, here: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, *TRAIN)
+    standin("tail", 'printf "%s " "$@"')
+    assert jobs("logs", "-f").stdout.split() == ["-n", "+1", "-F", f"{here}/out/run/jobs/101_0_log.out"]
+
+
+def test_cancelling_ends_what_waits_first_and_is_remembered(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, *TRAIN)
+    assert "no job of this run is waiting or running" in refused(capsys, "cancel")
+    printed(capsys, *TRAIN, "--then-eval")
+    standin("squeue", 'case "$*" in *101*) echo "COMPLETED|None" ;; *) echo "PENDING|None" ;; esac')
+    standin("scancel", f'echo "$@" >> "{here}/cancelled"')
+    assert printed(capsys, "cancel", "out/run").splitlines()[0].startswith("eval job 103 is cancelled")
+    assert (here / "cancelled").read_text().split() == ["103", "102"]
+    standin("squeue", "exit 1")  # forgotten
+    assert "train job 102: cancelled" in printed(capsys, "status")
+
+
+def test_a_cancellation_that_slurm_refuses(scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, *TRAIN)
+    standin("squeue", "echo 'RUNNING|None'")
+    standin("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
+    assert "Access denied" in refused(capsys, "cancel", code=1)
+    assert not list(Path("out/run/jobs").glob("*.cancelled"))
+
+
+def test_a_table_of_what_was_sent(scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, *SWEEP)
+    standin("squeue", 'case "$*" in *101_1*) echo "RUNNING|None" ;; *) echo "PENDING|Priority" ;; esac')
+    lines = printed(capsys, "table", "out/run").splitlines()
+    assert ["running" in line for line in lines if "2e-4" in line] == [True]
+    assert ["pending" in line for line in lines if "1e-4" in line] == [True]
+
+
+def test_help_names_every_command_without_loading_anything() -> None:
+    done = jobs("--help")
+    assert done.returncode == 0
+    for command in ("submit", "status", "logs", "cancel", "sweep", "table"):
+        assert f"    {command} " in done.stdout
