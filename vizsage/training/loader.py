@@ -86,11 +86,24 @@ class TrainLoader:
             generator=torch.Generator(),
         )
 
+        self._iterators: list[Any] = []
+
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
+        iterator = iter(self.loader)
+        self._iterators.append(iterator)
+        for batch in iterator:
             if isinstance(batch, VizSageError):
                 raise batch
             yield batch
+
+    def end(self) -> None:
+        """End the workers. Left to the garbage collector, some live at the end of the process, which waits for them
+        while they ignore the signal that is meant to end them: a finished run would hang.
+        """
+        for iterator in self._iterators:
+            if hasattr(iterator, "_shutdown_workers"):  # what the iterator's own __del__ calls; not so without workers
+                iterator._shutdown_workers()
+        self._iterators.clear()
 
 
 def worker_count(num_proc: int | None) -> int:

@@ -184,6 +184,7 @@ class _Run:
                 trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
             finally:
                 self.step = trainer.state.global_step
+                trainer.end_workers()
             if flow.failure is not None:
                 raise flow.failure
         if flow.interrupted:

@@ -79,6 +79,7 @@ class VisionTrainer(SFTTrainer):
     ) -> None:
         self.config, self.batches, self.progress = config, batches, progress
         self.fingerprint, self.identity = fingerprint, identity
+        self.loader: TrainLoader | None = None
         # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
         # compute_loss divides by the tokens of the whole step, so the Trainer must not divide by grad_accum again.
@@ -86,7 +87,13 @@ class VisionTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> Any:
         """The batches from the first step that is still to do."""
-        return TrainLoader(self.batches, worker_count(self.config.num_proc), self.args.device.type == "cuda")
+        self.loader = TrainLoader(self.batches, worker_count(self.config.num_proc), self.args.device.type == "cuda")
+        return self.loader
+
+    def end_workers(self) -> None:
+        """End the processes that read ahead."""
+        if self.loader is not None:
+            self.loader.end()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The batches of one step. A bad record in one process's share raises in each of them: none waits for ever."""
