@@ -192,7 +192,7 @@ def test_an_old_error_in_the_log_of_a_job_that_goes_well_is_not_told(
 def test_the_step_is_that_of_the_newest_checkpoint_while_the_run_goes_on(standin: Standin, tmp_path: Path) -> None:
     job = sent(tmp_path / "run")
     assert state_of(job).step is None
-    for name in ("checkpoint-9", "checkpoint-10", ".checkpoint-11.tmp", "checkpoint-old"):
+    for name in (*(f"checkpoint-{i}" for i in range(1, 11)), ".checkpoint-11.tmp", "checkpoint-old"):
         (tmp_path / "run" / name).mkdir()
     assert state_of(job).step == 10
     (tmp_path / "run" / "outcome.json").write_text("[")  # damaged: no reason to end with a traceback

@@ -1,0 +1,62 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=8
+#SBATCH --gres=gpu:a100:4
+#SBATCH --job-name=vizsage-train-run
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=HERE/out/run/jobs/%j_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=24:00:00
+
+# setup
+settings=HERE/out/run/jobs/settings-DIGEST.yaml
+run_dir=HERE/out/run
+max_retries=5
+trap : TERM USR2
+id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+id=${id:-$SLURM_JOB_ID}
+echo "=== attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $id on $SLURM_JOB_NODELIST, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+export NNODES=$SLURM_JOB_NUM_NODES
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+getent hosts "$MASTER_ADDR" > /dev/null || MASTER_ADDR=$(hostname)  # a node's name need not be its host's
+export MASTER_ADDR MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))
+export HF_HOME=/cache
+module load apptainer
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output HERE/out/run/jobs/%j_%t_log.out --cpus-per-task=8 --open-mode=append --kill-on-bad-exit=0 --wait=300 --mpi=none bash -c 'export NODE_RANK="$SLURM_NODEID"; exec "$@"' task apptainer exec --nv --bind /shared/hf:/cache:ro --bind HERE:HERE --pwd HERE /images/v.sif python3 -u -m jobs.run train "$settings"
+
+
+# teardown
+code=$?
+state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
+echo "$code ${state:-UNKNOWN}" > "$run_dir/jobs/$id.end"
+requeue() {
+    for pause in 0 5 30 60; do
+        sleep "$pause"
+        if scontrol requeue "$id"; then exit "$code"; fi
+    done
+    echo "=== job $id could not be requeued; submit again to continue"
+}
+case "$state:$code" in
+*:0 | *:2 | *:3 | *:4) ;;  # done, or wrong in a way that will repeat
+RUNNING:75)
+    echo "=== job $id was interrupted, its checkpoint is safe: it goes back into the queue"
+    requeue ;;
+RUNNING:*)
+    failures=$(($(cat "$run_dir/jobs/$id.failures" 2> /dev/null || echo 0) + 1))
+    if ! echo "$failures" > "$run_dir/jobs/$id.failures"; then
+        echo "=== job $id failed with exit code $code, and its failures cannot be counted: given up"
+    elif [ "$failures" -gt "$max_retries" ]; then
+        echo "=== job $id failed with exit code $code: given up after $max_retries retries"
+    else
+        echo "=== job $id failed with exit code $code: retry $failures of $max_retries"
+        requeue
+    fi ;;
+esac
+exit "$code"
