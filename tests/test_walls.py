@@ -43,6 +43,20 @@ TORCH_FREE = [
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
 
 
+def loaded_by(*modules: str, heavy: tuple[str, ...]) -> list[str]:
+    """Those of `heavy` that a process has loaded after importing `modules`, each with the module that did it."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    found = [m for m in {heavy!r} if m in sys.modules]\n"
+        "    if found:\n"
+        "        sys.exit(f'{name} imports {found}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    return done.stderr.splitlines()
+
+
 def room(module: str) -> str:
     """`data` for vizsage.data.sources."""
     return module.split(".")[1] if "." in module else ""
@@ -103,14 +117,21 @@ def test_the_library_knows_no_scheduler_and_no_launcher(module: str) -> None:
     assert not [name for name, _ in imports(MODULES[module]) if name.split(".")[0] == "jobs"]
 
 
-JOBS = sorted((ROOT / "jobs").glob("*.py"))
+JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
     assert reached <= {"config", "errors", "files"}, path
-    assert not [name for name, at_top in imports(path) if at_top and name.split(".")[0] == "torch"], path
+
+
+def test_launchers_import_without_torch() -> None:
+    """A login node has little memory, and `python -m jobs status` shall answer at once."""
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
+    assert {"jobs.run", "jobs.table"} <= set(modules)
+    assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
+    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -128,16 +149,7 @@ def test_folders_of_templates_hold_no_python(folder: str) -> None:
 
 def test_torch_free_rooms_import_without_torch() -> None:
     """One process imports them all; which one broke the wall stands in its output."""
-    code = (
-        "import importlib, sys\n"
-        f"for name in {TORCH_FREE!r}:\n"
-        "    importlib.import_module(name)\n"
-        "    heavy = [m for m in ('torch', 'transformers', 'datasets') if m in sys.modules]\n"
-        "    if heavy:\n"
-        "        sys.exit(f'{name} imports {heavy}')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
+    assert loaded_by(*TORCH_FREE, heavy=("torch", "transformers", "datasets")) == []
 
 
 def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_a_command() -> None:
@@ -145,9 +157,7 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
         n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
     ]
     assert set(heavy) <= {"vizsage", "vizsage.errors", "vizsage.config", "__future__"}
-    code = "import sys, vizsage.cli; print([m for m in ('pydantic', 'yaml', 'rich', 'torch') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch")) == []
 
 
 @pytest.mark.parametrize("folder", ["vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "tests"])
