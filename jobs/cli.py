@@ -56,11 +56,16 @@ def _submit(options: argparse.Namespace) -> None:
         for i, (one, resources) in enumerate(chain):
             print(slurm.dry_run([one], resources, one.folder, after="JOBID" if i else None))
         return
-    _refuse_second_job(training.run_dir, options.kind)
+    _refuse_second_job(training.run_dir)
     after = None
     for one, resources in chain:
-        [sent] = slurm.submit([one], resources, one.folder, after=after)
-        note(sent)
+        try:
+            [sent] = slurm.submit([one], resources, one.folder, after=after)
+        except ConfigError as error:
+            raise (
+                error if after is None else ConfigError(f"job {after} was sent, its evaluation not: {error}")
+            ) from None
+        _warn(note(sent))
         if after is None:
             _report(sent.job_id, sent.run_dir, sent.log)
         else:
@@ -88,10 +93,10 @@ def _sweep(options: argparse.Namespace) -> None:
                 print(slurm.dry_run([evaluation], _for_eval(profile), evaluation.folder, after=f"JOBID_{i}"))
         return
     for training in works:
-        _refuse_second_job(training.run_dir, "train")
+        _refuse_second_job(training.run_dir)
     sent = slurm.submit(works, profile, folder)
     for one in sent:
-        note(one)
+        _warn(note(one))
         print(f"job {one.job_id} run directory {one.run_dir}")
     runs = [
         {"run_dir": one.run_dir, "overrides": list(member.overrides), "job_id": one.job_id}
@@ -106,7 +111,7 @@ def _sweep(options: argparse.Namespace) -> None:
         except ConfigError as error:  # the trainings are on their way, and so shall the other evaluations be
             refused.append(f"evaluation of {one.run_dir}: {error}")
             continue
-        note(then)
+        _warn(note(then))
         print(f"evaluation job {then.job_id} starts when job {one.job_id} has succeeded")
     print(f"follow it with: python -m jobs table {base}")
     if refused:
@@ -149,16 +154,16 @@ def _logs(options: argparse.Namespace) -> None:
 def _cancel(options: argparse.Namespace) -> None:
     from jobs import slurm
     from jobs.status import CANCELLED, state_of
-    from jobs.submissions import find
+    from jobs.submissions import find_to_cancel
     from vizsage.files import write_text
 
-    jobs = find(options.target)
+    jobs = find_to_cancel(options.target)
     active = [one for one in {one.job_id: one for one in jobs}.values() if state_of(one).active]
     if not active:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
     for one in reversed(active):  # what waits for the training first, so that it cannot start in between
-        slurm.cancel(one.job_id)
         write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
+        slurm.cancel(one.job_id)
         print(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
     print("the same submission continues the run")
 
@@ -197,21 +202,26 @@ def _profile(options: argparse.Namespace, config: Any) -> Any:
 
 def _for_eval(profile: Any) -> Any:
     """An evaluation takes one process."""
-    one_gpu = re.sub(r":\d+$", ":1", profile.gres) if profile.gres else None
+    one_gpu = re.sub(r"\b(gpu(?::[^,:]+)?):\d+", r"\1:1", profile.gres) if profile.gres else None
     return profile.model_copy(update={"nodes": 1, "gpus_per_node": min(1, profile.gpus_per_node), "gres": one_gpu})
 
 
-def _refuse_second_job(run_dir: Path, kind: str) -> None:
+def _refuse_second_job(run_dir: Path) -> None:
     from jobs.status import state_of
     from jobs.submissions import of_run
 
-    for one in [one for one in of_run(run_dir) if one.kind == kind][-1:]:
+    for one in of_run(run_dir):
         found = state_of(one)
         if found.active:
             raise ConfigError(
-                f"{run_dir}: job {one.job_id} of this run is {found.state}; cancel it (python -m jobs cancel "
-                f"{one.job_id}), wait for it, or name another output_dir"
+                f"{run_dir}: {one.kind} job {one.job_id} of this run is {found.state}; cancel it (python -m jobs "
+                f"cancel {one.job_id}), wait for it, or name another output_dir"
             )
+
+
+def _warn(problem: str | None) -> None:
+    if problem:
+        print(f"jobs: warning: the job is sent, but {problem}", file=sys.stderr)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -21,28 +23,54 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.config import load_config
-from vizsage.errors import EXIT_INTERRUPTED, EXIT_UNKNOWN, ConfigError, VizSageError
+from vizsage.errors import (
+    EXIT_DATA,
+    EXIT_INTERRUPTED,
+    EXIT_REPEATS,
+    EXIT_UNKNOWN,
+    EXIT_USAGE,
+    ConfigError,
+    VizSageError,
+)
 
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-# The scheduler ends the job when its own patience ends; this launcher must not be the one that cuts a checkpoint short.
-_GRACE_S = 24 * 3600
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+# Exit codes that name a cause; the processes that lose their peer end with others.
+_TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 # Other nodes see the outcome that the first one wrote when their shared storage shows it.
 _OUTCOME_S = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one attempt; return the exit code of README.md's table, or 1 for an interruption without a step forward."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one attempt; return the exit code of README.md's table, or 1 for an interruption without a step forward.
+
+    In EXIT_CODES_DIR, where that is set, the code is also left in a file with the node's number for a name.
+    """
+    received: list[int] = []
+    for name in SIGNALS:  # from now on: one that comes while torch is imported is as good as a later one
+        signal.signal(getattr(signal, name), lambda number, frame: received.append(number))
+    code = _attempt(list(sys.argv[1:] if argv is None else argv), received)
+    if folder := os.environ.get("EXIT_CODES_DIR"):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            Path(folder, os.environ.get("NODE_RANK", "0")).write_text(f"{code}\n")
+        except OSError as error:
+            _say(f"{folder}: cannot be written: {error.strerror}", code)
+    return code
+
+
+def _attempt(arguments: list[str], received: list[int]) -> int:
     try:
         if len(arguments) < 2 or arguments[0] not in ("train", "eval"):
             raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]")
+        if "--fresh" in arguments:
+            raise ConfigError("--fresh: an attempt that begins anew each time would never end; leave it out here")
         command, config, rest = arguments[0], Path(arguments[1]), arguments[2:]
         output_dir = load_config(config, [word for word in rest if "=" in word and word[0] != "-"]).output_dir
         environments = worker_environments(os.environ, _processes(command))
     except VizSageError as error:
         return _say(str(error), error.exit_code)
     marks = _marks(command, output_dir)
-    code = _launch([sys.executable, "-u", "-m", "vizsage", *arguments], environments)
+    code = _launch([sys.executable, "-u", "-m", "vizsage", *arguments], environments, received)
     if code > 128 and command == "train" and _marks(command, output_dir) != marks:
         # Killed after the end: outcome.json is the last that an attempt writes, and says how it ended.
         code = _outcome(output_dir, code)
@@ -97,15 +125,19 @@ def _processes(command: str) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def _launch(command: list[str], environments: list[dict[str, str]]) -> int:
-    """Run `command` once for each environment and return the first failing process's exit code, or 0."""
+def _launch(command: list[str], environments: list[dict[str, str]], received: list[int]) -> int:
+    """Run `command` once for each environment and return the first failing process's exit code, or 0.
+
+    Signals that lie in `received`, or come to lie there, are passed on. How long the processes may take to answer is
+    the scheduler's to say: this launcher must not be the one that cuts a checkpoint short.
+    """
     import logging
 
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # vizsage says what happened, in a line
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = SIGNALS
-    signalled: SignalException | None = None
+    # torch's own handlers would raise an exception wherever the launcher is, and tell no exit codes afterwards.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
     with tempfile.TemporaryDirectory(prefix="jobs-run-") as logs:
         processes = start_processes(
             name="vizsage",
@@ -114,27 +146,23 @@ def _launch(command: list[str], environments: list[dict[str, str]]) -> int:
             envs=dict(enumerate(environments)),
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        while True:
-            try:
-                if signalled is not None:
-                    signal, signalled = signalled.sigval, None
-                    processes.close(_asking_to_stop(signal), timeout=_GRACE_S)
-                result = processes.wait(period=0.2)
-                break
-            except SignalException as another:  # a second one while the first is being answered is passed on as well
-                signalled = another
-    failures = list(result.failures.values()) if result else []
-    if not failures:
-        return 0
-    code = min(failures, key=lambda failure: failure.timestamp).exitcode
-    return int(code) if code >= 0 else 128 - int(code)
+        result = None
+        while result is None:
+            while received:
+                number = received.pop(0)
+                for pid in processes.pids().values():  # each leads a process group of its own
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, _asking_to_stop(number))
+            result = processes.wait(timeout=0.2, period=0.1)
+    failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
+    codes = [failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode for failure in failures]
+    # Times are whole seconds: of failures in one of them, the one that tells most.
+    return int(next((code for code in codes if code in _TELLING), codes[0] if codes else 0))
 
 
-def _asking_to_stop(number: Any) -> Any:
+def _asking_to_stop(number: int) -> int:
     """SIGHUP and SIGQUIT would end the training on the spot."""
-    import signal
-
-    return signal.SIGTERM if number in (signal.SIGHUP, signal.SIGQUIT) else signal.Signals(number)
+    return signal.SIGTERM if number in (signal.SIGHUP, signal.SIGQUIT) else number
 
 
 def _marks(command: str, output_dir: Path) -> Any:

@@ -24,21 +24,39 @@ echo "=== attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $id on $SLURM_JOB_NO
 export NNODES=$SLURM_JOB_NUM_NODES
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 getent hosts "$MASTER_ADDR" > /dev/null || MASTER_ADDR=$(hostname)  # a node's name need not be its host's
-export MASTER_ADDR MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))"""
+export MASTER_ADDR MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))
+export EXIT_CODES_DIR="$run_dir/jobs/$id.codes"
+rm -rf "$EXIT_CODES_DIR\""""
+
+# After the lines of the profile, which may have changed what the rest relies on.
+AFTER_SETUP = "set +eu; set +o pipefail; trap : TERM USR2"
 
 # On the host, never inside a container: SLURM's commands are here. `run_dir`, `max_retries` and `id` are set above.
 # Only a RUNNING job requeues itself: a cancelled one would come back to life, and a preempted one is requeued already.
 EPILOGUE = """\
 code=$?
-state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
-echo "$code ${state:-UNKNOWN}" > "$run_dir/jobs/$id.end"
+for known in 2 3 4; do  # what one node found out outweighs how the others broke off
+    if grep -qsx "$known" "$run_dir/jobs/$id.codes"/*; then code=$known; fi
+done
+ask_state() {  # the controller may be busy, or be starting anew
+    for pause in 0 2 5 10 20; do
+        sleep "$pause"
+        state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
+        if [ -n "$state" ]; then return; fi
+    done
+    state=UNKNOWN
+}
 requeue() {
     for pause in 0 5 30 60; do
         sleep "$pause"
+        ask_state
+        if [ "$state" != RUNNING ]; then break; fi
         if scontrol requeue "$id"; then exit "$code"; fi
     done
-    echo "=== job $id could not be requeued; submit again to continue"
+    echo "=== job $id was not requeued, SLURM calls it $state; the same submission continues the run"
 }
+ask_state
+echo "$code $state" > "$run_dir/jobs/$id.end"
 case "$state:$code" in
 *:0 | *:2 | *:3 | *:4) ;;  # done, or wrong in a way that will repeat
 RUNNING:75)
@@ -54,6 +72,8 @@ RUNNING:*)
         echo "=== job $id failed with exit code $code: retry $failures of $max_retries"
         requeue
     fi ;;
+*)
+    echo "=== job $id ended with exit code $code and goes on only if SLURM, which calls it $state, queues it again" ;;
 esac
 exit "$code\""""
 
@@ -141,7 +161,7 @@ def _setup(works: Sequence[Work], profile: Profile) -> list[str]:
             'HF_DATASETS_CACHE="$VIZSAGE_LOCAL_CACHE/datasets" MPLCONFIGDIR="$VIZSAGE_LOCAL_CACHE/matplotlib"',
         ]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
-    return lines + list(profile.setup)
+    return [*lines, *profile.setup, AFTER_SETUP]
 
 
 def _processes(profile: Profile) -> int | None:
@@ -153,9 +173,10 @@ def _srun_arguments(works: Sequence[Work], profile: Profile) -> list[str]:
     arguments = [
         f"--cpus-per-task={profile.cpus_per_task}",  # since SLURM 22.05 a step no longer inherits it
         "--open-mode=append",
+        "--export=ALL",
         # A node that ends first must not have the others killed while they write; those that hang are not waited for.
         "--kill-on-bad-exit=0",
-        "--wait=300",
+        "--wait=600",
     ]
     if profile.container_kind == "pyxis":
         arguments += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
 
     if not (shutil.which("sbatch") and shutil.which("srun")):
         raise ConfigError("sbatch and srun are not here; submit from a login node of the cluster, or add --dry-run")
+    _check_syntax(script_text(works, profile, folder, after=after))
+    _forget_surroundings()
     for work in works:
         work.freeze()
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +67,9 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's errors, which are told below
             job = executor._submit_command(task_command(works, profile))
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if "sbatch: error" in line]
+        lines = [
+            line.partition("sbatch: error:")[2].strip() for line in str(error).splitlines() if "sbatch: error" in line
+        ]
         raise ConfigError(f"sbatch refused the job: {'; '.join(lines) or ' '.join(str(error).split())}") from None
     finally:
         for left in folder.glob(".submission_file_*.sh"):
@@ -95,19 +100,20 @@ def ask(job_id: str) -> tuple[str, str] | None:
     """(state in this project's words, SLURM's own words), or None where SLURM does not know the job any more.
 
     sacct is asked first; it fails where the cluster keeps no accounts, and squeue remembers a job for some minutes.
+    Raises VizSageError where SLURM does not answer: that is no word on the job.
     """
-    for command in (
-        ["sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,Reason"],
-        ["squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T|%r"],
-    ):
-        line = _first_line(command)
-        if line:
-            state, _, reason = line.partition("|")
-            state = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
-            word = _WORDS.get(state, state.lower())
-            # What a job that ended once waited for says nothing any more.
-            return word, reason if word == "pending" and reason not in ("", "None") else state
-    return None
+    line, _ = _first_line(["sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,Reason"])
+    if not line:
+        line, problem = _first_line(["squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T|%r"])
+        if problem and "Invalid job id" not in problem:
+            raise VizSageError(f"SLURM does not answer for job {job_id}: {problem}")
+        if not line:
+            return None
+    state, _, reason = line.partition("|")
+    state = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
+    word = _WORDS.get(state, state.lower())
+    # What a job that ended once waited for says nothing any more.
+    return word, reason if word == "pending" and reason not in ("", "None") else state
 
 
 def cancel(job_id: str) -> None:
@@ -120,10 +126,28 @@ def cancel(job_id: str) -> None:
         raise VizSageError(f"scancel {job_id}: {getattr(error, 'stderr', None) or error}") from None
 
 
-def _first_line(command: list[str]) -> str:
+def _first_line(command: list[str]) -> tuple[str, str]:
+    """The first line that a command prints, and what went wrong. A command that is not here knows no job."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return ""
+    except FileNotFoundError:
+        return "", ""
+    except subprocess.TimeoutExpired:
+        return "", f"{command[0]} took more than a minute"
+    if done.returncode:
+        return "", " ".join(done.stderr.split()) or f"{command[0]} ended with exit code {done.returncode}"
     lines = done.stdout.strip().splitlines()
-    return lines[0].strip() if done.returncode == 0 and lines else ""
+    return (lines[0].strip() if lines else ""), ""
+
+
+def _forget_surroundings() -> None:
+    """Take out of the environment what belongs to another job: submitted from inside one, a job would inherit it."""
+    for name in list(os.environ):
+        if (name.startswith("SLURM_") and name != "SLURM_CONF") or name == "SBATCH_EXPORT":
+            del os.environ[name]
+
+
+def _check_syntax(text: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"setup: bash does not read the script: {' '.join(done.stderr.split())}; see --dry-run")

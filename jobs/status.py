@@ -46,7 +46,8 @@ def state_of(submission: Submission) -> JobState:
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
         error = last_error(Path(submission.log)) or str(outcome.get("reason") or "") or None
     if told and state == "failed" and (code := _end(submission)[0]) is not None:
-        detail += f", exit code {code}"
+        hint = "; the same submission continues it" if code == EXIT_INTERRUPTED or detail == "TIMEOUT" else ""
+        detail += f", exit code {code}{hint}"
     if state == "pending" and _failures(submission):
         detail += f", after {_failures(submission)} failed attempts"
     return JobState(submission, state, detail, step, error)

@@ -39,11 +39,16 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def note(submission: Submission) -> None:
-    """Write it into the run directory and into the list of all."""
+def note(submission: Submission) -> str | None:
+    """Write it into the run directory and into the list of all. Returns what could not be written: the job is sent."""
     line = dataclasses.asdict(submission)
-    append_jsonl(submission.folder / FILE, [line])
-    append_jsonl(_list_of_all(), [line])
+    problems = []
+    for path in (submission.folder / FILE, _list_of_all()):
+        try:
+            append_jsonl(path, [line])
+        except OSError as error:
+            problems.append(f"{path}: cannot be written: {error.strerror}")
+    return "; ".join(problems) or None
 
 
 def of_run(run_dir: Path) -> list[Submission]:
@@ -67,6 +72,20 @@ def find(run: str | None) -> list[Submission]:
     if run is None:
         raise ConfigError("no run was submitted yet; see python -m jobs submit --help")
     raise ConfigError(f"{run}: no submitted run; name its run directory, the directory's name, or a job id")
+
+
+def find_to_cancel(run: str | None) -> list[Submission]:
+    """The jobs that are meant: one by its id, all of an array by its id, all of a sweep by its folder, else a run's."""
+    everything = _read(_list_of_all())
+    if run is not None:
+        exact = [one for one in everything if one.job_id == run]
+        array = [one for one in everything if one.job_id.partition("_")[0] == run]
+        if exact or array:
+            return exact or array
+        if (Path(run) / "sweep.json").exists():
+            base = Path(run).absolute()
+            return [one for path in sorted(base.glob(f"*/{FOLDER}/{FILE}")) for one in _read(path)]
+    return find(run)
 
 
 def _list_of_all() -> Path:

@@ -315,7 +315,7 @@ def test_three_retries_and_as_many_interruptions_as_it_takes(decider: Decider) -
 @pytest.mark.parametrize("code", [1, 75])
 def test_a_controller_that_does_not_answer(decider: Decider, code: int) -> None:
     assert decider.end("RUNNING", code, requeue="exit 1") == code
-    assert len(decider.requeues) == (4 if decider.way == WAYS[0] else 1)
+    assert len(decider.requeues) == 4
 
 
 def test_a_controller_that_answers_at_last(here: Path, standin: Standin) -> None:

@@ -25,27 +25,43 @@ export NNODES=$SLURM_JOB_NUM_NODES
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 getent hosts "$MASTER_ADDR" > /dev/null || MASTER_ADDR=$(hostname)  # a node's name need not be its host's
 export MASTER_ADDR MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))
+export EXIT_CODES_DIR="$run_dir/jobs/$id.codes"
+rm -rf "$EXIT_CODES_DIR"
 export PROCESSES_PER_NODE=8
 export VIZSAGE_LOCAL_CACHE="/node-disk/$USER/vizsage"
 export TRITON_CACHE_DIR="$VIZSAGE_LOCAL_CACHE/triton" CUDA_CACHE_PATH="$VIZSAGE_LOCAL_CACHE/cuda"
 export TORCHINDUCTOR_CACHE_DIR="$VIZSAGE_LOCAL_CACHE/inductor" HF_DATASETS_CACHE="$VIZSAGE_LOCAL_CACHE/datasets" MPLCONFIGDIR="$VIZSAGE_LOCAL_CACHE/matplotlib"
+set +eu; set +o pipefail; trap : TERM USR2
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output HERE/out/run/jobs/%j_%t_log.out --cpus-per-task=8 --open-mode=append --kill-on-bad-exit=0 --wait=300 --container-image=/images/v.sqsh --container-mounts=/shared/data:/shared/data:ro,/node-disk:/node-disk,HERE:HERE --container-workdir=HERE --no-container-mount-home bash -c 'mkdir -p "$VIZSAGE_LOCAL_CACHE" || exit; export NODE_RANK="$SLURM_NODEID"; exec "$@"' task /opt/bin/python -u -m jobs.run train "$settings"
+srun --unbuffered --output HERE/out/run/jobs/%j_%t_log.out --cpus-per-task=8 --open-mode=append --export=ALL --kill-on-bad-exit=0 --wait=600 --container-image=/images/v.sqsh --container-mounts=/shared/data:/shared/data:ro,/node-disk:/node-disk,HERE:HERE --container-workdir=HERE --no-container-mount-home bash -c 'mkdir -p "$VIZSAGE_LOCAL_CACHE" || exit; export NODE_RANK="$SLURM_NODEID"; exec "$@"' task /opt/bin/python -u -m jobs.run train "$settings"
 
 
 # teardown
 code=$?
-state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
-echo "$code ${state:-UNKNOWN}" > "$run_dir/jobs/$id.end"
+for known in 2 3 4; do  # what one node found out outweighs how the others broke off
+    if grep -qsx "$known" "$run_dir/jobs/$id.codes"/*; then code=$known; fi
+done
+ask_state() {  # the controller may be busy, or be starting anew
+    for pause in 0 2 5 10 20; do
+        sleep "$pause"
+        state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
+        if [ -n "$state" ]; then return; fi
+    done
+    state=UNKNOWN
+}
 requeue() {
     for pause in 0 5 30 60; do
         sleep "$pause"
+        ask_state
+        if [ "$state" != RUNNING ]; then break; fi
         if scontrol requeue "$id"; then exit "$code"; fi
     done
-    echo "=== job $id could not be requeued; submit again to continue"
+    echo "=== job $id was not requeued, SLURM calls it $state; the same submission continues the run"
 }
+ask_state
+echo "$code $state" > "$run_dir/jobs/$id.end"
 case "$state:$code" in
 *:0 | *:2 | *:3 | *:4) ;;  # done, or wrong in a way that will repeat
 RUNNING:75)
@@ -61,5 +77,7 @@ RUNNING:*)
         echo "=== job $id failed with exit code $code: retry $failures of $max_retries"
         requeue
     fi ;;
+*)
+    echo "=== job $id ended with exit code $code and goes on only if SLURM, which calls it $state, queues it again" ;;
 esac
 exit "$code"
