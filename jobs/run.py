@@ -11,6 +11,7 @@ MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -36,6 +37,8 @@ from vizsage.errors import (
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 # Exit codes that name a cause; the processes that lose their peer end with others.
 _TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
+# The scheduler ends the job when its own patience ends.
+_GRACE_S = 24 * 3600
 # Other nodes see the outcome that the first one wrote when their shared storage shows it.
 _OUTCOME_S = 60.0
 
@@ -146,10 +149,13 @@ def _launch(command: list[str], environments: list[dict[str, str]], received: li
             envs=dict(enumerate(environments)),
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
+        close = processes.close
         result = None
         while result is None:
             while received:
                 number = received.pop(0)
+                # The first to end must not have torch kill the others, 30 seconds later, while they write.
+                processes.close = functools.partial(close, timeout=_GRACE_S)  # type: ignore[method-assign]
                 for pid in processes.pids().values():  # each leads a process group of its own
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, _asking_to_stop(number))
