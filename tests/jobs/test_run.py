@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobs import run
 from vizsage.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+MISHAPS = ROOT / "tests" / "integration" / "slurm" / "mishaps"
 
 # `vizsage` as the launcher sees it: a program in its place that does what WORKER says.
 WORKER = """
@@ -53,6 +57,7 @@ class Launch:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jobs.run", command, str(folder / "settings.yaml")],
             env=environment,
+            cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -78,6 +83,11 @@ def test_a_killed_process_is_128_and_its_signal(tmp_path: Path) -> None:
     assert Launch(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)").end()[0] == 137
 
 
+def test_a_process_killed_before_its_attempt_had_ended_is_not_excused_by_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0, "attempt": 1}))
+    assert Launch(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)").end()[0] == 137
+
+
 def test_a_process_killed_after_its_attempt_had_ended_counts_as_it_ended(tmp_path: Path) -> None:
     assert Launch(tmp_path, "attempt(0, 9, 0); os.kill(os.getpid(), signal.SIGUSR2)").end()[0] == 0
 
@@ -88,6 +98,25 @@ def test_the_first_failing_process_decides(tmp_path: Path) -> None:
     assert Launch(tmp_path, body, processes=2).end()[0] == 3
 
 
+def test_of_failures_at_the_same_time_the_one_that_names_a_cause_decides(tmp_path: Path) -> None:
+    body = """
+if rank:
+    (folder / "ready").touch()
+    os._exit(3)
+while not (folder / "ready").exists():
+    pass
+os._exit(1)
+"""
+    assert Launch(tmp_path, body, processes=2).end()[0] == 3
+
+
+def test_the_exit_code_is_left_for_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun tells the highest code of all nodes, which need not be the one that tells most."""
+    monkeypatch.setenv("EXIT_CODES_DIR", str(tmp_path / "jobs" / "7.codes"))
+    assert Launch(tmp_path, "os._exit(3)").end()[0] == 3
+    assert (tmp_path / "jobs" / "7.codes" / "0").read_text() == "3\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_signals_reach_every_process_and_they_get_time(tmp_path: Path, number: signal.Signals) -> None:
     body = "wait_for_signal(2); attempt(0, 5, 75) if rank == 0 else None; os._exit(75)"
@@ -95,6 +124,42 @@ def test_signals_reach_every_process_and_they_get_time(tmp_path: Path, number: s
     launch.signal_when_ready(number, processes=2)
     assert launch.end()[0] == 75
     assert [(tmp_path / f"got-{i}").read_text() for i in range(2)] == [number.name, number.name]
+
+
+def test_a_second_signal_is_passed_on_as_well(tmp_path: Path) -> None:
+    """The scheduler warns with one before its limit, and ends with another."""
+    body = """
+wait_for_signal(0)
+(folder / "ready-0").unlink()
+wait_for_signal(0)
+attempt(0, 5, 75)
+os._exit(75)
+"""
+    launch = Launch(tmp_path, body)
+    launch.signal_when_ready(signal.SIGUSR2)
+    while not (tmp_path / "got-0").exists():
+        time.sleep(0.05)
+    launch.signal_when_ready(signal.SIGTERM)
+    assert launch.end()[0] == 75
+    assert (tmp_path / "got-0").read_text() == "SIGTERM"
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", '{"attempts": []}', None])
+def test_without_a_word_on_the_steps_an_interruption_is_a_failure(tmp_path: Path, damage: str | None) -> None:
+    mend = f"(folder / 'run.json').write_text({damage!r})" if damage else "(folder / 'run.json').unlink()"
+    found, printed = Launch(tmp_path, f"attempt(0, 5, 75); {mend}; os._exit(75)").end()
+    assert found == 1
+    assert "run.json" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_a_process_that_still_writes_is_not_hurried_by_one_that_has_ended(tmp_path: Path) -> None:
+    """torch's launcher gives the others 30 seconds after the first has ended; a checkpoint may take longer."""
+    body = "wait_for_signal(0 if rank else 35); rank or attempt(0, 5, 75); os._exit(75)"
+    launch = Launch(tmp_path, body, processes=2)
+    launch.signal_when_ready(signal.SIGUSR2, processes=2)
+    assert launch.end()[0] == 75
 
 
 @pytest.mark.parametrize(("before", "after", "code"), [(4, 5, 75), (5, 5, 1)])
@@ -134,12 +199,27 @@ def test_processes_of_two_nodes() -> None:
     assert second == common | {"RANK": "3", "LOCAL_RANK": "1"}
 
 
+def test_processes_of_one_node_meet_by_themselves_and_share_its_cores() -> None:
+    given = {"A": "b"}
+    first, second = run.worker_environments(given, 2)
+    assert (first["MASTER_ADDR"], first["WORLD_SIZE"], first["GROUP_RANK"]) == ("127.0.0.1", "2", "0")
+    assert first["MASTER_PORT"] == second["MASTER_PORT"]
+    assert int(first["MASTER_PORT"]) > 1023
+    assert int(first["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert "OMP_NUM_THREADS" not in run.worker_environments(given | {"OMP_NUM_THREADS": "3"}, 2)[0]
+    assert given == {"A": "b"}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"NNODES": "2", "NODE_RANK": "2"}, "NODE_RANK: expected 0 to 1"),
         ({"NNODES": "two"}, "whole numbers"),
+        ({"NNODES": "0"}, "NODE_RANK"),
+        ({"NODE_RANK": "-1"}, "NODE_RANK"),
         ({"NNODES": "2"}, "MASTER_ADDR and MASTER_PORT"),
+        ({"NNODES": "2", "MASTER_ADDR": "n1"}, "MASTER_ADDR and MASTER_PORT"),
+        ({"NNODES": "2", "MASTER_ADDR": "n1", "MASTER_PORT": "ssh"}, "MASTER_ADDR and MASTER_PORT"),
     ],
 )
 def test_variables_that_describe_no_node(given: dict[str, str], message: str) -> None:
@@ -147,6 +227,66 @@ def test_variables_that_describe_no_node(given: dict[str, str], message: str) ->
         run.worker_environments(given, 1)
 
 
-def test_a_wrong_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main(["dance"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("words", "variables", "message"),
+    [
+        ([], {}, "usage"),
+        (["dance", "run.yaml"], {}, "usage"),
+        (["train"], {}, "usage"),
+        (["train", "none.yaml"], {}, "none.yaml"),
+        (["train", "run.yaml", "--fresh"], {}, "--fresh"),
+        (["train", "run.yaml", "lr=fast"], {}, "lr"),
+        (["train", "run.yaml"], {"PROCESSES_PER_NODE": "0"}, "PROCESSES_PER_NODE"),
+        (["train", "run.yaml"], {"PROCESSES_PER_NODE": "all"}, "PROCESSES_PER_NODE"),
+        (["train", "run.yaml"], {"PROCESSES_PER_NODE": "1", "NNODES": "2"}, "MASTER_ADDR"),
+        (["eval", "run.yaml"], {"NNODES": "2"}, "one node"),
+    ],
+)
+def test_a_wrong_command_is_one_line(tmp_path: Path, words: list[str], variables: dict[str, str], message: str) -> None:
+    (tmp_path / "run.yaml").write_text("output_dir: out\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    command = [sys.executable, "-m", "jobs.run", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("jobs.run: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_interrupted_and_continues(
+    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path]
+) -> None:
+    settings = write_settings(
+        model_name="vizsage-tiny",
+        device="cpu",
+        load_in_4bit=False,
+        use_bf16=False,
+        use_gradient_checkpointing=False,
+        batch_size=1,
+        grad_accum=1,
+        max_steps=6,
+        eval_steps=100,
+        save_steps=100,
+        val_samples=1,
+        num_proc=0,
+        dataset="AQUA",
+        base_path=str(write_data()),
+        output_dir=str(tmp_path / "run"),
+    )
+    environment = os.environ | {"PROCESSES_PER_NODE": "2", "PYTHONPATH": str(MISHAPS), "MISHAP": "hold 3"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.run", "train", str(settings), "lr=1e-3"],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while process.poll() is None and len(list((tmp_path / "run").glob("held-*"))) < 2:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGUSR2)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, printed
+    assert (tmp_path / "run" / "checkpoint-3").is_dir()
+    again = subprocess.run(process.args, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
+    assert outcome == {"exit_code": 0, "reason": "done", "step": 6, "attempt": 2}
