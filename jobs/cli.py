@@ -162,8 +162,8 @@ def _cancel(options: argparse.Namespace) -> None:
     if not active:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
     for one in reversed(active):  # what waits for the training first, so that it cannot start in between
-        write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
         slurm.cancel(one.job_id)
+        write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
         print(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
     print("the same submission continues the run")
 

@@ -160,10 +160,17 @@ def test_a_second_job_of_a_run_is_refused_while_the_first_is_active(
     standin("squeue", f"echo '{state}|None'")
     assert "job 101 of this run is " in refused(capsys, *TRAIN)
     assert len(list(scripts.iterdir())) == 1
-    # An evaluation of the adapter that is there already, and another run, are something else.
-    printed(capsys, *EVAL)
-    printed(capsys, *TRAIN, "output_dir=out/other")
-    assert "job 102 of this run is " in refused(capsys, *EVAL)
+    assert "train job 101 of this run is " in refused(capsys, *EVAL)
+    printed(capsys, *TRAIN, "output_dir=out/other")  # another run is something else
+
+
+def test_a_controller_that_is_silent_is_no_leave_for_a_second_job(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, *TRAIN)
+    standin("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert "Unable to contact slurm controller" in refused(capsys, *TRAIN, code=1)
+    assert len(list(scripts.iterdir())) == 1
 
 
 def test_the_same_submission_continues_a_run_that_ended(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -381,7 +388,7 @@ def test_cancelling_ends_what_waits_first_and_is_remembered(
     standin("scancel", f'echo "$@" >> "{here}/cancelled"')
     assert printed(capsys, "cancel", "out/run").splitlines()[0].startswith("eval job 103 is cancelled")
     assert (here / "cancelled").read_text().split() == ["103", "102"]
-    standin("squeue", "exit 1")  # forgotten
+    standin("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert "train job 102: cancelled" in printed(capsys, "status")
 
 
