@@ -128,20 +128,12 @@ def test_signals_reach_every_process_and_they_get_time(tmp_path: Path, number: s
 
 def test_a_second_signal_is_passed_on_as_well(tmp_path: Path) -> None:
     """The scheduler warns with one before its limit, and ends with another."""
-    body = """
-wait_for_signal(0)
-(folder / "ready-0").unlink()
-wait_for_signal(0)
-attempt(0, 5, 75)
-os._exit(75)
-"""
-    launch = Launch(tmp_path, body)
+    # The second wait leaves files of another name, so that nothing of the first is taken for it.
+    launch = Launch(tmp_path, "wait_for_signal(0); rank = 1; wait_for_signal(0); attempt(0, 5, 75); os._exit(75)")
     launch.signal_when_ready(signal.SIGUSR2)
-    while not (tmp_path / "got-0").exists():
-        time.sleep(0.05)
-    launch.signal_when_ready(signal.SIGTERM)
+    launch.signal_when_ready(signal.SIGTERM, processes=2)
     assert launch.end()[0] == 75
-    assert (tmp_path / "got-0").read_text() == "SIGTERM"
+    assert [(tmp_path / f"got-{i}").read_text() for i in range(2)] == ["SIGUSR2", "SIGTERM"]
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"attempts": []}', None])
