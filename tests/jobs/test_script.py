@@ -186,7 +186,8 @@ def task(work: Work, here: Path, standin: Standin) -> Callable[..., subprocess.C
     """Run the script of `work` with stand-ins that come to the command at once; `seen` takes what arrives there."""
     standin("srun", 'while [ "$1" != bash ]; do shift; done; exec "$@"')
     standin("apptainer", 'while [ "${1%python3}" = "$1" ]; do shift; done; exec "$@"')
-    standin("scontrol", "echo n1")
+    standin("scontrol", "echo n1 JobState=RUNNING")
+    standin("sleep", "")
     standin("python3", f'echo "$PPID|$NODE_RANK|$MASTER_ADDR|$MASTER_PORT|$A|$*" > "{here}/seen"')
     work.folder.mkdir(parents=True)
 
@@ -277,7 +278,7 @@ class Decider:
 
     def end(self, state: str, code: int, *, requeue: str = "exit 0") -> int:
         """End the task with `code` while SLURM calls the job `state` ("": does not answer); the script's exit code."""
-        show = f"echo 'JobId=7 JobState={state} Reason=None'" if state else "exit 1"
+        show = f'echo "JobId=7 JobState={state} Reason=None"' if state else "exit 1"
         self.standin("srun", f"exit {code}")
         self.standin("scontrol", f"[ $1 = requeue ] && {{ echo $2 >> '{self.folder}/requeues'; {requeue}; }}; {show}")
         if self.way == WAYS[0]:
@@ -329,3 +330,42 @@ def test_a_failure_that_cannot_be_counted_is_not_retried(decider: Decider) -> No
     decider.counter.mkdir()
     assert decider.end("RUNNING", 1) == 1
     assert decider.requeues == []
+
+
+@pytest.mark.parametrize(("codes", "code"), [(("1", "3"), 3), (("75", "1"), 1), (("137",), 1), ((), 1)])
+def test_what_one_node_found_out_outweighs_how_the_others_broke_off(
+    here: Path, standin: Standin, codes: tuple[str, ...], code: int
+) -> None:
+    decider = Decider(WAYS[0], here, standin)
+    (here / "jobs" / "7.codes").mkdir()
+    for node, found in enumerate(codes):
+        (here / "jobs" / "7.codes" / str(node)).write_text(f"{found}\n")
+    assert decider.end("RUNNING", 1) == code
+    assert decider.requeues == ["7"] * (code != 3)
+
+
+def test_a_state_that_is_told_late_counts(here: Path, standin: Standin) -> None:
+    decider = Decider(WAYS[0], here, standin)
+    standin("sleep", f"echo >> '{here}/slept'")
+    decider.end(f"$([ $(wc -l < '{here}/slept') -ge 3 ] && echo RUNNING)", 75)
+    assert decider.requeues == ["7"]
+
+
+def test_a_job_that_is_cancelled_meanwhile_is_not_requeued(decider: Decider) -> None:
+    """The first attempt to requeue it fails, and then it is no longer running."""
+    cancel = f"touch '{decider.folder}/cancelled'; exit 1"
+    state = f"$([ -e '{decider.folder}/cancelled' ] && echo COMPLETING || echo RUNNING)"
+    assert decider.end(state, 75, requeue=cancel) == 75
+    assert len(decider.requeues) == 1
+
+
+def test_lines_of_a_profile_do_not_take_the_decision_away(here: Path, work: Work, standin: Standin) -> None:
+    """set -e would end the script at the command's exit code."""
+    work.folder.mkdir(parents=True)
+    standin("srun", "exit 75")
+    standin("sleep", "")
+    standin("scontrol", f'[ $1 = requeue ] && echo "$2" >> "{here}/requeued"; echo JobState=RUNNING')
+    (work.folder / "7.codes").mkdir()
+    (work.folder / "7.codes" / "0").write_text("3\n")  # of an earlier attempt
+    assert bash(script_text([work], Profile(setup=("set -euo pipefail",)), here)).returncode == 75
+    assert (here / "requeued").read_text() == "7\n"
