@@ -27,7 +27,9 @@ _TIMES = (
 _UNIT_S = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 _UNLIMITED = ("UNLIMITED", "INFINITE")
 # TOKENIZERS_PARALLELISM is no secret, and neither is the name of the file that holds one (HF_TOKEN_PATH).
-_SECRET_NAME = r"(?i:\w*(?:TOKEN(?!IZ)|API_?KEY|SECRET|PASSWORD|PASSWD)\w*)(?<!_PATH)(?<!_FILE)(?<!_DIR)"
+_SECRET_NAME = (
+    r"(?i:\w*(?:TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|WANDB_KEY|SECRET|PASSWORD|PASSWD)\w*)(?<!_PATH)(?<!_FILE)(?<!_DIR)"
+)
 # NAME=value with a value that stands there, not one that is fetched: NAME=$(cat FILE), NAME=$OTHER
 _SECRET_ASSIGNED = re.compile(rf"(?<!\w)({_SECRET_NAME})=[\"']?[^\s\"'$`]")
 _KEEP_OUT = "looks like a secret, which would stand in the script; export it in your shell: it is passed through"

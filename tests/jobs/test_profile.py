@@ -149,7 +149,8 @@ def test_containers(text: str, kind: str, image: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "WANDB_API_KEY", "my_apikey", "DB_PASSWORD", "SECRET", "hf_token", "X_TOKEN_2"]
+    "name",
+    ["HF_TOKEN", "WANDB_API_KEY", "my_apikey", "DB_PASSWORD", "SECRET", "hf_token", "X_TOKEN_2", "AWS_ACCESS_KEY_ID"],
 )
 def test_a_secret_is_refused_wherever_it_would_reach_the_script_and_its_value_is_not_repeated(
     write: Write, name: str
