@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _submit(options: argparse.Namespace) -> None:
     from jobs import slurm
+    from jobs.script import script_text
     from jobs.spec import load_work, work
     from jobs.submissions import note
 
@@ -54,7 +55,7 @@ def _submit(options: argparse.Namespace) -> None:
         chain = [(training, _for_eval(profile))]
     if options.dry_run:
         for i, (one, resources) in enumerate(chain):
-            print(slurm.dry_run([one], resources, one.folder, after="JOBID" if i else None))
+            print(script_text([one], resources, one.folder, after="JOBID" if i else None))
         return
     _refuse_second_job(training.run_dir)
     after = None
@@ -75,6 +76,7 @@ def _submit(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace) -> None:
     from jobs import slurm
+    from jobs.script import script_text
     from jobs.spec import FOLDER, work
     from jobs.submissions import note
     from jobs.sweep import members
@@ -86,11 +88,11 @@ def _sweep(options: argparse.Namespace) -> None:
     base = works[0].run_dir.parent
     folder = base / FOLDER
     if options.dry_run:
-        print(slurm.dry_run(works, profile, folder))
+        print(script_text(works, profile, folder))
         if options.then_eval:
             for i, training in enumerate(works):
                 evaluation = work("eval", training.config)
-                print(slurm.dry_run([evaluation], _for_eval(profile), evaluation.folder, after=f"JOBID_{i}"))
+                print(script_text([evaluation], _for_eval(profile), evaluation.folder, after=f"JOBID_{i}"))
         return
     for training in works:
         _refuse_second_job(training.run_dir)

@@ -91,11 +91,6 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
     ]
 
 
-def dry_run(works: Sequence[Work], profile: Profile, folder: Path, *, after: str | None = None) -> str:
-    """The script that `submit` would send."""
-    return script_text(works, profile, folder, after=after)
-
-
 def ask(job_id: str) -> tuple[str, str] | None:
     """(state in this project's words, SLURM's own words), or None where SLURM does not know the job any more.
 
