@@ -1,11 +1,14 @@
 """`python -m jobs.run train|eval CONFIG [key=value ...]`: `vizsage` with one process a GPU, on this node and its peers.
 
+The command of every job, and of the container image. `train ... --then-eval` evaluates when the training has succeeded.
+
 torch.distributed's own launcher starts and watches the processes. It is called as a library, because `torchrun` turns
 every exit code into 1: here the code of the first process that failed comes back, 128 + n for one killed by signal n.
 Signals reach every process, which gets all the time that the scheduler grants.
 
 Nothing of a scheduler is known here, only neutral variables: NNODES and NODE_RANK (defaults 1 and 0), MASTER_ADDR and
-MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any).
+MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any). One comes
+from outside: the pods of an Indexed Job differ in JOB_COMPLETION_INDEX only, which stands in for NODE_RANK.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 from vizsage.config import load_config
 from vizsage.errors import (
     EXIT_DATA,
+    EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_REPEATS,
     EXIT_UNKNOWN,
@@ -34,6 +38,19 @@ from vizsage.errors import (
     VizSageError,
 )
 
+USAGE = """\
+usage: python -m jobs.run train CONFIG [key=value ...] [--then-eval]
+       python -m jobs.run eval CONFIG [key=value ...] [--split SPLIT] [--limit N] [--base | --adapter DIR]
+
+Runs `vizsage train` with one process a GPU, or `vizsage eval`, and returns its exit code: 0 done, 2 wrong command or
+configuration, 3 unusable data, 4 a failure that will repeat, 75 interrupted with a checkpoint safe on disk (the same
+command continues), others unknown. SIGTERM saves a checkpoint first.
+
+  CONFIG       a YAML file, see config/; key=value overrides a setting of it
+  --then-eval  evaluate on the first node when the training has succeeded
+
+Several nodes: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment. PROCESSES_PER_NODE: instead of the
+number of GPUs. `vizsage` itself (check, predict, config, demo) is installed beside this command."""
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 # Exit codes that name a cause; the processes that lose their peer end with others.
 _TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
@@ -51,7 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     received: list[int] = []
     for name in SIGNALS:  # from now on: one that comes while torch is imported is as good as a later one
         signal.signal(getattr(signal, name), lambda number, frame: received.append(number))
-    code = _attempt(list(sys.argv[1:] if argv is None else argv), received)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--help"], ["-h"]):
+        sys.stdout.write(f"{USAGE}\n")
+        return EXIT_DONE
+    if "JOB_COMPLETION_INDEX" in os.environ:
+        os.environ.setdefault("NODE_RANK", os.environ["JOB_COMPLETION_INDEX"])
+    code = _attempt(arguments, received)
     if folder := os.environ.get("EXIT_CODES_DIR"):
         try:
             os.makedirs(folder, exist_ok=True)
@@ -62,18 +85,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _attempt(arguments: list[str], received: list[int]) -> int:
+    then_eval = "--then-eval" in arguments
+    arguments = [word for word in arguments if word != "--then-eval"]
     try:
         if len(arguments) < 2 or arguments[0] not in ("train", "eval"):
-            raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]")
+            raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]; --help tells more")
         if "--fresh" in arguments:
             raise ConfigError("--fresh: an attempt that begins anew each time would never end; leave it out here")
         command, config, rest = arguments[0], Path(arguments[1]), arguments[2:]
+        if then_eval and command != "train":
+            raise ConfigError("--then-eval follows a training")
         output_dir = load_config(config, [word for word in rest if "=" in word and word[0] != "-"]).output_dir
         environments = worker_environments(os.environ, _processes(command))
     except VizSageError as error:
         return _say(str(error), error.exit_code)
+    marks = _marks("train", output_dir)
+    code = _command(command, arguments[1:], output_dir, environments, received)
+    if code != EXIT_DONE or not then_eval or environments[0].get("GROUP_RANK", "0") != "0":
+        return code
+    if received:  # it came too late to stop the training, and asks to stop all the same
+        return _say(
+            f"{output_dir}: interrupted between training and evaluation",
+            EXIT_INTERRUPTED if _marks("train", output_dir) != marks else EXIT_UNKNOWN,
+        )
+    return _command("eval", arguments[1:], output_dir, [{}], received)
+
+
+def _command(
+    command: str, arguments: list[str], output_dir: Path, environments: list[dict[str, str]], received: list[int]
+) -> int:
+    """Run `vizsage COMMAND ARGUMENTS` in one process for each environment; see `main` for what is returned."""
     marks = _marks(command, output_dir)
-    code = _launch([sys.executable, "-u", "-m", "vizsage", *arguments], environments, received)
+    code = _launch([sys.executable, "-u", "-m", "vizsage", command, *arguments], environments, received)
     if code > 128 and command == "train" and _marks(command, output_dir) != marks:
         # Killed after the end: outcome.json is the last that an attempt writes, and says how it ended.
         code = _outcome(output_dir, code)
@@ -131,8 +174,8 @@ def _processes(command: str) -> int:
 def _launch(command: list[str], environments: list[dict[str, str]], received: list[int]) -> int:
     """Run `command` once for each environment and return the first failing process's exit code, or 0.
 
-    Signals that lie in `received`, or come to lie there, are passed on. How long the processes may take to answer is
-    the scheduler's to say: this launcher must not be the one that cuts a checkpoint short.
+    Signals that lie in `received`, or come to lie there, are passed on, and stay there. How long the processes may take
+    to answer is the scheduler's to say: this launcher must not be the one that cuts a checkpoint short.
     """
     import logging
 
@@ -150,10 +193,11 @@ def _launch(command: list[str], environments: list[dict[str, str]], received: li
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         close = processes.close
-        result = None
+        result, passed_on = None, 0
         while result is None:
-            while received:
-                number = received.pop(0)
+            while passed_on < len(received):
+                number = received[passed_on]
+                passed_on += 1
                 # The first to end must not have torch kill the others, 30 seconds later, while they write.
                 processes.close = functools.partial(close, timeout=_GRACE_S)  # type: ignore[method-assign]
                 for pid in processes.pids().values():  # each leads a process group of its own

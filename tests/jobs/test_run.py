@@ -41,7 +41,16 @@ def wait_for_signal(seconds):
 class Launch:
     """jobs.run in a folder, with a stand-in `vizsage` package before the real one."""
 
-    def __init__(self, folder: Path, body: str, *, command: str = "train", processes: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        body: str,
+        *,
+        command: str = "train",
+        more: tuple[str, ...] = (),
+        processes: int = 1,
+        variables: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         (folder / "worker").mkdir()
         (folder / "worker" / "sitecustomize.py").write_text(
@@ -53,9 +62,10 @@ class Launch:
             "PYTHONPATH": str(folder / "worker"),
             "FOLDER": str(folder),
             "PROCESSES_PER_NODE": str(processes),
+            **(variables or {}),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.run", command, str(folder / "settings.yaml")],
+            [sys.executable, "-m", "jobs.run", command, str(folder / "settings.yaml"), *more],
             env=environment,
             cwd=ROOT,
             stderr=subprocess.PIPE,
@@ -173,6 +183,73 @@ def test_an_evaluation_goes_forward_when_it_has_answered(tmp_path: Path, appends
     assert Launch(tmp_path, body, command="eval").end()[0] == code
 
 
+# A training that leaves its traces, and an evaluation that tells that it ran, and in what surroundings.
+TRAIN_THEN_EVAL = """
+command = sys.orig_argv[sys.orig_argv.index("vizsage") + 1]
+(folder / f"ran-{command}-{os.environ.get('GROUP_RANK', '0')}").write_text(os.environ.get("WORLD_SIZE", ""))
+if command == "train":
+    attempt(0, 5, 0)
+else:
+    sys.exit(3)
+"""
+
+
+def test_an_evaluation_follows_the_training_and_its_exit_code_counts(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=("lr=1e-3", "--then-eval"), processes=2)
+    assert launch.end()[0] == 3
+    assert (tmp_path / "ran-train-0").read_text() == "2"
+    assert (tmp_path / "ran-eval-0").read_text() == ""  # one process, which joins nobody
+
+
+def test_no_evaluation_follows_without_being_asked_for(tmp_path: Path) -> None:
+    assert Launch(tmp_path, TRAIN_THEN_EVAL).end()[0] == 0
+    assert not list(tmp_path.glob("ran-eval-*"))
+
+
+def test_a_failed_training_is_not_evaluated(tmp_path: Path) -> None:
+    body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", "sys.exit(4)")
+    assert Launch(tmp_path, body, more=("--then-eval",)).end()[0] == 4
+    assert not list(tmp_path.glob("ran-eval-*"))
+
+
+def test_only_the_first_node_evaluates_and_an_index_is_a_node_s_rank(tmp_path: Path) -> None:
+    variables = {"NNODES": "2", "JOB_COMPLETION_INDEX": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    assert Launch(tmp_path, TRAIN_THEN_EVAL, more=("--then-eval",), variables=variables).end()[0] == 0
+    assert [path.name for path in tmp_path.glob("ran-*")] == ["ran-train-1"]
+
+
+def test_a_rank_that_is_set_outweighs_the_index(tmp_path: Path) -> None:
+    variables = {
+        "NNODES": "2",
+        "NODE_RANK": "0",
+        "JOB_COMPLETION_INDEX": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
+    assert Launch(tmp_path, TRAIN_THEN_EVAL, variables=variables).end()[0] == 0
+    assert [path.name for path in tmp_path.glob("ran-*")] == ["ran-train-0"]
+
+
+@pytest.mark.parametrize(("trained", "code"), [("attempt(0, 5, 0)", 75), ("pass", 1)])
+def test_a_signal_that_comes_too_late_for_the_training_stops_before_the_evaluation(
+    tmp_path: Path, trained: str, code: int
+) -> None:
+    body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", f"wait_for_signal(0); {trained}")
+    launch = Launch(tmp_path, body, more=("--then-eval",))
+    launch.signal_when_ready(signal.SIGTERM)
+    found, printed = launch.end()
+    assert (found, "between training and evaluation" in printed) == (code, True)
+    assert not list(tmp_path.glob("ran-eval-*"))
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help(word: str) -> None:
+    command = [sys.executable, "-m", "jobs.run", word]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m jobs.run train CONFIG")
+
+
 def test_one_process_in_all_joins_nobody() -> None:
     assert run.worker_environments({}, 1) == [{}]
 
@@ -232,6 +309,8 @@ def test_variables_that_describe_no_node(given: dict[str, str], message: str) ->
         (["train", "run.yaml"], {"PROCESSES_PER_NODE": "all"}, "PROCESSES_PER_NODE"),
         (["train", "run.yaml"], {"PROCESSES_PER_NODE": "1", "NNODES": "2"}, "MASTER_ADDR"),
         (["eval", "run.yaml"], {"NNODES": "2"}, "one node"),
+        (["eval", "run.yaml", "--then-eval"], {}, "--then-eval"),
+        (["train", "run.yaml"], {"JOB_COMPLETION_INDEX": "1", "PROCESSES_PER_NODE": "1"}, "NODE_RANK"),
     ],
 )
 def test_a_wrong_command_is_one_line(tmp_path: Path, words: list[str], variables: dict[str, str], message: str) -> None:
