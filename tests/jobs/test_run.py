@@ -189,8 +189,8 @@ command = sys.orig_argv[sys.orig_argv.index("vizsage") + 1]
 (folder / f"ran-{command}-{os.environ.get('GROUP_RANK', '0')}").write_text(os.environ.get("WORLD_SIZE", ""))
 if command == "train":
     attempt(0, 5, 0)
-else:
-    sys.exit(3)
+    os._exit(0)
+os._exit(3)
 """
 
 
@@ -207,7 +207,7 @@ def test_no_evaluation_follows_without_being_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_failed_training_is_not_evaluated(tmp_path: Path) -> None:
-    body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", "sys.exit(4)")
+    body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", "os._exit(4)")
     assert Launch(tmp_path, body, more=("--then-eval",)).end()[0] == 4
     assert not list(tmp_path.glob("ran-eval-*"))
 
