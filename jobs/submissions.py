@@ -17,7 +17,10 @@ FILE = "submissions.jsonl"
 
 @dataclass(frozen=True)
 class Submission:
-    """One job. Paths are absolute; `submitted` is UTC, ISO 8601."""
+    """One job. Paths are absolute; `submitted` is UTC, ISO 8601.
+
+    `log` is a file on SLURM, the command that prints it on Kubernetes; the last three are Kubernetes' alone.
+    """
 
     job_id: str
     kind: str
@@ -27,6 +30,9 @@ class Submission:
     log: str
     script: str
     config: str
+    context: str = ""
+    namespace: str = ""
+    resource: str = ""
 
     @property
     def folder(self) -> Path:
@@ -53,7 +59,12 @@ def note(submission: Submission) -> str | None:
 
 def of_run(run_dir: Path) -> list[Submission]:
     """The jobs of a run, oldest first. Empty where none was sent. Raises ConfigError for a file that is not a list."""
-    return _read(run_dir / FOLDER / FILE)
+    path = run_dir / FOLDER / FILE
+    if path.exists():
+        return _read(path)
+    # The run directory of pods need not be this host's.
+    everything = _read(_list_of_all())
+    return [one for one in everything if one.scheduler == "kubernetes" and one.run_dir == str(run_dir.absolute())]
 
 
 def find(run: str | None) -> list[Submission]:
