@@ -11,9 +11,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from jobs.parser import parse
 from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, ConfigError, VizSageError
+
+if TYPE_CHECKING:
+    from jobs.spec import Work
+    from jobs.sweep import Member
 
 EXIT_KEYBOARD = 130
 
@@ -21,8 +26,8 @@ EXIT_KEYBOARD = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
-        options = _parse(list(sys.argv[1:] if argv is None else argv))
-        options.run(options)
+        options = parse(list(sys.argv[1:] if argv is None else argv))
+        _COMMANDS[options.command](options)
         sys.stdout.flush()
     except VizSageError as error:
         print(f"jobs: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -39,6 +44,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _submit(options: argparse.Namespace) -> None:
+    if options.kind == "eval" and options.then_eval:
+        raise ConfigError("--then-eval follows a training; an evaluation is submitted by itself")
+    if options.scheduler == "kubernetes":
+        _submit_to_kubernetes(options)
+    else:
+        _submit_to_slurm(options)
+
+
+def _submit_to_kubernetes(options: argparse.Namespace) -> None:
+    from jobs.kubernetes import build, manifest, overlay_for, submit
+    from jobs.spec import load_work
+    from jobs.submissions import note
+
+    one = load_work(options.kind, options.config, options.overrides)
+    request = _request(options)
+    overlay = overlay_for(options.overlay, request)
+    rendered = manifest(overlay, build(overlay), one, request, options.config.stem)
+    if options.dry_run:
+        print(rendered.text, end="")
+        return
+    _refuse_second_job(one.run_dir)
+    sent, problem = submit(one, rendered, options.namespace)
+    _warn(problem)
+    _warn(note(sent))
+    _report(sent.job_id, sent.run_dir, sent.log)
+
+
+def _submit_to_slurm(options: argparse.Namespace) -> None:
     from jobs import slurm
     from jobs.script import script_text
     from jobs.spec import load_work, work
@@ -48,8 +81,6 @@ def _submit(options: argparse.Namespace) -> None:
     profile = _profile(options, training.config)
     chain = [(training, profile)]
     if options.then_eval:
-        if options.kind != "train":
-            raise ConfigError("--then-eval follows a training; an evaluation is submitted by itself")
         chain.append((work("eval", training.config), _for_eval(profile)))
     elif options.kind == "eval":
         chain = [(training, _for_eval(profile))]
@@ -75,15 +106,59 @@ def _submit(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from jobs.spec import work
+    from jobs.sweep import members
+
+    found = members(options.config, options.overrides)
+    works = [work("train", member.config) for member in found]
+    if not options.dry_run:
+        for training in works:
+            _refuse_second_job(training.run_dir)
+    if options.scheduler == "kubernetes":
+        _sweep_on_kubernetes(options, found, works)
+    else:
+        _sweep_on_slurm(options, found, works)
+
+
+def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
+    """A Job for each member: each has retries and an end of its own, and the scheduler sees to the order."""
+    from jobs.kubernetes import build, manifest, overlay_for, submit
+    from jobs.submissions import note
+
+    request = _request(options)
+    overlay = overlay_for(options.overlay, request)
+    documents = build(overlay)
+    rendered = [
+        manifest(overlay, documents, training, request, options.config.stem, training.run_dir.name)
+        for training in works
+    ]
+    if options.dry_run:
+        print("---\n".join(one.text for one in rendered), end="")
+        return
+    base, sent = works[0].run_dir.parent, []
+    try:
+        for training, one in zip(works, rendered, strict=True):
+            job, problem = submit(training, one, options.namespace)
+            sent.append(job)
+            _warn(problem)
+            _warn(note(job))
+            print(f"job {job.job_id} run directory {job.run_dir}")
+    except VizSageError as error:
+        if not sent:
+            raise
+        raise type(error)(f"{len(sent)} of {len(works)} jobs were sent, this one not: {error}") from None
+    finally:
+        if sent:
+            _note_sweep(options, found, [job.job_id for job in sent])
+    print(f"follow it with: python -m jobs table {base}")
+
+
+def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
     from jobs import slurm
     from jobs.script import script_text
     from jobs.spec import FOLDER, work
     from jobs.submissions import note
-    from jobs.sweep import members
-    from vizsage.files import write_json
 
-    found = members(options.config, options.overrides)
-    works = [work("train", member.config) for member in found]
     profile = _profile(options, found[0].config)
     base = works[0].run_dir.parent
     folder = base / FOLDER
@@ -94,17 +169,11 @@ def _sweep(options: argparse.Namespace) -> None:
                 evaluation = work("eval", training.config)
                 print(script_text([evaluation], _for_eval(profile), evaluation.folder, after=f"JOBID_{i}"))
         return
-    for training in works:
-        _refuse_second_job(training.run_dir)
     sent = slurm.submit(works, profile, folder)
     for one in sent:
         _warn(note(one))
         print(f"job {one.job_id} run directory {one.run_dir}")
-    runs = [
-        {"run_dir": one.run_dir, "overrides": list(member.overrides), "job_id": one.job_id}
-        for one, member in zip(sent, found, strict=True)
-    ]
-    write_json(base / "sweep.json", {"schema_version": 1, "config": str(options.config.absolute()), "runs": runs})
+    _note_sweep(options, found, [one.job_id for one in sent])
     refused = []
     for one, training in zip(sent, works, strict=True) if options.then_eval else ():
         evaluation = work("eval", training.config)
@@ -118,6 +187,21 @@ def _sweep(options: argparse.Namespace) -> None:
     print(f"follow it with: python -m jobs table {base}")
     if refused:
         raise ConfigError("; ".join(refused))
+
+
+def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: Sequence[str]) -> None:
+    """sweep.json beside the folders of the runs: which overrides made which."""
+    from vizsage.files import write_json
+
+    runs = [
+        {"run_dir": str(member.config.output_dir.absolute()), "overrides": list(member.overrides), "job_id": job_id}
+        for member, job_id in zip(found, job_ids, strict=False)  # of a sweep that broke off, those that were sent
+    ]
+    path = found[0].config.output_dir.absolute().parent / "sweep.json"
+    try:
+        write_json(path, {"schema_version": 1, "config": str(options.config.absolute()), "runs": runs})
+    except OSError as error:
+        _warn(f"{path}: cannot be written: {error.strerror}")
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -142,6 +226,11 @@ def _logs(options: argparse.Namespace) -> None:
 
     jobs = find(options.target)
     jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
+    if jobs[-1].scheduler == "kubernetes":
+        from jobs.pods import print_logs
+
+        print_logs(jobs[-1], options.follow)
+        return
     started = [one for one in jobs if Path(one.log).exists()]
     if not started and not options.follow:
         raise ConfigError(f"{jobs[-1].log}: not there yet; job {jobs[-1].job_id} has not begun")
@@ -154,7 +243,7 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _cancel(options: argparse.Namespace) -> None:
-    from jobs import slurm
+    from jobs import kubernetes, slurm
     from jobs.status import CANCELLED, state_of
     from jobs.submissions import find_to_cancel
     from vizsage.files import write_text
@@ -164,8 +253,14 @@ def _cancel(options: argparse.Namespace) -> None:
     if not active:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
     for one in reversed(active):  # what waits for the training first, so that it cannot start in between
-        slurm.cancel(one.job_id)
-        write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
+        if one.scheduler == "kubernetes":
+            kubernetes.cancel(one)
+        else:
+            slurm.cancel(one.job_id)
+        try:
+            write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
+        except OSError as error:
+            _warn(f"{one.folder}: cannot be written: {error.strerror}")
         print(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
     print("the same submission continues the run")
 
@@ -202,6 +297,17 @@ def _profile(options: argparse.Namespace, config: Any) -> Any:
     return load_profile(options.profile, changes)
 
 
+def _request(options: argparse.Namespace) -> Any:
+    from jobs.manifest import Request
+    from jobs.profile import seconds
+
+    try:
+        time_s = None if options.time is None else seconds(options.time)
+    except ValueError as error:
+        raise ConfigError(f"--time: {error}, found {options.time!r}") from None
+    return Request(options.nodes, options.gpus_per_node, options.image, time_s, options.then_eval)
+
+
 def _for_eval(profile: Any) -> Any:
     """An evaluation takes one process."""
     one_gpu = re.sub(r"\b(gpu(?::[^,:]+)?):\d+", r"\1:1", profile.gres) if profile.gres else None
@@ -223,65 +329,14 @@ def _refuse_second_job(run_dir: Path) -> None:
 
 def _warn(problem: str | None) -> None:
     if problem:
-        print(f"jobs: warning: the job is sent, but {problem}", file=sys.stderr)
+        print(f"jobs: warning: {problem}", file=sys.stderr)
 
 
-# --- the command line ------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"jobs: error: {' '.join(message.split())}; see {self.prog} --help\n")
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
-    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
-    if unknown:
-        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
-    if rest:
-        options.overrides = [*options.overrides, *rest]
-    return options
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m jobs", description="Send fine-tuning runs to a cluster and follow them.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def sending(name: str, run: Any, summary: str, kinds: tuple[str, ...]) -> None:
-        added = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        added.set_defaults(run=run)
-        added.add_argument("scheduler", choices=("slurm",), help="where to")
-        added.add_argument("kind", choices=kinds, help="what to run")
-        added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
-        added.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
-        added.add_argument("--profile", metavar="NAME", help="config/clusters/NAME.yaml, or a file (default: default)")
-        added.add_argument("--nodes", type=int, metavar="N", help="nodes, one launcher each")
-        added.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs of each node, one process each")
-        added.add_argument("--time", metavar="T", help="time limit in SLURM's forms, such as 12:00:00 or 2-00")
-        added.add_argument("--then-eval", action="store_true", help="evaluate when the training has succeeded")
-        added.add_argument("--dry-run", action="store_true", help="print the script, send nothing")
-
-    def asking(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        added.set_defaults(run=run)
-        added.add_argument(
-            "target", metavar="RUN", nargs="?", help="run directory, its name, or a job id (default: the latest run)"
-        )
-        return added
-
-    sending("submit", _submit, "send one run", ("train", "eval"))
-    asking("status", _status, "how a run's jobs stand")
-    logs = asking("logs", _logs, "print a run's log")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
-    asking("cancel", _cancel, "stop a run's jobs; a checkpoint is saved first")
-    sending("sweep", _sweep, "send every combination of comma-separated values as one job array", ("train",))
-    table = commands.add_parser("table", help="one line for each run below a folder")
-    table.set_defaults(run=_table)
-    table.add_argument("folder", metavar="DIR", type=Path, help="folder of the runs")
-    return parser
+_COMMANDS = {
+    "submit": _submit,
+    "status": _status,
+    "logs": _logs,
+    "cancel": _cancel,
+    "sweep": _sweep,
+    "table": _table,
+}

@@ -55,7 +55,7 @@ def _memory(text: str) -> str:
 
 
 def _time(text: str) -> str:
-    _seconds(text)
+    seconds(text)
     return text
 
 
@@ -179,7 +179,7 @@ class Profile(BaseModel):
     @property
     def time_limit_s(self) -> int | None:
         """Seconds of one attempt; None: unlimited."""
-        return _seconds(self.time)
+        return seconds(self.time)
 
     @property
     def container_kind(self) -> str:
@@ -221,7 +221,7 @@ def _path(name: str | None) -> Path | None:
     return path
 
 
-def _seconds(text: str) -> int | None:
+def seconds(text: str) -> int | None:
     """Seconds of a time as SLURM reads it: whole minutes, rounded up; None for no limit. Raises ValueError."""
     if text.upper() in _UNLIMITED:
         return None

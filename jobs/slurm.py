@@ -16,7 +16,6 @@ from jobs.spec import Work
 from jobs.submissions import Submission, now
 from vizsage.errors import ConfigError, VizSageError
 
-ACTIVE = ("pending", "running", "ending")
 _WORDS = {
     "PENDING": "pending",
     "REQUEUED": "pending",

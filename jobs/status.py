@@ -1,4 +1,4 @@
-"""What became of a run: SLURM's word on its jobs, and what the run itself left on disk."""
+"""What became of a run: the scheduler's word on its jobs, and what the run itself left on disk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import slurm
+from jobs import pods, slurm
 from jobs.submissions import Submission, of_run
 from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
 
 CANCELLED = ".cancelled"
+ACTIVE = ("pending", "running", "ending")
+_NAMES = {"slurm": "SLURM", "kubernetes": "Kubernetes"}
 _LOG_TAIL_BYTES = 1 << 16
 
 
@@ -32,19 +34,24 @@ class JobState:
     @property
     def active(self) -> bool:
         """Whether the job may still write into its run directory."""
-        return self.state in slurm.ACTIVE
+        return self.state in ACTIVE
 
 
 def state_of(submission: Submission) -> JobState:
-    """Ask SLURM; where it has forgotten the job, read what the job left."""
-    told = slurm.ask(submission.job_id)
+    """Ask the scheduler; where it has forgotten the job, read what the job left."""
+    on_kubernetes = submission.scheduler == "kubernetes"
+    told = pods.ask(submission) if on_kubernetes else slurm.ask(submission.job_id)
     run_dir = Path(submission.run_dir)
     outcome = _json(run_dir / "outcome.json")
     state, detail = told or _left_behind(submission, outcome)
     step = outcome.get("step") if isinstance(outcome.get("step"), int) else _newest_checkpoint(run_dir)
     error = None
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
-        error = last_error(Path(submission.log)) or str(outcome.get("reason") or "") or None
+        if on_kubernetes:
+            error = error_in(pods.last_words(submission)) if told else None
+        else:
+            error = last_error(Path(submission.log))
+        error = error or str(outcome.get("reason") or "") or None
     if told and state == "failed" and (code := _end(submission)[0]) is not None:
         hint = "; the same submission continues it" if code == EXIT_INTERRUPTED or detail == "TIMEOUT" else ""
         detail += f", exit code {code}{hint}"
@@ -63,13 +70,18 @@ def state_of_run(run_dir: Path) -> str:
 
 
 def last_error(log: Path) -> str | None:
-    """The last error in the log of a job's newest attempt: a line of this project's, or else the last line."""
+    """The last error in the file of a job's log, see `error_in`."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return None
+    return error_in(text)
+
+
+def error_in(text: str) -> str | None:
+    """The last error in the newest attempt of a log: a line of this project's, or else the last line."""
     attempt = text[text.rfind("=== attempt ") :] if "=== attempt " in text else text
     lines = [line.strip() for line in attempt.splitlines()]
     ours = [line for line in lines if line.startswith(("vizsage: error:", "jobs.run:"))]
@@ -79,19 +91,20 @@ def last_error(log: Path) -> str | None:
 
 
 def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, str]:
-    """State and detail from the files of a job that SLURM has forgotten."""
+    """State and detail from the files of a job that the scheduler has forgotten."""
+    forgotten = f"{_NAMES[submission.scheduler]} has forgotten the job"
     cancelled = (submission.folder / f"{submission.job_id}{CANCELLED}").exists()
     code, host_state = _end(submission)
     if code is None:  # it never began, or its script was killed with all the rest
         if cancelled:
             return "cancelled", "by python -m jobs cancel"
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
-            return _word(outcome.get("exit_code", 1)), "SLURM has forgotten the job; outcome.json tells"
-        return "unknown", "SLURM has forgotten the job, and it left no word"
+            return _word(outcome.get("exit_code", 1)), f"{forgotten}; outcome.json tells"
+        return "unknown", f"{forgotten}, and it left no word"
     if cancelled and code != EXIT_DONE:
         return "cancelled", "by python -m jobs cancel"
     outside = ", stopped from outside" if code == EXIT_INTERRUPTED and host_state != "RUNNING" else ""
-    return _word(code), f"SLURM has forgotten the job; it ended with exit code {code}{outside}"
+    return _word(code), f"{forgotten}; it ended with exit code {code}{outside}"
 
 
 def _end(submission: Submission) -> tuple[int | None, str]:

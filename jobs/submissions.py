@@ -53,7 +53,7 @@ def note(submission: Submission) -> str | None:
         try:
             append_jsonl(path, [line])
         except OSError as error:
-            problems.append(f"{path}: cannot be written: {error.strerror}")
+            problems.append(f"the job is sent, but {path} cannot be written: {error.strerror}")
     return "; ".join(problems) or None
 
 

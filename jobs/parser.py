@@ -1,0 +1,96 @@
+"""The command line of `python -m jobs`: its commands, their options, and which of them go together."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Options that one scheduler has and the other has not.
+_ONLY = {"profile": "slurm", "overlay": "kubernetes", "image": "kubernetes", "namespace": "kubernetes"}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options, `command` among them. Exits with code 2 and one line on stderr where they are wrong."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    if scheduler := getattr(options, "scheduler", None):
+        for name, owner in _ONLY.items():
+            if getattr(options, name) is not None and owner != scheduler:
+                parser.error(f"--{name} is for {owner}")
+        if scheduler == "kubernetes":
+            _check_numbers(parser, options)
+    return options
+
+
+def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """On SLURM the profile does this."""
+    if options.nodes is not None and options.nodes < 1:
+        parser.error(f"--nodes: expected 1 or more, found {options.nodes}")
+    if options.gpus_per_node is not None and options.gpus_per_node < 0:
+        parser.error(f"--gpus-per-node: expected 0 or more, found {options.gpus_per_node}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"jobs: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m jobs", description="Send fine-tuning runs to a cluster and follow them.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+
+    def sending(name: str, summary: str, kinds: tuple[str, ...]) -> None:
+        added = command(name, summary)
+        added.add_argument("scheduler", choices=("slurm", "kubernetes"), help="where to")
+        added.add_argument("kind", choices=kinds, help="what to run")
+        added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
+        added.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
+        added.add_argument("--nodes", type=int, metavar="N", help="nodes, one launcher each")
+        added.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs of each node, one process each")
+        added.add_argument(
+            "--time",
+            metavar="T",
+            help="time limit in SLURM's forms, such as 12:00:00 or 2-00; slurm: of one attempt, kubernetes: of all",
+        )
+        added.add_argument("--then-eval", action="store_true", help="evaluate when the training has succeeded")
+        added.add_argument("--dry-run", action="store_true", help="print the script or manifest, send nothing")
+        slurm = added.add_argument_group("slurm")
+        slurm.add_argument("--profile", metavar="NAME", help="config/clusters/NAME.yaml, or a file (default: default)")
+        kubernetes = added.add_argument_group("kubernetes")
+        kubernetes.add_argument(
+            "--overlay",
+            metavar="NAME",
+            help="k8s/overlays/NAME, or a folder (default: single-gpu, multi-gpu or multi-node, by what is asked for)",
+        )
+        kubernetes.add_argument("--image", metavar="IMAGE", help="instead of the overlay's")
+        kubernetes.add_argument("--namespace", metavar="NS", help="instead of the one that kubectl uses")
+
+    def asking(name: str, summary: str) -> argparse.ArgumentParser:
+        added = command(name, summary)
+        added.add_argument(
+            "target", metavar="RUN", nargs="?", help="run directory, its name, or a job id (default: the latest run)"
+        )
+        return added
+
+    sending("submit", "send one run", ("train", "eval"))
+    asking("status", "how a run's jobs stand")
+    logs = asking("logs", "print a run's log")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
+    asking("cancel", "stop a run's jobs; a checkpoint is saved first")
+    sending("sweep", "send every combination of comma-separated values", ("train",))
+    table = command("table", "one line for each run below a folder")
+    table.add_argument("folder", metavar="DIR", type=Path, help="folder of the runs")
+    return parser
