@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -114,7 +115,7 @@ def submit(work: Work, sent: Manifest, namespace: str | None) -> tuple[Submissio
         scheduler="kubernetes",
         submitted=now(),
         run_dir=str(work.run_dir),
-        log=f"{' '.join(_kubectl(context, namespace))} logs -l {LABEL}={sent.name} --tail=-1",
+        log=f"{shlex.join(_kubectl(context, namespace))} logs -l {LABEL}={sent.name} --tail=-1",
         script=str(path),
         config=str(work.settings_file),
         context=context,
@@ -189,11 +190,12 @@ def _context() -> str:
 
 def _kubectl(context: str, namespace: str | None) -> list[str]:
     where = ["--context", context] if context else []
-    return ["kubectl", *where, *(["--namespace", namespace] if namespace else []), "--request-timeout=60s"]
+    return ["kubectl", *where, *(["--namespace", namespace] if namespace else [])]
 
 
 def _run(command: list[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
+        command = [*command, "--request-timeout=60s"]
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     except FileNotFoundError:
         raise ConfigError("kubectl is not here; install it, and give it access to the cluster") from None

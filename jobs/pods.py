@@ -95,7 +95,6 @@ def _print_together(submission: Submission, pods: list[Pod], follow: bool) -> No
             more.append("--follow")
         print_line(f"=== pod {name}")
         command = [*kubectl_for(submission), "logs", name, "--all-containers", *more]
-        command.remove("--request-timeout=60s")
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         reading.append(process)
         if "--follow" not in more:

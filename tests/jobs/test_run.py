@@ -17,7 +17,7 @@ from jobs import run
 from vizsage.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-MISHAPS = ROOT / "tests" / "integration" / "slurm" / "mishaps"
+MISHAPS = ROOT / "tests" / "integration" / "mishaps"
 
 # `vizsage` as the launcher sees it: a program in its place that does what WORKER says.
 WORKER = """
