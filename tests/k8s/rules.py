@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ OVERLAYS = sorted(path.parent for path in K8S.glob("overlays/*/kustomization.yam
 VERSIONS = ["1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36"]
 
 
+@functools.cache
 def render(folder: Path) -> str:
     """What `kubectl apply -k FOLDER` would send."""
     if shutil.which("kubectl") is None:

@@ -100,7 +100,7 @@ def broken(where: str, change: dict[str, Any], kind: str = "containers") -> dict
     if where == "pod":
         return laid_over(SOUND, change)
     changed = laid_over(SOUND["containers"][0], change)
-    return {**SOUND, kind: [changed]}  # where `kind` is another one, beside the sound container
+    return {**SOUND, kind: [changed]}
 
 
 def test_a_sound_pod_is_accepted() -> None:
