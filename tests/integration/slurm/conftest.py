@@ -1,8 +1,7 @@
-"""A SLURM cluster for all tests here, and what they send to it: a run of seconds with the embedded model."""
+"""A SLURM cluster for all tests here, and somebody who works with it."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import pytest
 
 from tests.integration.slurm.cluster import Cluster, missing_programs
 from tests.integration.slurm.user import User
-from vizsage.data.demo import write_demo
 
 
 def reason_to_skip() -> str | None:
@@ -45,17 +43,6 @@ def cluster() -> Iterator[Cluster]:
         finally:
             cluster.stop()
             cluster.folder.parent.rmdir()
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo data set with 12 questions to test."""
-    base = tmp_path_factory.mktemp("data")
-    write_demo(base)
-    for split, count in (("val", 12), ("test", 12)):
-        path = base / "Demo" / f"{split}.json"
-        path.write_text(json.dumps(json.loads(path.read_text())[:count]))
-    return base
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
+from tests.integration.run_files import adapter_sha256
 from tests.integration.slurm.cluster import Cluster
-from tests.integration.slurm.user import User, adapter_sha256
+from tests.integration.slurm.user import User
 
 pytestmark = pytest.mark.slurm
 

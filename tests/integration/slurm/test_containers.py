@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration.run_files import ROOT, adapter_sha256
 from tests.integration.slurm.cluster import Cluster
-from tests.integration.slurm.user import ROOT, User, adapter_sha256
+from tests.integration.slurm.user import User
 
 pytestmark = pytest.mark.slurm
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.run_files import adapter_sha256, losses
 from tests.integration.slurm.cluster import Cluster
-from tests.integration.slurm.user import Job, User, adapter_sha256, losses, training_pid
+from tests.integration.slurm.user import Job, User, training_pid
 
 pytestmark = pytest.mark.slurm
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from tests.integration.run_files import ROOT
 from tests.integration.slurm.cluster import Cluster
-from tests.integration.slurm.user import ROOT, SECRET, Job, User, read_job
+from tests.integration.slurm.user import SECRET, Job, User, read_job
 
 pytestmark = pytest.mark.slurm
 

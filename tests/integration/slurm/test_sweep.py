@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.run_files import MISHAPS
 from tests.integration.slurm.cluster import Cluster
-from tests.integration.slurm.user import MISHAPS, User
+from tests.integration.slurm.user import User
 from vizsage.files import read_jsonl
 
 pytestmark = pytest.mark.slurm

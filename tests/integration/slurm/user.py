@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import subprocess
@@ -15,11 +13,9 @@ from typing import Any
 
 import yaml
 
-from vizsage.files import read_jsonl
+from tests.integration import run_files
+from tests.integration.run_files import MISHAPS, ROOT
 
-ROOT = Path(__file__).parents[3]
-MISHAPS = Path(__file__).parent / "mishaps"
-ADAPTER = "vizsage-adapter"
 SECRET = "hf_nobodyshallreadthis"
 
 
@@ -42,17 +38,15 @@ class Job:
 
     def attempts(self) -> list[dict[str, Any]]:
         """What run.json says about each attempt."""
-        found: list[dict[str, Any]] = json.loads((self.run_dir / "run.json").read_text())["attempts"]
-        return found
+        return run_files.attempts(self.run_dir)
 
     def outcome(self) -> dict[str, Any]:
         """outcome.json."""
-        found: dict[str, Any] = json.loads((self.run_dir / "outcome.json").read_text())
-        return found
+        return run_files.outcome(self.run_dir)
 
     def adapter_sha256(self) -> str:
         """Hash of the adapter that the run delivered."""
-        return adapter_sha256(self.run_dir)
+        return run_files.adapter_sha256(self.run_dir)
 
     def failures(self) -> int:
         """Unknown failures that the job has counted."""
@@ -62,7 +56,7 @@ class Job:
     def wait_until_held(self, processes: int = 1, timeout_s: float = 240) -> None:
         """Wait until each training process waits for a signal, as mishaps/sitecustomize.py has it."""
         end = time.monotonic() + timeout_s
-        while len(list(self.run_dir.glob("held-*"))) < processes:
+        while not run_files.held(self.run_dir, processes):
             assert time.monotonic() < end, self.text()
             time.sleep(0.3)
 
@@ -76,34 +70,9 @@ class User:
 
     def config(self, name: str, **changes: Any) -> Path:
         """Settings of a run of 9 steps with dropout, with its run directory beside them."""
-        settings: dict[str, Any] = {
-            "model_name": "vizsage-tiny",
-            "name_trained_model": ADAPTER,
-            "device": "cpu",
-            "backend": "hf",
-            "load_in_4bit": False,
-            "use_bf16": False,
-            "use_gradient_checkpointing": False,
-            "lora_r": 4,
-            "lora_dropout": 0.1,
-            "batch_size": 2,
-            "grad_accum": 2,
-            "max_steps": 9,
-            "lr": 2e-3,
-            "warmup_steps": 2,
-            "logging_steps": 1,
-            "eval_steps": 4,
-            "save_steps": 3,
-            "val_samples": 4,
-            "max_new_tokens": 4,
-            "eval_batch_size": 4,
-            "num_proc": 0,
-            "dataset": "Demo",
-            "base_path": str(self.data),
-            "output_dir": str(self.folder / name),
-        }
+        places = {"base_path": str(self.data), "output_dir": str(self.folder / name)}
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(settings | changes, sort_keys=False))
+        path.write_text(yaml.safe_dump(run_files.settings(**places | changes), sort_keys=False))
         return path
 
     def profile(self, name: str, mishap: str | None = None, **changes: Any) -> Path:
@@ -150,16 +119,6 @@ def read_job(printed: str) -> Job:
     values = {name: match[1] for name, match in found.items() if match}
     assert values.keys() >= {"job", "run directory", "log"}, printed
     return Job(values["job"], Path(values["run directory"]), Path(values["log"]), values.get("evaluation job"))
-
-
-def adapter_sha256(run_dir: Path) -> str:
-    """Hash of the weights that a run delivered."""
-    return hashlib.sha256((run_dir / ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
-def losses(run_dir: Path) -> list[float]:
-    """The loss of each step."""
-    return [line["loss"] for line in read_jsonl(run_dir / "metrics.jsonl") if "loss" in line]
 
 
 def training_pid(run_dir: Path) -> int:
