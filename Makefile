@@ -10,11 +10,11 @@ JOBS   ?= 2
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE  := vizsage jobs tests tools benchmarks
+CODE  := vizsage jobs tests tools benchmarks docker
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slurm lint format train eval submit-slurm check schema settings-table
-.PHONY: benchmark figures lock clean
+.PHONY: benchmark figures lock image test-image clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -64,6 +64,20 @@ test-slurm: $(STAMP) ## run the tests on a real SLURM, started for them on this 
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; fi
 	VIZSAGE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/slurm $(ARGS)
 
+# Variables for the recipe, not words of it: BUILD_ARGS alone may hold several.
+image: export TARGET := $(TARGET)
+image: export IMAGE := $(IMAGE)
+image: export PIP_CONFIG := $(PIP_CONFIG)
+image: ## build the container image (TARGET=unsloth, IMAGE=name:tag, PIP_CONFIG=pip.conf, BUILD_ARGS="--build-arg ...")
+	@sh docker/build.sh $(BUILD_ARGS)
+
+# Serially: one image, and its containers take the cores.
+test-image: $(STAMP) ## build the image and run the demo in it, without an engine (as root on Debian; gets buildah itself)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		! { command -v buildah && command -v debootstrap; } >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq buildah debootstrap; fi
+	VIZSAGE_IMAGE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/image $(ARGS)
+
 lint: $(STAMP) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -86,12 +100,14 @@ figures: $(STAMP) ## measure, and rewrite the table of figures in README.md (nee
 	$(BIN)/python benchmarks/data.py --json outputs/benchmark.json
 	$(BIN)/python -m tools.figures README.md
 
-# First the set that fits together with unsloth, then the same versions without it.
-lock: $(STAMP) ## choose exact versions anew and write requirements.lock
+# First the set that fits together with unsloth; then the same versions, for developers and for the image with unsloth.
+lock: $(STAMP) ## choose exact versions anew and write requirements.lock and requirements-unsloth.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra dev --extra unsloth \
 		--no-header --no-annotate -o $(VENV)/with-unsloth.txt pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra dev -c $(VENV)/with-unsloth.txt \
 		--no-annotate --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra unsloth -c $(VENV)/with-unsloth.txt \
+		--no-annotate --custom-compile-command "make lock" -o requirements-unsloth.lock pyproject.toml
 
 clean: ## remove .venv, caches and build products; data and outputs stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info
