@@ -21,6 +21,7 @@ from vizsage.errors import ConfigError
 Document = dict[str, Any]
 
 CONTAINER = "vizsage"
+_SETTINGS = "config"
 # Objects with this label belong to one submission; its pods are found by it, those of a JobSet, too.
 LABEL = "vizsage/job"
 # Kubernetes puts indices and a random end behind a name, and all of it may have 63 characters:
@@ -28,9 +29,7 @@ LABEL = "vizsage/job"
 _LONGEST_NAME = 45
 _COMPONENT = "app.kubernetes.io/component"
 _WORKLOADS = ("Job", "JobSet")
-# Renamed with the run. What else an overlay has (claims, policies) is shared by runs and stays as it is.
-_OWN = (*_WORKLOADS, "ConfigMap", "Service")
-_GPU = re.compile(r"/gpu$|/gpu\.|\.gpu$|/mig-")
+_GPU = re.compile(r"/gpu|^gpu\.|/mig-")
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,11 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
     [workload] = found
     jobs = _jobs(workload, work.command, request)
     _rename(documents, workload, jobs, name)
+    _set_settings(documents, work, name)
     for role, job in jobs.items():
         pod = job["template"]["spec"]
         container = _container(pod)
         _check_volumes(work, pod, container)
-        _set_settings(documents, work, pod)
         arguments = [*(container.get("args") or ["", "/etc/vizsage/config.yaml"])[:2]]
         then_eval = request.then_eval and workload["kind"] == "Job"
         container["args"] = [role, arguments[1], *(["--then-eval"] if then_eval else [])]
@@ -114,26 +113,29 @@ def _jobs(workload: Document, command: str, request: Request) -> dict[str, Docum
 
 
 def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str, Document], name: str) -> None:
-    """Give the run's own objects its name, and follow them to where they are named."""
-    old = {(document["kind"], document["metadata"]["name"]) for document in documents if document.get("kind") in _OWN}
-    for kind in ("ConfigMap", "Service"):
-        if len(names := [n for k, n in old if k == kind]) > 1:
-            raise ConfigError(f"expected one {kind} in the overlay, found {len(names)}: {', '.join(sorted(names))}")
+    """Give the run's own objects its name, and follow them to where they are named.
+
+    These are the Job or JobSet, the ConfigMap of the settings and the Service that the pods meet at. What else an
+    overlay has (claims, policies, more ConfigMaps) is shared by runs and stays as it is.
+    """
+    pods = [job["template"]["spec"] for job in jobs.values()]
     old_name = workload["metadata"]["name"]
+    old = {(workload["kind"], old_name)}
+    old |= {("ConfigMap", _settings_name(pod)) for pod in pods} | {("Service", pod.get("subdomain")) for pod in pods}
     if workload["kind"] == "Job":
         workload["metadata"].setdefault("labels", {})[_COMPONENT] = next(iter(jobs))
     for document in documents:
-        if document.get("kind") in _OWN:
+        if (document["kind"], document["metadata"]["name"]) in old:
             document["metadata"]["name"] = name
             document["metadata"].setdefault("labels", {})[LABEL] = name
-        if document.get("kind") == "Service":
-            document["spec"]["selector"] = {LABEL: name}
+            if document["kind"] == "Service":
+                document["spec"]["selector"] = {LABEL: name}
     for role, job in jobs.items():
         labels = job["template"].setdefault("metadata", {}).setdefault("labels", {})
         labels |= {LABEL: name, _COMPONENT: role}
         pod = job["template"]["spec"]
         for volume in pod.get("volumes", ()):
-            if ("ConfigMap", volume.get("configMap", {}).get("name")) in old:
+            if volume["name"] == _SETTINGS:
                 volume["configMap"]["name"] = name
         for selector in _label_selectors(pod):
             for key in ("batch.kubernetes.io/job-name", "job-name", "jobset.sigs.k8s.io/jobset-name"):
@@ -146,7 +148,7 @@ def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str
             network = workload["spec"].get("network", {})
             if network.get("subdomain") == old_name:
                 network["subdomain"] = name
-        elif ("Service", pod.get("subdomain")) in old:
+        elif "subdomain" in pod:
             pod["subdomain"] = name
         subdomain = pod.get("subdomain") or workload["spec"].get("network", {}).get("subdomain") or name
         _set_variable(_container(pod), "MASTER_ADDR", f"{host}.{subdomain}", only_if_there=True)
@@ -159,16 +161,20 @@ def _container(pod: Document) -> Document:
     raise ConfigError(f"the pods of the overlay have no container named {CONTAINER}")
 
 
-def _set_settings(documents: Sequence[Document], work: Work, pod: Document) -> None:
-    """Put the resolved settings where the container finds them."""
+def _settings_name(pod: Document) -> str:
     for volume in pod.get("volumes", ()):
-        if volume["name"] == "config":
-            wanted = volume.get("configMap", {}).get("name")
-            for document in documents:
-                if document["kind"] == "ConfigMap" and document["metadata"]["name"] == wanted:
-                    document["data"] = {"config.yaml": config_to_yaml(work.config)}
-                    return
-    raise ConfigError("the pods of the overlay have no volume named config from a ConfigMap of the overlay")
+        if volume["name"] == _SETTINGS and "configMap" in volume:
+            return str(volume["configMap"]["name"])
+    raise ConfigError(f"the pods of the overlay have no volume named {_SETTINGS} from a ConfigMap")
+
+
+def _set_settings(documents: Sequence[Document], work: Work, name: str) -> None:
+    """Put the resolved settings where the container finds them."""
+    for document in documents:
+        if (document["kind"], document["metadata"]["name"]) == ("ConfigMap", name):
+            document["data"] = {"config.yaml": config_to_yaml(work.config)}
+            return
+    raise ConfigError(f"the overlay has no ConfigMap for the volume named {_SETTINGS}")
 
 
 def _set_nodes(job: Document, container: Document, nodes: int) -> None:
