@@ -96,8 +96,9 @@ def _print_together(submission: Submission, pods: list[Pod], follow: bool) -> No
         print_line(f"=== pod {name}")
         command = [*kubectl_for(submission), "logs", name, "--all-containers", *more]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        reading.append(process)
-        if "--follow" not in more:
+        if "--follow" in more:
+            reading.append(process)
+        else:
             _end(process)
     for process in reading:
         _end(process)
