@@ -13,8 +13,8 @@ STAMP := $(VENV)/.installed
 CODE  := vizsage jobs tests tools benchmarks docker
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm lint format train eval submit-slurm check schema settings-table
-.PHONY: benchmark figures lock image test-image clean
+.PHONY: help install demo test test-slurm test-k8s lint format train eval submit-slurm submit-k8s check
+.PHONY: schema settings-table benchmark figures lock image test-image clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -51,6 +51,9 @@ eval: $(STAMP) ## evaluate the adapter of CONFIG on its test split (ARGS="--base
 submit-slurm: $(STAMP) ## send a run of CONFIG to a SLURM cluster (PROFILE=my_cluster, ARGS="--then-eval --nodes 2 lr=1e-4")
 	@$(BIN)/python -m jobs submit slurm train $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
+submit-k8s: $(STAMP) ## send a run of CONFIG to a Kubernetes cluster (OVERLAY=multi-node, ARGS="--then-eval --nodes 2 lr=1e-4")
+	@$(BIN)/python -m jobs submit kubernetes train $(CONFIG) $(if $(OVERLAY),--overlay $(OVERLAY)) $(ARGS)
+
 check: $(STAMP) ## find what would stop a run of CONFIG later: settings, records, images, disk
 	$(BIN)/vizsage check $(CONFIG) $(ARGS)
 
@@ -63,6 +66,12 @@ test-slurm: $(STAMP) ## run the tests on a real SLURM, started for them on this 
 		! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; fi
 	VIZSAGE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/slurm $(ARGS)
+
+test-k8s: $(STAMP) ## run the pods of the Kubernetes manifests as processes on this host (gets bubblewrap and tini with apt-get)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		! { command -v bwrap && command -v tini; } >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq bubblewrap tini; fi
+	VIZSAGE_KUBERNETES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/kubernetes $(ARGS)
 
 # Variables for the recipe, not words of it: BUILD_ARGS alone may hold several.
 image: export TARGET := $(TARGET)
