@@ -174,14 +174,15 @@ class Pod:
     # --- a container ------------------------------------------------------------------------------------------------
 
     def _start(self, container: Document) -> None:
-        environment = self._environment(container)
+        given = self._given(container)
+        hostname = self.spec.get("hostname", self.name)
+        environment = image.environment() | {"HOSTNAME": hostname} | given
         entrypoint, cmd = image.commands()
         command = container.get("command", entrypoint)
         # A command of the manifest puts both of the image's aside.
         arguments = container.get("args", [] if "command" in container else cmd)
-        words = [_expanded(word, environment) for word in [*command, *arguments]]
+        words = [_expanded(word, given) for word in [*command, *arguments]]
         self.folder.mkdir(parents=True, exist_ok=True)
-        hostname = self.spec.get("hostname", self.name)
         image.write_etc(self.folder / "etc", hostname, self._hosts)
         reader, writer = os.pipe()
         isolation = self._isolation(container, hostname)
@@ -257,7 +258,8 @@ class Pod:
 
     # --- its environment --------------------------------------------------------------------------------------------
 
-    def _environment(self, container: Document) -> dict[str, str]:
+    def _given(self, container: Document) -> dict[str, str]:
+        """Variables of the manifest, the only ones that $(NAME) knows."""
         given: dict[str, str] = {}
         for source in container.get("envFrom", []):
             for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
@@ -268,8 +270,7 @@ class Pod:
             value = self._value(entry, container)
             if value is not None:
                 given[entry["name"]] = _expanded(value, given)
-        hostname = self.spec.get("hostname", self.name)
-        return image.environment() | {"HOSTNAME": hostname} | given
+        return given
 
     def _value(self, entry: Document, container: Document) -> str | None:
         """What an entry of env says; None where an optional key is missing."""
