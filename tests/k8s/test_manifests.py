@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from jobs.parser import parse
 from tests.k8s.rules import FILES, K8S, OVERLAYS, VERSIONS, documents, jobs, lint, pod_specs, pod_templates, violations
 from tests.k8s.rules import containers as containers_of
 from tests.k8s.rules import render as kustomize
@@ -166,3 +168,16 @@ def test_an_overlay_of_ones_own(overlay: str, tmp_path: Path) -> None:
         assert all(c["image"] == "registry.example.com/team/vizsage:0.1.0" for c in containers_of(pod))
     for job in (document for document in rendered if document["kind"] == "Job"):
         assert job["spec"]["template"]["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+
+
+def test_the_readme_tells_commands_and_files_that_are_there() -> None:
+    text = (K8S / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^    (?:.*/)?python -m jobs (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
+    assert {command.split()[0] for command in commands} == {"submit", "status", "logs", "cancel", "sweep", "table"}
+    for command in commands:
+        parse(shlex.split(command))
+    for path in re.findall(r"\bk8s/[\w./-]+", text):
+        assert (K8S.parent / path).exists() or "my-cluster" in path or "NAME" in path, path
+    for path in re.findall(r"\]\((?!https:)(.*?)\)", text):
+        assert (K8S / path).exists(), path
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == {path.name for path in OVERLAYS}
