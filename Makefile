@@ -18,7 +18,7 @@ CODE  := vizsage jobs tests tools benchmarks docker
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r target text; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r target text; do \
 		printf '  %-15s %s\n' "$$target" "$$text"; done
 
 install: $(STAMP) ## make .venv with the exact versions of requirements.lock (about 6 GB); every other target does this first
