@@ -19,16 +19,46 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 _DEFAULT_BACKOFF = 6
 
 
-class Job:
-    """A Job and its pods. Nothing happens on its own: `wait` and `wait_until` drive it."""
+class Controller:
+    """Drives Jobs: nothing happens to them except in `wait_until`."""
 
-    def __init__(self, document: Document, namespace: Namespace) -> None:
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float = 300) -> None:
+        """Wait until something holds. Raises TimeoutError with all that the Jobs' pods have printed."""
+        end = time.monotonic() + timeout_s
+        while not holds():
+            if time.monotonic() > end:
+                raise TimeoutError("\n".join(job.log() for job in self.jobs))
+            for job in self.jobs:
+                job.reconcile()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End all processes of all Jobs at once."""
+        for job in self.jobs:
+            for pod in job.active:
+                pod.kill()
+        while any(job.active for job in self.jobs):
+            for job in self.jobs:
+                for pod in job.active:
+                    pod.delete()
+                    pod.poll()
+            time.sleep(0.02)
+
+
+class Job:
+    """A Job and its pods."""
+
+    def __init__(self, document: Document, namespace: Namespace, controller: Controller) -> None:
         self.name: str = document["metadata"]["name"]
         self.spec: Document = document["spec"]
         self.pods: list[Pod] = []
         self.failures = 0
         self.condition: tuple[str, str] | None = None
         self._namespace = namespace
+        self._controller = controller
         self._counted: set[str] = set()
         self._failing: str | None = None
         self._indexed = self.spec.get("completionMode", "NonIndexed") == "Indexed"
@@ -40,6 +70,7 @@ class Job:
             raise NotImplementedError("podReplacementPolicy other than Failed")
         if self.spec["template"]["spec"].get("restartPolicy") != "Never":
             raise NotImplementedError("restartPolicy other than Never")
+        controller.jobs.append(self)
 
     @property
     def active(self) -> list[Pod]:
@@ -52,33 +83,19 @@ class Job:
 
     def wait(self, timeout_s: float = 300) -> tuple[str, str]:
         """Wait for the Job's end; its condition, Complete or Failed, and the reason. Raises TimeoutError."""
-        self.wait_until(lambda: self.condition is not None, timeout_s)
+        self._controller.wait_until(lambda: self.condition is not None, timeout_s)
         assert self.condition is not None
         return self.condition
 
     def wait_until(self, holds: Callable[[], bool], timeout_s: float = 300) -> None:
         """Wait until something holds that must hold before the Job ends. Raises TimeoutError."""
-        end = time.monotonic() + timeout_s
-        while not holds():
-            if self.condition is not None:
-                raise RuntimeError(f"{self.name} has ended: {self.condition}\n{self.log()}")
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self.name}\n{self.log()}")
-            self.reconcile()
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        """End all processes at once."""
-        for pod in self.active:
-            pod.kill()
-        while self.active:
-            for pod in self.active:
-                pod.delete()
-                pod.poll()
-            time.sleep(0.02)
+        self._controller.wait_until(lambda: holds() or self.condition is not None, timeout_s)
+        assert holds(), f"{self.name} has ended: {self.condition}\n{self.log()}"
 
     def reconcile(self) -> None:
         """Look at all pods once and do what follows."""
+        if self.condition is not None:
+            return
         for pod in self.pods:
             pod.poll()
             if pod.ended and pod.name not in self._counted:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.integration.kubernetes.job import Job
+from tests.integration.kubernetes.job import Controller, Job
+from tests.integration.kubernetes.manifest import overlay
 from tests.integration.kubernetes.pod import Document, Namespace
-from tests.integration.run_files import ROOT
 
 
 @pytest.fixture(scope="module")
 def policy() -> Document:
     """The part of the base Job that decides about failures."""
-    command = ["kubectl", "kustomize", ROOT / "k8s" / "base"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    [spec] = [document["spec"] for document in yaml.safe_load_all(printed) if document["kind"] == "Job"]
+    [job] = [document for document in overlay("../base") if document["kind"] == "Job"]
+    spec = job["spec"]
     return {name: spec[name] for name in ("backoffLimit", "podFailurePolicy", "podReplacementPolicy")}
 
 
@@ -38,7 +35,7 @@ class Shop:
             ],
         )
         self.claim = self.namespace.claim("outputs")
-        self.jobs: list[Job] = []
+        self.controller = Controller()
 
     def job(self, script: str, pod: Document | None = None, **spec: Any) -> Job:
         """One Job, in the folder that they share."""
@@ -48,8 +45,7 @@ class Shop:
         inside = {"restartPolicy": "Never", "containers": [container], "volumes": volumes, **(pod or {})}
         template = {"metadata": {"labels": {"app": "one"}}, "spec": inside}
         document = {"metadata": {"name": "job"}, "spec": {"template": template, **self.policy, **spec}}
-        self.jobs.append(Job(document, self.namespace))
-        return self.jobs[-1]
+        return Job(document, self.namespace, self.controller)
 
 
 @pytest.fixture
@@ -57,8 +53,7 @@ def shop(tmp_path: Path, policy: Document) -> Iterator[Shop]:
     """The folder of a test; what runs in it ends with the test."""
     shop = Shop(tmp_path, policy)
     yield shop
-    for job in shop.jobs:
-        job.stop()
+    shop.controller.stop()
 
 
 # Each pod takes the next number.

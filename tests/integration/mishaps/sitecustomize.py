@@ -2,6 +2,7 @@
 
 "hold 5": wait there, once, until a signal arrives; a file `held-RANK` in the run directory says so.
 "crash 5": raise an error that nobody foresaw, every time.
+"hold 5 1": only the process of rank 1.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ class Finder:
 
 def change(flow: Any) -> None:
     """Make what MISHAP names a part of `Flow.on_step_end`."""
-    what, step = os.environ["MISHAP"].split()
+    what, step, *ranks = os.environ["MISHAP"].split()
+    rank = os.environ.get("RANK", "0")
     original = flow.on_step_end
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> Any:
-        if state.global_step == int(step):
+        if state.global_step == int(step) and rank in (ranks or [rank]):
             if what == "crash":
                 raise RuntimeError("a mishap that nobody foresaw")
             hold(self)

@@ -1,0 +1,74 @@
+"""Documents of the overlays, and the few changes that make them runs of seconds on this host."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.integration.kubernetes.pod import Document
+from tests.integration.run_files import MISHAPS, ROOT
+
+
+def overlay(name: str) -> list[Document]:
+    """What `kubectl kustomize` makes of an overlay."""
+    command = ["kubectl", "kustomize", str(ROOT / "k8s" / "overlays" / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return documents(done.stdout)
+
+
+def documents(text: str) -> list[Document]:
+    """The documents of a manifest."""
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def claims() -> list[Document]:
+    """The claims that the overlays expect."""
+    return documents((ROOT / "k8s" / "pvc.yaml").read_text(encoding="utf-8"))
+
+
+def job_of(manifest: list[Document]) -> Document:
+    """The one Job of a manifest."""
+    [job] = [document for document in manifest if document["kind"] == "Job"]
+    return job
+
+
+def set_config(manifest: list[Document], settings: dict[str, Any] | str) -> None:
+    """Replace the settings of the run."""
+    [config] = [document for document in manifest if document["kind"] == "ConfigMap"]
+    text = settings if isinstance(settings, str) else yaml.safe_dump(settings, sort_keys=False)
+    config["data"]["config.yaml"] = text
+
+
+def set_variables(manifest: list[Document], **values: str) -> None:
+    """Set variables of the container, in the place of those that are there."""
+    [container] = job_of(manifest)["spec"]["template"]["spec"]["containers"]
+    others = [entry for entry in container.get("env", []) if entry["name"] not in values]
+    container["env"] = [*others, *({"name": name, "value": value} for name, value in values.items())]
+
+
+def add_mishap(manifest: list[Document], mishap: str) -> None:
+    """Have something happen to the training: see mishaps/sitecustomize.py."""
+    spec = job_of(manifest)["spec"]["template"]["spec"]
+    spec["volumes"].append({"name": "mishaps", "hostPath": {"path": str(MISHAPS)}})
+    mount = {"name": "mishaps", "mountPath": "/mishaps", "readOnly": True}
+    spec["containers"][0]["volumeMounts"].append(mount)
+    set_variables(manifest, PYTHONPATH="/mishaps", MISHAP=mishap)
+
+
+def share_the_host(manifest: list[Document]) -> None:
+    """One thread a process, and a port of this host that is free: pods here have no network of their own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    set_variables(manifest, OMP_NUM_THREADS="1", MASTER_PORT=port)
+
+
+def link_data(folder: Path, data: Path) -> None:
+    """Put a data set behind the claim for data of a namespace in `folder`."""
+    (folder / "claims").mkdir(parents=True)
+    (folder / "claims" / "vizsage-data").symlink_to(data)

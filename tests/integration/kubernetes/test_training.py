@@ -1,0 +1,160 @@
+"""Pods of the overlays train, are deleted, fail, and train together.
+
+A few minutes on two cores: `make test-k8s` runs them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration import run_files
+from tests.integration.kubernetes import manifest
+from tests.integration.kubernetes.job import Controller, Job
+from tests.integration.kubernetes.pod import Document, Namespace
+from tests.integration.run_files import adapter_sha256, losses
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("VIZSAGE_KUBERNETES") != "1", reason="trains for minutes: run make test-k8s"
+)
+
+COMPLETE = ("Complete", "CompletionsReached")
+
+
+class Run:
+    """A Job in a namespace of its own, and the run directory on its claim."""
+
+    def __init__(self, documents: list[Document], folder: Path, controller: Controller, run_dir: str) -> None:
+        self.namespace = Namespace(folder, documents)
+        self.job = Job(manifest.job_of(documents), self.namespace, controller)
+        [outputs] = [
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in self.job.spec["template"]["spec"]["volumes"]
+            if volume["name"] == "outputs"
+        ]
+        self.run_dir = self.namespace.claim(outputs) / run_dir
+
+    def exit_codes(self) -> list[int | None]:
+        """Exit codes of the pods, in the order in which they were made."""
+        return [pod.exit_code for pod in self.job.pods]
+
+    def resumed_from(self) -> list[int]:
+        """The step at which each attempt began."""
+        return [attempt["resumed_from_step"] for attempt in run_files.attempts(self.run_dir)]
+
+
+@pytest.fixture(scope="module")
+def controller() -> Iterator[Controller]:
+    """What is still running at the end is ended."""
+    controller = Controller()
+    yield controller
+    controller.stop()
+
+
+@pytest.fixture(scope="module")
+def start(controller: Controller, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Start a run of seconds from an overlay's documents."""
+
+    def start_run(overlay: str = "single-gpu", mishap: str | None = None, **changes: Any) -> Run:
+        documents = [*manifest.claims(), *manifest.overlay(overlay)]
+        places = {"base_path": "data", "output_dir": "outputs/run"}
+        manifest.set_config(documents, run_files.settings(**places | changes))
+        manifest.share_the_host(documents)
+        if mishap:
+            manifest.add_mishap(documents, mishap)
+        folder = tmp_path_factory.mktemp(overlay)
+        manifest.link_data(folder, data)
+        return Run(documents, folder, controller, "run")
+
+    return start_run
+
+
+@pytest.fixture(scope="module")
+def reference(start: Callable[..., Run]) -> Run:
+    """The run that nothing happens to."""
+    return start()
+
+
+def test_a_deleted_and_an_evicted_pod_are_replaced_and_the_run_ends_the_same(
+    start: Callable[..., Run], reference: Run
+) -> None:
+    deleted, evicted = (start(mishap="hold 5") for _ in range(2))
+    for run in (deleted, evicted):
+        run.job.wait_until(lambda run=run: run_files.held(run.run_dir))
+    deleted.job.active[0].delete()
+    evicted.job.active[0].evict()
+    assert reference.job.wait() == COMPLETE, reference.job.log()
+    assert run_files.outcome(reference.run_dir) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 1}
+    for run in (deleted, evicted):
+        assert run.job.wait() == COMPLETE, run.job.log()
+        assert run.exit_codes() == [75, 0]
+        assert run.job.failures == 0
+        assert run.resumed_from() == [0, 5]
+        assert adapter_sha256(run.run_dir) == adapter_sha256(reference.run_dir)
+
+
+def test_nothing_is_written_elsewhere_than_on_volumes(reference: Run) -> None:
+    """With a read-only root and read-only data it would fail, or say so."""
+    assert reference.job.wait() == COMPLETE, reference.job.log()
+    said = reference.job.log()
+    assert "Read-only file system" not in said
+    assert "ermission denied" not in said
+    [pod] = reference.job.pods
+    assert not list((pod.folder / "volumes" / "tmp").iterdir())
+
+
+def test_mistakes_fail_the_job_at_once(start: Callable[..., Run]) -> None:
+    broken, bare = start(lora_r="many"), start(base_path="outputs/nowhere")
+    for run, code, said in ((broken, 2, "lora_r"), (bare, 3, "outputs/nowhere")):
+        assert run.job.wait() == ("Failed", "PodFailurePolicy"), run.job.log()
+        assert run.exit_codes() == [code]
+        assert said in run.job.log()
+        assert "Traceback" not in run.job.log()
+
+
+def test_an_unknown_failure_is_retried_a_few_times(start: Callable[..., Run]) -> None:
+    run = start(mishap="crash 1")
+    assert run.job.wait() == ("Failed", "BackoffLimitExceeded"), run.job.log()
+    assert run.exit_codes() == [1] * 4
+    assert "a mishap that nobody foresaw" in run.job.log()
+
+
+def test_two_pods_train_as_one_process_and_survive_the_end_of_one(start: Callable[..., Run]) -> None:
+    """1 process x 2 x 2 samples a step = 2 pods x 1 x 2."""
+    one = start(lora_dropout=0.0)
+    two, deleted, killed = (
+        start("multi-node", mishap, lora_dropout=0.0, batch_size=1) for mishap in (None, "hold 5 1", "hold 5 1")
+    )
+    for run in (deleted, killed):
+        run.job.wait_until(lambda run=run: (run.run_dir / "held-1").exists())
+        [pod] = [pod for pod in run.job.active if pod.spec["hostname"].endswith("-1")]
+        pod.delete() if run is deleted else pod.kill()
+    for run in (one, two, deleted, killed):
+        assert run.job.wait() == COMPLETE, run.job.log()
+    assert len(losses(one.run_dir)) == 9
+    assert losses(two.run_dir) == pytest.approx(losses(one.run_dir), abs=1e-5)
+    assert deleted.exit_codes() == [75, 75, 0, 0]
+    assert deleted.resumed_from() == [0, 5]
+    assert adapter_sha256(deleted.run_dir) == adapter_sha256(two.run_dir)
+    assert 137 in killed.exit_codes()
+    assert killed.resumed_from()[0] == 0
+    assert killed.resumed_from()[-1] in (3, 4)
+    assert adapter_sha256(killed.run_dir) == adapter_sha256(two.run_dir)
+
+
+def test_the_demo_for_a_cluster_without_gpus_trains_to_the_end(
+    controller: Controller, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As it is, to the last setting: the pod draws its data itself."""
+    run = Run(manifest.overlay("cpu-demo"), tmp_path_factory.mktemp("cpu-demo"), controller, "demo")
+    assert run.job.wait(600) == COMPLETE, run.job.log()
+    assert run.exit_codes() == [0]
+    assert run_files.outcome(run.run_dir)["step"] == 255
+    delivered = run.run_dir / "vizsage-tiny-demo"
+    assert (delivered / "adapter_model.safetensors").stat().st_size > 0
+    assert json.loads((delivered / "adapter_config.json").read_text())["r"] == 16
