@@ -80,12 +80,12 @@ image: export PIP_CONFIG := $(PIP_CONFIG)
 image: ## build the container image (TARGET=unsloth, IMAGE=name:tag, PIP_CONFIG=pip.conf, BUILD_ARGS="--build-arg ...")
 	@sh docker/build.sh $(BUILD_ARGS)
 
-# Serially: one image, and its containers take the cores.
+# Serially: one image, and its containers take the cores. The first test waits for the image: minutes.
 test-image: $(STAMP) ## build the image and run the demo in it, without an engine (as root on Debian; gets buildah itself)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		! { command -v buildah && command -v debootstrap; } >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq buildah debootstrap; fi
-	VIZSAGE_IMAGE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/image $(ARGS)
+	VIZSAGE_IMAGE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --timeout 3600 tests/integration/image $(ARGS)
 
 lint: $(STAMP) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check $(CODE)

@@ -74,13 +74,14 @@ def test_no_compiler_gets_into_an_image(target: str) -> None:
     installed = " ".join(rest for rest in values("RUN", target) if "apt-get" in rest)
     assert "tini" in installed
     assert not re.search(r"gcc|g\+\+|build-essential|clang|python3-dev", installed)
-    assert not [rest for rest in values("COPY", target) if "--from=installer" in rest]
 
 
 def test_dependencies_come_before_the_sources() -> None:
     for target in ("dependencies", "unsloth-dependencies"):
-        assert values("COPY", target) == []
-        (installing,) = [rest for word, rest in stages()[target][1] if word == "RUN" and "install" in rest]
+        copied = " ".join(values("COPY", target)).split()
+        assert {Path(word).suffix for word in copied if Path(word).suffix} == {".lock", ".txt"}
+        (installing,) = [rest for word, rest in stages()[target][1] if word == "RUN"]
+        assert "type=bind" not in installing, "buildah's cache would not notice a changed file"
         assert "--mount=type=cache,target=/var/cache/pip" in installing
         assert re.search(r"-c \S+/requirements(-unsloth)?\.lock", installing)
 

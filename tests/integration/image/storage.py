@@ -120,8 +120,6 @@ class Storage:
         """Containers and their mounts, and, unless they are to be kept, the images and the folder."""
         self.buildah("rm", "--all")
         if not keep_images:
-            # containers/storage mounts this folder on itself
-            subprocess.run(["umount", f"{self.folder}/images/overlay"], capture_output=True, check=False)
             shutil.rmtree(self.folder)
 
 
