@@ -93,10 +93,10 @@ def submit(work: Work, sent: Manifest, namespace: str | None) -> tuple[Submissio
         raise ConfigError("kubectl is not here; install it, or add --dry-run")
     context = _context()
     kubectl = _kubectl(context, namespace)
-    done = _run([*kubectl, "apply", "-f", "-", "-o", "json"], sent.text)
+    done = run([*kubectl, "apply", "-f", "-", "-o", "json"], sent.text)
     if done.returncode:
         own = Manifest(sent.name, [one for one in sent.documents if one["metadata"]["name"] == sent.name])
-        _run([*kubectl, "delete", "-f", "-", "--ignore-not-found", "--wait=false"], own.text)
+        run([*kubectl, "delete", "-f", "-", "--ignore-not-found", "--wait=false"], own.text)
         raise refusal("apply", done)
     applied = json.loads(done.stdout)
     objects = applied["items"] if applied["kind"] == "List" else [applied]
@@ -131,7 +131,7 @@ def cancel(submission: Submission) -> None:
     Raises ConfigError where there is no kubectl, VizSageError where the cluster does not do it.
     """
     command = ["delete", submission.resource, submission.job_id, "--cascade=foreground", "--wait=false"]
-    done = _run([*kubectl_for(submission), *command, "--ignore-not-found"])
+    done = run([*kubectl_for(submission), *command, "--ignore-not-found"])
     if done.returncode:
         raise refusal(f"delete {submission.job_id}", done)
 
@@ -143,7 +143,7 @@ def kubectl_for(submission: Submission) -> list[str]:
 
 def get(submission: Submission, *words: str) -> dict[str, Any] | None:
     """What `kubectl get WORDS` says; None where the object is not there. Raises VizSageError without an answer."""
-    done = _run([*kubectl_for(submission), "get", *words, "-o", "json"])
+    done = run([*kubectl_for(submission), "get", *words, "-o", "json"])
     if done.returncode:
         if "NotFound" in done.stderr or "not found" in done.stderr:
             return None
@@ -174,7 +174,7 @@ def _hand_over(kubectl: list[str], workload: Document, objects: Sequence[Documen
     patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
     for one in objects:
         if one["metadata"]["name"] == owner["name"] and one is not workload:
-            done = _run([*kubectl, "patch", one["kind"].lower(), owner["name"], "--type=merge", "-p", patch])
+            done = run([*kubectl, "patch", one["kind"].lower(), owner["name"], "--type=merge", "-p", patch])
             if done.returncode:
                 return (
                     f"{one['kind']} {owner['name']} will stay when the job is removed: {' '.join(done.stderr.split())}"
@@ -184,7 +184,7 @@ def _hand_over(kubectl: list[str], workload: Document, objects: Sequence[Documen
 
 def _context() -> str:
     """The name of kubectl's current context; empty inside a pod, where there is none."""
-    done = _run(["kubectl", "config", "current-context"])
+    done = run(["kubectl", "config", "current-context"])
     return "" if done.returncode else done.stdout.strip()
 
 
@@ -193,7 +193,8 @@ def _kubectl(context: str, namespace: str | None) -> list[str]:
     return ["kubectl", *where, *(["--namespace", namespace] if namespace else [])]
 
 
-def _run(command: list[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run kubectl, with `given` as its input. Raises ConfigError where it is not here; its failures are the caller's."""
     try:
         command = [*command, "--request-timeout=60s"]
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.kubernetes import get, kubectl_for, refusal
+from jobs.kubernetes import get, kubectl_for, refusal, run
 from jobs.manifest import CONTAINER, LABEL
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError
@@ -62,6 +63,16 @@ def last_words(submission: Submission) -> str:
     """The end of the log of the newest pod that failed, as its status keeps it. Empty where there is none."""
     ended = [state for pod in _pods(submission) if (state := _ended(pod)) and state["exitCode"]]
     return str(ended[-1].get("message", "")) if ended else ""
+
+
+def step(submission: Submission) -> int | None:
+    """The last optimizer step in the log of the newest pod; None where none was logged or no log is left."""
+    began = [pod["metadata"]["name"] for pod in _pods(submission) if _began(pod)]
+    if not began:
+        return None
+    done = run([*kubectl_for(submission), "logs", began[-1], "--container", CONTAINER, "--tail=500"])
+    found = re.findall(r"\bstep (\d+)/\d+: ", done.stdout)
+    return int(found[-1]) if found else None
 
 
 def print_logs(submission: Submission, follow: bool) -> None:

@@ -45,6 +45,8 @@ def state_of(submission: Submission) -> JobState:
     outcome = _json(run_dir / "outcome.json")
     state, detail = told or _left_behind(submission, outcome)
     step = outcome.get("step") if isinstance(outcome.get("step"), int) else _newest_checkpoint(run_dir)
+    if step is None and told and on_kubernetes:
+        step = pods.step(submission)  # the run directory is where the pods see it
     error = None
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
         if on_kubernetes:

@@ -285,6 +285,16 @@ def test_a_running_job_tells_its_node_and_its_failures(server: ApiServer, capsys
     assert f"train job {name}: running (on node-7, exit code 1)" in jobs(capsys, "status")
 
 
+def test_the_step_is_read_off_the_log_where_the_outputs_are_elsewhere(
+    server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = submitted(capsys).job_id
+    server.add_pod(name, "a", created="2026-01-01T00:00:00Z", phase="Failed", containerStatuses=[ended(75)])
+    server.add_pod(name, "b", created="2026-01-01T00:01:00Z", phase="Running", containerStatuses=[RUNNING])
+    server.logs |= {"a": "step 10/90: loss 3.1\n", "b": "step 20/90: loss 2.5\nstep 30/90: loss 2.1\nvalidation\n"}
+    assert "  step 30\n" in jobs(capsys, "status")
+
+
 def test_a_failed_job_tells_why(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     name = submitted(capsys).job_id
     server.set_status("Job", name, conditions=[{"type": "Failed", "status": "True", "reason": "PodFailurePolicy"}])
