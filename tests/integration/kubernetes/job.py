@@ -25,7 +25,7 @@ class Controller:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
 
-    def wait_until(self, holds: Callable[[], bool], timeout_s: float = 300) -> None:
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float = 540) -> None:
         """Wait until something holds. Raises TimeoutError with all that the Jobs' pods have printed."""
         end = time.monotonic() + timeout_s
         while not holds():
@@ -81,13 +81,13 @@ class Job:
         """What all pods have printed, for messages and for searching."""
         return "\n".join(f"--- {pod.name}: {pod.phase} {pod.exit_codes}\n{pod.log()}" for pod in self.pods)
 
-    def wait(self, timeout_s: float = 300) -> tuple[str, str]:
+    def wait(self, timeout_s: float = 540) -> tuple[str, str]:
         """Wait for the Job's end; its condition, Complete or Failed, and the reason. Raises TimeoutError."""
         self._controller.wait_until(lambda: self.condition is not None, timeout_s)
         assert self.condition is not None
         return self.condition
 
-    def wait_until(self, holds: Callable[[], bool], timeout_s: float = 300) -> None:
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float = 540) -> None:
         """Wait until something holds that must hold before the Job ends. Raises TimeoutError."""
         self._controller.wait_until(lambda: holds() or self.condition is not None, timeout_s)
         assert holds(), f"{self.name} has ended: {self.condition}\n{self.log()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ def overlay(name: str) -> list[Document]:
     """What `kubectl kustomize` makes of an overlay."""
     command = ["kubectl", "kustomize", str(ROOT / "k8s" / "overlays" / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return documents(done.stdout)
+
+
+def submitted(config: Path, *options: str) -> list[Document]:
+    """What `python -m jobs submit kubernetes train` would send."""
+    command = [sys.executable, "-m", "jobs", "submit", "kubernetes", "train", str(config), "--dry-run", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return documents(done.stdout)
 

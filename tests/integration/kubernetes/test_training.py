@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.integration import run_files
 from tests.integration.kubernetes import manifest
@@ -47,6 +48,12 @@ class Run:
         """The step at which each attempt began."""
         return [attempt["resumed_from_step"] for attempt in run_files.attempts(self.run_dir)]
 
+    def results(self) -> dict[str, Any]:
+        """results.json of the test split."""
+        path = self.run_dir / "evaluation_results" / "test" / "results.json"
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
 
 @pytest.fixture(scope="module")
 def controller() -> Iterator[Controller]:
@@ -57,19 +64,37 @@ def controller() -> Iterator[Controller]:
 
 
 @pytest.fixture(scope="module")
-def start(controller: Controller, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
-    """Start a run of seconds from an overlay's documents."""
+def demo(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The demo, on one of the two cores while the other tests take the other."""
+    documents = manifest.overlay("cpu-demo")
+    manifest.share_the_host(documents)
+    return Run(documents, tmp_path_factory.mktemp("cpu-demo"), controller, "demo")
 
-    def start_run(overlay: str = "single-gpu", mishap: str | None = None, **changes: Any) -> Run:
-        documents = [*manifest.claims(), *manifest.overlay(overlay)]
+
+@pytest.fixture(scope="module")
+def start(
+    controller: Controller, demo: Run, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Run]:
+    """Start a run of seconds from an overlay's documents, or from those that `submit` makes with some options."""
+
+    def start_run(
+        overlay: str = "single-gpu", mishap: str | None = None, submit: Sequence[str] = (), **changes: Any
+    ) -> Run:
+        folder = tmp_path_factory.mktemp(overlay)
         places = {"base_path": "data", "output_dir": "outputs/run"}
-        manifest.set_config(documents, run_files.settings(**places | changes))
+        settings = yaml.safe_dump(run_files.settings(**places | changes))
+        if submit:
+            config = folder / "run.yaml"
+            config.write_text(settings)
+            documents = manifest.submitted(config, *submit)
+        else:
+            documents = manifest.overlay(overlay)
+            manifest.set_config(documents, settings)
         manifest.share_the_host(documents)
         if mishap:
             manifest.add_mishap(documents, mishap)
-        folder = tmp_path_factory.mktemp(overlay)
         manifest.link_data(folder, data)
-        return Run(documents, folder, controller, "run")
+        return Run([*manifest.claims(), *documents], folder, controller, "run")
 
     return start_run
 
@@ -127,34 +152,50 @@ def test_an_unknown_failure_is_retried_a_few_times(start: Callable[..., Run]) ->
 def test_two_pods_train_as_one_process_and_survive_the_end_of_one(start: Callable[..., Run]) -> None:
     """1 process x 2 x 2 samples a step = 2 pods x 1 x 2."""
     one = start(lora_dropout=0.0)
-    two, deleted, killed = (
-        start("multi-node", mishap, lora_dropout=0.0, batch_size=1) for mishap in (None, "hold 5 1", "hold 5 1")
-    )
+    half = {"lora_dropout": 0.0, "batch_size": 1}
+    two = start("submitted", submit=["--nodes", "2", "--then-eval"], **half)
+    deleted, killed = (start("multi-node", "hold 5 1", **half) for _ in range(2))
     for run in (deleted, killed):
         run.job.wait_until(lambda run=run: (run.run_dir / "held-1").exists())
         [pod] = [pod for pod in run.job.active if pod.spec["hostname"].endswith("-1")]
         pod.delete() if run is deleted else pod.kill()
     for run in (one, two, deleted, killed):
         assert run.job.wait() == COMPLETE, run.job.log()
+
     assert len(losses(one.run_dir)) == 9
     assert losses(two.run_dir) == pytest.approx(losses(one.run_dir), abs=1e-5)
+    assert two.exit_codes() == [0, 0]
+    # Only the first pod evaluates.
+    assert ["exact match" in pod.log() for pod in two.job.pods] == [True, False]
+    assert two.results()["total_samples"] == 12
+
+    # The other pod has noticed, stopped at the same step, and been replaced as well.
     assert deleted.exit_codes() == [75, 75, 0, 0]
     assert deleted.resumed_from() == [0, 5]
     assert adapter_sha256(deleted.run_dir) == adapter_sha256(two.run_dir)
     assert 137 in killed.exit_codes()
-    assert killed.resumed_from()[0] == 0
     assert killed.resumed_from()[-1] in (3, 4)
     assert adapter_sha256(killed.run_dir) == adapter_sha256(two.run_dir)
 
 
-def test_the_demo_for_a_cluster_without_gpus_trains_to_the_end(
-    controller: Controller, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_submitted_run_loses_its_pod_and_is_evaluated_at_the_end(start: Callable[..., Run]) -> None:
+    """The overlay's pods draw the data anew."""
+    run = start("submitted", "hold 5", ["--overlay", "cpu-demo", "--then-eval"])
+    assert run.job.name.startswith("vizsage-run-")
+    run.job.wait_until(lambda: run_files.held(run.run_dir))
+    run.job.active[0].delete()
+    assert run.job.wait() == COMPLETE, run.job.log()
+    assert run.exit_codes() == [75, 0]
+    assert run.resumed_from() == [0, 5]
+    assert run.results()["total_samples"] == 138
+
+
+def test_the_demo_for_a_cluster_without_gpus_trains_to_the_end(demo: Run) -> None:
     """As it is, to the last setting: the pod draws its data itself."""
-    run = Run(manifest.overlay("cpu-demo"), tmp_path_factory.mktemp("cpu-demo"), controller, "demo")
-    assert run.job.wait(600) == COMPLETE, run.job.log()
-    assert run.exit_codes() == [0]
-    assert run_files.outcome(run.run_dir)["step"] == 255
-    delivered = run.run_dir / "vizsage-tiny-demo"
+    assert demo.job.wait() == COMPLETE, demo.job.log()
+    assert demo.exit_codes() == [0]
+    outcome = run_files.outcome(demo.run_dir)
+    assert (outcome["exit_code"], outcome["reason"], outcome["attempt"]) == (0, "done", 1)
+    delivered = demo.run_dir / "vizsage-tiny-demo"
     assert (delivered / "adapter_model.safetensors").stat().st_size > 0
     assert json.loads((delivered / "adapter_config.json").read_text())["r"] == 16
