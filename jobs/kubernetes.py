@@ -194,7 +194,7 @@ def _kubectl(context: str, namespace: str | None) -> list[str]:
 
 
 def run(command: list[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run kubectl, with `given` as its input. Raises ConfigError where it is not here; its failures are the caller's."""
+    """Run kubectl, with `given` as its input; its failures are the caller's. Raises ConfigError without kubectl."""
     try:
         command = [*command, "--request-timeout=60s"]
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
