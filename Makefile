@@ -10,7 +10,7 @@ JOBS   ?= 2
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE  := vizsage jobs tests tools benchmarks docker
+CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slurm test-k8s lint format train eval submit-slurm submit-k8s check
