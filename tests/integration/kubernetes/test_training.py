@@ -133,17 +133,40 @@ def test_nothing_is_written_elsewhere_than_on_volumes(reference: Run) -> None:
     assert not list((pod.folder / "volumes" / "tmp").iterdir())
 
 
-def test_mistakes_fail_the_job_at_once(start: Callable[..., Run]) -> None:
-    broken, bare = start(lora_r="many"), start(base_path="outputs/nowhere")
-    for run, code, said in ((broken, 2, "lora_r"), (bare, 3, "outputs/nowhere")):
-        assert run.job.wait() == ("Failed", "PodFailurePolicy"), run.job.log()
-        assert run.exit_codes() == [code]
-        assert said in run.job.log()
-        assert "Traceback" not in run.job.log()
+@pytest.fixture(scope="module")
+def runs(start: Callable[..., Run]) -> dict[str, Run]:
+    """Runs of which each takes one pod after the other, started at once."""
+    return {
+        "broken": start(lora_r="many"),
+        "bare": start(base_path="outputs/nowhere"),
+        "crash": start(mishap="crash 1"),
+        "submitted": start("submitted", "hold 5", ["--overlay", "cpu-demo", "--then-eval"]),
+    }
 
 
-def test_an_unknown_failure_is_retried_a_few_times(start: Callable[..., Run]) -> None:
-    run = start(mishap="crash 1")
+@pytest.mark.parametrize(("name", "code", "said"), [("broken", 2, "lora_r"), ("bare", 3, "outputs/nowhere")])
+def test_a_mistake_fails_the_job_at_once(runs: dict[str, Run], name: str, code: int, said: str) -> None:
+    run = runs[name]
+    assert run.job.wait() == ("Failed", "PodFailurePolicy"), run.job.log()
+    assert run.exit_codes() == [code]
+    assert said in run.job.log()
+    assert "Traceback" not in run.job.log()
+
+
+def test_a_submitted_run_loses_its_pod_and_is_evaluated_at_the_end(runs: dict[str, Run]) -> None:
+    """The overlay's pods draw the data anew."""
+    run = runs["submitted"]
+    assert run.job.name.startswith("vizsage-run-")
+    run.job.wait_until(lambda: run_files.held(run.run_dir))
+    run.job.active[0].delete()
+    assert run.job.wait() == COMPLETE, run.job.log()
+    assert run.exit_codes() == [75, 0]
+    assert run.resumed_from() == [0, 5]
+    assert run.results()["total_samples"] == 138  # all of the test split that need no external knowledge
+
+
+def test_an_unknown_failure_is_retried_a_few_times(runs: dict[str, Run]) -> None:
+    run = runs["crash"]
     assert run.job.wait() == ("Failed", "BackoffLimitExceeded"), run.job.log()
     assert run.exit_codes() == [1] * 4
     assert "a mishap that nobody foresaw" in run.job.log()
@@ -176,18 +199,6 @@ def test_two_pods_train_as_one_process_and_survive_the_end_of_one(start: Callabl
     assert 137 in killed.exit_codes()
     assert killed.resumed_from()[-1] in (3, 4)
     assert adapter_sha256(killed.run_dir) == adapter_sha256(two.run_dir)
-
-
-def test_a_submitted_run_loses_its_pod_and_is_evaluated_at_the_end(start: Callable[..., Run]) -> None:
-    """The overlay's pods draw the data anew."""
-    run = start("submitted", "hold 5", ["--overlay", "cpu-demo", "--then-eval"])
-    assert run.job.name.startswith("vizsage-run-")
-    run.job.wait_until(lambda: run_files.held(run.run_dir))
-    run.job.active[0].delete()
-    assert run.job.wait() == COMPLETE, run.job.log()
-    assert run.exit_codes() == [75, 0]
-    assert run.resumed_from() == [0, 5]
-    assert run.results()["total_samples"] == 138  # all of the test split that need no external knowledge
 
 
 def test_the_demo_for_a_cluster_without_gpus_trains_to_the_end(demo: Run) -> None:
