@@ -145,7 +145,7 @@ def get(submission: Submission, *words: str) -> dict[str, Any] | None:
     """What `kubectl get WORDS` says; None where the object is not there. Raises VizSageError without an answer."""
     done = run([*kubectl_for(submission), "get", *words, "-o", "json"])
     if done.returncode:
-        if "NotFound" in done.stderr or "not found" in done.stderr:
+        if "(NotFound)" in done.stderr:  # the server's word; a context or a file that is not found is none on the job
             return None
         raise VizSageError(f"Kubernetes does not answer for job {submission.job_id}: {' '.join(done.stderr.split())}")
     found: dict[str, Any] = json.loads(done.stdout)

@@ -370,6 +370,15 @@ def test_the_cluster_of_the_submission_is_asked_whatever_kubectl_uses_now(
     assert "pending" in jobs(capsys, "status")
 
 
+def test_a_context_that_is_gone_is_no_word_on_the_job(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    submitted(capsys)
+    configuration = yaml.safe_load(server.kubeconfig.read_text())
+    configuration["contexts"][0]["name"] = configuration["current-context"] = "renamed"
+    server.kubeconfig.write_text(yaml.safe_dump(configuration))
+    assert "Kubernetes does not answer" in jobs(capsys, "status", code=1)
+    assert "Kubernetes does not answer" in jobs(capsys, *TRAIN, code=1)
+
+
 def test_no_answer_is_no_word_on_the_job(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     submitted(capsys)
     server.stop()
