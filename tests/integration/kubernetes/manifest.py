@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -35,9 +34,9 @@ def documents(text: str) -> list[Document]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def claims() -> list[Document]:
-    """The claims that the overlays expect."""
-    return documents((ROOT / "k8s" / "pvc.yaml").read_text(encoding="utf-8"))
+def file(name: str) -> list[Document]:
+    """What lies in a file of k8s/."""
+    return documents((ROOT / "k8s" / name).read_text(encoding="utf-8"))
 
 
 def job_of(manifest: list[Document]) -> Document:
@@ -46,10 +45,9 @@ def job_of(manifest: list[Document]) -> Document:
     return job
 
 
-def set_config(manifest: list[Document], settings: dict[str, Any] | str) -> None:
+def set_config(manifest: list[Document], text: str) -> None:
     """Replace the settings of the run."""
     [config] = [document for document in manifest if document["kind"] == "ConfigMap"]
-    text = settings if isinstance(settings, str) else yaml.safe_dump(settings, sort_keys=False)
     config["data"]["config.yaml"] = text
 
 

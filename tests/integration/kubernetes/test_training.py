@@ -75,7 +75,7 @@ def demo(controller: Controller, tmp_path_factory: pytest.TempPathFactory) -> Ru
 def start(
     controller: Controller, demo: Run, data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Run]:
-    """Start a run of seconds from an overlay's documents, or from those that `submit` makes with some options."""
+    """Start a run of seconds from an overlay, a file, or what `submit` makes with some options."""
 
     def start_run(
         overlay: str = "single-gpu", mishap: str | None = None, submit: Sequence[str] = (), **changes: Any
@@ -88,21 +88,21 @@ def start(
             config.write_text(settings)
             documents = manifest.submitted(config, *submit)
         else:
-            documents = manifest.overlay(overlay)
+            documents = manifest.file(overlay) if overlay.endswith(".yaml") else manifest.overlay(overlay)
             manifest.set_config(documents, settings)
         manifest.share_the_host(documents)
         if mishap:
             manifest.add_mishap(documents, mishap)
         manifest.link_data(folder, data)
-        return Run([*manifest.claims(), *documents], folder, controller, "run")
+        return Run([*manifest.file("pvc.yaml"), *documents], folder, controller, "run")
 
     return start_run
 
 
 @pytest.fixture(scope="module")
 def reference(start: Callable[..., Run]) -> Run:
-    """The run that nothing happens to."""
-    return start()
+    """The run that nothing happens to, from the manifest to use by hand."""
+    return start("train-job.yaml")
 
 
 def test_a_deleted_and_an_evicted_pod_are_replaced_and_the_run_ends_the_same(
@@ -131,6 +131,19 @@ def test_nothing_is_written_elsewhere_than_on_volumes(reference: Run) -> None:
     assert "ermission denied" not in said
     [pod] = reference.job.pods
     assert not list((pod.folder / "volumes" / "tmp").iterdir())
+
+
+def test_the_evaluation_job_finds_the_run_on_the_volume(reference: Run, controller: Controller) -> None:
+    assert reference.job.wait() == COMPLETE, reference.job.log()
+    documents = manifest.file("eval-job.yaml")
+    settings = run_files.settings(base_path="data", output_dir="outputs/run")
+    manifest.set_config(documents, yaml.safe_dump(settings))
+    manifest.share_the_host(documents)
+    for document in documents:
+        reference.namespace.apply(document)
+    job = Job(manifest.job_of(documents), reference.namespace, controller)
+    assert job.wait() == COMPLETE, job.log()
+    assert reference.results()["total_samples"] == 12
 
 
 @pytest.fixture(scope="module")
