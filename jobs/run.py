@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.rendezvous import meet
 from vizsage.config import load_config
 from vizsage.errors import (
     EXIT_DATA,
@@ -57,7 +58,7 @@ _TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 # The scheduler ends the job when its own patience ends.
 _GRACE_S = 24 * 3600
 # Other nodes see the outcome that the first one wrote when their shared storage shows it.
-_OUTCOME_S = 60.0
+_OUTCOME_S = 120.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +117,14 @@ def _command(
 ) -> int:
     """Run `vizsage COMMAND ARGUMENTS` in one process for each environment; see `main` for what is returned."""
     marks = _marks(command, output_dir)
+    node, nodes = int(os.environ.get("NODE_RANK", "0")), int(os.environ.get("NNODES", "1"))
+    # A run that is done joins nobody: its other nodes may be gone for good.
+    if nodes > 1 and command == "train" and _outcome(output_dir, EXIT_UNKNOWN) != EXIT_DONE:
+        try:
+            if not meet(node, nodes, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), received):
+                return _say(f"{output_dir}: interrupted before all nodes were there: a failure", EXIT_UNKNOWN)
+        except OSError as error:
+            return _say(f"MASTER_PORT: {os.environ['MASTER_PORT']} cannot be listened at: {error}", EXIT_UNKNOWN)
     code = _launch([sys.executable, "-u", "-m", "vizsage", command, *arguments], environments, received)
     if code > 128 and command == "train" and _marks(command, output_dir) != marks:
         # Killed after the end: outcome.json is the last that an attempt writes, and says how it ended.
@@ -123,6 +132,13 @@ def _command(
     if code == EXIT_INTERRUPTED and not _went_forward(command, output_dir, marks):
         # Whoever retries interruptions for ever would do so with a job that cannot get anywhere.
         return _say(f"{output_dir}: interrupted before the first step of this attempt: a failure", EXIT_UNKNOWN)
+    if code == EXIT_DONE and command == "train" and node > 0:
+        # The first node still saves the adapter. If it dies then, this one is needed again: it must not have ended well.
+        waited = time.monotonic() + _OUTCOME_S
+        while (code := _outcome(output_dir, EXIT_UNKNOWN)) != EXIT_DONE and time.monotonic() < waited and not received:
+            time.sleep(0.5)
+        if code != EXIT_DONE:
+            return _say(f"{output_dir}: trained, but the first node has not said that the run is done", EXIT_UNKNOWN)
     return code
 
 

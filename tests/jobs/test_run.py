@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,7 +54,7 @@ class Launch:
         variables: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
-        (folder / "worker").mkdir()
+        (folder / "worker").mkdir(exist_ok=True)
         (folder / "worker" / "sitecustomize.py").write_text(
             f"import sys\nif '-m' in sys.orig_argv and 'vizsage' in sys.orig_argv:\n"
             f"    exec(compile({(WORKER + body)!r}, 'worker', 'exec'))\n    sys.exit(0)\n"
@@ -212,22 +214,64 @@ def test_a_failed_training_is_not_evaluated(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("ran-eval-*"))
 
 
+def nodes(**more: str) -> list[dict[str, str]]:
+    """The variables of two nodes on this host."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"NNODES": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, **more}
+    return [common | {"NODE_RANK": "0"}, common | {"NODE_RANK": "1"}]
+
+
 def test_only_the_first_node_evaluates_and_an_index_is_a_node_s_rank(tmp_path: Path) -> None:
-    variables = {"NNODES": "2", "JOB_COMPLETION_INDEX": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-    assert Launch(tmp_path, TRAIN_THEN_EVAL, more=("--then-eval",), variables=variables).end()[0] == 0
-    assert [path.name for path in tmp_path.glob("ran-*")] == ["ran-train-1"]
+    first, second = nodes()
+    second["JOB_COMPLETION_INDEX"] = second.pop("NODE_RANK")
+    first["JOB_COMPLETION_INDEX"] = "7"  # a rank that is set outweighs it
+    launches = [
+        Launch(tmp_path, TRAIN_THEN_EVAL, more=("--then-eval",), variables=variables) for variables in (second, first)
+    ]
+    assert [launch.end()[0] for launch in launches] == [0, 3]
+    assert sorted(path.name for path in tmp_path.glob("ran-*")) == ["ran-eval-0", "ran-train-0", "ran-train-1"]
 
 
-def test_a_rank_that_is_set_outweighs_the_index(tmp_path: Path) -> None:
-    variables = {
-        "NNODES": "2",
-        "NODE_RANK": "0",
-        "JOB_COMPLETION_INDEX": "1",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": "1",
-    }
-    assert Launch(tmp_path, TRAIN_THEN_EVAL, variables=variables).end()[0] == 0
-    assert [path.name for path in tmp_path.glob("ran-*")] == ["ran-train-0"]
+def test_nodes_wait_for_each_other_and_start_together(tmp_path: Path) -> None:
+    first, second = nodes()
+    early = Launch(tmp_path, TRAIN_THEN_EVAL, variables=second)
+    time.sleep(4)
+    assert early.process.poll() is None
+    assert not list(tmp_path.glob("ran-*"))
+    with contextlib.suppress(OSError):  # whoever else looks at the port is not taken for a node
+        socket.create_connection(("localhost", int(first["MASTER_PORT"])), timeout=1).close()
+    late = Launch(tmp_path, TRAIN_THEN_EVAL, variables=first)
+    assert (late.end()[0], early.end()[0]) == (0, 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_ends_the_waiting_for_other_nodes(tmp_path: Path, rank: int) -> None:
+    launch = Launch(tmp_path, TRAIN_THEN_EVAL, variables=nodes()[rank])
+    time.sleep(8)  # its start: no file tells that it waits
+    launch.process.send_signal(signal.SIGTERM)
+    code, printed = launch.end()
+    assert (code, "before all nodes were there" in printed) == (1, True)
+    assert not list(tmp_path.glob("ran-*"))
+
+
+def test_a_run_that_is_done_waits_for_nobody(tmp_path: Path) -> None:
+    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0}))
+    body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", "pass")
+    assert Launch(tmp_path, body, more=("--then-eval",), variables=nodes()[0]).end()[0] == 3
+
+
+def test_another_node_ends_well_only_when_the_first_has_said_that_the_run_is_done(tmp_path: Path) -> None:
+    first, second = nodes()
+    body = TRAIN_THEN_EVAL.replace(
+        "attempt(0, 5, 0)", "os._exit(0) if os.environ['GROUP_RANK'] == '1' else (time.sleep(3), os._exit(9))"
+    )
+    launches = [Launch(tmp_path, body, variables=variables) for variables in (first, second)]
+    assert launches[0].end()[0] == 9
+    launches[1].process.send_signal(signal.SIGTERM)  # two minutes are too long for a test
+    code, printed = launches[1].end()
+    assert (code, "the first node has not said" in printed) == (1, True)
 
 
 @pytest.mark.parametrize(("trained", "code"), [("attempt(0, 5, 0)", 75), ("pass", 1)])

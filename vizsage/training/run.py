@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
             return train(config, caught)
     given = config
     config, warnings = resolve_for_hardware(config)
+    if config.resume and _is_done_for(config):
+        return None
     world = PartialState(cpu=config.device == "cpu")
     if world.is_main_process:
         for warning in warnings:
@@ -61,16 +64,35 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
             on_main(world, lambda: set_aside(config, record))
             record, plan = _plan(config, world)
         # Without a result or a checkpoint nothing is lost by other settings: a mistake in the first try is mended.
-        outcome = read_outcome(config.output_dir)
-        if outcome and outcome["exit_code"] == 0 and record.exists:
-            check_same_run(config.output_dir, record.content["identity"], plan.identity)
-            if adapter_is_there(config):
-                log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
-                return None
+        if _is_done(config, record, plan):
+            return None
         checkpoint = on_main(world, lambda: checkpoints.newest_whole(config.output_dir))
         if checkpoint:
             check_same_run(config.output_dir, checkpoints.read_identity(checkpoint), plan.identity)
         return _attempt(plan, given, record, world, latch, checkpoint)
+
+
+def _is_done_for(config: Config) -> bool:
+    """Whether the run is done, found out without the other processes: they may have ended for good."""
+    record, outcome = RunRecord(config.output_dir), read_outcome(config.output_dir)
+    if not (outcome and outcome["exit_code"] == 0 and record.exists and adapter_is_there(config)):
+        return False
+    quick_check(config)
+    seed = draw_seed(config, record.recorded_seed())
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    share = Share(config.batch_size, config.grad_accum, rank, processes)
+    return _is_done(config, record, make_plan(config.model_copy(update={"seed": seed}), share))
+
+
+def _is_done(config: Config, record: RunRecord, plan: Plan) -> bool:
+    outcome = read_outcome(config.output_dir)
+    if not (outcome and outcome["exit_code"] == 0 and record.exists):
+        return False
+    check_same_run(config.output_dir, record.content["identity"], plan.identity)
+    if adapter_is_there(config):
+        log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
+        return True
+    return False
 
 
 def _plan(config: Config, world: PartialState) -> tuple[RunRecord, Plan]:
