@@ -17,7 +17,10 @@ from jobs.parser import parse
 from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, ConfigError, VizSageError
 
 if TYPE_CHECKING:
+    from jobs.kubernetes import Manifest
     from jobs.spec import Work
+    from jobs.status import JobState
+    from jobs.submissions import Submission
     from jobs.sweep import Member
 
 EXIT_KEYBOARD = 130
@@ -53,22 +56,35 @@ def _submit(options: argparse.Namespace) -> None:
 
 
 def _submit_to_kubernetes(options: argparse.Namespace) -> None:
-    from jobs.kubernetes import build, manifest, overlay_for, submit
+    from jobs.kubernetes import build, manifest, overlay_for
     from jobs.spec import load_work
-    from jobs.submissions import note
 
     one = load_work(options.kind, options.config, options.overrides)
     request = _request(options)
     overlay = overlay_for(options.overlay, request)
     rendered = manifest(overlay, build(overlay), one, request, options.config.stem)
     if options.dry_run:
-        print(rendered.text, end="")
+        print(rendered.text_without_secrets, end="")
         return
     _refuse_second_job(one.run_dir)
-    sent, problem = submit(one, rendered, options.namespace)
-    _warn(problem)
-    _warn(note(sent))
+    sent = _send_to_kubernetes(options, one, rendered)
     _report(sent.job_id, sent.run_dir, sent.log)
+
+
+def _send_to_kubernetes(options: argparse.Namespace, one: Work, rendered: Manifest) -> Submission:
+    """Send it and note it, whatever happens in between."""
+    from jobs.kubernetes import Unclear, submission_of, submit
+    from jobs.submissions import note
+
+    sent = submission_of(one, rendered, options.namespace)
+    try:
+        for problem in submit(one, rendered, sent):
+            _warn(problem)
+    except (Unclear, KeyboardInterrupt):
+        note(sent)
+        raise
+    _warn(note(sent))
+    return sent
 
 
 def _submit_to_slurm(options: argparse.Namespace) -> None:
@@ -111,9 +127,6 @@ def _sweep(options: argparse.Namespace) -> None:
 
     found = members(options.config, options.overrides)
     works = [work("train", member.config) for member in found]
-    if not options.dry_run:
-        for training in works:
-            _refuse_second_job(training.run_dir)
     if options.scheduler == "kubernetes":
         _sweep_on_kubernetes(options, found, works)
     else:
@@ -122,8 +135,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
     """A Job for each member: each has retries and an end of its own, and the scheduler sees to the order."""
-    from jobs.kubernetes import build, manifest, overlay_for, submit
-    from jobs.submissions import note
+    from jobs.kubernetes import build, manifest, overlay_for
 
     request = _request(options)
     overlay = overlay_for(options.overlay, request)
@@ -133,24 +145,30 @@ def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], w
         for training in works
     ]
     if options.dry_run:
-        print("---\n".join(one.text for one in rendered), end="")
+        print("---\n".join(one.text_without_secrets for one in rendered), end="")
         return
-    base, sent = works[0].run_dir.parent, []
+    job_ids: list[str] = []
+    sent = 0
     try:
         for training, one in zip(works, rendered, strict=True):
-            job, problem = submit(training, one, options.namespace)
-            sent.append(job)
-            _warn(problem)
-            _warn(note(job))
+            if active := _active_job(training.run_dir):  # a sweep that broke off is sent again for the others
+                print(f"job {active.submission.job_id} run directory {training.run_dir}: {active.state} already")
+                job_ids.append(active.submission.job_id)
+                continue
+            job = _send_to_kubernetes(options, training, one)
+            job_ids.append(job.job_id)
+            sent += 1
             print(f"job {job.job_id} run directory {job.run_dir}")
     except VizSageError as error:
-        if not sent:
+        if not job_ids:
             raise
-        raise type(error)(f"{len(sent)} of {len(works)} jobs were sent, this one not: {error}") from None
+        raise type(error)(
+            f"{sent} of {len(works)} jobs were sent, this one not: {error}; the same sweep sends the others"
+        ) from None
     finally:
-        if sent:
-            _note_sweep(options, found, [job.job_id for job in sent])
-    print(f"follow it with: python -m jobs table {base}")
+        if job_ids:
+            _note_sweep(options, found, job_ids)
+    print(f"follow it with: python -m jobs table {works[0].run_dir.parent}")
 
 
 def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
@@ -169,6 +187,8 @@ def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works:
                 evaluation = work("eval", training.config)
                 print(script_text([evaluation], _for_eval(profile), evaluation.folder, after=f"JOBID_{i}"))
         return
+    for training in works:
+        _refuse_second_job(training.run_dir)
     sent = slurm.submit(works, profile, folder)
     for one in sent:
         _warn(note(one))
@@ -227,7 +247,7 @@ def _logs(options: argparse.Namespace) -> None:
     jobs = find(options.target)
     jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
     if jobs[-1].scheduler == "kubernetes":
-        from jobs.pods import print_logs
+        from jobs.pod_logs import print_logs
 
         print_logs(jobs[-1], options.follow)
         return
@@ -302,7 +322,7 @@ def _request(options: argparse.Namespace) -> Any:
     from jobs.profile import seconds
 
     try:
-        time_s = None if options.time is None else seconds(options.time)
+        time_s = None if options.time is None else seconds(options.time) or 0
     except ValueError as error:
         raise ConfigError(f"--time: {error}, found {options.time!r}") from None
     return Request(options.nodes, options.gpus_per_node, options.image, time_s, options.then_eval)
@@ -314,17 +334,20 @@ def _for_eval(profile: Any) -> Any:
     return profile.model_copy(update={"nodes": 1, "gpus_per_node": min(1, profile.gpus_per_node), "gres": one_gpu})
 
 
-def _refuse_second_job(run_dir: Path) -> None:
+def _active_job(run_dir: Path) -> JobState | None:
     from jobs.status import state_of
     from jobs.submissions import of_run
 
-    for one in of_run(run_dir):
-        found = state_of(one)
-        if found.active:
-            raise ConfigError(
-                f"{run_dir}: {one.kind} job {one.job_id} of this run is {found.state}; cancel it (python -m jobs "
-                f"cancel {one.job_id}), wait for it, or name another output_dir"
-            )
+    return next((found for one in of_run(run_dir) if (found := state_of(one)).active), None)
+
+
+def _refuse_second_job(run_dir: Path) -> None:
+    if found := _active_job(run_dir):
+        one = found.submission
+        raise ConfigError(
+            f"{run_dir}: {one.kind} job {one.job_id} of this run is {found.state}; cancel it (python -m jobs "
+            f"cancel {one.job_id}), wait for it, or name another output_dir"
+        )
 
 
 def _warn(problem: str | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,6 +23,13 @@ from vizsage.errors import ConfigError, VizSageError
 from vizsage.files import write_text
 
 OVERLAYS = Path("k8s/overlays")
+# Lines for kubectl's developers: E1124 12:00:00.000000 ...
+_KLOG = re.compile(r"[EWI]\d{4} ")
+_SILENCE = re.compile(
+    r"unable to connect|refused|timeout|timed out|no such host|no route to host|unreachable|reset by peer|\bEOF\b|"
+    r"TLS handshake|ServiceUnavailable|TooManyRequests|InternalError|getting credentials",
+    re.IGNORECASE,
+)
 # kubectl itself gives up after a minute.
 _PATIENCE_S = 90
 
@@ -35,7 +44,16 @@ class Manifest:
     @property
     def text(self) -> str:
         """As YAML."""
-        return yaml.dump_all(self.documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+        return _yaml(self.documents)
+
+    @property
+    def text_without_secrets(self) -> str:
+        """As YAML to be kept or shown: an overlay may make a Secret."""
+        kept = [
+            {key: value for key, value in one.items() if one["kind"] != "Secret" or key not in ("data", "stringData")}
+            for one in self.documents
+        ]
+        return _yaml(kept)
 
 
 def overlay_for(name: str | None, request: Request) -> Path:
@@ -79,50 +97,65 @@ def manifest(overlay: Path, documents: Sequence[Document], work: Work, request: 
         return Manifest(name, render(documents, work, name, request))
     except ConfigError as error:
         raise ConfigError(f"{overlay}: {error}") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, ArithmeticError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"{overlay}: not what a Job looks like: {error!r}") from None
 
 
-def submit(work: Work, sent: Manifest, namespace: str | None) -> tuple[Submission, str | None]:
-    """Apply the manifest; return the submission, and what went wrong after the job was on its way.
+def submission_of(work: Work, sent: Manifest, namespace: str | None) -> Submission:
+    """What is noted of the manifest: where it goes, and how it is found again there.
 
-    A copy of manifest and settings is kept below the run directory, as this host sees it, where that can be written.
-    Raises ConfigError where the cluster refuses it, VizSageError where it does not answer; nothing is left there then.
+    Raises ConfigError where kubectl is missing.
     """
     if not shutil.which("kubectl"):
         raise ConfigError("kubectl is not here; install it, or add --dry-run")
-    context = _context()
-    kubectl = _kubectl(context, namespace)
-    done = run([*kubectl, "apply", "-f", "-", "-o", "json"], sent.text)
-    if done.returncode:
-        own = Manifest(sent.name, [one for one in sent.documents if one["metadata"]["name"] == sent.name])
-        run([*kubectl, "delete", "-f", "-", "--ignore-not-found", "--wait=false"], own.text)
-        raise refusal("apply", done)
-    applied = json.loads(done.stdout)
-    objects = applied["items"] if applied["kind"] == "List" else [applied]
-    [workload] = [one for one in objects if one["kind"].lower() == workload_kind(sent.documents)]
-    namespace = workload["metadata"]["namespace"]
-    problems = [_hand_over(_kubectl(context, namespace), workload, objects), *done.stderr.strip().splitlines()]
-    path = work.folder / f"{sent.name}.yaml"
-    try:
-        write_text(path, sent.text)
-        work.freeze()
-    except (OSError, ConfigError):  # an output_dir that only the pods can see
-        problems.append(f"{path}: this host keeps no copy of the manifest here")
-    submission = Submission(
+    context = _config("current-context")
+    own = next((one["metadata"].get("namespace") for one in sent.documents if one["metadata"]["name"] == sent.name), "")
+    namespace = namespace or own or _config("view", "--minify", "-o", "jsonpath={..namespace}") or "default"
+    return Submission(
         job_id=sent.name,
         kind=work.command,
         scheduler="kubernetes",
         submitted=now(),
         run_dir=str(work.run_dir),
         log=f"{shlex.join(_kubectl(context, namespace))} logs -l {LABEL}={sent.name} --tail=-1",
-        script=str(path),
+        script=str(work.folder / f"{sent.name}.yaml"),
         config=str(work.settings_file),
         context=context,
         namespace=namespace,
         resource=workload_kind(sent.documents),
+        server=_server(context),
     )
-    return submission, "; ".join(filter(None, problems)) or None
+
+
+def submit(work: Work, sent: Manifest, submission: Submission) -> list[str]:
+    """Apply the manifest; return what went wrong after the job was on its way.
+
+    A copy of manifest and settings is kept below the run directory, as this host sees it, where that can be written.
+    Raises ConfigError where the cluster refuses it, VizSageError where it does not answer; nothing is left there
+    then, or the message says what may be.
+    """
+    kubectl = kubectl_for(submission)
+    done = run([*kubectl, "apply", "-f", "-", "-o", "json"], sent.text)
+    if done.returncode:
+        error = refusal("apply", done)
+        own = Manifest(sent.name, [one for one in sent.documents if one["metadata"]["name"] == sent.name])
+        if run([*kubectl, "delete", "-f", "-", "--ignore-not-found", "--wait=false"], own.text).returncode:
+            raise Unclear(f"{error}; job {sent.name} may be there all the same, see python -m jobs status")
+        raise error
+    applied = json.loads(done.stdout)
+    objects = applied["items"] if applied["kind"] == "List" else [applied]
+    [workload] = [one for one in objects if one["kind"].lower() == submission.resource]
+    problems = [_hand_over(kubectl, workload, objects), *done.stderr.strip().splitlines()]
+    try:
+        write_text(Path(submission.script), sent.text_without_secrets)
+        work.freeze()
+    except (OSError, ConfigError):  # an output_dir that only the pods can see
+        problems.append(f"{submission.script}: this host keeps no copy of the manifest here")
+    return [problem for problem in problems if problem]
+
+
+class Unclear(VizSageError):
+    """The cluster did not answer; the job may be there or not."""
 
 
 def cancel(submission: Submission) -> None:
@@ -142,10 +175,21 @@ def kubectl_for(submission: Submission) -> list[str]:
 
 
 def get(submission: Submission, *words: str) -> dict[str, Any] | None:
-    """What `kubectl get WORDS` says; None where the object is not there. Raises VizSageError without an answer."""
+    """What `kubectl get KIND NAME` or `get KIND -l LABELS` says; None where the named object is not there.
+
+    Raises VizSageError without an answer, and where the context now leads to another cluster.
+    """
+    if submission.server and (server := _server(submission.context)) != submission.server:
+        raise VizSageError(
+            f"Kubernetes does not answer for job {submission.job_id}: it was sent to {submission.server}, and the "
+            f"context {submission.context!r} of kubectl leads to {server or 'no cluster'} now; set KUBECONFIG to the "
+            "file that was used then"
+        )
     done = run([*kubectl_for(submission), "get", *words, "-o", "json"])
     if done.returncode:
-        if "(NotFound)" in done.stderr:  # the server's word; a context or a file that is not found is none on the job
+        # Only the server's word on this very object; a plugin, a context or a path that is not found is none.
+        names = "|".join(re.escape(name) for name in (words[1], submission.namespace))
+        if len(words) == 2 and re.search(rf'\(NotFound\): \S+ "({names})" not found', done.stderr):
             return None
         raise VizSageError(f"Kubernetes does not answer for job {submission.job_id}: {' '.join(done.stderr.split())}")
     found: dict[str, Any] = json.loads(done.stdout)
@@ -154,12 +198,9 @@ def get(submission: Submission, *words: str) -> dict[str, Any] | None:
 
 def refusal(what: str, done: subprocess.CompletedProcess[str]) -> VizSageError:
     """The error for a kubectl that failed: the user's where the cluster said no, else unknown."""
-    said = "; ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
-    silent = any(
-        word in said
-        for word in ("Unable to connect", "was refused", "imeout", "timed out", "no such host", "TLS handshake")
-    )
-    kind = VizSageError if silent else ConfigError
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    said = "; ".join(line for line in lines if not _KLOG.match(line)) or "; ".join(lines)
+    kind = VizSageError if _SILENCE.search(re.sub(r"[?&]timeout=\S+", "", said)) else ConfigError
     return kind(f"kubectl {what}: {said or f'ended with exit code {done.returncode}'}")
 
 
@@ -182,10 +223,17 @@ def _hand_over(kubectl: list[str], workload: Document, objects: Sequence[Documen
     return None
 
 
-def _context() -> str:
-    """The name of kubectl's current context; empty inside a pod, where there is none."""
-    done = run(["kubectl", "config", "current-context"])
+def _config(*words: str) -> str:
+    """What `kubectl config` says; empty inside a pod, where there is no configuration."""
+    done = run(["kubectl", "config", *words])
     return "" if done.returncode else done.stdout.strip()
+
+
+@functools.cache
+def _server(context: str) -> str:
+    """The address behind a context: many clusters have contexts of the same name."""
+    where = ["--context", context] if context else []
+    return _config("view", "--minify", *where, "-o", "jsonpath={.clusters[0].cluster.server}")
 
 
 def _kubectl(context: str, namespace: str | None) -> list[str]:
@@ -197,11 +245,17 @@ def run(command: list[str], given: str | None = None) -> subprocess.CompletedPro
     """Run kubectl, with `given` as its input; its failures are the caller's. Raises ConfigError without kubectl."""
     try:
         command = [*command, "--request-timeout=60s"]
+        # Never this terminal: a kubectl that asks for a password would wait unseen.
+        given = given or ""
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     except FileNotFoundError:
         raise ConfigError("kubectl is not here; install it, and give it access to the cluster") from None
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"timed out after {_PATIENCE_S} seconds")
+
+
+def _yaml(documents: Sequence[Document]) -> str:
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -211,8 +265,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+# Texts that PyYAML writes plain and kubectl, which reads YAML 1.2 with some of 1.1, takes for numbers or switches.
+_NOT_PLAIN = re.compile(r"[yYnN]|[-+.]?\d\S*")
+
+
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+    style = "|" if "\n" in value else "'" if _NOT_PLAIN.fullmatch(value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)

@@ -29,12 +29,15 @@ LABEL = "vizsage/job"
 _LONGEST_NAME = 45
 _COMPONENT = "app.kubernetes.io/component"
 _WORKLOADS = ("Job", "JobSet")
-_GPU = re.compile(r"/gpu|^gpu\.|/mig-")
+_GPU = re.compile(r"/gpu(\.shared)?$|^gpu\.|/mig-")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for beyond the overlay; None: as the overlay has it. `time_s`: of the whole Job."""
+    """What the command line asks for beyond the overlay; None: as the overlay has it.
+
+    `time_s`: seconds that a Job may take, with all its attempts; 0: as long as it likes.
+    """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
@@ -74,9 +77,9 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
         pod = job["template"]["spec"]
         container = _container(pod)
         _check_volumes(work, pod, container)
-        arguments = [*(container.get("args") or ["", "/etc/vizsage/config.yaml"])[:2]]
+        _, settings, *more = container.get("args") or ["", "/etc/vizsage/config.yaml"]
         then_eval = request.then_eval and workload["kind"] == "Job"
-        container["args"] = [role, arguments[1], *(["--then-eval"] if then_eval else [])]
+        container["args"] = [role, settings, *more, *(["--then-eval"] if then_eval else [])]
         nodes = 1 if role == "eval" else request.nodes
         if nodes is not None:
             _set_nodes(job, container, nodes)
@@ -87,6 +90,8 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
                     one["image"] = request.image
         if request.time_s is not None:
             job["activeDeadlineSeconds"] = request.time_s
+            if not request.time_s:
+                del job["activeDeadlineSeconds"]
     workload["metadata"].setdefault("annotations", {})["vizsage/run"] = work.run_dir.name
     return documents
 
@@ -105,6 +110,9 @@ def _jobs(workload: Document, command: str, request: Request) -> dict[str, Docum
     if missing := set(wanted) - {one["name"] for one in replicated}:
         raise ConfigError(f"the JobSet of the overlay has no replicated job named {' or '.join(sorted(missing))}")
     workload["spec"]["replicatedJobs"] = replicated
+    policy = workload["spec"].get("successPolicy", {})
+    if "targetReplicatedJobs" in policy:
+        policy["targetReplicatedJobs"] = wanted[-1:]
     for one in replicated:
         left = [other for other in one.pop("dependsOn", []) if other["name"] in wanted]
         if left:
@@ -124,6 +132,7 @@ def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str
     old |= {("ConfigMap", _settings_name(pod)) for pod in pods} | {("Service", pod.get("subdomain")) for pod in pods}
     if workload["kind"] == "Job":
         workload["metadata"].setdefault("labels", {})[_COMPONENT] = next(iter(jobs))
+    names = {(document["kind"], document["metadata"]["name"]) for document in documents}
     for document in documents:
         if (document["kind"], document["metadata"]["name"]) in old:
             document["metadata"]["name"] = name
@@ -149,6 +158,11 @@ def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str
             if network.get("subdomain") == old_name:
                 network["subdomain"] = name
         elif "subdomain" in pod:
+            if ("Service", pod["subdomain"]) not in names:
+                raise ConfigError(
+                    f"the pods meet at the Service {pod['subdomain']}, which the overlay has not; leave out its "
+                    "namePrefix and nameSuffix, the run gets a name of its own"
+                )
             pod["subdomain"] = name
         subdomain = pod.get("subdomain") or workload["spec"].get("network", {}).get("subdomain") or name
         _set_variable(_container(pod), "MASTER_ADDR", f"{host}.{subdomain}", only_if_there=True)
@@ -173,6 +187,7 @@ def _set_settings(documents: Sequence[Document], work: Work, name: str) -> None:
     for document in documents:
         if (document["kind"], document["metadata"]["name"]) == ("ConfigMap", name):
             document["data"] = {"config.yaml": config_to_yaml(work.config)}
+            document["immutable"] = True  # the next pod shall not go on with other settings than the last
             return
     raise ConfigError(f"the overlay has no ConfigMap for the volume named {_SETTINGS}")
 
@@ -201,6 +216,9 @@ def _set_gpus(container: Document, work: Work, role: str, gpus: int | None) -> N
             given[key] = str(min(1, count) if role == "eval" else count)
             if given[key] == "0":
                 del given[key]
+    cores = str(resources.get("requests", {}).get("cpu", ""))
+    if gpus and role == "train" and cores.isdecimal():
+        _set_variable(container, "OMP_NUM_THREADS", str(max(1, int(cores) // gpus)), only_if_there=True)
     if gpus and not kinds:
         resources.setdefault("limits", {})["nvidia.com/gpu"] = str(min(1, gpus) if role == "eval" else gpus)
 
@@ -219,7 +237,7 @@ def _check_volumes(work: Work, pod: Document, container: Document) -> None:
     """Raise ConfigError for a path of the settings that the pod would not find, or would lose when it ends."""
     config = work.config
     volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
-    mounts = {mount["mountPath"]: mount for mount in container.get("volumeMounts", ())}
+    mounts = {posixpath.normpath(mount["mountPath"]): mount for mount in container.get("volumeMounts", ())}
     folder = container.get("workingDir", "/workspace")
     written = {"output_dir": config.output_dir, "save_path": config.save_path}
     read = {"base_path": config.base_path, "external_knowledge_path": config.external_knowledge_path}
@@ -236,12 +254,15 @@ def _check_volumes(work: Work, pod: Document, container: Document) -> None:
         )
         if mount is None:
             problems.append(f"{key}: {inside} lies on no volume of the pod; its volumes are at {there or 'no place'}")
-        elif key in written and (mount.get("readOnly") or "configMap" in volumes[mount["name"]]):
+        elif key in written and (
+            mount.get("readOnly")
+            or volumes[mount["name"]].get("persistentVolumeClaim", {}).get("readOnly")
+            or volumes[mount["name"]].keys() & {"configMap", "secret", "projected", "downwardAPI"}
+        ):
             problems.append(f"{key}: {inside} lies on a volume that the pod cannot write")
-        elif key in written and "emptyDir" in volumes[mount["name"]]:
-            problems.append(
-                f"{key}: {inside} lies on an emptyDir, which is lost with the pod; lasting are {there or 'none'}"
-            )
+        elif key in written and volumes[mount["name"]].keys() & {"emptyDir", "ephemeral"}:
+            own = f"{key}: {inside} lies on a volume of the pod's own, which is lost with it"
+            problems.append(f"{own}; lasting are {there or 'none'}")
     if problems:
         raise ConfigError("; ".join(problems))
 

@@ -33,6 +33,8 @@ def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace)
     """On SLURM the profile does this."""
     if options.nodes is not None and options.nodes < 1:
         parser.error(f"--nodes: expected 1 or more, found {options.nodes}")
+    if options.image is not None and not options.image.strip():
+        parser.error("--image: expected the name of an image")
     if options.gpus_per_node is not None and options.gpus_per_node < 0:
         parser.error(f"--gpus-per-node: expected 0 or more, found {options.gpus_per_node}")
 

@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "JOB_COMPLETION_INDEX" in os.environ:
         os.environ.setdefault("NODE_RANK", os.environ["JOB_COMPLETION_INDEX"])
     code = _attempt(arguments, received)
+    if code and os.environ.get("NODE_RANK", "0") != "0":  # only the first node's processes log
+        _say(f"node {os.environ['NODE_RANK']} ended with exit code {code}", code)
     if folder := os.environ.get("EXIT_CODES_DIR"):
         try:
             os.makedirs(folder, exist_ok=True)
@@ -133,7 +135,7 @@ def _command(
         # Whoever retries interruptions for ever would do so with a job that cannot get anywhere.
         return _say(f"{output_dir}: interrupted before the first step of this attempt: a failure", EXIT_UNKNOWN)
     if code == EXIT_DONE and command == "train" and node > 0:
-        # The first node still saves the adapter. If it dies then, this one is needed again: it must not have ended well.
+        # The first node still saves the adapter. If it dies then, this one is needed again and may not end well.
         waited = time.monotonic() + _OUTCOME_S
         while (code := _outcome(output_dir, EXIT_UNKNOWN)) != EXIT_DONE and time.monotonic() < waited and not received:
             time.sleep(0.5)

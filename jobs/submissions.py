@@ -19,7 +19,7 @@ FILE = "submissions.jsonl"
 class Submission:
     """One job. Paths are absolute; `submitted` is UTC, ISO 8601.
 
-    `log` is a file on SLURM, the command that prints it on Kubernetes; the last three are Kubernetes' alone.
+    `log` is a file on SLURM, the command that prints it on Kubernetes; the last four are Kubernetes' alone.
     """
 
     job_id: str
@@ -33,6 +33,7 @@ class Submission:
     context: str = ""
     namespace: str = ""
     resource: str = ""
+    server: str = ""
 
     @property
     def folder(self) -> Path:
@@ -59,12 +60,15 @@ def note(submission: Submission) -> str | None:
 
 def of_run(run_dir: Path) -> list[Submission]:
     """The jobs of a run, oldest first. Empty where none was sent. Raises ConfigError for a file that is not a list."""
-    path = run_dir / FOLDER / FILE
-    if path.exists():
-        return _read(path)
-    # The run directory of pods need not be this host's.
-    everything = _read(_list_of_all())
-    return [one for one in everything if one.scheduler == "kubernetes" and one.run_dir == str(run_dir.absolute())]
+    run_dir = run_dir.absolute()
+    there = _read(run_dir / FOLDER / FILE)
+    # The run directory of pods need not be one that this host can write.
+    known = {one.job_id for one in there}
+    return there + [
+        one
+        for one in _read(_list_of_all())
+        if one.scheduler == "kubernetes" and one.run_dir == str(run_dir) and one.job_id not in known
+    ]
 
 
 def find(run: str | None) -> list[Submission]:
@@ -72,7 +76,7 @@ def find(run: str | None) -> list[Submission]:
 
     Oldest first. Raises ConfigError where there is no such run.
     """
-    if run is not None and (Path(run) / FOLDER / FILE).exists():
+    if run is not None and _exists(Path(run) / FOLDER / FILE):
         return of_run(Path(run).absolute())
     everything = _read(_list_of_all())
     for one in reversed(everything):
@@ -93,19 +97,31 @@ def find_to_cancel(run: str | None) -> list[Submission]:
         array = [one for one in everything if one.job_id.partition("_")[0] == run]
         if exact or array:
             return exact or array
-        if (Path(run) / "sweep.json").exists():
+        if _exists(Path(run) / "sweep.json"):
             base = Path(run).absolute()
-            return [one for path in sorted(base.glob(f"*/{FOLDER}/{FILE}")) for one in _read(path)]
+            found = [one for path in sorted(base.glob(f"*/{FOLDER}/{FILE}")) for one in _read(path)]
+            if found:
+                return found
     return find(run)
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for one of a file
+        return False
+
+
 def _list_of_all() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError:
+        raise ConfigError("no home folder for the list of jobs; set HOME or XDG_STATE_HOME") from None
     return Path(state) / "vizsage" / FILE
 
 
 def _read(path: Path) -> list[Submission]:
-    if not path.exists():
+    if not _exists(path):
         return []
     known = {field.name for field in dataclasses.fields(Submission)}
     try:

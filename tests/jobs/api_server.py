@@ -7,9 +7,12 @@ validation, the verbs of a resource). Whoever tests sets statuses, and adds the 
 from __future__ import annotations
 
 import copy
+import datetime
 import json
+import re
 import threading
 import uuid
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ _KINDS = {
     ("v1", "configmaps"): "ConfigMap",
     ("v1", "services"): "Service",
     ("v1", "pods"): "Pod",
+    ("v1", "secrets"): "Secret",
     ("v1", "events"): "Event",
     ("v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
     ("batch/v1", "jobs"): "Job",
@@ -32,12 +36,19 @@ _VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
 class ApiServer:
-    """Started at once; `objects` by (kind, name). `refusals`: kind -> message with which it is refused."""
+    """Started at once; `objects` by (kind, name). `refusals`: kind -> message with which it is refused.
+
+    `logs`: POD or POD/CONTAINER -> text; a line may begin with its time, as the kubelet keeps it. `streams`: what the
+    next requests that follow a pod's log get instead, piece by piece; a None breaks the connection. `failures`: end of
+    a path -> (code, reason, message) with which the next requests there fail.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
         self.refusals: dict[str, str] = {}
         self.logs: dict[str, str] = {}
+        self.streams: dict[str, list[Iterable[str | None]]] = {}
+        self.failures: dict[str, Iterator[tuple[int, str, str]]] = {}
         self.requests: list[tuple[str, str]] = []
         server = self
 
@@ -101,8 +112,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({"paths": {at: {"serverRelativeURL": f"/openapi/v3/{at}"} for at in _paths().values()}})
         elif path.startswith("/openapi/v3/"):
             self._answer(_open_api(path.removeprefix("/openapi/v3/")))
+        elif failure := self._failure(path):
+            self._fail(*failure)
+        elif path == "/api/v1/namespaces/vlm":
+            self._answer({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vlm"}})
         elif path.endswith("/log"):
-            self._text(self.api.logs[path.split("/")[-2]])
+            self._log(path.split("/")[-2], {key: values[0] for key, values in query.items()})
         elif (found := self._resource(path)) is None:
             self._fail(404, "NotFound", f"{path} not found")
         elif found[1]:
@@ -163,6 +178,39 @@ class _Handler(BaseHTTPRequestHandler):
             del self.api.objects[found[0], found[1]]
         self._answer(one)
 
+    def _failure(self, path: str) -> tuple[int, str, str] | None:
+        return next((found for end, them in self.api.failures.items() if path.endswith(end) for found in them), None)
+
+    def _log(self, pod: str, query: dict[str, str]) -> None:
+        container = query.get("container", "vizsage")
+        status = self.api.objects["Pod", pod]["status"]
+        all_of_them = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+        state = next((one["state"] for one in all_of_them if one["name"] == container), {"waiting": {}})
+        if "waiting" in state:
+            reason = state["waiting"].get("reason", "ContainerCreating")
+            message = f'container "{container}" in pod "{pod}" is waiting to start: {reason}'
+            return self._fail(400, "BadRequest", message)
+        if query.get("follow") == "true" and self.api.streams.get(pod):
+            return self._stream(self.api.streams[pod].pop(0), query)
+        text = self.api.logs.get(f"{pod}/{container}") or self.api.logs[pod]
+        self._text("".join(_kept(line, query) for line in text.splitlines(keepends=True)))
+
+    def _stream(self, pieces: Iterable[str | None], query: dict[str, str]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for piece in pieces:
+                if piece is None:
+                    self.close_connection = True
+                    return
+                if content := "".join(_kept(line, query) for line in piece.splitlines(keepends=True)).encode():
+                    self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:  # whoever followed has gone
+            self.close_connection = True
+
     def _where(self) -> tuple[str, dict[str, list[str]]]:
         parts = urlsplit(self.path)
         self.api.requests.append((self.command, self.path))
@@ -202,6 +250,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def _kept(line: str, query: dict[str, str]) -> str:
+    """A line of a log as it is asked for: nothing where it is too old."""
+    time, _, text = line.partition(" ")
+    if not re.fullmatch(r"\d{4}-.+Z", time):
+        time, text = "2026-01-01T00:00:00.000000000Z", line
+    if "sinceTime" in query and datetime.datetime.fromisoformat(time) < datetime.datetime.fromisoformat(
+        query["sinceTime"]
+    ):
+        return ""
+    return f"{time} {text}" if query.get("timestamps") == "true" else text
 
 
 def _paths() -> dict[str, str]:

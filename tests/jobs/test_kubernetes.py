@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from jobs import cli
+from jobs.kubernetes import refusal
 from jobs.submissions import Submission, find
 from tests.jobs.api_server import ApiServer
 from tests.k8s.rules import documents, pod_templates, violations
@@ -172,10 +174,87 @@ def test_what_the_cluster_refuses_leaves_nothing_behind(
     assert not (here / "outputs").exists()
 
 
+def test_a_job_whose_fate_is_unknown_is_noted(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster took the job, and then neither answered nor let it be deleted."""
+    from jobs import kubernetes
+
+    run = kubernetes.run
+
+    def broken(command: list[str], given: str | None = None) -> Any:
+        done = run(command, given) if "delete" not in command else None
+        if "apply" in command or done is None:
+            return subprocess.CompletedProcess(command, 1, "", "Unable to connect to the server: EOF")
+        return done
+
+    monkeypatch.setattr(kubernetes, "run", broken)
+    assert "may be there all the same" in jobs(capsys, *TRAIN, code=1)
+    monkeypatch.setattr(kubernetes, "run", run)
+    [name] = server.names("Job")
+    assert f"train job {name} of this run is pending" in jobs(capsys, *TRAIN, code=2)
+    jobs(capsys, "cancel", name)
+
+
+def test_a_job_is_noted_when_somebody_loses_patience(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.kubernetes._hand_over", impatient)
+    assert cli.main([*TRAIN]) == 130
+    capsys.readouterr()
+    assert find(None)[-1].job_id == server.names("Job")[0]
+
+
+def test_texts_that_look_like_numbers_stay_texts(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """kubectl's YAML reads 1e3 and y as a number and a switch where Python's writes them without quotes."""
+    for name in ("1e3", "y", "0o17", "1_000", "2026-11-24", ".5"):
+        job = submitted(capsys, *TRAIN, f"output_dir=outputs/{name}")
+        assert server.objects["Job", job.job_id]["metadata"]["annotations"]["vizsage/run"] == name
+
+
+def test_settings_of_a_job_cannot_change_under_it(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert server.objects["ConfigMap", submitted(capsys).job_id]["immutable"] is True
+
+
+def test_a_secret_of_an_overlay_is_sent_and_not_kept(
+    server: ApiServer, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "kustomization.yaml").write_text(
+        "resources: [../k8s/overlays/single-gpu]\n"
+        "secretGenerator: [{name: vizsage-tokens, literals: [HF_TOKEN=hf_x]}]\n"
+    )
+    words = (*TRAIN, "--overlay", "./mine")
+    assert "HF_TOKEN" not in jobs(capsys, *words, "--dry-run")
+    job = submitted(capsys, *words)
+    assert "HF_TOKEN" not in Path(job.script).read_text()
+    [secret] = server.names("Secret")
+    assert server.objects["Secret", secret]["data"] == {"HF_TOKEN": "aGZfeA=="}
+
+
 def test_a_claim_of_the_overlay_outlives_a_refusal(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.refusals["Job"] = "no"
     jobs(capsys, *TRAIN, "--overlay", "cpu-demo", code=2)
     assert [kind for kind, _ in server.objects] == ["PersistentVolumeClaim"]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ('Error from server (Forbidden): jobs.batch is forbidden: User "me" cannot create resource', 2),
+        ("E1124 12:00:00.000000 memcache.go:265] x\nThe connection to the server x was refused", 1),
+        ("error: error validating data: failed to download openapi: Get x/openapi/v2?timeout=1m0s: x509: unknown", 2),
+        ("Error from server (ServiceUnavailable): the server is currently unable to handle the request", 1),
+        ("Unable to connect to the server: getting credentials: exec: executable plugin not found", 1),
+    ],
+)
+def test_whose_fault_it_was(said: str, code: int) -> None:
+    error = refusal("apply", subprocess.CompletedProcess([], 1, "", said))
+    assert error.exit_code == code
+    assert "memcache" not in str(error)
 
 
 def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(
@@ -221,6 +300,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], words: tuple[
         ((*TRAIN, "--profile", "a100"), "--profile is for slurm"),
         (("submit", "slurm", "train", "My_Run.v2.yaml", "--overlay", "kueue"), "--overlay is for kubernetes"),
         ((*TRAIN, "--nodes", "0"), "--nodes"),
+        ((*TRAIN, "--image", ""), "--image"),
         ((*TRAIN, "--gpus-per-node", "-1"), "--gpus-per-node"),
     ],
 )
@@ -379,6 +459,36 @@ def test_a_context_that_is_gone_is_no_word_on_the_job(server: ApiServer, capsys:
     assert "Kubernetes does not answer" in jobs(capsys, *TRAIN, code=1)
 
 
+def test_another_cluster_of_the_same_name_is_no_word_on_the_job(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from jobs import kubernetes
+
+    submitted(capsys)
+    (tmp_path / "other").mkdir()
+    other = ApiServer(tmp_path / "other")
+    server.kubeconfig.write_text(other.kubeconfig.read_text())
+    kubernetes._server.cache_clear()
+    assert "leads to http://127.0.0.1" in jobs(capsys, "status", code=1)
+    assert "set KUBECONFIG" in jobs(capsys, *TRAIN, code=1)
+    other.stop()
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["exec: executable gke-auth not found", "the server could not find the requested resource", "context not found"],
+)
+def test_what_else_is_not_found_is_no_word_on_the_job(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    submitted(capsys)
+    monkeypatch.setattr(
+        "jobs.kubernetes.run", lambda command, given=None: subprocess.CompletedProcess(command, 1, "", f"error: {said}")
+    )
+    monkeypatch.setattr("jobs.kubernetes._server", lambda context: find(None)[-1].server)
+    assert said in jobs(capsys, "status", code=1)
+
+
 def test_no_answer_is_no_word_on_the_job(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     submitted(capsys)
     server.stop()
@@ -486,7 +596,13 @@ def test_a_sweep_that_breaks_off_tells_what_was_sent(
     monkeypatch.setattr(kubernetes, "submit", submit_once)
     assert "1 of 2 jobs were sent, this one not" in jobs(capsys, *SWEEP, code=2)
     assert len(json.loads((here / "outputs/run/sweep.json").read_text())["runs"]) == 1
-    assert len(server.names("ConfigMap")) == 1
+    [first] = server.names("ConfigMap")
+    monkeypatch.setattr(kubernetes, "submit", submit)
+    server.refusals.clear()
+    assert f"job {first} run directory {here / 'outputs/run/lr=1e-4'}: pending already" in jobs(capsys, *SWEEP)
+    assert len(server.names("Job")) == 2
+    sweep = json.loads((here / "outputs/run/sweep.json").read_text())
+    assert [run["job_id"] for run in sweep["runs"]] == server.names("Job")
 
 
 @pytest.mark.usefixtures("here")

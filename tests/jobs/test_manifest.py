@@ -61,7 +61,8 @@ def overlay(kind: str = "Job", **spec: Any) -> list[dict[str, Any]]:
             "template": {"spec": copy.deepcopy(job)},
         },
     ]
-    spec_of_set = {"network": {"subdomain": "set"}, "replicatedJobs": replicated}
+    success = {"operator": "All", "targetReplicatedJobs": ["eval"]}
+    spec_of_set = {"successPolicy": success, "network": {"subdomain": "set"}, "replicatedJobs": replicated}
     documents.append({"apiVersion": "x", "kind": "JobSet", "metadata": {"name": "set"}, "spec": spec_of_set})
     return documents
 
@@ -223,6 +224,21 @@ def test_gpus(tmp_path: Path, device: str, gpus: int | None, limits: dict[str, s
     assert container(documents)["resources"]["limits"] == {"memory": "8Gi", **limits}
 
 
+def test_memory_of_a_gpu_is_no_number_of_gpus(tmp_path: Path) -> None:
+    documents = overlay()
+    container(documents)["resources"]["limits"] = {"nvidia.com/gpu": 4, "nvidia.com/gpumem": 3000}
+    rendered = render(documents, work(tmp_path, "eval"), NAME)
+    assert container(rendered)["resources"]["limits"] == {"nvidia.com/gpu": "1", "nvidia.com/gpumem": 3000}
+
+
+def test_threads_are_the_cores_of_a_process(tmp_path: Path) -> None:
+    documents = overlay()
+    container(documents)["resources"]["requests"] = {"cpu": 32}
+    container(documents)["env"].append({"name": "OMP_NUM_THREADS", "value": "8"})
+    assert variables(render(documents, work(tmp_path), NAME))["OMP_NUM_THREADS"] == "8"
+    assert variables(render(documents, work(tmp_path), NAME, Request(gpus_per_node=8)))["OMP_NUM_THREADS"] == "4"
+
+
 @pytest.mark.parametrize(
     "key", ["amd.com/gpu", "gpu.intel.com/i915", "nvidia.com/mig-3g.20gb", "nvidia.com/gpu.shared"]
 )
@@ -236,9 +252,7 @@ def test_gpus_of_other_makes(tmp_path: Path, key: str) -> None:
 def test_gpus_where_the_overlay_has_none(tmp_path: Path) -> None:
     documents = overlay()
     del container(documents)["resources"]
-    assert "resources" not in container(render(documents, work(tmp_path), NAME)) or not container(
-        render(documents, work(tmp_path), NAME)
-    )["resources"].get("limits")
+    assert container(render(documents, work(tmp_path), NAME))["resources"] == {}
     rendered = render(documents, work(tmp_path), NAME, Request(gpus_per_node=2))
     assert container(rendered)["resources"]["limits"] == {"nvidia.com/gpu": "2"}
 
@@ -246,6 +260,26 @@ def test_gpus_where_the_overlay_has_none(tmp_path: Path) -> None:
 def test_another_image_for_all_that_had_the_old_one(tmp_path: Path) -> None:
     pod = workload(render(overlay(), work(tmp_path), NAME, Request(image="mine:2")))["spec"]["template"]["spec"]
     assert [one["image"] for one in (*pod["initContainers"], *pod["containers"])] == ["mine:2", "other:1", "mine:2"]
+
+
+def test_more_arguments_of_an_overlay_are_kept(tmp_path: Path) -> None:
+    documents = overlay()
+    container(documents)["args"].append("use_wandb=true")
+    rendered = render(documents, work(tmp_path), NAME, Request(then_eval=True))
+    assert container(rendered)["args"] == ["train", "/etc/vizsage/config.yaml", "use_wandb=true", "--then-eval"]
+
+
+def test_pods_that_meet_at_a_service_that_is_not_there(tmp_path: Path) -> None:
+    """namePrefix and nameSuffix of kustomize rename the Service, and not the subdomain of the pods."""
+    documents = nodes_overlay()
+    documents[-1]["metadata"]["name"] = "mine-train"
+    with pytest.raises(ConfigError, match="the Service train, which the overlay has not; leave out its namePrefix"):
+        render(documents, work(tmp_path), NAME)
+
+
+def test_no_deadline(tmp_path: Path) -> None:
+    documents = overlay(activeDeadlineSeconds=60)
+    assert "activeDeadlineSeconds" not in workload(render(documents, work(tmp_path), NAME, Request(time_s=0)))["spec"]
 
 
 def test_a_deadline(tmp_path: Path) -> None:
@@ -272,6 +306,7 @@ def test_a_jobset_has_the_jobs_that_are_asked_for(
     assert [one["name"] for one in replicated] == roles
     depends = [[other["name"] for other in one.get("dependsOn", [])] for one in replicated]
     assert depends == [[], ["train"]][: len(roles)]
+    assert found["spec"]["successPolicy"]["targetReplicatedJobs"] == roles[-1:]
     for one in replicated:
         template = one["template"]["spec"]["template"]
         assert template["metadata"]["labels"]["vizsage/job"] == NAME
@@ -298,7 +333,7 @@ def test_the_nodes_of_a_jobset_meet_at_its_first_pod(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"output_dir": "results/run"}, "output_dir: /workspace/results/run lies on no volume"),
-        ({"output_dir": "/tmp/run"}, "output_dir: /tmp/run lies on an emptyDir"),
+        ({"output_dir": "/tmp/run"}, "output_dir: /tmp/run lies on a volume of the pod's own"),
         ({"output_dir": "data/run"}, "output_dir: /workspace/data/run lies on a volume that the pod cannot write"),
         ({"output_dir": "outputs/../run"}, "output_dir: /workspace/run lies on no volume"),
         ({"save_path": "/models"}, "save_path: /models lies on no volume"),
@@ -310,6 +345,28 @@ def test_the_nodes_of_a_jobset_meet_at_its_first_pod(tmp_path: Path) -> None:
 def test_paths_that_a_pod_would_not_find_or_would_lose(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         render(overlay(), work(tmp_path, **settings), NAME)
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [
+        ({"ephemeral": {}}, "lost with it"),
+        ({"persistentVolumeClaim": {"claimName": "x", "readOnly": True}}, "cannot write"),
+        ({"secret": {"secretName": "x"}}, "cannot write"),
+    ],
+)
+def test_volumes_for_outputs(tmp_path: Path, volume: dict[str, Any], message: str) -> None:
+    documents = overlay()
+    volumes = workload(documents)["spec"]["template"]["spec"]["volumes"]
+    volumes[2] = {"name": "outputs", **volume}
+    with pytest.raises(ConfigError, match=message):
+        render(documents, work(tmp_path), NAME)
+
+
+def test_a_mount_with_a_slash_behind(tmp_path: Path) -> None:
+    documents = overlay()
+    container(documents)["volumeMounts"][2]["mountPath"] = "/workspace/outputs/"
+    render(documents, work(tmp_path), NAME)
 
 
 def test_a_volume_at_an_outer_folder_covers_what_is_below(tmp_path: Path) -> None:
