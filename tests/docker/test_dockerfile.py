@@ -132,6 +132,11 @@ def test_all_that_is_copied_gets_in() -> None:
     assert [name for name in configs if excluded(name)] == []
 
 
+def pyproject_dependencies() -> str:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return text.partition("\ndependencies = [\n")[2].partition("\n]\n")[0] + "\n"
+
+
 def test_both_locks_agree() -> None:
     pins = []
     for name in LOCKS:
@@ -141,6 +146,9 @@ def test_both_locks_agree() -> None:
     both = first & second
     assert {"torch", "transformers", "triton"} <= both
     assert {pin for pin in pins[0] ^ pins[1] if pin.split("==")[0] in both} == set()
+    wanted = re.findall(r'^    "([A-Za-z0-9_-]+)[^"]*",', pyproject_dependencies(), re.MULTILINE)
+    assert len(wanted) > 15
+    assert set(wanted) <= both  # a new dependency is in both
     assert "unsloth" in second - first
     assert not second & {"pytest", "ruff", "mypy", "uv"}
 

@@ -74,6 +74,8 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
 
 def _is_done_for(config: Config) -> bool:
     """Whether the run is done, found out without the other processes: they may have ended for good."""
+    if not (config.output_dir / "outcome.json").is_file():
+        return False
     record, outcome = RunRecord(config.output_dir), read_outcome(config.output_dir)
     if not (outcome and outcome["exit_code"] == 0 and record.exists and adapter_is_there(config)):
         return False
