@@ -172,7 +172,7 @@ class _Log:
         assert self._process is not None
         content = os.read(self.fileno(), 1 << 16)
         if content:
-            self._came = True
+            self._came = self.was_read = True
             *lines, self._pending = (self._pending + content).split(b"\n")
             self._print(lines)
             return
@@ -182,7 +182,7 @@ class _Log:
         self.stop()
         if self._pending and not (code and self.follows):  # else it comes again, as a whole
             self._print([self._pending])
-        self.was_read = self.was_read or code == 0 or self._came
+        self.was_read = self.was_read or code == 0
         self.failed = code != 0 and not self._came
         if code == 0:
             self._told = ""

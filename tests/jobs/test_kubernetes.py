@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -385,59 +383,6 @@ def test_a_failed_job_tells_why(server: ApiServer, capsys: pytest.CaptureFixture
     assert "last error: vizsage: error: data/AQUA/train.json: no such file\n" in printed
 
 
-@pytest.mark.parametrize(
-    ("status", "told"),
-    [
-        (
-            {
-                "phase": "Pending",
-                "conditions": [
-                    {
-                        "type": "PodScheduled",
-                        "status": "False",
-                        "reason": "Unschedulable",
-                        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
-                    }
-                ],
-            },
-            "pending (Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.)",
-        ),
-        (
-            {
-                "phase": "Pending",
-                "containerStatuses": [
-                    {
-                        "name": "vizsage",
-                        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling vizsage"}},
-                    }
-                ],
-            },
-            "pending (ImagePullBackOff: Back-off pulling vizsage)",
-        ),
-        ({"phase": "Pending"}, "pending (its containers are being made)"),
-    ],
-)
-def test_why_a_pod_waits(
-    server: ApiServer, capsys: pytest.CaptureFixture[str], status: dict[str, Any], told: str
-) -> None:
-    name = submitted(capsys).job_id
-    server.add_pod(name, "a", created="2026-01-01T00:00:00Z", **status)
-    assert told in jobs(capsys, "status")
-
-
-def test_why_there_is_no_pod(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    name = submitted(capsys).job_id
-    server.objects["Event", "e"] = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": "e", "namespace": "vlm"},
-        "reason": "FailedCreate",
-        "involvedObject": {"kind": "Job", "name": name},
-        "message": 'pods "x" is forbidden: exceeded quota: gpus',
-    }
-    assert 'pending (pods "x" is forbidden: exceeded quota: gpus)' in jobs(capsys, "status")
-
-
 def test_the_cluster_of_the_submission_is_asked_whatever_kubectl_uses_now(
     server: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -532,34 +477,6 @@ def test_the_logs_of_all_attempts(server: ApiServer, capfd: pytest.CaptureFixtur
     capfd.readouterr()
     assert cli.main(["logs", "run"]) == 0
     assert capfd.readouterr().out == "=== pod early\nstep 1\n=== pod late\nstep 2\n"
-
-
-def test_following_goes_on_with_the_next_pod(
-    server: ApiServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobs.pods._LOOK_AGAIN_S", 0.2)
-    cli.main([*TRAIN])
-    name = find(None)[-1].job_id
-    server.logs |= {"a": "step 1\n", "b": "step 2\n"}
-    capfd.readouterr()
-    follower = threading.Thread(target=cli.main, args=(["logs", "-f", "run"],))
-    follower.start()
-    server.add_pod(name, "a", created="2026-01-01T00:00:00Z", phase="Running", containerStatuses=[RUNNING])
-    end = time.monotonic() + 60
-    while not any("/pods/a/log" in path and "follow=true" in path for _, path in server.requests):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    server.add_pod(name, "b", created="2026-01-01T00:01:00Z", phase="Succeeded", containerStatuses=[ended(0)])
-    server.set_status("Job", name, conditions=[{"type": "Complete", "status": "True"}])
-    follower.join(60)
-    assert not follower.is_alive()
-    assert capfd.readouterr().out == "=== pod a\nstep 1\n=== pod b\nstep 2\n"
-
-
-@pytest.mark.usefixtures("server")
-def test_logs_of_a_job_without_any(capsys: pytest.CaptureFixture[str]) -> None:
-    submitted(capsys)
-    assert "has no log: pending: no pod yet" in jobs(capsys, "logs", "run", code=1)
 
 
 def test_a_sweep_is_a_job_for_each_run(server: ApiServer, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
