@@ -61,3 +61,11 @@ def test_two_processes_have_the_losses_of_one_and_stop_together(
     assert [line["val_samples"] for line in scores] == [6, 6, 6]
     attempts = json.loads((two.output_dir / "run.json").read_text())["attempts"]
     assert attempts[1]["resumed_from_step"] == found["step"]
+    # One of them alone finds the run done. The other need not come any more, and is not waited for.
+    alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    command = [sys.executable, "-m", "vizsage", "train", str(tmp_path / "two.yaml")]
+    again = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "already done after 9 steps" in again.stdout + again.stderr
+    other = subprocess.run([*command, "lr=0.5"], env=os.environ | alone, capture_output=True, text=True, check=False)
+    assert other.returncode == 2, other.stderr
