@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--time",
             metavar="T",
-            help="time limit in SLURM's forms, such as 12:00:00 or 2-00, or UNLIMITED; slurm: of one attempt, kubernetes: "
+            help="time limit in SLURM's forms, 12:00:00, 2-00 or UNLIMITED; slurm: of one attempt, kubernetes: "
             "of the Job",
         )
         added.add_argument("--then-eval", action="store_true", help="evaluate when the training has succeeded")
