@@ -515,9 +515,9 @@ def test_the_last_words_are_those_of_the_cause(
 
 def test_the_step_is_that_of_the_first_node(server: ApiServer, job: Submission) -> None:
     """The other nodes log none."""
-    for node, pod in enumerate("ab"):
+    for node, pod in enumerate("abcd"):
         add_pod(server, pod, "Running", RUNNING, node=node)
-    server.logs |= {"a": "step 10/90: loss 3.1\nstep 20/90: loss 2.5\nvalidation\n", "b": "joined\n"}
+    server.logs |= {"a": "step 10/90: loss 3.1\nstep 20/90: loss 2.5\nvalidation\n", **dict.fromkeys("bcd", "joined\n")}
     assert step(job) == 20
 
 
