@@ -249,10 +249,21 @@ def test_a_terminating_pod_is_followed_to_its_end(
 
 @pytest.mark.parametrize("where", ["/pods/a/log", "/pods", f"/jobs/{JOB}"])
 def test_following_outlasts_errors_of_the_server(
-    server: ApiServer, job: Submission, capfd: pytest.CaptureFixture[str], where: str
+    server: ApiServer,
+    job: Submission,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
+    warned: list[str] = []
+    warn = pod_logs._warn
+    monkeypatch.setattr(pod_logs, "_warn", lambda problem: (warned.append(problem), warn(problem)))
+
     def failures() -> Iterator[tuple[int, str, str]]:
-        yield from [(503, "ServiceUnavailable", "the server restarts")] * 2
+        # Some kubectl try several times by themselves.
+        while not warned:
+            yield 503, "ServiceUnavailable", "the server restarts"
+        yield 503, "ServiceUnavailable", "the server restarts"
         complete(server, "a")
 
     add_pod(server, "a", "Running", RUNNING)
