@@ -23,6 +23,7 @@ from vizsage.errors import ConfigError, VizSageError
 from vizsage.files import write_text
 
 OVERLAYS = Path("k8s/overlays")
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Lines for kubectl's developers: E1124 12:00:00.000000 ...
 _KLOG = re.compile(r"[EWI]\d{4} ")
 _SILENCE = re.compile(
@@ -110,7 +111,10 @@ def submission_of(work: Work, sent: Manifest, namespace: str | None) -> Submissi
         raise ConfigError("kubectl is not here; install it, or add --dry-run")
     context = _config("current-context")
     own = next((one["metadata"].get("namespace") for one in sent.documents if one["metadata"]["name"] == sent.name), "")
-    namespace = namespace or own or _config("view", "--minify", "-o", "jsonpath={..namespace}") or "default"
+    if not namespace and not own:
+        here = _config("view", "--minify", "-o", "jsonpath={..namespace}") if context else _namespace_of_this_pod()
+        namespace = here or "default"
+    namespace = namespace or own
     return Submission(
         job_id=sent.name,
         kind=work.command,
@@ -135,6 +139,8 @@ def submit(work: Work, sent: Manifest, submission: Submission) -> list[str]:
     then, or the message says what may be.
     """
     kubectl = kubectl_for(submission)
+    if (asked := run([*kubectl, "get", "--raw", "/version"])).returncode:  # nothing can have been sent yet
+        raise refusal("get --raw /version", asked)
     done = run([*kubectl, "apply", "-f", "-", "-o", "json"], sent.text)
     if done.returncode:
         error = refusal("apply", done)
@@ -227,6 +233,14 @@ def _config(*words: str) -> str:
     """What `kubectl config` says; empty inside a pod, where there is no configuration."""
     done = run(["kubectl", "config", *words])
     return "" if done.returncode else done.stdout.strip()
+
+
+def _namespace_of_this_pod() -> str:
+    """Where kubectl sends things from inside a cluster; empty elsewhere."""
+    try:
+        return _OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 @functools.cache

@@ -121,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(_open_api(path.removeprefix("/openapi/v3/")))
         elif failure := self._failure(path):
             self._fail(*failure)
+        elif path == "/version":
+            self._answer({"major": "1", "minor": "36", "gitVersion": "v1.36.0"})
         elif path == "/api/v1/namespaces/vlm":
             self._answer({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vlm"}})
         elif path.endswith("/log"):

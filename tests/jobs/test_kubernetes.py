@@ -14,6 +14,7 @@ import yaml
 
 from jobs import cli
 from jobs.kubernetes import refusal
+from jobs.spec import load_work
 from jobs.submissions import Submission, find
 from tests.jobs.api_server import ApiServer
 from tests.k8s.rules import documents, pod_templates, violations
@@ -239,6 +240,25 @@ def test_a_claim_of_the_overlay_outlives_a_refusal(server: ApiServer, capsys: py
     assert [kind for kind, _ in server.objects] == ["PersistentVolumeClaim"]
 
 
+def test_the_namespace_is_kubectl_s_or_the_one_that_is_named(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import kubernetes
+
+    submitted(capsys)
+    assert find(None)[-1].namespace == "vlm"
+    jobs(capsys, *TRAIN, "output_dir=outputs/other", "--namespace", "team-b")
+    assert find(None)[-1].namespace == "team-b"
+    (tmp_path / "namespace").write_text("team-c\n")  # as in a pod, where there is no configuration
+    monkeypatch.setattr(kubernetes, "_OWN_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(kubernetes, "_config", lambda *_: "")
+    work = load_work("train", Path("My_Run.v2.yaml"))
+    job = [{"kind": "Job", "metadata": {"name": "x"}}]
+    assert kubernetes.submission_of(work, kubernetes.Manifest("x", job), None).namespace == "team-c"
+    job[0]["metadata"] = {"name": "x", "namespace": "of-the-overlay"}
+    assert kubernetes.submission_of(work, kubernetes.Manifest("x", job), None).namespace == "of-the-overlay"
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [
@@ -260,6 +280,7 @@ def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(
 ) -> None:
     server.stop()
     assert "refused" in jobs(capsys, *TRAIN, code=1)
+    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
 
 
 @pytest.mark.usefixtures("server")
