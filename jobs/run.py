@@ -76,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "JOB_COMPLETION_INDEX" in os.environ:
         os.environ.setdefault("NODE_RANK", os.environ["JOB_COMPLETION_INDEX"])
     code = _attempt(arguments, received)
-    if code and os.environ.get("NODE_RANK", "0") != "0":  # only the first node's processes log
-        _say(f"node {os.environ['NODE_RANK']} ended with exit code {code}", code)
     if folder := os.environ.get("EXIT_CODES_DIR"):
         try:
             os.makedirs(folder, exist_ok=True)
@@ -128,6 +126,8 @@ def _command(
         except OSError as error:
             return _say(f"MASTER_PORT: {os.environ['MASTER_PORT']} cannot be listened at: {error}", EXIT_UNKNOWN)
     code = _launch([sys.executable, "-u", "-m", "vizsage", command, *arguments], environments, received)
+    if code and node > 0:  # only the first node's processes log
+        _say(f"node {node} ended with exit code {code}", code)
     if code > 128 and command == "train" and _marks(command, output_dir) != marks:
         # Killed after the end: outcome.json is the last that an attempt writes, and says how it ended.
         code = _outcome(output_dir, code)
