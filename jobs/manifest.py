@@ -65,6 +65,11 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
     Raises ConfigError where the overlay is none of a VizSage job, cannot be what is asked for, or has no volume for
     what the settings name.
     """
+    if request.then_eval and not work.config.resume:
+        raise ConfigError(
+            "--then-eval with resume: false: an evaluation that is interrupted would begin the training anew; send the "
+            "evaluation by itself"
+        )
     documents = copy.deepcopy(list(overlay))
     found = [document for document in documents if document.get("kind") in _WORKLOADS]
     if len(found) != 1:

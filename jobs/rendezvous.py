@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-_HELLO = re.compile(rb"vizsage node (\d+)\n")
+_HELLO = re.compile(rb"vizsage node (\d+) of (\S+)\n")
 _GO = b"go\n"
 _LOOK_AGAIN_S = 0.5
-_ANSWER_S = 10.0
+_ANSWER_S = 2.0
 _TELL_EVERY_S = 300.0
 
 
@@ -26,10 +26,14 @@ def meet(node: int, nodes: int, address: str, port: int, received: Sequence[int]
 
     Raises OSError where the first node cannot listen at the port.
     """
-    return _wait_for_others(nodes, port, received) if node == 0 else _wait_for_first(node, address, port, received)
+    return (
+        _wait_for_others(nodes, address, port, received)
+        if node == 0
+        else _wait_for_first(node, address, port, received)
+    )
 
 
-def _wait_for_others(nodes: int, port: int, received: Sequence[int]) -> bool:
+def _wait_for_others(nodes: int, address: str, port: int, received: Sequence[int]) -> bool:
     everywhere = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     there: dict[int, socket.socket] = {}
     told = time.monotonic()
@@ -37,15 +41,18 @@ def _wait_for_others(nodes: int, port: int, received: Sequence[int]) -> bool:
         dual = everywhere == socket.AF_INET6
         server = stack.enter_context(socket.create_server(("", port), family=everywhere, dualstack_ipv6=dual))
         stack.callback(lambda: [*map(socket.socket.close, there.values())])
-        while len(there) < nodes - 1:
+        while True:
             if received:
                 return False
-            ready, _, _ = select.select([server, *there.values()], [], [], _LOOK_AGAIN_S)
+            complete = len(there) == nodes - 1
+            ready, _, _ = select.select([server, *there.values()], [], [], 0 if complete else _LOOK_AGAIN_S)
+            if complete and not ready:  # all are there, and none has gone meanwhile
+                break
             for gone in [number for number, one in there.items() if one in ready]:
                 there.pop(gone).close()  # it says nothing until it is told to go: its end is gone
             if server in ready:
                 connection, _ = server.accept()
-                number = _greeted(connection)
+                number = _greeted(connection, address)
                 if number is None or not 0 < number < nodes:
                     connection.close()
                 else:
@@ -64,22 +71,31 @@ def _wait_for_others(nodes: int, port: int, received: Sequence[int]) -> bool:
         return True
 
 
-def _greeted(connection: socket.socket) -> int | None:
-    """The number of the node at the other end; None for whoever else found the port."""
+def _greeted(connection: socket.socket, address: str) -> int | None:
+    """The number of the node at the other end; None for whoever else found the port, another job's node included."""
     connection.settimeout(_ANSWER_S)
     try:
-        found = _HELLO.fullmatch(connection.recv(64))
+        _keep_alive(connection)
+        found = _HELLO.fullmatch(connection.recv(512))
     except OSError:
         return None
-    return int(found[1]) if found else None
+    return int(found[1]) if found and found[2] == address.encode() else None
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Notice within two minutes that the other host has vanished without a word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _wait_for_first(node: int, address: str, port: int, received: Sequence[int]) -> bool:
     told = time.monotonic()
     while not received:
         try:
-            with socket.create_connection((address, port), timeout=_ANSWER_S) as connection:
-                connection.sendall(b"vizsage node %d\n" % node)
+            with socket.create_connection((address, port), timeout=10.0) as connection:
+                _keep_alive(connection)
+                connection.sendall(b"vizsage node %d of %s\n" % (node, address.encode()))
                 while not received:
                     if select.select([connection], [], [], _LOOK_AGAIN_S)[0]:
                         if connection.recv(64) == _GO:

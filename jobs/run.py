@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.rendezvous import meet
-from vizsage.config import load_config
+from vizsage.config import Config, load_config
 from vizsage.errors import (
     EXIT_DATA,
     EXIT_DONE,
@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     received: list[int] = []
     for name in SIGNALS:  # from now on: one that comes while torch is imported is as good as a later one
+        if name == "SIGHUP" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            continue  # nohup
         signal.signal(getattr(signal, name), lambda number, frame: received.append(number))
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["--help"], ["-h"]):
@@ -96,30 +98,36 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
         command, config, rest = arguments[0], Path(arguments[1]), arguments[2:]
         if then_eval and command != "train":
             raise ConfigError("--then-eval follows a training")
-        output_dir = load_config(config, [word for word in rest if "=" in word and word[0] != "-"]).output_dir
+        settings = load_config(config, [word for word in rest if "=" in word and word[0] != "-"])
+        if then_eval and not settings.resume:
+            raise ConfigError(
+                "--then-eval with resume: false: an evaluation that is interrupted would begin the training anew; "
+                "evaluate by itself"
+            )
         environments = worker_environments(os.environ, _processes(command))
     except VizSageError as error:
         return _say(str(error), error.exit_code)
-    marks = _marks("train", output_dir)
-    code = _command(command, arguments[1:], output_dir, environments, received)
+    marks = _marks("train", settings.output_dir)
+    code = _command(command, arguments[1:], settings, environments, received)
     if code != EXIT_DONE or not then_eval or environments[0].get("GROUP_RANK", "0") != "0":
         return code
     if received:  # it came too late to stop the training, and asks to stop all the same
         return _say(
-            f"{output_dir}: interrupted between training and evaluation",
-            EXIT_INTERRUPTED if _marks("train", output_dir) != marks else EXIT_UNKNOWN,
+            f"{settings.output_dir}: interrupted between training and evaluation",
+            EXIT_INTERRUPTED if _marks("train", settings.output_dir) != marks else EXIT_UNKNOWN,
         )
-    return _command("eval", arguments[1:], output_dir, [{}], received)
+    return _command("eval", arguments[1:], settings, [{}], received)
 
 
 def _command(
-    command: str, arguments: list[str], output_dir: Path, environments: list[dict[str, str]], received: list[int]
+    command: str, arguments: list[str], settings: Config, environments: list[dict[str, str]], received: list[int]
 ) -> int:
     """Run `vizsage COMMAND ARGUMENTS` in one process for each environment; see `main` for what is returned."""
+    output_dir = settings.output_dir
     marks = _marks(command, output_dir)
     node, nodes = int(os.environ.get("NODE_RANK", "0")), int(os.environ.get("NNODES", "1"))
     # A run that is done joins nobody: its other nodes may be gone for good.
-    if nodes > 1 and command == "train" and _outcome(output_dir, EXIT_UNKNOWN) != EXIT_DONE:
+    if nodes > 1 and command == "train" and not _is_done(settings):
         try:
             if not meet(node, nodes, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), received):
                 return _say(f"{output_dir}: interrupted before all nodes were there: a failure", EXIT_UNKNOWN)
@@ -159,7 +167,7 @@ def worker_environments(given: Mapping[str, str], processes: int) -> list[dict[s
     if world == 1:
         return [{}]
     address, port = given.get("MASTER_ADDR", ""), given.get("MASTER_PORT", "")
-    if nodes > 1 and not (address and port.isdecimal()):
+    if nodes > 1 and not (address and port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError("MASTER_ADDR and MASTER_PORT: several nodes need the first one's name and a free port of it")
     common = {
         "WORLD_SIZE": str(world),
@@ -255,6 +263,13 @@ def _went_forward(command: str, output_dir: Path, before: Any) -> bool:
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         _say(f"{output_dir / 'run.json'}: does not tell how far this attempt came: {error!r}", EXIT_UNKNOWN)
         return False
+
+
+def _is_done(settings: Config) -> bool:
+    """Whether `vizsage train` will find nothing to do."""
+    adapter = settings.adapter_dir / "adapter_model.safetensors"
+    there = adapter.exists() or not settings.save_model
+    return settings.resume and there and _outcome(settings.output_dir, EXIT_UNKNOWN) == EXIT_DONE
 
 
 def _outcome(output_dir: Path, otherwise: int) -> int:

@@ -50,7 +50,7 @@ def note(submission: Submission) -> str | None:
     """Write it into the run directory and into the list of all. Returns what could not be written: the job is sent."""
     line = dataclasses.asdict(submission)
     problems = []
-    for path in (submission.folder / FILE, _list_of_all()):
+    for path in (submission.folder / FILE, list_of_all()):
         try:
             append_jsonl(path, [line])
         except OSError as error:
@@ -66,7 +66,7 @@ def of_run(run_dir: Path) -> list[Submission]:
     known = {one.job_id for one in there}
     return there + [
         one
-        for one in _read(_list_of_all())
+        for one in _read(list_of_all())
         if one.scheduler == "kubernetes" and one.run_dir == str(run_dir) and one.job_id not in known
     ]
 
@@ -78,7 +78,7 @@ def find(run: str | None) -> list[Submission]:
     """
     if run is not None and _exists(Path(run) / FOLDER / FILE):
         return of_run(Path(run).absolute())
-    everything = _read(_list_of_all())
+    everything = _read(list_of_all())
     for one in reversed(everything):
         if run in (None, one.run_dir, Path(one.run_dir).name, one.job_id, one.job_id.split("_")[0]) or (
             run is not None and str(Path(run).absolute()) == one.run_dir
@@ -91,7 +91,7 @@ def find(run: str | None) -> list[Submission]:
 
 def find_to_cancel(run: str | None) -> list[Submission]:
     """The jobs that are meant: one by its id, all of an array by its id, all of a sweep by its folder, else a run's."""
-    everything = _read(_list_of_all())
+    everything = _read(list_of_all())
     if run is not None:
         exact = [one for one in everything if one.job_id == run]
         array = [one for one in everything if one.job_id.partition("_")[0] == run]
@@ -112,7 +112,8 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _list_of_all() -> Path:
+def list_of_all() -> Path:
+    """The file with all jobs that were sent from here. Raises ConfigError without a home folder."""
     try:
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     except RuntimeError:

@@ -375,6 +375,12 @@ def test_a_volume_at_an_outer_folder_covers_what_is_below(tmp_path: Path) -> Non
     render(documents, work(tmp_path, output_dir="a/b/c", save_path="/workspace/models"), NAME)
 
 
+@pytest.mark.parametrize("kind", ["Job", "JobSet"])
+def test_an_evaluation_that_would_train_again(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigError, match="resume: false"):
+        render(overlay(kind), work(tmp_path, resume=False), NAME, Request(then_eval=True))
+
+
 def test_several_nodes_need_an_overlay_for_several(tmp_path: Path) -> None:
     render(overlay(), work(tmp_path), NAME, Request(nodes=1))
     with pytest.raises(ConfigError, match="--overlay multi-node"):

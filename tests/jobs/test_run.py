@@ -258,8 +258,35 @@ def test_a_signal_ends_the_waiting_for_other_nodes(tmp_path: Path, rank: int) ->
 
 def test_a_run_that_is_done_waits_for_nobody(tmp_path: Path) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0}))
+    (tmp_path / "vizsage-adapter").mkdir()
+    (tmp_path / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
     body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", "pass")
     assert Launch(tmp_path, body, more=("--then-eval",), variables=nodes()[0]).end()[0] == 3
+
+
+@pytest.mark.parametrize("setting", ["resume=false", "name_trained_model=other"])
+def test_a_run_that_only_looks_done_waits_for_its_nodes(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0}))
+    (tmp_path / "vizsage-adapter").mkdir()
+    (tmp_path / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
+    launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=(setting,), variables=nodes()[0])
+    time.sleep(8)
+    launch.process.send_signal(signal.SIGTERM)
+    assert "before all nodes were there" in launch.end()[1]
+    assert not list(tmp_path.glob("ran-*"))
+
+
+def test_nohup_is_heeded(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        launch = Launch(tmp_path, "wait_for_signal(0); attempt(0, 5, 0); os._exit(0)")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    launch.signal_when_ready(signal.SIGHUP)
+    time.sleep(1)
+    assert launch.process.poll() is None
+    launch.process.send_signal(signal.SIGTERM)
+    assert launch.end()[0] == 0
 
 
 def test_another_node_ends_well_only_when_the_first_has_said_that_the_run_is_done(tmp_path: Path) -> None:
@@ -354,6 +381,12 @@ def test_variables_that_describe_no_node(given: dict[str, str], message: str) ->
         (["train", "run.yaml"], {"PROCESSES_PER_NODE": "1", "NNODES": "2"}, "MASTER_ADDR"),
         (["eval", "run.yaml"], {"NNODES": "2"}, "one node"),
         (["eval", "run.yaml", "--then-eval"], {}, "--then-eval"),
+        (["train", "run.yaml", "resume=false", "--then-eval"], {}, "resume: false"),
+        (
+            ["train", "run.yaml"],
+            {"PROCESSES_PER_NODE": "1", "NNODES": "2", "MASTER_ADDR": "x", "MASTER_PORT": "99999"},
+            "MASTER_PORT",
+        ),
         (["train", "run.yaml"], {"JOB_COMPLETION_INDEX": "1", "PROCESSES_PER_NODE": "1"}, "NODE_RANK"),
     ],
 )
