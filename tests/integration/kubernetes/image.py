@@ -18,6 +18,8 @@ import vizsage
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 VENV = "/opt/vizsage"
+CODE = "/opt/code"  # the image has it in VENV
+SCRIPT = "vizsage"
 WORKDIR = "/workspace"
 USER = (10001, 0)
 ENTRYPOINT = ["/usr/bin/tini", "--", "python", "-m", "jobs.run"]
@@ -29,11 +31,11 @@ _OF_ETC = ("ld.so.cache", "alternatives", "ssl", "localtime", "fonts")
 def environment() -> dict[str, str]:
     """What the last stages of the Dockerfile set with ENV; NAME=value pairs, as they are written there."""
     path = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-    found = {"PATH": f"{VENV}/bin:{path}", "HOME": "/home/vizsage"}
+    found = {"PATH": f"{VENV}/bin:{path}", "HOME": "/home/vizsage", "PYTHONPATH": CODE}
     if not DOCKERFILE.exists():
         return found
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
-    found = {"PATH": path}
+    found = {"PATH": path, "PYTHONPATH": CODE}
     for line in re.findall(r"^ENV\s+(.*)$", text, re.MULTILINE):
         for name, quoted, plain in re.findall(r'(\w+)=(?:"([^"]*)"|(\S*))', line):
             value = quoted or plain
@@ -52,13 +54,14 @@ def file_system(folder: Path) -> Iterator[str]:
     yield from ("--ro-bind", "/sys", "/sys", "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--dir", "/var/tmp")
     for name in _OF_ETC:
         yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
-    for path in sorted(folder.iterdir()):
-        yield from ("--ro-bind", str(path), f"/etc/{path.name}")
-    # The environment at two places: scripts in it name the one where it was made.
     yield from ("--ro-bind", sys.prefix, VENV)
-    for place in sorted({sys.base_prefix, sys.prefix, *(str(Path(code.__path__[0])) for code in (vizsage, jobs))}):
-        if not place.startswith("/usr/"):
-            yield from ("--ro-bind", place, place)
+    for path in sorted(folder.iterdir()):
+        yield from ("--ro-bind", str(path), f"{VENV}/bin/{SCRIPT}" if path.name == SCRIPT else f"/etc/{path.name}")
+    # Not at their own places: a checkout may lie below /tmp, which is a volume of the pod.
+    for package in (vizsage, jobs):
+        yield from ("--ro-bind", str(Path(package.__path__[0])), f"{CODE}/{package.__name__}")
+    if not sys.base_prefix.startswith("/usr"):
+        yield from ("--ro-bind", sys.base_prefix, sys.base_prefix)
     for name in ("data", "outputs"):
         yield from ("--dir", f"{WORKDIR}/{name}")
     yield from ("--ro-bind", str(ROOT / "config"), f"{WORKDIR}/config", "--dir", environment()["HOME"])
@@ -73,6 +76,10 @@ def write_etc(folder: Path, hostname: str, hosts: list[str]) -> None:
     (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
     (folder / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nvizsage:x:10001:0::/home/vizsage:/bin/sh\n")
     (folder / "group").write_text("root:x:0:\n")
+    # The command of the environment, which names the place where that was made.
+    command = (Path(sys.prefix) / "bin" / SCRIPT).read_text().partition("\n")[2]
+    (folder / SCRIPT).write_text(f"#!{VENV}/bin/python\n{command}")
+    (folder / SCRIPT).chmod(0o755)
 
 
 def commands() -> tuple[list[str], list[str]]:

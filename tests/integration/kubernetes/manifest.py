@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.integration.kubernetes.image import CODE
 from tests.integration.kubernetes.pod import Document
 from tests.integration.run_files import MISHAPS, ROOT
 
@@ -64,7 +65,7 @@ def add_mishap(manifest: list[Document], mishap: str) -> None:
     spec["volumes"].append({"name": "mishaps", "hostPath": {"path": str(MISHAPS)}})
     mount = {"name": "mishaps", "mountPath": "/mishaps", "readOnly": True}
     spec["containers"][0]["volumeMounts"].append(mount)
-    set_variables(manifest, PYTHONPATH="/mishaps", MISHAP=mishap)
+    set_variables(manifest, PYTHONPATH=f"/mishaps:{CODE}", MISHAP=mishap)
 
 
 def share_the_host(manifest: list[Document]) -> None:
