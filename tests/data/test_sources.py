@@ -164,8 +164,8 @@ def test_empty_lines_are_no_records(tmp_path: Path) -> None:
         ("train.jsonl", b"", "no records"),
         ("train.jsonl", b"\n\n", "no records"),
         ("train.jsonl.gz", b"not gzip at all", "cannot be read"),
-        ("train.jsonl.gz", gzip.compress(b"{}" * 999)[:20], "cannot be read"),
-        ("train.jsonl.gz", gzip.compress(b"{}" * 999)[:10] + b"\xff" * 50, "cannot be read"),
+        ("train.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:20], "cannot be read"),
+        ("train.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:10] + b"\xff" * 50, "cannot be read"),
     ],
 )
 def test_unreadable_files_are_found_on_opening(tmp_path: Path, file: str, content: bytes, match: str) -> None:
