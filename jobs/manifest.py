@@ -93,10 +93,10 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
             for one in (*pod.get("initContainers", ()), *pod["containers"]):
                 if one["image"] == container["image"] or one is container:
                     one["image"] = request.image
-        if request.time_s is not None:
+        if request.time_s:
             job["activeDeadlineSeconds"] = request.time_s
-            if not request.time_s:
-                del job["activeDeadlineSeconds"]
+        elif request.time_s == 0:
+            job.pop("activeDeadlineSeconds", None)
     workload["metadata"].setdefault("annotations", {})["vizsage/run"] = work.run_dir.name
     return documents
 
