@@ -1,0 +1,92 @@
+"""What the processes do that the benchmark starts: make model and questions; measure one contender."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from throughput.contenders import CONTENDERS, Job, NotHere
+from throughput.machine import check_possible, describe_machine
+from throughput.rows import describe_rows
+from vizsage.files import write_json
+
+
+def prepare(job: Job, questions: list[float], result: Path) -> None:
+    """Make the model unless it is there, and the data sets; `result` takes the machine and what a row looks like."""
+    import torch
+
+    if job.size == "real" and not torch.cuda.is_available():
+        raise SystemExit("--size real needs a GPU; --size tiny runs everywhere")
+    from transformers import AutoProcessor
+
+    from throughput.models import PICTURES, ensure_model
+    from throughput.questions import write_questions
+
+    model = ensure_model(Path(job.models), job.family, job.size)
+    processor = AutoProcessor.from_pretrained(str(model))
+    words = job.text_tokens - _tokens_around(processor)
+    if words < 1:
+        raise SystemExit(f"--text-tokens {job.text_tokens}: instruction and template alone take more")
+    size = PICTURES[job.size, job.family]
+    needed = (job.warmup + job.steps) * job.step_questions
+    for mean in questions:
+        write_questions(job.data_folder(mean), mean=mean, questions=needed, words=words, size=size)
+    row = _plain_row(processor, job, questions[0])
+    write_json(result, {"machine": describe_machine(), "model": str(model), "picture": size, "row": row})
+
+
+def measure(name: str, job: Job, model: Path, questions: list[float], result: Path) -> None:
+    """Measure `name` and write down after each number of questions what was found so far."""
+    contender = CONTENDERS[name]
+    found: dict[str, Any] = {"measured": []}
+    try:
+        check_possible(contender)
+        if contender.kind == "vizsage":
+            from throughput.ours import measure as run
+        elif contender.kind == "unsloth":
+            from throughput.theirs import measure_unsloth as run
+        else:
+            from throughput.theirs import measure_trl as run
+        for measured in run(contender, job, model, questions):
+            times = measured["step_times_s"]
+            step_s = math.fsum(times) / len(times)
+            found["measured"].append({**measured, "step_s": step_s, "samples_per_s": job.step_questions / step_s})
+            write_json(result, found)
+    except NotHere as reason:
+        write_json(result, {**found, "not_run": str(reason)})
+
+
+def _tokens_around(processor: Any) -> int:
+    """Text tokens of a row that are not its question's: instruction, template, answer (two words)."""
+    return len(processor.tokenizer(_row_text(processor, ""), add_special_tokens=False)["input_ids"])
+
+
+def _plain_row(processor: Any, job: Job, mean: float) -> dict[str, Any]:
+    """Tokens and shape of the pixels of a row of its own, as the processor makes it."""
+    from throughput.questions import read_samples
+    from vizsage.data.images import load_image
+
+    config, samples = read_samples(job.data_folder(mean))
+    texts = [_row_text(processor, sample.question) for sample in samples]
+    lengths = [len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    picture = load_image(samples[0].image, max_image_px=config.max_image_px)
+    one = processor(text=[texts[0]], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+    mean_tokens = sum(lengths) / len(lengths)
+    row = describe_rows(one)
+    return {**row, "text_tokens": mean_tokens, "tokens": mean_tokens - lengths[0] + row["tokens"]}
+
+
+def _row_text(processor: Any, question: str) -> str:
+    from vizsage.config import Config
+    from vizsage.data.images import EmbeddedImage
+    from vizsage.data.prompts import messages
+    from vizsage.data.sample import Sample
+
+    instruction = Config.model_fields["instruction"].default
+    sample = Sample("", EmbeddedImage("", b""), question, "a woman")
+    turns = [
+        *messages(sample, instruction, None),
+        {"role": "assistant", "content": [{"type": "text", "text": sample.answer}]},
+    ]
+    return str(processor.apply_chat_template(turns, tokenize=False))

@@ -1,0 +1,99 @@
+"""Who is measured, and what a contender's process is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`kind`: vizsage, unsloth or trl. Backend and sharing concern vizsage; on a CPU, "16 bits" are float32."""
+
+    name: str
+    kind: str
+    bits: int
+    backend: str | None = None
+    shared: bool = False
+
+
+def _vizsage(backend: str, *, shared: bool, bits: int) -> Contender:
+    return Contender(f"vizsage-{backend}-{'shared' if shared else 'plain'}-{bits}bit", "vizsage", bits, backend, shared)
+
+
+# In the order in which they run: first what the ratios and bars are about.
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("unsloth-16bit", "unsloth", 16),
+        Contender("trl-16bit", "trl", 16),
+        _vizsage("hf", shared=True, bits=16),
+        _vizsage("unsloth", shared=True, bits=16),
+        Contender("unsloth-4bit", "unsloth", 4),
+        _vizsage("hf", shared=True, bits=4),
+        _vizsage("unsloth", shared=True, bits=4),
+        _vizsage("hf", shared=False, bits=16),
+        _vizsage("unsloth", shared=False, bits=16),
+        _vizsage("hf", shared=False, bits=4),
+        _vizsage("unsloth", shared=False, bits=4),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured; the same for every contender. All of it but the places stands in the result."""
+
+    size: str
+    family: str
+    text_tokens: int  # of a row with its answer, without the picture's
+    step_questions: int  # of an optimizer step
+    our_batch: int  # questions of a forward pass, sharing
+    their_batch: int  # questions of a forward pass, one row each
+    warmup: int
+    steps: int
+    overrides: tuple[str, ...]  # key=value for this project's settings
+    unsloth_resize: str
+    work: str
+    models: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides a figure."""
+        return {key: value for key, value in asdict(self).items() if key not in ("work", "models")}
+
+    def measured_steps(self, contender: Contender) -> tuple[int, int]:
+        """Optimizer steps before and while the clock runs. Who goes over a picture for each question takes fewer:
+        its steps are long and all alike.
+        """
+        if contender.shared:
+            return self.warmup, self.steps
+        return max(1, self.warmup // 2), max(2, self.steps // 4)
+
+    def data_folder(self, questions: float) -> Path:
+        """The data set with that many questions a picture."""
+        return Path(self.work) / f"data-{questions:g}"
+
+    def save(self, path: Path) -> None:
+        """Write it for a process to read."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Job:
+        """Read it there."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "overrides": tuple(values["overrides"])})
+
+
+class NotHere(Exception):
+    """A contender that cannot run on this machine; the text says why."""
+
+
+# What all train alike: LoRA on attention and feed-forward layers of the language model.
+LORA = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none"}
+LEARNING_RATE = 1e-4
+WEIGHT_DECAY = 0.01
+SEED = 3407
+MAX_LENGTH = 2048

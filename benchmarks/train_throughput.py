@@ -1,0 +1,269 @@
+"""Measure how fast this project trains, beside unsloth and TRL: python benchmarks/train_throughput.py
+
+Random weights, drawn pictures and made-up questions, the same for all: 4.8 questions a picture, then 3.6, then 1. Each
+contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
+Vision or Qwen2.5-VL 7B at their real sizes on a GPU, prints whether the bars are met and exits 1 when one is missed or
+a contender failed. What cannot run on the machine is shown with the reason.
+
+unsloth trains as its notebooks do, but its collator is told to leave the pictures as large as they are (`resize`), as
+all others have them; --unsloth-resize min is its own default. Peak memory is torch's count of the GPU's, on a CPU the
+resident memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from throughput.contenders import CONTENDERS, Job
+from throughput.report import Measurement, find_bars, make_table, notes, with_ratios
+from vizsage.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = ("mllama", "qwen2_5_vl")
+MUST_BE_EQUAL = ("size", "family", "text_tokens", "step_questions", "their_batch", "unsloth_resize")
+
+
+def main() -> int:
+    """Measure the chosen contenders, one after the other, and print what was found."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.contender or arguments.prepare:
+        return _child(arguments)
+    chosen = _chosen(parser, arguments)
+    for name in ("our_batch", "their_batch"):
+        if arguments.step_questions % getattr(arguments, name):
+            parser.error(f"--step-questions {arguments.step_questions} is no multiple of --{name.replace('_', '-')}")
+    with tempfile.TemporaryDirectory(prefix="vizsage-benchmark-") as work:
+        run = Run(arguments, Path(work))
+        run.prepare()
+        if arguments.merge:
+            run.merge(arguments.merge)
+        for name in chosen:
+            run.measure(name)
+            run.save()
+    return run.show()
+
+
+class Run:
+    """One call of the benchmark: what it was asked for and what it found so far."""
+
+    def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
+        self.arguments, self.work = arguments, work
+        self.logs = arguments.logs or work
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.job = Job(
+            size=arguments.size,
+            family=arguments.family,
+            text_tokens=arguments.text_tokens,
+            step_questions=arguments.step_questions,
+            our_batch=arguments.our_batch,
+            their_batch=arguments.their_batch,
+            warmup=arguments.warmup,
+            steps=arguments.steps,
+            overrides=tuple(arguments.set),
+            unsloth_resize=arguments.unsloth_resize,
+            work=str(work),
+            models=str((arguments.models or work / "models").absolute()),
+        )
+        self.job.save(work / "job.json")
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.facts: dict[str, Any] = {"started": started}
+        self.measurements: list[Measurement] = []
+
+    def prepare(self) -> None:
+        """Make model and questions, in a process of its own: this one must hold no memory of the GPU."""
+        result = self.work / "prepared.json"
+        seconds, problem = self._start(["--prepare"], self.arguments.questions, result, "prepare")
+        if not result.exists():
+            raise SystemExit(f"model and questions could not be made: {problem}")
+        self.facts |= json.loads(result.read_text(encoding="utf-8"))
+        _say(f"model and questions made in {seconds:.0f} s: {self.facts['model']}")
+
+    def merge(self, path: Path) -> None:
+        """Take over what an earlier run measured on the same kind of machine at the same sizes."""
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        machine, settings = earlier["machine"], earlier["settings"]
+        different = [key for key, value in self.facts["machine"].items() if machine.get(key) != value]
+        different += [key for key in MUST_BE_EQUAL if settings[key] != self.job.settings[key]]
+        if different:
+            raise SystemExit(f"{path}: cannot be merged, measured with other {', '.join(different)}")
+        self.measurements = [{**row, "merged": True} for row in earlier["measurements"] if "samples_per_s" in row]
+
+    def measure(self, name: str) -> None:
+        """All questions of one contender; a process that ended early is started again for those that are left."""
+        left = list(self.arguments.questions)
+        while left:
+            result = self.work / f"{name}.json"
+            result.unlink(missing_ok=True)
+            seconds, problem = self._start(["--contender", name], left, result, name)
+            found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"measured": []}
+            for row in found["measured"]:
+                self._add({"contender": name, **row, "process_s": seconds})
+                left.remove(row["questions"])
+            if "not_run" in found or not found["measured"]:
+                state = {"not_run": found["not_run"]} if "not_run" in found else {"failed": problem}
+                for questions in left:
+                    self._add({"contender": name, "questions": questions, **state})
+                left = []
+            _say(f"{name}: {seconds:.0f} s{f', {problem}' if problem else ''}")
+
+    def save(self) -> None:
+        """Write what is there so far: whoever cuts the run short keeps the contenders before."""
+        if self.arguments.json:
+            write_json(self.arguments.json, self.result())
+
+    def result(self) -> dict[str, Any]:
+        """The content of the JSON file."""
+        rows = with_ratios(self.measurements)
+        bars = find_bars(rows, size=self.job.size, family=self.job.family)
+        return {
+            "schema_version": 1,
+            **self.facts,
+            "settings": self.job.settings,
+            "measurements": rows,
+            "bars": [vars(bar) for bar in bars],
+            "notes": notes(rows, self.facts["row"]),
+        }
+
+    def show(self) -> int:
+        """Print table, notes and bars; the exit code."""
+        from rich.table import Table
+
+        # A log file has no width; lines of a table that are broken there help nobody.
+        result, console = self.result(), Console(width=None if sys.stdout.isatty() else 150)
+        machine, job = result["machine"], self.job
+        title = (
+            f"{job.family}, {job.size}; {machine['device']}, {machine['cores']} cores, torch {machine['torch']}; "
+            f"{job.step_questions} questions a step, {result['row']['text_tokens']:.0f} text tokens a row"
+        )
+        console.print(make_table(result["measurements"], title))
+        for note in result["notes"]:
+            console.print(note, highlight=False, markup=False)
+        if result["bars"]:
+            table = Table("bar", "found", "wanted", "met")
+            for bar in result["bars"]:
+                met = {None: "", True: "yes", False: "NO"}[bar["met"]]
+                table.add_row(bar["what"], bar["found"], bar["bar"], met)
+            console.print(table)
+        missed = any(bar["met"] is False for bar in result["bars"])
+        return 1 if missed or any("failed" in row for row in result["measurements"]) else 0
+
+    def _add(self, row: Measurement) -> None:
+        key = (row["contender"], row["questions"])
+        self.measurements = [old for old in self.measurements if (old["contender"], old["questions"]) != key]
+        run = {"started": self.facts["started"], "overrides": list(self.job.overrides)}
+        run |= {"our_batch": self.job.our_batch, "warmup": self.job.warmup, "steps": self.job.steps}
+        self.measurements.append({**row, "run": run})
+
+    def _start(self, what: list[str], questions: list[float], result: Path, name: str) -> tuple[float, str]:
+        """Run this script as a child; its seconds and, if it failed, the last line that it wrote."""
+        place = self.work / f"in-{name}"  # unsloth writes compiled code where it is started
+        place.mkdir(exist_ok=True)
+        command = [sys.executable, str(Path(__file__).resolve()), *what, "--job", str(self.work / "job.json")]
+        command += ["--result", str(result), "--model", self.facts.get("model", "")]
+        command += ["--questions", *(f"{q:g}" for q in questions)]
+        log, start = self.logs / f"{name}.log", time.perf_counter()
+        with open(log, "ab") as file:
+            child = subprocess.Popen(
+                command, stdout=file, stderr=file, cwd=place, env=_environment(), start_new_session=True
+            )
+            try:
+                code = child.wait(timeout=self.arguments.timeout)
+                problem = "" if code == 0 else _last_line(log) or f"exit code {code}"
+            except subprocess.TimeoutExpired:
+                problem = f"not done after {self.arguments.timeout:g} s"
+            finally:
+                # Workers of a child that was killed would go on.
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+        return time.perf_counter() - start, problem
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and pictures (default: tiny)")
+    add("--family", choices=FAMILIES, default="mllama", help="architecture (default: mllama)")
+    add("--questions", type=float, nargs="+", default=[4.8, 3.6, 1.0], metavar="Q", help="questions a picture, mean")
+    add("--only", nargs="+", metavar="NAME", help=f"contenders, as names or patterns: {', '.join(CONTENDERS)}")
+    add("--step-questions", type=int, default=24, metavar="N", help="questions of an optimizer step (default: 24)")
+    add("--our-batch", type=int, default=24, metavar="N", help="batch_size of this project, sharing (default: 24)")
+    add("--their-batch", type=int, default=8, metavar="N", help="batch size of all others (default: 8)")
+    add("--text-tokens", type=int, default=112, metavar="N", help="text tokens of a row, mean (default: 112)")
+    add("--warmup", type=int, default=4, metavar="N", help="steps before the clock runs; half for who does not share")
+    add("--steps", type=int, default=12, metavar="N", help="steps on the clock; a quarter for who does not share")
+    add("--set", nargs="+", default=[], metavar="key=value", help="settings of this project's runs")
+    add("--unsloth-resize", choices=("max", "min"), default="max", help="max: pictures stay as they are (default)")
+    add(
+        "--models", type=Path, metavar="DIR", help="where models are kept for later runs; 16 to 22 GB each at real size"
+    )
+    add("--json", type=Path, metavar="FILE", help="write the measurements there, anew after each contender")
+    add("--merge", type=Path, metavar="FILE", help="take over what that file has and this run does not measure")
+    add("--logs", type=Path, metavar="DIR", help="keep what the processes write")
+    add("--timeout", type=float, default=600, metavar="S", help="seconds for one contender (default: 600)")
+    add("--prepare", action="store_true", help=argparse.SUPPRESS)
+    for name in ("--contender", "--model"):
+        add(name, help=argparse.SUPPRESS)
+    for name in ("--job", "--result"):
+        add(name, type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    """Names of the contenders, in their order."""
+    for pattern in arguments.only or ():
+        if not fnmatch.filter(CONTENDERS, pattern):
+            parser.error(f"--only {pattern}: no such contender; known: {', '.join(CONTENDERS)}")
+    return [name for name in CONTENDERS if not arguments.only or any(fnmatch.fnmatch(name, p) for p in arguments.only)]
+
+
+def _child(arguments: argparse.Namespace) -> int:
+    from throughput import child
+
+    job = Job.load(arguments.job)
+    if arguments.prepare:
+        child.prepare(job, arguments.questions, arguments.result)
+    else:
+        child.measure(arguments.contender, job, Path(arguments.model), arguments.questions, arguments.result)
+    return 0
+
+
+def _environment() -> dict[str, str]:
+    """Nothing from the network, this source tree first."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {
+        "PYTHONPATH": path,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "WANDB_MODE": "disabled",
+    }
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
