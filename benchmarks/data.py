@@ -188,13 +188,13 @@ def measure_streaming(folder: Path, arguments: argparse.Namespace) -> list[Row]:
 
 def stream_child(folder: Path) -> int:
     """Stream one epoch and print what it took, as JSON."""
-    from vizsage.data.batching import micro_batches, stream_order
+    from vizsage.data.batching import step_samples, stream_order
     from vizsage.data.sources import open_split
 
     config = config_of(folder)
     start = time.perf_counter()
     order = stream_order(open_split(config, "train"), config.seed, config.stream_buffer_size)
-    batches = micro_batches(order, first_step=0, steps=order.total // 8, batch_size=8, grad_accum=1)
+    batches = step_samples(order, first_step=0, steps=order.total // 8, of_process=8)
     samples = sum(len(batch) for batch in batches)
     # Not ru_maxrss: Linux hands the parent's peak down to it.
     status = Path("/proc/self/status").read_text(encoding="ascii").split()
@@ -212,17 +212,17 @@ def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
     import torch
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-    from vizsage.data.batching import memory_order, micro_batches
+    from vizsage.data.batching import memory_order, step_samples
     from vizsage.data.images import load_image
     from vizsage.data.sources import open_split
 
     class Decoded(IterableDataset[list[torch.Tensor]]):
-        """Micro-batches of decoded pictures: each worker decodes its own share only."""
+        """Batches of decoded pictures: each worker decodes its own share only."""
 
         def __iter__(self) -> Iterator[list[torch.Tensor]]:
             info = get_worker_info()
             share = {"worker": info.id, "workers": info.num_workers} if info else {}
-            for batch in micro_batches(order, first_step=0, steps=10**9, batch_size=BATCH, grad_accum=1, **share):
+            for batch in step_samples(order, first_step=0, steps=10**9, of_process=BATCH, **share):
                 pictures = (load_image(sample.image, max_image_px=10**8) for sample in batch)
                 yield [torch.from_numpy(np.array(picture)) for picture in pictures]
 

@@ -32,12 +32,12 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-# Importing one of these must not import torch; the data room's collation is the border.
+# Importing one of these must not import torch; the data room's encoding and collation are the border.
 TORCH_FREE = [
     name
     for name in MODULES
     if name.split(".")[1:2] in (["cli"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
-    or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate",))
+    or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name in ("vizsage.evaluation.results", "vizsage.evaluation.table", "vizsage.evaluation.predictions")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)

@@ -112,6 +112,10 @@ class Config(BaseModel):
     max_seq_length: Annotated[int, Field(ge=16), BeforeValidator(_no_bool)] = Field(
         2048, description="Longest sample in tokens, image tokens included; descriptions are shortened to fit."
     )
+    share_images: Literal["auto"] | bool = Field(
+        "auto",
+        description="Compute a picture once for all its questions; same loss. auto: where the model allows it.",
+    )
     use_bf16: bool = Field(True, description="Compute in bfloat16 where the hardware has it.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_no_bool)] = Field(
         3407, description="Seed of data order, dropout and LoRA."

@@ -34,7 +34,7 @@ FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size do_sample temperature top_p top_k num_beams "
     "debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model save_path "
     "name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device "
-    "batch_size grad_accum seed reproducible".split()
+    "batch_size grad_accum share_images seed reproducible".split()
 )
 
 

@@ -14,7 +14,7 @@ from tokenizers import normalizers, pre_tokenizers
 from tests.families import BUILDERS, END_OF_TURN, model_folder
 from tests.families.data import picture, samples, settings
 from vizsage.backends.hf import load_base, load_processor
-from vizsage.data import collate
+from vizsage.data import encoding
 from vizsage.data.collate import IGNORED, PromptCollator, TrainCollator
 from vizsage.data.images import BadImage, EmbeddedImage
 from vizsage.data.prompts import answer_suffix, render_prompt, reserved_tokens
@@ -54,7 +54,6 @@ def test_supervises_answer_and_end_of_turn_after_the_prompt_of_generation(family
     prompts = PromptCollator(processor, config)(asked)
     assert prompts["failed"] == []
     assert prompt_rows(prompts) == [prompt for prompt, _ in rows]
-    assert batch["sample_ids"] == [sample.sample_id for sample in asked]
     assert batch["left_out"] == []
 
 
@@ -91,7 +90,7 @@ def test_inputs_are_what_the_processor_makes_of_prompt_and_answer(family: str) -
     config = settings(family)
     processor = load_processor(config)
     for sample in samples():
-        image = collate.load_image(sample.image, max_image_px=10**6)
+        image = encoding.load_image(sample.image, max_image_px=10**6)
         text = render_prompt(processor, sample, config, sample.description)
         text += answer_suffix(processor, sample.answer, config)
         # Only LLaVA's template leaves the first token to the tokenizer.
@@ -278,21 +277,22 @@ def test_smallest_pictures_work(family: str) -> None:
 def test_each_picture_of_a_batch_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings("mllama")
     decoded = []
-    original = collate.load_image
+    original = encoding.load_image
 
     def counting(ref: Any, **limits: Any) -> Any:
         decoded.append(ref.name)
         return original(ref, **limits)
 
-    monkeypatch.setattr(collate, "load_image", counting)
+    monkeypatch.setattr(encoding, "load_image", counting)
     TrainCollator(load_processor(config), config)(samples())
     assert decoded == ["red-40x30.png", "blue-30x90.png", "green-64x64.png", "grey-90x20.png"]
 
 
+@pytest.mark.parametrize("share_images", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_is_a_function_of_its_samples_also_in_a_worker(family: str) -> None:
+def test_is_a_function_of_its_samples_also_in_a_worker(family: str, share_images: bool) -> None:
     config = settings(family)
-    collator = TrainCollator(load_processor(config), config)
+    collator = TrainCollator(load_processor(config), config, share_images=share_images)
     copy = pickle.loads(pickle.dumps(collator))
     first, second = collator(samples()), copy(samples())
     assert first.keys() == second.keys()

@@ -1,4 +1,4 @@
-"""The order in which samples are seen, and how it is cut into batches.
+"""The order in which samples are seen, and how it is cut into optimizer steps.
 
 The unit of work is an image group: an image with its questions, which stand next to each other, so that they travel
 together into a batch. An order is a pure function of seed and epoch, and a position in it is one integer: the samples
@@ -56,37 +56,33 @@ def evaluation_order(samples: Iterable[Sample]) -> list[list[Sample]]:
     return list(groups.values())
 
 
-def micro_batches(
+def step_samples(
     order: SampleOrder,
     *,
     first_step: int,
     steps: int,
-    batch_size: int,
-    grad_accum: int,
+    of_process: int,
     rank: int = 0,
     world_size: int = 1,
     worker: int = 0,
     workers: int = 1,
 ) -> Iterator[list[Sample]]:
-    """The batches that one DataLoader worker of one process makes for `steps` optimizer steps from `first_step` on.
+    """What one DataLoader worker of one process prepares: the process's samples of an optimizer step, step by step.
 
-    Optimizer step s takes the G = batch_size * grad_accum * world_size samples [s * G, (s + 1) * G) of the endless
-    sequence; a rank takes its contiguous part, cut into `grad_accum` batches of `batch_size`. Worker w makes the
-    batches m of its rank with m % workers == w, m counted from `first_step` on: a DataLoader asks its workers in turn.
+    Step s takes the G = of_process * world_size samples [s * G, (s + 1) * G) of the endless sequence; a rank takes its
+    contiguous part. Of the `steps` steps from `first_step` on, worker w prepares those whose number, counted from
+    `first_step`, leaves w when divided by `workers`: a DataLoader asks its workers in turn.
     """
     if not (0 <= rank < world_size and 0 <= worker < workers):
         raise ValueError(f"rank {rank} of {world_size} or worker {worker} of {workers} does not exist")
-    of_process = batch_size * grad_accum
-    sequence = order.from_position(first_step * of_process * world_size)
-    made = 0
-    for _ in range(steps):
+    global_batch = of_process * world_size
+    sequence = order.from_position(first_step * global_batch)
+    for step in range(steps):
+        if step % workers != worker:
+            _skip(sequence, global_batch)
+            continue
         _skip(sequence, rank * of_process)
-        for _ in range(grad_accum):
-            if made % workers == worker:
-                yield list(islice(sequence, batch_size))
-            else:
-                _skip(sequence, batch_size)
-            made += 1
+        yield list(islice(sequence, of_process))
         _skip(sequence, (world_size - rank - 1) * of_process)
 
 

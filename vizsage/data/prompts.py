@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vizsage.config import Config
+from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError
 
@@ -78,6 +80,17 @@ def render_prompt(
         reserved = reserved_tokens(processor)
     turn = messages(sample, config.instruction, description, reserved=reserved)
     return _render(processor, turn, config, add_generation_prompt=True)
+
+
+def picture_precedes_question(processor: Any, config: Config) -> bool:
+    """Whether prompts of different questions are the same up to and including the picture."""
+    one, other = (
+        _render(processor, messages(Sample("", EmbeddedImage("", b""), question, ""), config.instruction, None), config,
+                add_generation_prompt=True)
+        for question in ("a", "b")
+    )
+    token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
+    return bool(token) and str(token) in os.path.commonprefix([one, other])
 
 
 class AnswerLayout:

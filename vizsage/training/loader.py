@@ -1,21 +1,24 @@
-"""The micro-batches of a run, decoded and tokenised ahead in worker processes."""
+"""The optimizer steps of a run, decoded and tokenised ahead in worker processes."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vizsage.data.batching import SampleOrder, micro_batches
+from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
+from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
 from vizsage.errors import VizSageError
 
 Batch = dict[str, Any]
+_SAMPLES_AHEAD = 64  # of a worker; Llama 3.2 Vision's pixels are 15 MB a picture
 
 
 @dataclass(frozen=True)
@@ -28,73 +31,109 @@ class Share:
     world_size: int = 1
 
     @property
+    def of_process(self) -> int:
+        """Samples of one optimizer step in this process."""
+        return self.batch_size * self.grad_accum
+
+    @property
     def global_batch(self) -> int:
         """Samples of one optimizer step, over all processes."""
-        return self.batch_size * self.grad_accum * self.world_size
+        return self.of_process * self.world_size
 
 
-class MicroBatches(IterableDataset[Batch | VizSageError]):
-    """Yields the collated micro-batches of the optimizer steps from `first_step` on, in order."""
+class Steps(IterableDataset[Batch | VizSageError]):
+    """Yields what this process does in each optimizer step from `first_step` on, in order.
+
+    An item is {"micro_batches": batches as TrainCollator makes them, "left_out": (sample_id, reason) of all of them}.
+    """
 
     def __init__(
-        self,
-        order: SampleOrder,
-        collate: Callable[[list[Sample]], Batch],
-        share: Share,
-        *,
-        first_step: int,
-        total_steps: int,
+        self, order: SampleOrder, collate: TrainCollator, share: Share, *, first_step: int, total_steps: int
     ) -> None:
         self.order, self.collate, self.share = order, collate, share
         self.first_step, self.total_steps = first_step, total_steps
 
     def __iter__(self) -> Iterator[Batch | VizSageError]:
         info = get_worker_info()
-        batches = micro_batches(
+        steps = step_samples(
             self.order,
             first_step=self.first_step,
             steps=self.total_steps - self.first_step,
-            batch_size=self.share.batch_size,
-            grad_accum=self.share.grad_accum,
+            of_process=self.share.of_process,
             rank=self.share.rank,
             world_size=self.share.world_size,
             worker=info.id if info else 0,
             workers=info.num_workers if info else 1,
         )
         try:
-            for samples in batches:
-                yield self.collate(samples)
+            for samples in steps:
+                batches = list(cut_step(samples, self.collate, self.share.batch_size))
+                left_out = [pair for batch in batches for pair in batch.pop("left_out")]
+                yield {"micro_batches": batches, "left_out": left_out}
         except VizSageError as error:
             # Raised here it would reach the main process wrapped in a traceback; as a value it stays one line.
             yield error
 
 
-class TrainLoader:
-    """An iterable over batches that raises, in the main process, the error a worker met."""
+def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int) -> Iterator[Batch]:
+    """The micro-batches of a step's samples, collated.
 
-    def __init__(self, batches: MicroBatches, workers: int, pin_memory: bool) -> None:
+    Plain: `batch_size` rows each. With shared pictures at most `batch_size` pictures and batch_size x max_seq_length
+    tokens: that many a plain micro-batch may hold, so memory that is enough for the one is enough for the other.
+    """
+    if not collate.share_images:
+        for start in range(0, len(samples), batch_size):
+            yield collate(samples[start : start + batch_size])
+        return
+    groups = evaluation_order(samples)
+    limit_tokens = batch_size * collate.config.max_seq_length
+    waiting = [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
+    while waiting:
+        groups = waiting.pop()
+        together = [sample for group in groups for sample in group]
+        batch = collate(together)
+        if batch["input_ids"].shape[1] <= limit_tokens or len(together) == 1:
+            yield batch
+        elif len(groups) > 1:
+            waiting += [groups[len(groups) // 2 :], groups[: len(groups) // 2]]
+        else:
+            waiting += [[together[len(together) // 2 :]], [together[: len(together) // 2]]]
+
+
+class TrainLoader:
+    """An iterable over steps that raises, in the main process, the error a worker met."""
+
+    def __init__(self, steps: IterableDataset[Any], workers: int, pin_memory: bool, ahead: int = 4) -> None:
+        """`ahead`: steps that each worker prepares before they are asked for."""
         self.loader = DataLoader(
-            batches,
+            steps,
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=workers,
             pin_memory=pin_memory,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=ahead if workers else None,
             worker_init_fn=_start_worker,
             # Of its own, because a loader draws from the global generator when it starts: dropout would then differ
             # between a run that was interrupted and one that was not.
             generator=torch.Generator(),
         )
 
+        self.waited_s = 0.0
+        """Seconds that the training process has waited for its data."""
         self._iterators: list[Any] = []
 
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self.loader)
         self._iterators.append(iterator)
-        for batch in iterator:
-            if isinstance(batch, VizSageError):
-                raise batch
-            yield batch
+        while True:
+            began = time.perf_counter()
+            step = next(iterator, None)
+            self.waited_s += time.perf_counter() - began
+            if step is None:
+                return
+            if isinstance(step, VizSageError):
+                raise step
+            yield step
 
     def end(self) -> None:
         """End the workers. Left to the garbage collector, some live at the end of the process, which waits for them
@@ -104,6 +143,11 @@ class TrainLoader:
             if hasattr(iterator, "_shutdown_workers"):  # what the iterator's own __del__ calls; not so without workers
                 iterator._shutdown_workers()
         self._iterators.clear()
+
+
+def steps_ahead(of_process: int) -> int:
+    """Steps of `of_process` samples to prepare ahead: enough, and not so many that pictures fill the shared memory."""
+    return max(1, min(4, _SAMPLES_AHEAD // of_process))
 
 
 def worker_count(num_proc: int | None) -> int:

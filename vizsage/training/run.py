@@ -16,6 +16,7 @@ from vizsage.backends.generation import generate_answers
 from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter, save_adapter
+from vizsage.backends.shared_image.sharing import share_images
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.collate import TrainCollator
@@ -28,7 +29,7 @@ from vizsage.training import checkpoints
 from vizsage.training.card import write_card
 from vizsage.training.directory import on_main, only_one, set_aside
 from vizsage.training.flow import Flow
-from vizsage.training.loader import MicroBatches, Share
+from vizsage.training.loader import Share, Steps
 from vizsage.training.metrics import MetricsLog
 from vizsage.training.plan import Plan, adapter_is_there, draw_seed, make_plan
 from vizsage.training.progress import Progress
@@ -168,6 +169,7 @@ class _Run:
         config, plan = self.config, self.plan
         loaded = load_base(config)
         self.model, self.processor = add_adapter(loaded, config), loaded.processor
+        sharing = share_images(self.model.get_base_model(), self.processor, config)
         before = self._show_example("before training")
         flow = Flow(
             config,
@@ -179,13 +181,14 @@ class _Run:
         )
         trainer = VisionTrainer(
             config=config,
-            batches=MicroBatches(
+            steps=Steps(
                 plan.order,
-                TrainCollator(self.processor, config),
+                TrainCollator(self.processor, config, share_images=sharing is not None),
                 plan.share,
                 first_step=self.step,
                 total_steps=plan.total_steps,
             ),
+            sharing=sharing,
             progress=self.progress,
             fingerprint=fingerprint(self.processor, config, loaded.base_identity),
             identity=plan.identity,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from vizsage.backends.base import FINGERPRINT_FILE
+from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
-from vizsage.data.collate import IGNORED
 from vizsage.data.prompts import compare_fingerprints
 from vizsage.errors import CheckpointError, RepeatingError, VizSageError
 from vizsage.files import write_json
 from vizsage.training import checkpoints
-from vizsage.training.loader import MicroBatches, TrainLoader, worker_count
+from vizsage.training.loader import Steps, TrainLoader, steps_ahead, worker_count
+from vizsage.training.loss import count_targets, summed_loss
 from vizsage.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
         output_dir=str(config.output_dir),
         max_steps=total_steps,
         per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.grad_accum,
+        gradient_accumulation_steps=1,  # training_step goes through the micro-batches of a step itself
         learning_rate=config.lr,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
@@ -65,19 +67,23 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
 
 
 class VisionTrainer(SFTTrainer):
-    """One optimizer step after another over `batches`; the loss is the mean over the answer tokens of a step."""
+    """One optimizer step after another; the loss is the mean over the answer tokens of a step.
+
+    `sharing` runs the packed micro-batches of `steps`; None where they are plain.
+    """
 
     def __init__(
         self,
         *,
         config: Config,
-        batches: MicroBatches,
+        steps: Steps,
+        sharing: Sharing | None,
         progress: Progress,
         fingerprint: dict[str, str],
         identity: dict[str, Any],
         **kwargs: Any,
     ) -> None:
-        self.config, self.batches, self.progress = config, batches, progress
+        self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
         self.fingerprint, self.identity = fingerprint, identity
         self.loader: TrainLoader | None = None
         # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
@@ -86,8 +92,9 @@ class VisionTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
 
     def get_train_dataloader(self) -> Any:
-        """The batches from the first step that is still to do."""
-        self.loader = TrainLoader(self.batches, worker_count(self.config.num_proc), self.args.device.type == "cuda")
+        """The steps from the first one on that is still to do."""
+        workers, pin_memory = worker_count(self.config.num_proc), self.args.device.type == "cuda"
+        self.loader = TrainLoader(self.steps, workers, pin_memory, steps_ahead(self.steps.share.of_process))
         return self.loader
 
     def end_workers(self) -> None:
@@ -96,47 +103,57 @@ class VisionTrainer(SFTTrainer):
             self.loader.end()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The batches of one step. A bad record in one process's share raises in each of them: none waits for ever."""
-        batches, problem = [], None
+        """One step. A bad record in one process's share raises in each of them: none waits for ever."""
+        steps, problem = [], None
         try:
-            batches = list(islice(epoch_iterator, num_batches))
+            steps = list(islice(epoch_iterator, num_batches))
         except VizSageError as error:
             problem = error
         problems = gather_object([problem]) if self.accelerator.num_processes > 1 else [problem]
         if met := next((p for p in problems if p is not None), None):
             raise met
-        return super().get_batch_samples(iter(batches), num_batches, device)
+        targets = torch.tensor(sum(count_targets(batch) for step in steps for batch in step["micro_batches"]))
+        return steps, self.accelerator.gather(targets.to(device)).sum()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch; notes which of its samples were left out."""
-        for sample_id, reason in inputs.pop("left_out", ()):
-            self.progress.left_out[sample_id] = reason
-        inputs.pop("sample_ids", None)
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        """Forward and backward of each micro-batch of a step; notes which samples were left out.
+
+        `num_items_in_batch`: answer tokens of the step, over all processes.
+        """
+        self.progress.left_out |= dict(inputs["left_out"])
+        batches = inputs["micro_batches"]
+        loss = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(batches, start=1):
+            if self.sharing is not None:
+                batch = self.sharing.with_positions(batch)
+            # Processes may have different numbers of micro-batches; they meet at the last one.
+            last = number == len(batches)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss += super().training_step(model, batch, num_items_in_batch)
         return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross entropy of the labels, summed, over the labels of the whole step in all processes.
+        """This micro-batch's part of the mean over the answer tokens of the step.
 
-        Logits are built only at positions that some row of the batch has a label for: an answer is a few tokens, a
-        prompt some hundred. SFTTrainer's own loss needs a GPU (its kernel is Triton's), and its entropy and
-        teacher-forced token accuracy would wait for the GPU in every micro-batch.
+        SFTTrainer's own loss needs a GPU (its kernel is Triton's), and its entropy and teacher-forced token accuracy
+        would wait for the GPU in every micro-batch.
         """
-        labels = inputs.pop("labels")[:, 1:]
-        positions = (labels != IGNORED).any(dim=0).nonzero().flatten()
-        if not len(positions):  # all rows were left out: a loss of 0 that still has a gradient
-            positions = torch.zeros(1, dtype=torch.long, device=labels.device)
-        outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
-        targets = labels[:, positions]
-        loss = torch.nn.functional.cross_entropy(
-            outputs.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        tokens = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        # DDP averages gradients over the processes, while `tokens` counts those of all of them.
-        loss = loss / torch.as_tensor(tokens).clamp(min=1) * self.accelerator.num_processes
+        summed, outputs = summed_loss(model, inputs, self.sharing)
+        # DDP averages gradients over the processes, while num_items_in_batch counts the tokens of all of them.
+        loss = summed / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer's estimate is for a dense model without pictures."""
+        return 0
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Pictures lie in pinned memory: their copy to the GPU need not be waited for."""
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called once a step, before the optimizer: the last moment at which the weights are still good.

@@ -1,0 +1,81 @@
+"""FlexAttention for packed rows beside the attention that a model uses for everything else.
+
+A model finds its attention function by the name in its configuration, again when activations are recomputed in the
+backward pass. So the name stays, and the function decides by the kind of mask it is given.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+
+from vizsage.backends.shared_image.masks import build_mask, tree_rule
+
+log = logging.getLogger(__name__)
+
+
+def use_flex_attention(base: Any) -> bool:
+    """Let the language model of `base` attend with FlexAttention where its mask is a BlockMask; whether that is done.
+
+    Not on a CPU, where its kernels are no faster than a dense mask; not with an attention that was chosen by name and
+    cannot be kept beside it; and not where the kernels cannot be compiled.
+    """
+    text = base.config.get_text_config()
+    current = text._attn_implementation
+    if str(current).startswith(_PREFIX):
+        return True
+    if base.device.type != "cuda" or current != "sdpa" or getattr(text, "attention_dropout", 0.0):
+        return False
+    if not _compiles(base):
+        return False
+    AttentionInterface.register(_PREFIX + current, _attention)
+    AttentionMaskInterface.register(_PREFIX + current, AttentionMaskInterface()[current])
+    text._attn_implementation = _PREFIX + current
+    return True
+
+
+_PREFIX = "flex_beside_"
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if isinstance(attention_mask, BlockMask):
+        return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+
+def _compiles(base: Any) -> bool:
+    """Run the kernels once, forward and backward, on a few tokens of this model's shape."""
+    text = base.config.get_text_config()
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    if width < 16 or width & (width - 1):
+        return False  # a power of two only
+    make: Any = {"device": base.device, "dtype": torch.bfloat16, "requires_grad": True}
+    query = torch.randn(1, heads, 256, width, **make)
+    key, value = (torch.randn(1, kv_heads, 256, width, **make) for _ in range(2))
+    mask = build_mask(tree_rule(torch.full((256,), 256, device=base.device)), 256, 256, base.device, flex=True)
+    try:
+        out, _ = flex_attention_forward(torch.nn.Module(), query, key, value, mask, scaling=width**-0.5)
+        out.sum().backward()
+    except Exception as error:  # torch.compile raises whatever its compilers raise
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        log.warning("FlexAttention cannot be compiled here (%s); slower dense masks are used", _one_line(error))
+        return False
+    return True
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

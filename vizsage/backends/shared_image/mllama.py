@@ -1,0 +1,41 @@
+"""Mllama (Llama 3.2 Vision) over a packed row: its cross-attention reads the pictures of all trees, each its own."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from vizsage.backends.shared_image.masks import CrossMask
+
+
+def accept_cross_masks(base: Any) -> None:
+    """Let `base.model` take a CrossMask as cross_attention_mask. Everything else it does as before.
+
+    Its own code makes a dense mask from numbers of tiles, in which a token before its picture would see those of all
+    other trees.
+    """
+    inner = base.model
+    if getattr(inner.forward, "takes_cross_masks", False):
+        return
+    original = inner.forward
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        mask = kwargs.get("cross_attention_mask")
+        if not isinstance(mask, CrossMask):
+            return original(*args, **kwargs)
+        pixels = {name: kwargs.pop(name) for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}
+        kwargs.pop("cross_attention_mask")
+        kwargs.pop("cross_attention_states", None)
+        features = inner.vision_model(**pixels).last_hidden_state  # [I, 1, tiles, tile tokens, width]
+        states = inner.multi_modal_projector(features)
+        return inner.language_model(
+            *args,
+            cross_attention_states=states.reshape(1, -1, states.shape[-1]),
+            cross_attention_mask=mask.attention,
+            full_text_row_masked_out_mask=mask.reads_picture,
+            **kwargs,
+        )
+
+    forward.takes_cross_masks = True  # type: ignore[attr-defined]
+    inner.forward = forward

@@ -1,0 +1,132 @@
+"""Which models can share a picture between its questions, and what they are given for a packed micro-batch."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from vizsage.backends.shared_image.attention import use_flex_attention
+from vizsage.backends.shared_image.masks import (
+    CrossMask,
+    build_mask,
+    picture_rule,
+    tree_rule,
+    with_picture_blocks,
+    within_window,
+)
+from vizsage.backends.shared_image.mllama import accept_cross_masks
+from vizsage.config import Config
+from vizsage.data.prompts import picture_precedes_question
+
+log = logging.getLogger(__name__)
+
+# Names of the architectures in transformers. Others may well work; none is used that no test compares.
+_MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+_PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
+_OF_THE_ROW = ("depth", "subtree_end", "tree", "position_ids")
+
+
+def why_plain(base: Any, processor: Any, config: Config) -> str | None:
+    """Why `base` has to train the plain way, a row for each question; None where it can share pictures."""
+    kind = base.config.model_type
+    text = base.config.get_text_config()
+    if kind not in _MULTIMODAL_POSITIONS + _PLAIN_POSITIONS:
+        return f"models of the kind {kind!r} are not known to give the same result"
+    if text._attn_implementation not in ("eager", "sdpa"):
+        return (
+            f"attn_implementation {text._attn_implementation} cannot show each question only its own picture and text"
+        )
+    if getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None):
+        return "its language model sees a window of tokens only"
+    if not picture_precedes_question(processor, config):
+        return "its chat template writes the question before the picture"
+    return None
+
+
+def share_images(base: Any, processor: Any, config: Config) -> Sharing | None:
+    """Prepare `base` to share pictures as config.share_images says.
+
+    None: it trains the plain way; where that is not what was asked for, the reason is logged.
+    """
+    if config.share_images is False:
+        return None
+    if reason := why_plain(base, processor, config):
+        log.warning("share_images: each question is computed with a picture of its own, which is slower: %s", reason)
+        return None
+    return Sharing(base)
+
+
+class Sharing:
+    """Turns packed micro-batches (vizsage.data.collate.TrainCollator.packed) into inputs of a model."""
+
+    def __init__(self, base: Any) -> None:
+        """Prepares `base`, a model of transformers for which `why_plain` is None."""
+        self.base = base
+        self.kind = base.config.model_type
+        self.flex = use_flex_attention(base)
+        if self.kind == "mllama":
+            accept_cross_masks(base)
+
+    def with_positions(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """`batch`, on the CPU still, with "position_ids": [1, N], for multimodal positions [3, 1, N].
+
+        A token has the position of its own row. All rows of a tree agree on it, because behind the picture positions
+        only count up.
+        """
+        depth = batch["depth"]
+        if self.kind not in _MULTIMODAL_POSITIONS:
+            return batch | {"position_ids": depth[None]}
+        positions = depth.new_zeros(3, 1, len(depth))
+        for number, grid in enumerate(batch["image_grid_thw"]):
+            members = (batch["tree"] == number).nonzero().flatten()
+            # A node of each depth, whichever: rows differ behind the picture only.
+            rows = members[depth[members].sort(stable=True).indices]
+            first = torch.searchsorted(depth[rows], torch.arange(int(depth[rows].max()) + 1))
+            row = rows[first]
+            found, _ = self.base.model.get_rope_index(
+                batch["input_ids"][:, row],
+                mm_token_type_ids=batch["mm_token_type_ids"][:, row],
+                image_grid_thw=grid[None],
+            )
+            positions[:, 0, members] = found[:, 0, depth[members]]
+        return batch | {"position_ids": positions}
+
+    def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of the model's own forward for `batch`, which lies on the model's device.
+
+        Its "target_positions" and "targets" are the caller's.
+        """
+        inputs = {name: value for name, value in batch.items() if name not in _OF_THE_ROW}
+        inputs["position_ids"] = batch["position_ids"]
+        rule = tree_rule(batch["subtree_end"])
+        if self.kind == "gemma3":
+            rule = with_picture_blocks(rule, batch["token_type_ids"][0])
+        text = self.base.config.get_text_config()
+        if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+            window = within_window(rule, batch["depth"], text.sliding_window)
+            inputs["attention_mask"] = {
+                "full_attention": self._mask(rule, batch),
+                "sliding_attention": self._mask(window, batch),
+            }
+        else:
+            inputs["attention_mask"] = self._mask(rule, batch)
+        if self.kind == "mllama":
+            inputs["cross_attention_mask"] = self._cross_mask(batch)
+        return inputs
+
+    def _mask(self, rule: Any, batch: dict[str, Any], keys: int | None = None) -> Any:
+        tokens = batch["input_ids"].shape[1]
+        mask = build_mask(rule, tokens, keys or tokens, batch["input_ids"].device, flex=self.flex)
+        if self.flex or self.base.config.get_text_config()._attn_implementation != "eager":
+            return mask
+        return torch.zeros_like(mask, dtype=torch.float).masked_fill(~mask, torch.finfo(torch.float).min)
+
+    def _cross_mask(self, batch: dict[str, Any]) -> CrossMask:
+        tiles = batch["cross_attention_mask"][0, :, 0]  # [N, tiles]
+        tile_tokens = self.base.model.vision_model.num_patches
+        keys = batch["pixel_values"].shape[0] * tiles.shape[1] * tile_tokens
+        rule = picture_rule(batch["tree"], tiles, tile_tokens)
+        reads = tiles.any(dim=1).to(self.base.dtype)[None, None, :, None]
+        return CrossMask(self._mask(rule, batch, keys), reads)

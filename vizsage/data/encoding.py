@@ -1,0 +1,216 @@
+"""Samples -> prompts that fit into max_seq_length: rendered, decoded, shortened, tokenised.
+
+Shapes: B samples, P prompt tokens. Image tokens are expanded by the model's own processor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vizsage.config import Config
+from vizsage.data.images import BadImage, EmbeddedImage, load_image
+from vizsage.data.prompts import AnswerLayout, render_prompt
+from vizsage.data.sample import Sample
+from vizsage.errors import ConfigError, DataError
+
+_BLANK_PX = 64
+
+
+@dataclass
+class EncodedPrompts:
+    """Left-padded prompts: `inputs` as the processor made them, and why a sample is only stood in for, by index."""
+
+    inputs: dict[str, torch.Tensor]
+    rejected: dict[int, str]
+
+
+@dataclass
+class _Row:
+    """One sample on its way into a batch; `words` of its description are in `text`."""
+
+    sample: Sample
+    image: Image.Image
+    text: str
+    words: int
+    rejected: str | None = None
+    settled: bool = False
+
+
+class PromptEncoder:
+    """Samples -> left-padded prompts that fit into max_seq_length, the same for training and for generation.
+
+    A description is shortened until the prompt leaves room for an answer; what then does not fit is rejected. A
+    rejected sample is stood in for by a blank picture without a question, so that shapes never become empty.
+    """
+
+    def __init__(self, processor: Any, config: Config) -> None:
+        """Raises ConfigError when the chat template cannot serve or the image alone exceeds max_seq_length."""
+        self.processor, self.config = processor, config
+        self.layout = AnswerLayout(processor, config)
+        # A quarter of the window at most, so that small windows still hold a question.
+        self.answer_room_tokens = min(config.max_new_tokens, config.max_seq_length // 4)
+        self._blank_image = Image.new("RGB", (_BLANK_PX, _BLANK_PX), "white")
+        self._blank_prompt = render_prompt(processor, Sample("", EmbeddedImage("", b""), "", ""), config, None)
+        self._add_special_tokens = True
+        self._add_special_tokens = self._bos_is_the_tokenizers()
+        blank_tokens = int(self._process([self._blank_prompt], [self._blank_image])["input_ids"].shape[1])
+        if blank_tokens >= config.max_seq_length:
+            raise ConfigError(
+                f"max_seq_length {config.max_seq_length}: picture and instruction alone take {blank_tokens} tokens "
+                f"with {config.model_name}; set max_seq_length to {blank_tokens + self.answer_room_tokens + 64} or more"
+            )
+
+    def encode(self, samples: Sequence[Sample], answer_tokens: Sequence[int], *, skip_bad: bool) -> EncodedPrompts:
+        """Prompts for `samples`, each leaving room for `answer_tokens[i]` tokens.
+
+        Raises BadImage unless `skip_bad`.
+        """
+        rows = self._rows(samples, skip_bad=skip_bad)
+        while True:
+            try:
+                inputs = self._process([row.text for row in rows], [row.image for row in rows])
+            except ValueError:
+                if not self._reject_unfit_pictures(rows, skip_bad=skip_bad):
+                    raise
+                continue
+            lengths = inputs["attention_mask"].sum(dim=1).tolist()
+            fits = [self._fit(*each) for each in zip(rows, lengths, answer_tokens, strict=True)]
+            if all(fits):
+                return EncodedPrompts(inputs, {i: row.rejected for i, row in enumerate(rows) if row.rejected})
+
+    def _fit(self, row: _Row, length: int, answer_tokens: int) -> bool:
+        """Whether `row`, now `length` tokens, may stay as it is; if not, its text is shortened or the row rejected."""
+        limit = self.config.max_seq_length
+        room = max(self.answer_room_tokens, answer_tokens)
+        if row.settled or length + room <= limit:
+            return True
+        if row.words > 0:
+            row.words = self._fitting_words(row, length, limit - room)
+            row.text = self._render(row.sample, row.words)
+            return False
+        row.settled = True
+        if length + answer_tokens <= limit:  # less room than wanted, but enough
+            return True
+        self._reject(row, f"{length + answer_tokens} tokens without a description, max_seq_length is {limit}")
+        return False
+
+    def _reject(self, row: _Row, reason: str) -> None:
+        row.rejected, row.settled = reason, True
+        row.text, row.image = self._blank_prompt, self._blank_image
+
+    def _reject_unfit_pictures(self, rows: list[_Row], *, skip_bad: bool) -> bool:
+        """Reject each picture that the processor refuses (Qwen2-VL: 200 times as long as wide); whether there was one.
+
+        Raises BadImage unless `skip_bad`.
+        """
+        found = False
+        for row in rows:
+            try:
+                self._process([row.text], [row.image])
+            except ValueError as error:
+                name = row.sample.image.name
+                bad = BadImage(f"image {name!r} is refused by the model's processor: {_one_line(error)}", name)
+                if not skip_bad:
+                    raise bad from error
+                if row.rejected:
+                    return False  # even the blank picture is refused, so the picture is not the reason
+                self._reject(row, str(bad))
+                found = True
+        return found
+
+    def answer_ids(self, sample: Sample) -> list[int]:
+        """The supervised tokens of a sample: its answer and the end of the turn.
+
+        They are cut where the prompt's tokens end, so that the prompt has the same tokens without an answer. Within
+        its prompt an answer is split as the base model saw it in training: a SentencePiece tokenizer would begin a
+        text of its own with one more space.
+        """
+        tokenizer = self.processor.tokenizer
+        suffix = self.layout.suffix(sample.answer)
+        prompt = tokenizer(self._blank_prompt, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(self._blank_prompt + suffix, add_special_tokens=False)["input_ids"]
+        if whole[: len(prompt)] == prompt:
+            return [int(i) for i in whole[len(prompt) :]]
+        return [int(i) for i in tokenizer(suffix, add_special_tokens=False)["input_ids"]]
+
+    def _render(self, sample: Sample, words: int) -> str:
+        description = (sample.description or "")[: _word_ends(sample.description)[words - 1]] if words else None
+        return render_prompt(self.processor, sample, self.config, description, reserved=self.layout.reserved)
+
+    def _process(self, texts: list[str], images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        batch = self.processor(
+            text=list(texts),
+            images=[[image] for image in images],
+            add_special_tokens=self._add_special_tokens,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+        return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+
+    def _bos_is_the_tokenizers(self) -> bool:
+        """Whether the tokenizer must add its special tokens: not if the template wrote the first one already."""
+        tokenizer = self.processor.tokenizer
+        ids = self._process([self._blank_prompt], [self._blank_image])["input_ids"][0].tolist()
+        doubled = tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2
+        closed = ids[-1] == tokenizer.eos_token_id and not self._blank_prompt.rstrip().endswith(tokenizer.eos_token)
+        return not (doubled or closed)
+
+    def _fitting_words(self, row: _Row, length: int, limit: int) -> int:
+        """The most description words with which `row` has at most `limit` tokens; always fewer than now.
+
+        `length` counts the tokens of row.text with the image's; those of the image stay the same as words go.
+        """
+        image_tokens = length - self._text_tokens(row.text)
+        low, high = 0, row.words - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._text_tokens(self._render(row.sample, middle)) + image_tokens <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _text_tokens(self, text: str) -> int:
+        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _rows(self, samples: Sequence[Sample], *, skip_bad: bool) -> list[_Row]:
+        """Render and decode; the questions of an image group share one decoded picture."""
+        decoded: dict[str, Image.Image | str] = {}
+        rows = []
+        for sample in samples:
+            name = sample.image.name
+            if name not in decoded:
+                decoded[name] = self._load(sample, skip_bad=skip_bad)
+            image = decoded[name]
+            words = len(_word_ends(sample.description))
+            row = _Row(sample, self._blank_image, self._render(sample, words), words)
+            if isinstance(image, str):
+                self._reject(row, image)
+            else:
+                row.image = image
+            rows.append(row)
+        return rows
+
+    def _load(self, sample: Sample, *, skip_bad: bool) -> Image.Image | str:
+        """The picture, or why it is unusable."""
+        try:
+            return load_image(sample.image, max_image_px=self.config.max_image_px, resize_px=self.config.resize_px)
+        except BadImage as error:
+            if not skip_bad:
+                raise
+            return str(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _word_ends(text: str | None) -> list[int]:
+    return [match.end() for match in re.finditer(r"\S+", text or "")]

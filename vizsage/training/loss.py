@@ -1,0 +1,42 @@
+"""The loss of a micro-batch: cross entropy of the answer tokens, logits for these alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from vizsage.backends.shared_image.sharing import Sharing
+from vizsage.data.collate import IGNORED
+
+
+def count_targets(batch: dict[str, Any]) -> int:
+    """Answer tokens of a micro-batch, packed or plain."""
+    if "targets" in batch:
+        return len(batch["targets"])
+    return int((batch["labels"][:, 1:] != IGNORED).sum())
+
+
+def summed_loss(model: Any, batch: dict[str, Any], sharing: Sharing | None) -> tuple[torch.Tensor, Any]:
+    """Cross entropy summed over the answer tokens of `batch`, in nats, and the model's outputs.
+
+    Logits are built only where something is to be predicted: an answer is a few tokens, a prompt some hundred.
+    `sharing` runs packed micro-batches. Of no answer token the loss is 0 and still has a gradient.
+    """
+    batch = dict(batch)
+    if "targets" in batch:
+        assert sharing is not None
+        positions, targets = batch.pop("target_positions"), batch.pop("targets")
+        inputs = sharing.model_inputs(batch)
+    else:
+        labels = batch.pop("labels")[:, 1:]
+        positions = (labels != IGNORED).any(dim=0).nonzero().flatten()
+        targets = labels[:, positions].flatten()
+        inputs = batch
+    if not len(positions):
+        positions = torch.zeros(1, dtype=torch.long, device=positions.device)
+        targets = torch.full((len(batch["input_ids"]),), IGNORED, device=positions.device)
+    outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
+    logits = outputs.logits.float().flatten(0, 1)
+    return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum"), outputs
