@@ -48,6 +48,7 @@ class MetricsLog(TrainerCallback):
         )
         self.task = self.bar.add_task("training", total=total_steps, note="")
         self._clock = (0, time.monotonic())
+        self._waited_s = 0.0
 
     def forget_after(self, step: int, *, validation_too: bool) -> None:
         """Drop the lines of steps that are about to be done again from a checkpoint: they come out the same.
@@ -65,6 +66,7 @@ class MetricsLog(TrainerCallback):
         self.bar.start()
         self.bar.update(self.task, completed=state.global_step)
         self._clock = (state.global_step, time.monotonic())
+        self._waited_s = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
@@ -77,6 +79,7 @@ class MetricsLog(TrainerCallback):
         step, since = self._clock
         self._clock = (state.global_step, time.monotonic())
         seconds = max(self._clock[1] - since, 1e-9)
+        waited_s = kwargs["train_dataloader"].waited_s  # see vizsage.training.loader.TrainLoader
         line = {
             "step": state.global_step,
             "epoch": round(state.global_step * self.global_batch / self.epoch_samples, 4),
@@ -84,10 +87,12 @@ class MetricsLog(TrainerCallback):
             "grad_norm": logs.get("grad_norm"),
             "lr": logs["learning_rate"],
             "samples_per_s": round((state.global_step - step) * self.global_batch / seconds, 3),
+            "data_wait_share": round((waited_s - self._waited_s) / seconds, 4),
             "attempt": self.attempt,
         }
         if torch.cuda.is_available():
             line["gpu_memory_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        self._waited_s = waited_s
         self._write(line)
         self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
         if not self.bar.console.is_terminal:
