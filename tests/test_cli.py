@@ -154,7 +154,7 @@ def test_a_wrong_command_is_one_line_and_exit_2(
     ("text", "message"),
     [
         ("batchsize: 2", "unknown key 'batchsize', did you mean 'batch_size'?"),
-        ("batch_size: true", "batch_size: expected a number, found true"),
+        ("batch_size: true", "batch_size: Input should be 'auto', or expected a number, found true"),
         ("lr: fast", "lr: Input should be a valid number"),
         ("lora_r: 0", "lora_r: Input should be greater than or equal to 1, found 0"),
         ("lr: 1e-4\nseed: [1", "line 2, column 9: broken YAML"),

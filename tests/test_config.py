@@ -136,7 +136,7 @@ def test_all_problems_are_reported_at_once_with_what_was_found_and_what_is_allow
     assert "\n" not in message
     for part in (
         "my.yaml: unknown key 'batchsize', did you mean 'batch_size'?",
-        "batch_size: Input should be greater than or equal to 1, found 0",
+        "batch_size: Input should be 'auto', or Input should be greater than or equal to 1, found 0",
         "lr: Input should be less than or equal to 1, found 5",
         "'adafactor' or 'sgd', found \"adam\"",
         'output_dir: expected the path of a file or folder, found ""',
@@ -233,7 +233,8 @@ def test_overrides_lie_over_the_file(write_settings: Callable[..., Path]) -> Non
         ("=3", "'=3' is not an override"),
         ("learning_rate=3", "unknown key 'learning_rate'"),
         ("bach_size=3", "did you mean 'batch_size'"),
-        ("batch_size=", "batch_size: Input should be a valid integer, found null"),
+        ("batch_size=", "batch_size: Input should be 'auto', or Input should be a valid integer, found null"),
+        ("batch_size=most", "batch_size: Input should be 'auto'"),
     ],
 )
 def test_bad_overrides(write_settings: Callable[..., Path], override: str, message: str) -> None:

@@ -99,7 +99,9 @@ class Config(BaseModel):
     )
 
     # training
-    batch_size: PositiveInt = Field(2, description="Questions a process takes in one forward pass.")
+    batch_size: Literal["auto"] | PositiveInt = Field(
+        2, description="Questions a process takes in one forward pass; auto: the most that GPU memory allows, up to 64."
+    )
     grad_accum: PositiveInt = Field(4, description="Forward passes before each optimizer step.")
     epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
