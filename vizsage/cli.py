@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from vizsage import __version__
-from vizsage.errors import EXIT_DONE, EXIT_REPEATS, EXIT_UNKNOWN, ConfigError, Interrupted, VizSageError
+from vizsage.errors import (
+    EXIT_DONE,
+    EXIT_REPEATS,
+    EXIT_UNKNOWN,
+    ConfigError,
+    Interrupted,
+    VizSageError,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from vizsage.config import Config
@@ -295,7 +303,7 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "a file of the run"
         return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name: torch is not imported here
+    if is_out_of_memory(error):
         return "out of GPU memory; lower batch_size, eval_batch_size, max_seq_length or resize_px", EXIT_REPEATS
     text = " ".join(str(error).split())
     return f"unexpected {type(error).__name__}: {text[:500] or 'no message'}; --debug shows where", EXIT_UNKNOWN

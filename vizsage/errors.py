@@ -5,12 +5,17 @@ A message is one line: what was found, where (file, key or record), what is allo
 
 from __future__ import annotations
 
+import re
+
 EXIT_DONE = 0
 EXIT_UNKNOWN = 1
 EXIT_USAGE = 2
 EXIT_DATA = 3
 EXIT_REPEATS = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
+TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
+"""Exit codes that name a cause; of several processes, those that lose their peer end with others."""
+_NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
 
 
 class VizSageError(Exception):
@@ -47,3 +52,13 @@ class Interrupted(VizSageError):
     """A signal stopped the run after a checkpoint was written; the same command continues it."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether GPU memory ran out. PyTorch's own error is known by name, because torch is not imported here.
+
+    CUDA itself, NCCL and libraries such as cuBLAS, which allocate beside PyTorch, only say so in their messages.
+    """
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))

@@ -34,8 +34,10 @@ FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size do_sample temperature top_p top_k num_beams "
     "debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model save_path "
     "name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device "
-    "batch_size grad_accum share_images seed reproducible".split()
+    "batch_size grad_accum share_images use_gradient_checkpointing seed reproducible".split()
 )
+GLOBAL_BATCH = "batch_size x grad_accum x processes"
+"""Name in an identity of the samples of one optimizer step."""
 
 
 def now() -> str:
@@ -85,10 +87,13 @@ def data_identity(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def run_identity(config: Config, *, global_batch: int, seed: int, data: str) -> dict[str, Any]:
-    """What a continued run must share with its beginning: the settings that change the weights, seed and data."""
+def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> dict[str, Any]:
+    """What a continued run must share with its beginning: the settings that change the weights, seed and data.
+
+    `global_batch` is a text as long as a batch size is still to be found.
+    """
     settings = config.model_dump(mode="json", exclude=set(FREE_SETTINGS))
-    return settings | {"batch_size x grad_accum x processes": global_batch, "seed": seed, "data": data}
+    return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data}
 
 
 def check_same_run(output_dir: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -169,13 +169,12 @@ def test_throughput_is_counted_at_steps_that_validate(make_config: MakeConfig) -
 
 def test_fractions_of_epochs_make_no_step_too_many(make_config: MakeConfig, data_dir: Path) -> None:
     """25 samples x 2.2 epochs are 55 steps of 1; in floating point 25 * 2.2 is a little more than 55."""
-    from vizsage.training.loader import Share
     from vizsage.training.plan import make_plan
 
     path = data_dir / "Dots" / "train.json"
     records = json.loads(path.read_text())
     path.write_text(json.dumps((records * 2)[:25]))
-    assert make_plan(make_config(epochs=2.2), Share(1, 1)).total_steps == 55
+    assert make_plan(make_config(epochs=2.2, batch_size=1, grad_accum=1)).total_steps == 55
 
 
 def test_a_changed_logging_interval_acts_on_continuation(

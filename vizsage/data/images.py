@@ -153,6 +153,19 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
         raise _bad(ref.name, f"cannot be decoded: {' '.join(str(error).split())}") from None
 
 
+def header_px(ref: ImageRef) -> int:
+    """The pixels (width x height) that the header of an image announces, undecoded; 0 where there is none to read."""
+    try:
+        if isinstance(ref, FileImage) and not leaves_folder(ref.name, ref.folder):
+            source: Path | BytesIO = ref.path  # Pillow reads no more of the file than it needs
+        else:
+            source = BytesIO(ref.read())
+        with Image.open(source, formats=FORMATS) as image:
+            return int(image.width * image.height)
+    except (DataError, *_DECODER_ERRORS):
+        return 0
+
+
 def _bad(name: str, reason: str) -> BadImage:
     return BadImage(f"image {name!r} {reason}", name)
 

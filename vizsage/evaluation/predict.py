@@ -39,6 +39,7 @@ def predict(
         DataError: the image is missing or cannot be decoded, or the prompt does not fit; before the model is loaded
             where possible.
         CheckpointError: no adapter, or one of another base or prompt.
+        RepeatingError: GPU memory exceeded.
     """
     if not question.strip():
         raise ConfigError("question: expected a text, found an empty one")
@@ -57,10 +58,12 @@ def predict(
     load_image(sample.image, max_image_px=config.max_image_px)
 
     from vizsage.backends.generation import generate_answers
+    from vizsage.backends.memory import memory_reported
 
     answerer = load_answerer(config, adapter)
     answers = generate_answers(answerer.model, answerer.processor, [sample], answerer.config, batch_size=1)
-    answer = next(iter(answers))
+    with memory_reported(answerer.config.model_copy(update={"eval_batch_size": 1}), "answering"):
+        answer = next(iter(answers))
     if answer.text is None:
         raise DataError(f"{image}: {answer.error}")
     return answer

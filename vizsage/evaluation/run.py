@@ -66,18 +66,21 @@ def find_adapter(config: Config, *, base: bool = False, adapter: Path | None = N
 def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     """Load the base model and put the adapter in folder `adapter` on it; None: the base model alone.
 
-    Raises ConfigError or CheckpointError (an adapter of another base, template, instruction or pixel limits).
+    Raises ConfigError, CheckpointError (an adapter of another base, template, instruction or pixel limits) or
+    RepeatingError (GPU memory exceeded).
     """
     from vizsage.backends.hardware import resolve_for_hardware
     from vizsage.backends.hf import load_base
     from vizsage.backends.lora import load_adapter
+    from vizsage.backends.memory import memory_reported
     from vizsage.data.prompts import fingerprint
 
     config, replaced = resolve_for_hardware(config)
     for warning in replaced:
         log.warning("%s", warning)
-    loaded = load_base(config)
-    model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
+    with memory_reported(config, "loading the base model"):
+        loaded = load_base(config)
+        model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
     prompt = fingerprint(loaded.processor, config, loaded.base_identity)
     del prompt["base_model"]  # a name, and the same base may lie under another one; base_identity tells it
     made_by = {
@@ -126,6 +129,7 @@ def evaluate(
     Raises:
         Interrupted: a signal came; the answers so far are on disk and the same call continues.
         VizSageError: more than 1% of the records failed; the results are written all the same.
+        RepeatingError: GPU memory exceeded; the answers so far are on disk.
         ConfigError, DataError, CheckpointError: before anything is written, or for an undecodable image on the way.
     """
     if limit is not None and limit < 1:
@@ -234,6 +238,7 @@ def _answer(answerer: Answerer, samples: list[Sample], predictions: Predictions,
     Ends after the batch under way when a signal came.
     """
     from vizsage.backends.generation import answer_batches, generate_answers
+    from vizsage.backends.memory import memory_reported
 
     config = answerer.config
     asked = [sample for sample in samples if not predictions.has(sample)]
@@ -245,17 +250,18 @@ def _answer(answerer: Answerer, samples: list[Sample], predictions: Predictions,
     answers = generate_answers(answerer.model, answerer.processor, asked, config, batch_size=config.eval_batch_size)
     batch: list[tuple[Sample, Row]] = []
     try:
-        for count, answer in enumerate(answers, start=1):
-            sample = by_id[answer.sample_id]
-            if answer.text is None:
-                refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
-            batch.append((sample, _as_row(answer, answerer.processor)))
-            if count in batch_ends:
-                predictions.append(batch)
-                yield len(batch)
-                batch = []
-                if latch.signal:
-                    return
+        with memory_reported(config, "answering"):
+            for count, answer in enumerate(answers, start=1):
+                sample = by_id[answer.sample_id]
+                if answer.text is None:
+                    refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
+                batch.append((sample, _as_row(answer, answerer.processor)))
+                if count in batch_ends:
+                    predictions.append(batch)
+                    yield len(batch)
+                    batch = []
+                    if latch.signal:
+                        return
     finally:
         if batch:  # an error came in the middle of a batch
             predictions.append(batch)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.batching import SampleOrder, memory_order, stream_order
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, find_split, open_split
-from vizsage.record import data_identity, run_identity
+from vizsage.record import GLOBAL_BATCH, data_identity, run_identity
 from vizsage.training.loader import Share
 from vizsage.training.validation import choose_samples
 
@@ -21,27 +21,83 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, the same on each of its processes but for `share.rank`."""
+    """A run, the same on each of its processes but for `rank`.
+
+    With batch_size: auto a plan is open until a model has been loaded and `with_batch_size` settles it: it has no
+    `share` and no `total_steps` before.
+    """
 
     config: Config  # as this machine can run it; its seed is the one in use
-    share: Share
+    rank: int
+    processes: int
     order: SampleOrder
     validation: list[Sample]
-    total_steps: int
     counts: dict[str, Any]
-    identity: dict[str, Any]  # see vizsage.record.run_identity
+    data: str  # see vizsage.record.data_identity
+
+    @property
+    def settled(self) -> bool:
+        """Whether the batch size is a number."""
+        return self.config.batch_size != "auto"
+
+    @property
+    def share(self) -> Share:
+        """What each process trains on in a step."""
+        assert self.config.batch_size != "auto"
+        return Share(self.config.batch_size, self.config.grad_accum, self.rank, self.processes)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        steps = math.ceil(self.order.total * self.config.epochs / self.share.global_batch - 1e-9)
+        return self.config.max_steps or steps
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See vizsage.record.run_identity."""
+        open_batch = f"auto x {self.config.grad_accum} x {self.processes}"
+        return run_identity(
+            self.config,
+            global_batch=self.share.global_batch if self.settled else open_batch,
+            seed=self.config.seed,
+            data=self.data,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of the run; of an open plan only what is known."""
+        return {
+            "identity": self.identity,
+            "settings": self.config.model_dump(mode="json"),
+            "counts": self.counts,
+            "total_steps": self.total_steps if self.settled else None,
+        }
 
     @property
     def example(self) -> Sample:
         """The sample whose answers before and after training are shown: a held-out one where there is one."""
         return self.validation[0] if self.validation else next(self.order.from_position(0))
 
+    def with_batch_size(self, batch_size: int) -> Plan:
+        """The same run with this number of questions in a forward pass."""
+        return replace(self, config=self.config.model_copy(update={"batch_size": batch_size}))
 
-def make_plan(config: Config, share: Share) -> Plan:
+    def continuing(self, before: dict[str, Any]) -> Plan:
+        """An open plan with the batch size that makes the optimizer step of the run that it continues.
+
+        `before` is the identity of that run. A plan that is settled, or that cannot make the same step, stays as it is.
+        """
+        global_batch = before.get(GLOBAL_BATCH)
+        if self.settled or not isinstance(global_batch, int):
+            return self
+        batch_size, rest = divmod(global_batch, self.config.grad_accum * self.processes)
+        return self if rest or not batch_size else self.with_batch_size(batch_size)
+
+
+def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
     """Read the splits and count. Raises DataError where they are unusable or nothing is left to train on."""
     train = open_split(config, "train")
     order = _order(config, train)
-    total_steps = config.max_steps or math.ceil(order.total * config.epochs / share.global_batch - 1e-9)
     validation, counts = [], {"train": asdict(train.counts)}
     files = [*train.source.paths]
     if find_split(config, "val") is not None:
@@ -54,8 +110,7 @@ def make_plan(config: Config, share: Share) -> Plan:
         log.warning("no validation split: no score during training, no early stopping, the last weights are saved")
     if config.external_knowledge and config.external_knowledge_path:
         files.append(config.external_knowledge_path)
-    identity = run_identity(config, global_batch=share.global_batch, seed=config.seed, data=data_identity(files))
-    return Plan(config, share, order, validation, total_steps, counts, identity)
+    return Plan(config, rank, processes, order, validation, counts, data_identity(files))
 
 
 def draw_seed(config: Config, recorded: int | None) -> int:

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import PrinterCallback
 
@@ -16,20 +15,22 @@ from vizsage.backends.generation import generate_answers
 from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter, save_adapter
+from vizsage.backends.memory import memory_exceeded, memory_reported
 from vizsage.backends.shared_image.sharing import share_images
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.collate import TrainCollator
 from vizsage.data.prompts import fingerprint
-from vizsage.errors import Interrupted, RepeatingError, VizSageError
+from vizsage.errors import EXIT_UNKNOWN, TELLING, Interrupted, RepeatingError, VizSageError, is_out_of_memory
 from vizsage.files import write_text
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.record import RunRecord, check_same_run, read_outcome, versions, write_outcome
 from vizsage.training import checkpoints
+from vizsage.training.batch_size import DEFAULT, find_batch_size, memory_is_limited
 from vizsage.training.card import write_card
 from vizsage.training.directory import on_main, only_one, set_aside
 from vizsage.training.flow import Flow
-from vizsage.training.loader import Share, Steps
+from vizsage.training.loader import Steps
 from vizsage.training.metrics import MetricsLog
 from vizsage.training.plan import Plan, adapter_is_there, draw_seed, make_plan
 from vizsage.training.progress import Progress
@@ -69,7 +70,12 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
             return None
         checkpoint = on_main(world, lambda: checkpoints.newest_whole(config.output_dir))
         if checkpoint:
-            check_same_run(config.output_dir, checkpoints.read_identity(checkpoint), plan.identity)
+            before = checkpoints.read_identity(checkpoint)
+            plan = plan.continuing(before)
+            check_same_run(config.output_dir, before, plan.identity)
+        if not plan.settled and not memory_is_limited(config):
+            plan = plan.with_batch_size(DEFAULT)
+            log.warning("batch_size: auto replaced by %d: on a CPU there is no limit to find", DEFAULT)
         return _attempt(plan, given, record, world, latch, checkpoint)
 
 
@@ -83,15 +89,15 @@ def _is_done_for(config: Config) -> bool:
     quick_check(config)
     seed = draw_seed(config, record.recorded_seed())
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    share = Share(config.batch_size, config.grad_accum, rank, processes)
-    return _is_done(config, record, make_plan(config.model_copy(update={"seed": seed}), share))
+    return _is_done(config, record, make_plan(config.model_copy(update={"seed": seed}), rank, processes))
 
 
 def _is_done(config: Config, record: RunRecord, plan: Plan) -> bool:
     outcome = read_outcome(config.output_dir)
     if not (outcome and outcome["exit_code"] == 0 and record.exists):
         return False
-    check_same_run(config.output_dir, record.content["identity"], plan.identity)
+    before = record.content["identity"]
+    check_same_run(config.output_dir, before, plan.continuing(before).identity)
     if adapter_is_there(config):
         log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
         return True
@@ -101,8 +107,12 @@ def _is_done(config: Config, record: RunRecord, plan: Plan) -> bool:
 def _plan(config: Config, world: PartialState) -> tuple[RunRecord, Plan]:
     record = RunRecord(config.output_dir)
     seed = on_main(world, lambda: draw_seed(config, record.recorded_seed()))
-    share = Share(config.batch_size, config.grad_accum, world.process_index, world.num_processes)
-    return record, make_plan(config.model_copy(update={"seed": seed}), share)
+    plan = make_plan(config.model_copy(update={"seed": seed}), world.process_index, world.num_processes)
+    if record.exists:
+        continued = plan.continuing(record.content["identity"])
+        # Where something else differs it is another run: for a mistake that is mended the number is found anew.
+        plan = continued if continued.identity == record.content["identity"] else plan
+    return record, plan
 
 
 def _attempt(
@@ -118,32 +128,32 @@ def _attempt(
     run = _Run(plan, record, world, latch, checkpoint)
     if main:
         write_text(output_dir / "config.yaml", config_to_yaml(given))
-        facts = {
-            "identity": plan.identity,
-            "settings": plan.config.model_dump(mode="json"),
-            "counts": plan.counts,
-            "total_steps": plan.total_steps,
-            "versions": versions(),
-        }
         # How the attempt before ended stays in run.json; a kill must not leave its outcome as that of this one.
         (output_dir / "outcome.json").unlink(missing_ok=True)
-        record.begin_attempt(facts, run.step, resume=given.resume)
-    exit_code, reason = 1, "unknown failure"
+        record.begin_attempt(plan.facts | {"versions": versions()}, run.step, resume=given.resume)
+    exit_code, reason = EXIT_UNKNOWN, "unknown failure"
     try:
         run.go()
         exit_code, reason = 0, "done"
-    except torch.OutOfMemoryError as error:
-        exit_code, reason = RepeatingError.exit_code, _memory_advice(plan.config, error)
-        raise RepeatingError(reason) from error
     except VizSageError as error:
         exit_code, reason = error.exit_code, str(error)
         raise
     except BaseException as error:
+        if is_out_of_memory(error):
+            exit_code, reason = RepeatingError.exit_code, memory_exceeded(run.config, error, "training")
+            raise RepeatingError(reason) from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
     finally:
+        if not main and exit_code in TELLING:
+            # The main process only loses its peer, or waits for it until the launcher ends it.
+            write_outcome(
+                output_dir, exit_code=exit_code, reason=reason, step=run.step, attempt=RunRecord(output_dir).attempt
+            )
         if main:
             run.close_bar()
+            if exit_code == EXIT_UNKNOWN and (cause := read_outcome(output_dir)):
+                exit_code, reason = cause["exit_code"], cause["reason"]
             record.end_attempt({"step": run.step, "exit_code": exit_code, "reason": reason})
             write_outcome(output_dir, exit_code=exit_code, reason=reason, step=run.step, attempt=record.attempt)
             # Last: an upload may take a minute, and who waits for this process may not grant it.
@@ -166,10 +176,14 @@ class _Run:
 
     def go(self) -> None:
         """Load, continue or start, train, save the best weights."""
+        with memory_reported(self.config, "loading the base model"):
+            loaded = load_base(self.config)
+            self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
+        sharing = share_images(self.model.get_base_model(), self.processor, self.config)
+        collate = TrainCollator(self.processor, self.config, share_images=sharing is not None)
+        if not self.plan.settled:
+            self._settle(find_batch_size(self.plan, self.model, collate, sharing))
         config, plan = self.config, self.plan
-        loaded = load_base(config)
-        self.model, self.processor = add_adapter(loaded, config), loaded.processor
-        sharing = share_images(self.model.get_base_model(), self.processor, config)
         before = self._show_example("before training")
         flow = Flow(
             config,
@@ -183,7 +197,7 @@ class _Run:
             config=config,
             steps=Steps(
                 plan.order,
-                TrainCollator(self.processor, config, share_images=sharing is not None),
+                collate,
                 plan.share,
                 first_step=self.step,
                 total_steps=plan.total_steps,
@@ -225,6 +239,13 @@ class _Run:
         if self.world.is_main_process:
             self._deliver(loaded.base_identity, before, after)
         self.world.wait_for_everyone()
+
+    def _settle(self, batch_size: int) -> None:
+        """Go on with the batch size that was found; written down at once, so that whoever continues takes the same."""
+        self.plan = self.plan.with_batch_size(batch_size)
+        self.config = self.plan.config
+        if self.world.is_main_process:
+            self.record.note(self.plan.facts)
 
     def close_bar(self) -> None:
         """Stop the progress bar; what follows are plain lines."""
@@ -273,7 +294,8 @@ class _Run:
         if not self.world.is_main_process:
             return None
         sample = self.plan.example
-        [answer] = generate_answers(self.model, self.processor, [sample], self.config, batch_size=1, greedy=True)
+        with memory_reported(self.config.model_copy(update={"eval_batch_size": 1}), "a validation"):
+            [answer] = generate_answers(self.model, self.processor, [sample], self.config, batch_size=1, greedy=True)
         log.info("%s, %s: %r -> %r (expected %r)", when, sample.image.name, sample.question, answer.text, sample.answer)
         return answer.text
 
@@ -310,14 +332,3 @@ class _Run:
         }
         write_card(folder, config, facts=facts, scores=progress.best_scores, example=example)
         log.info("adapter saved in %s", folder)
-
-
-def _memory_advice(config: Config, error: Exception) -> str:
-    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return (
-        f"GPU memory exceeded: peak {torch.cuda.max_memory_allocated() / 2**30:.1f} of {total / 2**30:.1f} GiB with "
-        f"batch_size {config.batch_size}, eval_batch_size {config.eval_batch_size}, max_seq_length "
-        f"{config.max_seq_length}; in a validation lower eval_batch_size, else lower batch_size and raise grad_accum "
-        "by the same factor, set use_gradient_checkpointing: true or load_in_4bit: true, or lower max_seq_length or "
-        f"resize_px ({str(error).splitlines()[0]})"
-    )

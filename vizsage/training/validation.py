@@ -10,10 +10,11 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from vizsage.backends.generation import generate_answers
+from vizsage.backends.memory import memory_exceeded
 from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
-from vizsage.errors import VizSageError
+from vizsage.errors import RepeatingError, VizSageError, is_out_of_memory
 from vizsage.scoring.metrics import summarise
 
 
@@ -64,6 +65,9 @@ def validate(
                 break
     except Exception as error:  # noqa: BLE001 -- raised again below, once the other processes know of it
         problem = error
+        if is_out_of_memory(error):
+            problem = RepeatingError(memory_exceeded(config, error, "a validation"))
+            problem.__cause__ = error
     parts = [(rows, stopped, problem and (getattr(problem, "exit_code", 1), str(problem)))]
     if world_size > 1:
         parts = gather_object(parts)

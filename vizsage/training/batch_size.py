@@ -1,0 +1,223 @@
+"""batch_size: auto: the most questions that fit into one forward and backward pass, found by trying.
+
+The longest samples of the training split are tried, so that what does not fit shows at once and not after hours.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import cycle, groupby, islice, zip_longest
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from vizsage.backends.base import cuda_devices
+from vizsage.backends.memory import limit_bytes, memory_reported, usage
+from vizsage.backends.shared_image.sharing import Sharing
+from vizsage.config import Config
+from vizsage.data.collate import TrainCollator
+from vizsage.data.images import header_px
+from vizsage.data.sample import Sample
+from vizsage.errors import VizSageError, is_out_of_memory
+from vizsage.training.loader import cut_step
+from vizsage.training.loss import summed_loss
+from vizsage.training.plan import Plan
+
+log = logging.getLogger(__name__)
+
+DEFAULT: int = Config.model_fields["batch_size"].default
+LARGEST = 64
+_PICTURES_LOOKED_AT = 5000  # in the order of training, which is shuffled; a header takes a fraction of a millisecond
+_HEAD_ROOM = 0.03  # of the memory: for fragmentation, and for a step that is a little heavier than the one tried
+# Bytes of optimizer state for each byte of a trained weight in float32. Paged states give way.
+_STATE = {"adamw_torch": 2.0, "adamw_torch_fused": 2.0, "adamw_8bit": 0.6, "adafactor": 0.1}
+
+
+def memory_is_limited(config: Config) -> bool:
+    """Whether there is a limit to find. A CPU's memory ends in swapping or in a kill, not in an error."""
+    return config.device == "cuda"
+
+
+def find_batch_size(plan: Plan, model: Any, collate: TrainCollator, sharing: Sharing | None) -> int:
+    """The largest power of two, up to 64 and an epoch a step, whose longest batches fit; the same in all processes.
+
+    `model` with its adapter comes back as it was: weights, random state, mode, memory. Raises RepeatingError where one
+    question does not fit, DataError for a picture that stops the run.
+    """
+    found, problem = 0, None
+    log.info("batch_size: auto: trying the longest samples")
+    try:
+        trial = Trial(plan, model, collate, sharing)
+        with memory_reported(plan.config.model_copy(update={"batch_size": 1}), "training"):
+            found = largest_that_fits(sizes(plan), trial)
+    except VizSageError as error:
+        problem = error
+    parts = [(found, problem)]
+    if plan.processes > 1:
+        parts = gather_object(parts)
+    for _, met in parts:
+        if met is not None:
+            raise met
+    smallest = min(size for size, _ in parts)
+    log.info("batch_size: auto: %d fits in each process (%s)", smallest, usage())
+    return smallest
+
+
+def sizes(plan: Plan) -> list[int]:
+    """What is tried, the largest first: a step takes no more samples than the split has."""
+    most = plan.order.total // (plan.config.grad_accum * plan.processes)
+    powers = [2**exponent for exponent in range(LARGEST.bit_length())]
+    return [size for size in powers if size <= max(1, most)][::-1]
+
+
+def largest_that_fits(candidates: Iterable[int], try_batch: Callable[[int], None]) -> int:
+    """The first of `candidates` that `try_batch` takes without running out of GPU memory; the last one's error else."""
+    failed = "nothing was tried"
+    for size in candidates:
+        try:
+            try_batch(size)
+            return size
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = str(error)
+        # Behind the except clause, whose traceback holds on to the tensors of the trial.
+        _give_back()
+        log.info("batch_size: auto: %d does not fit", size)
+    raise torch.OutOfMemoryError(failed)
+
+
+class Trial:
+    """Calls with a batch size do what training does with the longest samples; they raise where memory runs out."""
+
+    def __init__(self, plan: Plan, model: Any, collate: TrainCollator, sharing: Sharing | None) -> None:
+        self.config, self.processes = plan.config, plan.processes
+        self.model, self.collate, self.sharing = model, collate, sharing
+        self.groups = longest_groups(plan, collate, limit=sizes(plan)[0])
+
+    def __call__(self, batch_size: int) -> None:
+        """Forward and backward with `batch_size`. Raises torch.OutOfMemoryError and its like."""
+        with _as_in_training(self.model), self._reserved():
+            for batch in self.batches(batch_size):
+                self._forward_backward(batch)
+        _give_back()
+
+    def batches(self, batch_size: int) -> list[dict[str, Any]]:
+        """Of the micro-batches of a step, cut as training cuts it, those with the most tokens and the most pixels."""
+        found = list(cut_step(self._samples(batch_size), self.collate, batch_size))
+        tokens = max(found, key=lambda batch: batch["input_ids"].numel())
+        pixels = max(found, key=lambda batch: sum(v.numel() for v in batch.values() if torch.is_tensor(v)))
+        return [tokens] if pixels is tokens else [tokens, pixels]
+
+    def _samples(self, batch_size: int) -> list[Sample]:
+        """The longest ones for one micro-batch: as many groups as it may hold, with as many questions as a step has.
+
+        Where these groups have more of them, each gives its longest first: a step begins and ends within a group.
+        """
+        groups = [sorted(g, key=_chars, reverse=True) for g in islice(cycle(self.groups), batch_size)]
+        in_turn = (sample for turn in zip_longest(*groups) for sample in turn if sample is not None)
+        return list(islice(in_turn, batch_size * self.config.grad_accum))
+
+    def _forward_backward(self, batch: dict[str, Any]) -> None:
+        batch = {name: value for name, value in batch.items() if name != "left_out"}
+        if self.sharing is not None:
+            batch = self.sharing.with_positions(batch)
+        device = self.model.device
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.use_bf16):
+            loss, _ = summed_loss(self.model, inputs, self.sharing)
+        loss.backward()
+
+    @contextmanager
+    def _reserved(self) -> Iterator[None]:
+        """Holds what training needs besides: optimizer state, the buckets of several processes, head room."""
+        device = self.model.device
+        if device.type != "cuda":
+            yield
+            return
+        torch.cuda.reset_peak_memory_stats()
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        factor = _STATE.get(self.config.optim, 0.0) + (self.processes > 1)
+        held = torch.empty(int(factor * weights + _HEAD_ROOM * limit_bytes()), dtype=torch.uint8, device=device)
+        yield
+        del held
+
+
+def longest_groups(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
+    """At most `limit` groups that make the longest batches, the longest first, by their tokens as collated.
+
+    A group is what stands in a batch together: a picture with its questions, or, without sharing, one question.
+    Candidates are the longest texts and the largest pictures. Those that training leaves out are left out.
+    """
+    candidates = {
+        group[0].sample_id: group
+        for group in (*_longest_texts(plan, collate, limit), *_on_largest(plan, collate, limit))
+    }
+    measured = []
+    for group in candidates.values():
+        batch = collate(group)
+        if len(batch["left_out"]) < len(group):
+            measured.append((int(batch["input_ids"].shape[1]), group))
+    longest = heapq.nlargest(limit, measured, key=lambda pair: pair[0])
+    return [group for _, group in longest] or list(candidates.values())[:limit]
+
+
+def _longest_texts(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
+    return heapq.nlargest(limit, _groups(plan, collate), key=lambda group: sum(map(_chars, group)))
+
+
+def _on_largest(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
+    groups = islice(_groups(plan, collate), _PICTURES_LOOKED_AT)
+    with ThreadPoolExecutor(8) as threads:  # a shared file system answers several at a time
+        with_px = list(threads.map(lambda group: (_px(group, plan.config), group), groups))
+    # Of equally large pictures the one with the most text.
+    largest = heapq.nlargest(limit, with_px, key=lambda pair: (pair[0], sum(map(_chars, pair[1]))))
+    return [group for _, group in largest]
+
+
+def _groups(plan: Plan, collate: TrainCollator) -> Iterator[list[Sample]]:
+    """An epoch's groups; without sharing the longest question stands for its picture."""
+    epoch = islice(plan.order.from_position(0), plan.order.total)
+    for _, group in groupby(epoch, key=lambda sample: sample.image.name):
+        samples = list(group)
+        yield samples if collate.share_images else [max(samples, key=_chars)]
+
+
+def _chars(sample: Sample) -> int:
+    return len(sample.question) + len(sample.answer) + len(sample.description or "")
+
+
+def _px(group: list[Sample], config: Config) -> int:
+    px = header_px(group[0].image)
+    return min(px, config.resize_px) if config.resize_px else px
+
+
+@contextmanager
+def _as_in_training(model: Any) -> Iterator[None]:
+    """Train mode with gradients there, as from the second micro-batch on; random state, modes, gradients as before."""
+    evaluated = [module for module in model.modules() if not module.training]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=cuda_devices(model)):
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+            yield
+    finally:
+        for module in evaluated:
+            module.training = False
+        for parameter in trained:
+            parameter.grad = None
+
+
+def _give_back() -> None:
+    """Free what a trial held, and the blocks that PyTorch keeps, which may be cut unfavourably for the next one."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
