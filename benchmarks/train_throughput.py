@@ -27,7 +27,7 @@ from typing import Any
 
 from rich.console import Console
 
-from throughput.contenders import CONTENDERS, Job
+from throughput.contenders import CONTENDERS, OUR_BATCH, Job
 from throughput.report import Measurement, find_bars, make_table, notes, with_ratios
 from vizsage.files import write_json
 
@@ -43,6 +43,8 @@ def main() -> int:
     if arguments.contender or arguments.prepare:
         return _child(arguments)
     chosen = _chosen(parser, arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child ends, too
+    arguments.our_batch = arguments.our_batch or OUR_BATCH[arguments.size]
     for name in ("our_batch", "their_batch"):
         if arguments.step_questions % getattr(arguments, name):
             parser.error(f"--step-questions {arguments.step_questions} is no multiple of --{name.replace('_', '-')}")
@@ -201,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--questions", type=float, nargs="+", default=[4.8, 3.6, 1.0], metavar="Q", help="questions a picture, mean")
     add("--only", nargs="+", metavar="NAME", help=f"contenders, as names or patterns: {', '.join(CONTENDERS)}")
     add("--step-questions", type=int, default=24, metavar="N", help="questions of an optimizer step (default: 24)")
-    add("--our-batch", type=int, default=24, metavar="N", help="batch_size of this project, sharing (default: 24)")
+    add("--our-batch", type=int, metavar="N", help="batch_size of this project, sharing (default: real 24, tiny 4)")
     add("--their-batch", type=int, default=8, metavar="N", help="batch size of all others (default: 8)")
     add("--text-tokens", type=int, default=112, metavar="N", help="text tokens of a row, mean (default: 112)")
     add("--warmup", type=int, default=4, metavar="N", help="steps before the clock runs; half for who does not share")
@@ -253,6 +255,7 @@ def _environment() -> dict[str, str]:
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait slow down whoever has work
     }
 
 

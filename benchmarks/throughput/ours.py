@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from throughput.contenders import LEARNING_RATE, LORA, MAX_LENGTH, SEED, WEIGHT_DECAY, Contender, Job
+from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
 from throughput.machine import free_memory, peak_gb, reset_resident_peak
 from throughput.questions import data_settings, read_samples
 from vizsage.data.batching import memory_order
@@ -57,7 +57,7 @@ def run_settings(contender: Contender, job: Job, model: Path, mean: float, outpu
         "warmup_steps": 2,
         "weight_decay": WEIGHT_DECAY,
         "optim": "adamw_8bit",
-        "max_seq_length": MAX_LENGTH,
+        "max_seq_length": job.max_length,
         "seed": SEED,
         "logging_steps": 1,
         "save_steps": 1_000_000,

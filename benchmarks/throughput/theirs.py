@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from throughput.contenders import LEARNING_RATE, LORA, MAX_LENGTH, SEED, WEIGHT_DECAY, Contender, Job
+from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
 from throughput.machine import free_memory, peak_gb, reset_resident_peak
 from throughput.questions import read_samples
 from throughput.rows import describe_rows
@@ -56,7 +56,7 @@ def measure_unsloth(contender: Contender, job: Job, model: Path, questions: list
                 remove_unused_columns=False,
                 dataset_text_field="",
                 dataset_kwargs={"skip_prepare_dataset": True},
-                max_length=MAX_LENGTH,
+                max_length=job.max_length,
             ),
         )
 
