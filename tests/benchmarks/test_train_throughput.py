@@ -1,0 +1,182 @@
+"""benchmarks/train_throughput.py: two small contenders for real; ratios and bars on made-up figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "train_throughput.py"
+SMALL = "--step-questions 8 --their-batch 4 --our-batch 4 --warmup 2 --steps 2 --text-tokens 64".split()
+
+
+@pytest.fixture(scope="module")
+def load() -> Iterator[Callable[[str], ModuleType]]:
+    """Import a module of the benchmark, which lies beside its script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Run the benchmark; exit code, the JSON file, what it printed."""
+    found = folder / "found.json"
+    command = [sys.executable, str(SCRIPT), *SMALL, "--models", str(folder / "models"), "--json", str(found)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment)
+    return done.returncode, json.loads(found.read_text()) if found.exists() else {}, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_two_contenders_on_this_machine(tmp_path: Path) -> None:
+    names = ("trl-16bit", "vizsage-hf-shared-16bit")
+    code, found, output = run(tmp_path, "--questions", "4.8", "--only", *names, "unsloth-4bit")
+    assert code == 0, output
+    rows = {row["contender"]: row for row in found["measurements"]}
+    for name in names:
+        row = rows[name]
+        assert row["samples_per_s"] * row["step_s"] == pytest.approx(8)
+        assert len(row["step_times_s"]) == 2
+        assert 0 <= row["data_wait_share"] < 1
+        assert row["peak_gb"] is None or row["peak_gb"] > 0.1
+    trl, shared = (rows[name] for name in names)
+    assert shared["ratio_to_trl"] == pytest.approx(shared["samples_per_s"] / trl["samples_per_s"])
+    assert shared["ratio_to_unsloth"] is None
+    assert 2 <= shared["pictures_a_step"] <= 4  # 8 questions, 4.8 a picture
+    assert trl["row"]["pixel_values"] == found["row"]["pixel_values"]
+    assert found["row"]["text_tokens"] == pytest.approx(64, abs=3)
+    assert "not_run" in rows["unsloth-4bit"] or rows["unsloth-4bit"]["samples_per_s"] > 0
+    assert found["bars"] == []
+    assert "not run" in output
+
+    # The same again with another contender takes these over, and says so; at another size it does not.
+    (tmp_path / "found.json").rename(tmp_path / "earlier.json")
+    merge = ("--merge", str(tmp_path / "earlier.json"))
+    code, found, output = run(tmp_path, "--questions", "4.8", "--only", "vizsage-hf-plain-16bit", *merge)
+    assert code == 0, output
+    assert [row.get("merged", False) for row in found["measurements"]] == [True, True, False]
+    assert found["measurements"][2]["ratio_merged"] == ["trl"]
+    assert "trl-16bit*" in output
+    code, _, output = run(tmp_path, "--questions", "4.8", "--only", "trl-16bit", "--text-tokens", "80", *merge)
+    assert (code, output.count("measured with other text_tokens")) == (1, 1)
+
+
+@pytest.mark.slow
+def test_a_contender_that_fails_is_told_with_its_last_line(tmp_path: Path) -> None:
+    code, found, output = run(
+        tmp_path, "--questions", "1", "--only", "vizsage-hf-plain-16bit", "--set", "no_such_setting=1"
+    )
+    assert code == 1
+    assert "unknown key 'no_such_setting'" in found["measurements"][0]["failed"]
+    assert "unknown key 'no_such_setting'" in output
+
+
+def test_a_pattern_that_names_nobody_is_refused(tmp_path: Path) -> None:
+    code, _, output = run(tmp_path, "--only", "axolotl*")
+    assert code == 2
+    assert "axolotl*: no such contender" in output
+
+
+@pytest.mark.parametrize("mean", [4.8, 3.6, 2.5, 1.0, 7.0])
+def test_groups_have_the_mean_and_differ_in_size(load: Callable[[str], ModuleType], mean: float) -> None:
+    sizes = load("throughput.questions").group_sizes(mean)
+    assert sum(sizes) / len(sizes) == pytest.approx(mean)
+    assert min(sizes) >= 1
+    assert len(set(sizes)) >= (3 if mean > 2 else 1)
+
+
+def measured(contender: str, questions: float, samples_per_s: float, peak_gb: float, **more: Any) -> dict[str, Any]:
+    row = {"contender": contender, "questions": questions, "samples_per_s": samples_per_s, "peak_gb": peak_gb}
+    run = {"started": "2026-01-01", "overrides": [], "our_batch": 24, "warmup": 4, "steps": 12}
+    return {**row, "step_s": 24 / samples_per_s, "data_wait_share": 0.01, "run": run, **more}
+
+
+def mllama_rows() -> list[dict[str, Any]]:
+    """A run in which every bar is met."""
+    return [
+        measured("unsloth-16bit", 4.8, 3.0, 30),
+        measured("trl-16bit", 4.8, 3.6, 82),
+        measured("vizsage-hf-shared-16bit", 4.8, 20.0, 28),
+        measured("unsloth-4bit", 4.8, 2.9, 16),
+        measured("vizsage-hf-shared-4bit", 4.8, 15.0, 14),
+        measured("unsloth-16bit", 1, 3.0, 30),
+        measured("vizsage-hf-shared-16bit", 1, 7.0, 29),
+    ]
+
+
+def test_all_bars_are_met(load: Callable[[str], ModuleType]) -> None:
+    bars = load("throughput.report").find_bars(mllama_rows(), size="real", family="mllama")
+    assert [bar.met for bar in bars] == [True] * 7
+    assert bars[0].found.startswith("6.67 x (vizsage-hf-shared-16bit 20.0, unsloth-16bit 3.0")
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "missed"),
+    [
+        (2, {"samples_per_s": 17.9}, [0, 1]),  # 5.97 and 4.97 times
+        (4, {"samples_per_s": 14.4}, [2]),
+        (6, {"samples_per_s": 5.9}, [3]),
+        (2, {"peak_gb": 30.1}, [4]),
+        (4, {"peak_gb": 16.1}, [5]),
+        (6, {"data_wait_share": 0.02}, [6]),
+    ],
+)
+def test_each_bar_can_be_missed(
+    load: Callable[[str], ModuleType], index: int, change: dict[str, Any], missed: list[int]
+) -> None:
+    rows = mllama_rows()
+    rows[index] |= change
+    bars = load("throughput.report").find_bars(rows, size="real", family="mllama")
+    assert [i for i, bar in enumerate(bars) if bar.met is False] == missed
+
+
+def test_speed_and_memory_are_promised_of_one_contender(load: Callable[[str], ModuleType]) -> None:
+    """A faster one that takes more memory than unsloth stands back behind one that keeps within it."""
+    rows = [*mllama_rows(), measured("vizsage-unsloth-shared-16bit", 4.8, 40.0, 50)]
+    bars = load("throughput.report").find_bars(rows, size="real", family="mllama")
+    assert "vizsage-hf-shared-16bit 20.0" in bars[0].found
+    rows[2]["peak_gb"] = 31  # none keeps within it: the fastest counts, and misses the memory
+    bars = load("throughput.report").find_bars(rows, size="real", family="mllama")
+    assert "vizsage-unsloth-shared-16bit 40.0" in bars[0].found
+    assert bars[4].met is False
+
+
+def test_a_bar_without_figures_is_open_and_one_of_a_failed_contender_missed(
+    load: Callable[[str], ModuleType],
+) -> None:
+    report = load("throughput.report")
+    bars = report.find_bars([], size="real", family="qwen2_5_vl")
+    assert [(bar.found, bar.met) for bar in bars] == [("not measured", None)] * 2
+    rows = [{"contender": "vizsage-hf-shared-16bit", "questions": 4.8, "failed": "out of memory"}]
+    bars = report.find_bars(rows, size="real", family="qwen2_5_vl")
+    assert (bars[0].found, bars[0].met) == ("vizsage-hf-shared-16bit failed", False)
+    assert report.find_bars(mllama_rows(), size="tiny", family="mllama") == []
+
+
+def test_ratios_compare_like_with_like_and_tell_other_runs(load: Callable[[str], ModuleType]) -> None:
+    rows = mllama_rows()
+    rows[1] |= {"merged": True, "run": {**rows[1]["run"], "started": "2025-12-31"}}
+    rows = load("throughput.report").with_ratios(rows)
+    assert rows[2]["ratio_to_unsloth"] == pytest.approx(20 / 3)
+    assert rows[4]["ratio_to_unsloth"] == pytest.approx(15 / 2.9)  # 4 bits with 4 bits
+    assert rows[4]["ratio_to_trl"] == pytest.approx(15 / 3.6)
+    assert rows[2]["ratio_to_plain"] is None
+    assert rows[2]["ratio_merged"] == ["trl"]
+    assert rows[0]["ratio_to_unsloth"] is None  # itself
+
+
+def test_rows_that_differ_are_told(load: Callable[[str], ModuleType]) -> None:
+    expected = {"tokens": 112.0, "pixel_values": 100.0, "tiles": 4.0}
+    rows = [measured("unsloth-16bit", 4.8, 3.0, 30, row={"tokens": 115.0, "pixel_values": 100.0, "tiles": 1.0})]
+    assert load("throughput.report").notes(rows, expected) == ["unsloth-16bit: 1 tiles a picture instead of 4"]
+    rows[0]["row"]["tiles"] = 4.0
+    assert load("throughput.report").notes(rows, expected) == []
