@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -31,8 +32,11 @@ def memory_reported(config: Config, during: Activity) -> Iterator[None]:
 def memory_exceeded(config: Config, error: BaseException, during: Activity) -> str:
     """What was used of how much, by whom, and the settings of `config` that would help, the most effective first."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    advice = "; ".join(_advice(config, during)) or "take a GPU with more memory or a smaller base model"
-    return f"GPU memory exceeded during {during}: {usage()} with {_settings(config, during)}; {advice} ({first_line})"
+    advice = [*_advice(config, during), "take a GPU with more memory or a smaller base model"]
+    return (
+        f"GPU memory exceeded during {during}: {usage()} with {_settings(config, during)}; what helps, the most "
+        f"effective first: {'; '.join(advice)} ({first_line})"
+    )
 
 
 def limit_bytes() -> int:
@@ -51,7 +55,10 @@ def usage() -> str:
     """Peak and limit of this process, and what others hold of its GPU."""
     if not torch.cuda.is_available():
         return "not counted without a GPU"
-    free, total = torch.cuda.mem_get_info()
+    try:
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError:
+        return "no memory is left even for CUDA itself (see nvidia-smi)"
     peak = torch.cuda.max_memory_allocated() / _GIB
     text = f"peak {peak:.1f} of {limit_bytes() / _GIB:.1f} GiB"
     others = total - free - torch.cuda.memory_reserved() - _CONTEXT_BYTES
@@ -72,7 +79,7 @@ def _settings(config: Config, during: Activity) -> str:
     if during != "loading the base model":
         names += ["max_seq_length", "resize_px"]
     shown = ((name, getattr(config, name)) for name in names)
-    return ", ".join(f"{name} {str(value).lower()}" for name, value in shown)
+    return ", ".join(f"{name} {json.dumps(value).strip(chr(34))}" for name, value in shown)
 
 
 def _advice(config: Config, during: Activity) -> Iterator[str]:
