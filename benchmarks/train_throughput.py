@@ -44,6 +44,8 @@ def main() -> int:
         return _child(arguments)
     chosen = _chosen(parser, arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child ends, too
+    if arguments.merge and not arguments.merge.is_file():
+        parser.error(f"--merge {arguments.merge}: no such file")
     arguments.our_batch = arguments.our_batch or OUR_BATCH[arguments.size]
     for name in ("our_batch", "their_batch"):
         if arguments.step_questions % getattr(arguments, name):
@@ -53,8 +55,8 @@ def main() -> int:
         run.prepare()
         if arguments.merge:
             run.merge(arguments.merge)
-        for name in chosen:
-            run.measure(name)
+        for name, questions in chosen.items():
+            run.measure(name, questions)
             run.save()
     return run.show()
 
@@ -82,6 +84,7 @@ class Run:
         )
         self.job.save(work / "job.json")
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.deadline = time.monotonic() + arguments.budget
         self.facts: dict[str, Any] = {"started": started}
         self.measurements: list[Measurement] = []
 
@@ -104,10 +107,13 @@ class Run:
             raise SystemExit(f"{path}: cannot be merged, measured with other {', '.join(different)}")
         self.measurements = [{**row, "merged": True} for row in earlier["measurements"] if "samples_per_s" in row]
 
-    def measure(self, name: str) -> None:
-        """All questions of one contender; a process that ended early is started again for those that are left."""
-        left = list(self.arguments.questions)
+    def measure(self, name: str, questions: list[float]) -> None:
+        """Measure one contender; a process that ended early is started again for the numbers of questions left."""
+        left = list(questions)
         while left:
+            if self.deadline < time.monotonic():
+                self._cannot(name, left, {"not_run": "no time left (--budget)"})
+                return
             result = self.work / f"{name}.json"
             result.unlink(missing_ok=True)
             seconds, problem = self._start(["--contender", name], left, result, name)
@@ -117,8 +123,7 @@ class Run:
                 left.remove(row["questions"])
             if "not_run" in found or not found["measured"]:
                 state = {"not_run": found["not_run"]} if "not_run" in found else {"failed": problem}
-                for questions in left:
-                    self._add({"contender": name, "questions": questions, **state})
+                self._cannot(name, left, state)
                 left = []
             _say(f"{name}: {seconds:.0f} s{f', {problem}' if problem else ''}")
 
@@ -163,6 +168,13 @@ class Run:
         missed = any(bar["met"] is False for bar in result["bars"])
         return 1 if missed or any("failed" in row for row in result["measurements"]) else 0
 
+    def _cannot(self, name: str, questions: list[float], state: dict[str, str]) -> None:
+        """Note it; figures that were taken over stay unless the contender was tried and failed."""
+        there = {(row["contender"], row["questions"]) for row in self.measurements}
+        for mean in questions:
+            if "failed" in state or (name, mean) not in there:
+                self._add({"contender": name, "questions": mean, **state})
+
     def _add(self, row: Measurement) -> None:
         key = (row["contender"], row["questions"])
         self.measurements = [old for old in self.measurements if (old["contender"], old["questions"]) != key]
@@ -178,15 +190,16 @@ class Run:
         command += ["--result", str(result), "--model", self.facts.get("model", "")]
         command += ["--questions", *(f"{q:g}" for q in questions)]
         log, start = self.logs / f"{name}.log", time.perf_counter()
+        timeout = max(1.0, min(self.arguments.timeout, self.deadline - time.monotonic()))
         with open(log, "ab") as file:
             child = subprocess.Popen(
                 command, stdout=file, stderr=file, cwd=place, env=_environment(), start_new_session=True
             )
             try:
-                code = child.wait(timeout=self.arguments.timeout)
+                code = child.wait(timeout=timeout)
                 problem = "" if code == 0 else _last_line(log) or f"exit code {code}"
             except subprocess.TimeoutExpired:
-                problem = f"not done after {self.arguments.timeout:g} s"
+                problem = f"not done after {timeout:.0f} s"
             finally:
                 # Workers of a child that was killed would go on.
                 if child.poll() is None:
@@ -201,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and pictures (default: tiny)")
     add("--family", choices=FAMILIES, default="mllama", help="architecture (default: mllama)")
     add("--questions", type=float, nargs="+", default=[4.8, 3.6, 1.0], metavar="Q", help="questions a picture, mean")
-    add("--only", nargs="+", metavar="NAME", help=f"contenders, as names or patterns: {', '.join(CONTENDERS)}")
+    add("--only", nargs="+", metavar="NAME[@Q]", help=f"contenders, as names or patterns: {', '.join(CONTENDERS)}")
     add("--step-questions", type=int, default=24, metavar="N", help="questions of an optimizer step (default: 24)")
     add("--our-batch", type=int, metavar="N", help="batch_size of this project, sharing (default: real 24, tiny 4)")
     add("--their-batch", type=int, default=8, metavar="N", help="batch size of all others (default: 8)")
@@ -217,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--merge", type=Path, metavar="FILE", help="take over what that file has and this run does not measure")
     add("--logs", type=Path, metavar="DIR", help="keep what the processes write")
     add("--timeout", type=float, default=600, metavar="S", help="seconds for one contender (default: 600)")
+    add("--budget", type=float, default=float("inf"), metavar="S", help="seconds for all; what is left is not run then")
     add("--prepare", action="store_true", help=argparse.SUPPRESS)
     for name in ("--contender", "--model"):
         add(name, help=argparse.SUPPRESS)
@@ -225,12 +239,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
-    """Names of the contenders, in their order."""
-    for pattern in arguments.only or ():
-        if not fnmatch.filter(CONTENDERS, pattern):
+def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Names of the contenders, in their order, each with its numbers of questions a picture."""
+    chosen: dict[str, list[float]] = {}
+    for pattern in arguments.only or ["*"]:
+        glob, _, mean = pattern.partition("@")
+        names = fnmatch.filter(CONTENDERS, glob)
+        if not names:
             parser.error(f"--only {pattern}: no such contender; known: {', '.join(CONTENDERS)}")
-    return [name for name in CONTENDERS if not arguments.only or any(fnmatch.fnmatch(name, p) for p in arguments.only)]
+        if mean and mean not in [f"{q:g}" for q in arguments.questions]:
+            parser.error(f"--only {pattern}: {mean} is not among --questions")
+        for name in names:
+            chosen[name] = [float(mean)] if mean else arguments.questions
+    return {name: chosen[name] for name in CONTENDERS if name in chosen}
 
 
 def _child(arguments: argparse.Namespace) -> int:
