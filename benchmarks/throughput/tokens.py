@@ -1,4 +1,4 @@
-"""A stand-in tokenizer of the kind that Llama 3 and Qwen have, and the words that questions are made of.
+"""A stand-in tokenizer of the kind that Llama 3 and Qwen have.
 
 Every word is one token, so that the length of a row can be chosen. Ids lie below those of the real tokenizers; the
 sizes of embeddings and head are the model's own all the same.
@@ -11,11 +11,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-WORDS = """a the of in on and with by to his her their that who what where which woman man child saint angel king
-    couch river garden table window church mountain horse dog boat bridge crowd light shadow sky landscape portrait
-    painting picture canvas scene figure colour hand face dress book flower fruit stone wall door left right behind
-    beside between holding sitting standing looking wearing carrying painted shown seen stands sits holds looks red
-    blue green golden dark bright old young small large early late""".split()
+from throughput.words import WORDS
+
 TEMPLATE_TEXT = [
     "Answer the question about the picture in a few words.",
     "Question: Description: user assistant system You are a helpful assistant.\n\n",

@@ -94,6 +94,14 @@ def test_groups_have_the_mean_and_differ_in_size(load: Callable[[str], ModuleTyp
     assert len(set(sizes)) >= (3 if mean > 2 else 1)
 
 
+def test_nothing_that_unsloth_patches_is_imported_before_it() -> None:
+    modules = "throughput.child, throughput.theirs, throughput.ours"
+    code = f"import sys, {modules}; sys.exit(str([m for m in ('transformers', 'trl', 'peft') if m in sys.modules]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr.strip() == "[]"
+
+
 def measured(contender: str, questions: float, samples_per_s: float, peak_gb: float, **more: Any) -> dict[str, Any]:
     row = {"contender": contender, "questions": questions, "samples_per_s": samples_per_s, "peak_gb": peak_gb}
     run = {"started": "2026-01-01", "overrides": [], "our_batch": 24, "warmup": 4, "steps": 12}
