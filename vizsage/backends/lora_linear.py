@@ -2,8 +2,8 @@
 
 PEFT computes y = W x + s B (A x) under bfloat16 autocast as it would without: x goes to float32, where A lies, and
 autocast takes it back, so that each layer keeps a copy of x of its own; s and the sum are passes over all of y. Here x
-is read as it is, s is applied to A x, which is r wide, and B is multiplied right into W x: 5 kernels in place of 9, 8 in
-place of 11 on the way back (one more each for s other than 1), and no copy of x.
+is read as it is, s is applied to A x, which is r wide, and B is multiplied right into W x: 5 kernels in place of 9, 8
+in place of 11 on the way back (one more each for s other than 1), and no copy of x.
 
 Shapes: N tokens, r the rank of the adapter.
 """
