@@ -160,6 +160,15 @@ def test_checkpointed_layers_keep_little_for_the_backward_pass() -> None:
     assert kept(True) < 0.5 * kept(False)
 
 
+def test_a_frozen_tower_keeps_nothing_whoever_asks_for_a_gradient_of_its_input() -> None:
+    base, tower = tower_of()
+    base.enable_input_require_grads()
+    fast_tower(base)
+    assert not tower(**pixels(2)).last_hidden_state.requires_grad
+    tower.layernorm_post.requires_grad_(True)
+    assert tower(**pixels(2)).last_hidden_state.requires_grad
+
+
 def test_outputs_of_every_layer_can_still_be_asked_for() -> None:
     base, tower = tower_of()
     fast_tower(base)

@@ -48,7 +48,9 @@ def fast_tower(base: Any) -> None:
     ) -> Any:
         if kwargs:  # hidden states or attentions of each layer are wanted; `_attention` takes the dense mask too
             return original(pixel_values, aspect_ratio_ids, aspect_ratio_mask, **kwargs)
-        return _features(tower, pixel_values, aspect_ratio_ids, aspect_ratio_mask)
+        trained = any(parameter.requires_grad for parameter in tower.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return _features(tower, pixel_values, aspect_ratio_ids, aspect_ratio_mask)
 
     tower.forward = forward
 
