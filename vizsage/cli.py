@@ -73,6 +73,7 @@ def _train(options: argparse.Namespace) -> None:
 
     # Before torch and its company are imported, which takes seconds: a signal in that time is as good as a later one.
     with catch_signals() as latch:
+        _prepare_backend(config)
         from vizsage.training.run import train
 
         train(config, latch)
@@ -80,6 +81,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     config = _config(options)
+    _prepare_backend(config)
     from rich.console import Console
 
     from vizsage.evaluation.run import evaluate
@@ -106,6 +108,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     config = _config(options)
+    _prepare_backend(config)
     from vizsage.evaluation.predict import predict
 
     answer = predict(
@@ -147,6 +150,13 @@ def _config(options: argparse.Namespace) -> Config:
     from vizsage.config import load_config
 
     return load_config(options.config, options.overrides)
+
+
+def _prepare_backend(config: Config) -> None:
+    """unsloth has to be imported before the libraries that training and evaluation import."""
+    from vizsage.backends.loading import prepare
+
+    prepare(config)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

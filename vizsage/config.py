@@ -66,7 +66,9 @@ class Config(BaseModel):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
     trust_remote_code: bool = Field(False, description="Allow the base model to bring Python code of its own.")
-    backend: Literal["auto", "hf"] = Field("auto", description="Library that runs the model; hf: transformers + peft.")
+    backend: Literal["auto", "hf", "unsloth"] = Field(
+        "auto", description="Library that runs the model: hf (transformers and peft) or unsloth; auto: hf, the faster."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto: a GPU where there is one.")
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Attention kernel; auto: what transformers chooses."
@@ -117,6 +119,10 @@ class Config(BaseModel):
     share_images: Literal["auto"] | bool = Field(
         "auto",
         description="Compute a picture once for all its questions; same loss. auto: where the model allows it.",
+    )
+    torch_compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="Compile layers where share_images acts on a GPU: slow start, fast steps. auto: from 500 steps on.",
     )
     use_bf16: bool = Field(True, description="Compute in bfloat16 where the hardware has it.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_no_bool)] = Field(

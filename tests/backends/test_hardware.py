@@ -12,6 +12,7 @@ from vizsage.errors import ConfigError
 
 CPU = Hardware(cuda=False)
 GPU = Hardware(cuda=True, bf16=True, bitsandbytes=True, flash_attention=True)
+UNSLOTH = Hardware(cuda=True, bf16=True, bitsandbytes=True, unsloth=True)
 PLAIN = {"load_in_4bit": False, "use_bf16": False, "use_gradient_checkpointing": True}
 
 
@@ -97,11 +98,36 @@ def test_a_demanded_gpu_that_is_not_there_is_an_error() -> None:
     assert caught.value.exit_code == 2
 
 
+def test_auto_takes_hf() -> None:
+    assert resolved(CPU)[0].backend == "hf"
+    assert resolved(UNSLOTH)[0].backend == "hf"
+
+
+def test_unsloth_has_its_own_checkpointing() -> None:
+    config, warnings = resolve_for_hardware(Config(backend="unsloth"), UNSLOTH)
+    assert (config.backend, config.use_gradient_checkpointing, warnings) == ("unsloth", "unsloth", [])
+
+
+@pytest.mark.parametrize(
+    ("facts", "device", "problem"),
+    [
+        (UNSLOTH, "cpu", "it needs a GPU and device is cpu"),
+        (Hardware(cuda=False, unsloth=True), "auto", "it needs a GPU and PyTorch sees none here"),
+        (GPU, "auto", "it is not installed; `pip install -e .[unsloth]`"),
+    ],
+)
+def test_unsloth_is_demanded_where_it_cannot_run(facts: Hardware, device: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(facts, backend="unsloth", device=device)
+    assert str(caught.value) == f"backend: found 'unsloth', but {problem}; or set backend to auto or hf"
+    assert caught.value.exit_code == 2
+
+
 def test_other_settings_are_untouched() -> None:
     before = Config(lora_r=3, seed=5)
     after, _ = resolve_for_hardware(before, CPU)
     changed = {name for name in Config.model_fields if getattr(before, name) != getattr(after, name)}
-    assert changed == {"device", "load_in_4bit", "use_bf16", "use_gradient_checkpointing"}
+    assert changed == {"device", "backend", "load_in_4bit", "use_bf16", "use_gradient_checkpointing"}
 
 
 def test_looks_at_this_machine() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,15 @@ class LoadedModel:
     """A base model in eval mode, every weight frozen, with its processor.
 
     `base_identity` tells bases apart wherever they lie: "commit:<sha>" of a Hugging Face repository, or
-    "content:<sha256>" of a folder. `dtype` is what the model computes in.
+    "content:<sha256>" of a folder. `dtype` is what the model computes in. `checkpointing` switches the backend's
+    gradient checkpointing on, as the settings say, once the model has an adapter to train.
     """
 
     model: Any
     processor: Any
     base_identity: str
     dtype: torch.dtype
+    checkpointing: Callable[[Any, Config], None]
 
 
 def base_path_of(config: Config) -> str:

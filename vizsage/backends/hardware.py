@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Literal
 
 from vizsage.config import Config
 from vizsage.errors import ConfigError
 
+# auto: hf. It computes a picture once for all of its questions (share_images), which outweighs what unsloth's kernels
+# gain; the table of training speed in README.md has the numbers. A rule by model or GPU would stand here.
+_AUTO_BACKEND: Literal["hf", "unsloth"] = "hf"
 _NEED_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 
 
@@ -19,6 +23,12 @@ class Hardware:
     bf16: bool = False
     bitsandbytes: bool = False
     flash_attention: bool = False
+    unsloth: bool = False
+
+
+def choose_backend(config: Config) -> Literal["hf", "unsloth"]:
+    """The library that runs the model. Whether it can is for `resolve_for_hardware` to say. Imports nothing."""
+    return _AUTO_BACKEND if config.backend == "auto" else config.backend
 
 
 def detect_hardware() -> Hardware:
@@ -31,21 +41,25 @@ def detect_hardware() -> Hardware:
         bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         flash_attention=importlib.util.find_spec("flash_attn") is not None,
+        unsloth=importlib.util.find_spec("unsloth") is not None,
     )
 
 
 def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple[Config, list[str]]:
     """Replace what cannot act here; a second pass over the result changes nothing.
 
-    Returns the settings with `device` decided (cpu or cuda) and one warning for each replaced setting.
-    Raises ConfigError when a GPU is demanded and there is none.
+    Returns the settings with `device` (cpu or cuda) and `backend` (hf or unsloth) decided and one warning for each
+    replaced setting. Raises ConfigError when a GPU or unsloth is demanded and not there.
     """
     facts = facts or detect_hardware()
     if config.device == "cuda" and not facts.cuda:
         raise ConfigError("device: found 'cuda', but PyTorch sees no GPU here; set device to auto or cpu")
     cuda = facts.cuda and config.device != "cpu"
     where = "on a CPU" if not cuda else "on this GPU"
-    changes: dict[str, object] = {"device": "cuda" if cuda else "cpu"}
+    backend = choose_backend(config)
+    if backend == "unsloth":
+        demand_unsloth(config, facts)
+    changes: dict[str, object] = {"device": "cuda" if cuda else "cpu", "backend": backend}
     warnings: list[str] = []
 
     def replace(key: str, value: object, reason: str) -> None:
@@ -60,7 +74,7 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     if config.optim in _NEED_BITSANDBYTES and not (cuda and facts.bitsandbytes):
         missing = "a GPU" if not cuda else "bitsandbytes, which is not installed"
         replace("optim", "adamw_torch", f"this optimizer needs {missing}")
-    if config.use_gradient_checkpointing == "unsloth":
+    if config.use_gradient_checkpointing == "unsloth" and backend != "unsloth":
         replace("use_gradient_checkpointing", True, "the hf backend has the ordinary variant only")
     if config.attn_implementation == "flash_attention_2":
         bf16 = bool(changes.get("use_bf16", config.use_bf16))
@@ -68,6 +82,19 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
             missing = "a GPU" if not cuda else "flash-attn, which is not installed" if bf16 else "bfloat16"
             replace("attn_implementation", "sdpa", f"flash attention needs {missing}")
     return config.model_copy(update=changes), warnings
+
+
+def demand_unsloth(config: Config, facts: Hardware) -> None:
+    """Raise ConfigError unless unsloth can run here."""
+    problem = None
+    if config.device == "cpu":
+        problem = "it needs a GPU and device is cpu"
+    elif not facts.cuda:
+        problem = "it needs a GPU and PyTorch sees none here"
+    elif not facts.unsloth:
+        problem = "it is not installed; `pip install -e .[unsloth]`"
+    if problem:
+        raise ConfigError(f"backend: found 'unsloth', but {problem}; or set backend to auto or hf")
 
 
 def _yaml(value: object) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vizsage.backends.base import LoadedModel, base_path_of, content_identity
 from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.config import Config
-from vizsage.errors import CheckpointError, ConfigError
+from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 10.0
@@ -25,8 +28,8 @@ def load_processor(config: Config) -> Any:
 
     Raises ConfigError: no such model, no vision-language model, a library missing. CheckpointError: files damaged.
     """
-    where, _, options = _locate(config)
-    return _load_processor(config, where, options)
+    where, _, options = locate(config)
+    return load_processor_from(config, where, options)
 
 
 def load_base(config: Config) -> LoadedModel:
@@ -37,45 +40,69 @@ def load_base(config: Config) -> LoadedModel:
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+    from transformers import AutoModelForImageTextToText
+
+    from vizsage.backends.memory import allocation_failures
 
     config, warnings = resolve_for_hardware(config)
     for warning in warnings:
         log.warning("%s", warning)
-    where, identity, options = _locate(config)
-    processor = _load_processor(config, where, options)
+    where, identity, options = locate(config)
+    processor = load_processor_from(config, where, options)
     dtype = torch.bfloat16 if config.use_bf16 else torch.float32
     if config.load_in_4bit:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
+        options["quantization_config"] = quantisation(dtype)
     if config.attn_implementation != "auto":
         options["attn_implementation"] = config.attn_implementation
     if config.device == "cuda":
         options["device_map"] = {"": device_of(config)}
+    failures = allocation_failures()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             where, dtype=dtype, output_loading_info=True, **options
         )
         model, info = loaded
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+        if is_out_of_memory(error) or allocation_failures() > failures:
+            raise torch.OutOfMemoryError(_one_line(error)) from error
         raise CheckpointError(
             f"model_name {config.model_name}: its weights cannot be loaded: {_one_line(error)}; fetch the model again"
         ) from error
+    refuse_absent_weights(config, info)
+    model.requires_grad_(False)
+    model.eval()
+    return LoadedModel(model, processor, identity or content_identity(Path(where)), dtype, _switch_checkpointing)
+
+
+def quantisation(dtype: torch.dtype) -> Any:
+    """4 bits as QLoRA has them, computing in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def refuse_absent_weights(config: Config, info: dict[str, Any]) -> None:
+    """Raise CheckpointError where transformers' loading info names weights that it made up with random numbers."""
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if absent:  # transformers would go on with random numbers in their place
+    if absent:
         raise CheckpointError(
             f"model_name {config.model_name}: {len(absent)} weights are missing or of the wrong shape, the first is "
             f"{absent[0]}; fetch the model again"
         )
-    model.requires_grad_(False)
-    model.eval()
-    return LoadedModel(model, processor, identity or content_identity(Path(where)), dtype)
+
+
+def _switch_checkpointing(model: Any, config: Config) -> None:
+    """Gradient checkpointing of `model` with its adapter, where the settings ask for it.
+
+    transformers, PEFT and the Trainer would all make the embeddings require a gradient, those of the vision tower
+    included; checkpointing that is not reentrant has no need of it.
+    """
+    if config.use_gradient_checkpointing:
+        base = model.get_base_model()
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.disable_input_require_grads()
 
 
 def device_of(config: Config) -> str:
@@ -83,7 +110,7 @@ def device_of(config: Config) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if config.device == "cuda" else "cpu"
 
 
-def _locate(config: Config) -> tuple[str, str | None, dict[str, Any]]:
+def locate(config: Config) -> tuple[str, str | None, dict[str, Any]]:
     """Where the base lies, "commit:<sha>" if it comes from the hub, and the options of every `from_pretrained`."""
     path = base_path_of(config)
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
@@ -138,7 +165,8 @@ def _hub_commit(config: Config) -> tuple[str, bool]:
         return Path(cached).parent.name, True
 
 
-def _load_processor(config: Config, where: str, options: dict[str, Any]) -> Any:
+def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> Any:
+    """`load_processor`, of a base that `locate` has found."""
     from transformers import AutoConfig, AutoProcessor
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 

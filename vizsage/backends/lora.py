@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE, LoadedModel, cuda_devices, foreign_folder
+from vizsage.backends.lora_linear import fast_lora
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints, fingerprint
-from vizsage.errors import CheckpointError, ConfigError
+from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory
 from vizsage.files import fsync_dir, fsync_tree, write_json
 
 
@@ -52,14 +53,15 @@ def add_adapter(loaded: LoadedModel, config: Config) -> Any:
             torch.manual_seed(config.seed)
             model = get_peft_model(loaded.model, lora)
     except (ImportError, ValueError, RuntimeError) as error:
-        if config.loftq_config is None or isinstance(error, torch.OutOfMemoryError):
+        if config.loftq_config is None or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"loftq_config: LoftQ needs a GPU, bitsandbytes and scipy ({reason}); set loftq_config: null"
         ) from error
     _restrict_biases(model, config)
-    _prepare_training(model, config)
+    _prepare_training(model)
+    loaded.checkpointing(model, config)
     return model
 
 
@@ -114,7 +116,8 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
         raise CheckpointError(f"{folder}: the adapter cannot be loaded: {' '.join(str(error).split())}") from error
     _restrict_biases(model, config)
     if trainable:
-        _prepare_training(model, config)
+        _prepare_training(model)
+        loaded.checkpointing(model, config)
     return model if trainable else model.eval()
 
 
@@ -181,18 +184,13 @@ def _exchange(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _prepare_training(model: Any, config: Config) -> None:
-    base = model.get_base_model()
+def _prepare_training(model: Any) -> None:
     for parameter in model.parameters():
         # PEFT does this for LoRA weights only; in bfloat16 a norm's weight of 1 would not feel an update of 0.003.
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.float()
-    _run_frozen_vision_without_gradient(base)
-    if config.use_gradient_checkpointing:
-        # transformers, PEFT and the Trainer would all make the embeddings require a gradient, those of the vision
-        # tower included; checkpointing that is not reentrant has no need of it.
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-        base.disable_input_require_grads()
+    fast_lora(model)
+    _run_frozen_vision_without_gradient(model.get_base_model())
 
 
 def _run_frozen_vision_without_gradient(base: Any) -> None:

@@ -138,6 +138,10 @@ def fingerprint(processor: Any, config: Config, base_identity: str) -> dict[str,
     """What an adapter was trained on and must be used with: prompt, template, pixels, base model."""
     images = processor.image_processor
     pixels = {name: _plain(getattr(images, name)) for name in _PIXEL_LIMITS if getattr(images, name, None) is not None}
+    # Two names of one limit: which of them a processor of Qwen has depends on who loads it.
+    for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        if name in pixels and isinstance(pixels.get("size"), dict) and pixels["size"].get(edge) == pixels[name]:
+            del pixels[name]
     pixels["resize_px"] = config.resize_px
     template = processor.chat_template or processor.tokenizer.chat_template or ""
     return {

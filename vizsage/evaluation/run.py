@@ -70,7 +70,7 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     RepeatingError (GPU memory exceeded).
     """
     from vizsage.backends.hardware import resolve_for_hardware
-    from vizsage.backends.hf import load_base
+    from vizsage.backends.loading import load_base
     from vizsage.backends.lora import load_adapter
     from vizsage.backends.memory import memory_reported
     from vizsage.data.prompts import fingerprint

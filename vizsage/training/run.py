@@ -11,9 +11,10 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PrinterCallback
 
+from vizsage.backends.base import LoadedModel
 from vizsage.backends.generation import generate_answers
 from vizsage.backends.hardware import resolve_for_hardware
-from vizsage.backends.hf import load_base
+from vizsage.backends.loading import load_base, load_early
 from vizsage.backends.lora import add_adapter, save_adapter
 from vizsage.backends.memory import memory_exceeded, memory_reported
 from vizsage.backends.shared_image.sharing import share_images
@@ -55,11 +56,13 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
     config, warnings = resolve_for_hardware(config)
     if config.resume and _is_done_for(config):
         return None
-    world = PartialState(cpu=config.device == "cpu")
-    if world.is_main_process:
+    if int(os.environ.get("RANK", "0")) == 0:
         for warning in warnings:
             log.warning(warning)
     quick_check(config)
+    with memory_reported(config, "loading the base model"):
+        loaded = load_early(config)
+    world = PartialState(cpu=config.device == "cpu")
     with only_one(config.output_dir, world):
         record, plan = _plan(config, world)
         if not config.resume and not record.goes_on_anew(plan.identity):
@@ -76,7 +79,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
         if not plan.settled and not memory_is_limited(config):
             plan = plan.with_batch_size(DEFAULT)
             log.warning("batch_size: auto replaced by %d: on a CPU there is no limit to find", DEFAULT)
-        return _attempt(plan, given, record, world, latch, checkpoint)
+        return _attempt(plan, given, record, world, latch, checkpoint, loaded)
 
 
 def _is_done_for(config: Config) -> bool:
@@ -122,10 +125,11 @@ def _attempt(
     world: PartialState,
     latch: SignalLatch,
     checkpoint: Path | None,
+    loaded: LoadedModel | None,
 ) -> None:
     """Train, and write down how it ended, however it ends."""
     output_dir, main = plan.config.output_dir, world.is_main_process
-    run = _Run(plan, record, world, latch, checkpoint)
+    run = _Run(plan, record, world, latch, checkpoint, loaded)
     if main:
         write_text(output_dir / "config.yaml", config_to_yaml(given))
         # How the attempt before ended stays in run.json; a kill must not leave its outcome as that of this one.
@@ -164,10 +168,16 @@ class _Run:
     """One attempt at a plan. `go` is its story."""
 
     def __init__(
-        self, plan: Plan, record: RunRecord, world: PartialState, latch: SignalLatch, checkpoint: Path | None
+        self,
+        plan: Plan,
+        record: RunRecord,
+        world: PartialState,
+        latch: SignalLatch,
+        checkpoint: Path | None,
+        loaded: LoadedModel | None,
     ) -> None:
         self.plan, self.config, self.record, self.world, self.latch = plan, plan.config, record, world, latch
-        self.checkpoint = checkpoint
+        self.checkpoint, self.loaded = checkpoint, loaded
         self.step = checkpoints.step_of(checkpoint) if checkpoint else 0
         self.progress = Progress(**checkpoints.read_progress(checkpoint)) if checkpoint else Progress()
         self.tracker = Tracker()
@@ -177,7 +187,7 @@ class _Run:
     def go(self) -> None:
         """Load, continue or start, train, save the best weights."""
         with memory_reported(self.config, "loading the base model"):
-            loaded = load_base(self.config)
+            loaded = self.loaded or load_base(self.config)
             self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
         sharing = share_images(self.model.get_base_model(), self.processor, self.config)
         collate = TrainCollator(self.processor, self.config, share_images=sharing is not None)
