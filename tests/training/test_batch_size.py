@@ -134,17 +134,15 @@ def test_the_longest_samples_are_tried(make_config: MakeConfig, data_dir: Path, 
     assert batch["input_ids"].numel() > alone["input_ids"].numel()
 
 
-def test_large_pictures_count_where_they_make_tokens(
-    make_config: MakeConfig, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The texts are alike; one of six pictures is larger, and one candidate of each kind is looked at."""
+def test_large_pictures_count_where_they_make_tokens(make_config: MakeConfig, data_dir: Path) -> None:
+    """One of six pictures is larger and has a short answer; one candidate of each kind is looked at."""
     from tests.families import model_folder
 
-    Image.new("RGB", (300, 200), "red").save(data_dir / "Images" / "4.png")
+    Image.new("RGB", (300, 200), "red").save(data_dir / "Images" / "0.png")
     config = make_config(model_name=str(model_folder("qwen2_vl")), batch_size="auto")
     trial, _ = trial_of(config)
     [longest] = longest_groups(make_plan(config), trial.collate, limit=1)
-    assert longest[0].image.name == "4.png"
+    assert longest[0].image.name == "0.png"
 
 
 def test_a_bad_picture_among_the_longest_stops_the_run(make_config: MakeConfig, data_dir: Path) -> None:
@@ -322,6 +320,21 @@ def test_a_kill_in_the_search_leaves_a_run_that_begins_anew(
     train(config)
     assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 2, "attempt": 2}
     assert recorded(config)["settings"]["batch_size"] == 8
+
+
+def test_resume_false_interrupted_goes_on_with_the_number(
+    make_config: MakeConfig,
+    limit: Callable[[int], None],
+    tokens_of: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit(tokens_of(2))
+    config = make_config(batch_size="auto", resume=False)
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, config, 5, 15)
+    monkeypatch.setattr(run, "find_batch_size", never)
+    train(config)
+    assert [attempt["resumed_from_step"] for attempt in recorded(config)["attempts"]] == [0, 5]
 
 
 def test_where_other_settings_mend_a_failure_the_number_is_found_anew(
