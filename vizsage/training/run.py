@@ -194,6 +194,8 @@ class _Run:
         if not self.plan.settled:
             self._settle(find_batch_size(self.plan, self.model, collate, sharing))
         config, plan = self.config, self.plan
+        if sharing is not None:
+            sharing.compile(config, steps=plan.total_steps - self.step)
         before = self._show_example("before training")
         flow = Flow(
             config,

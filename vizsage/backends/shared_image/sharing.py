@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vizsage.backends.shared_image.attention import use_flex_attention
+from vizsage.backends.shared_image.compiled import compile_blocks
 from vizsage.backends.shared_image.masks import (
     CrossMask,
     build_mask,
@@ -17,6 +18,7 @@ from vizsage.backends.shared_image.masks import (
     within_window,
 )
 from vizsage.backends.shared_image.mllama import accept_cross_masks
+from vizsage.backends.shared_image.tower import fast_tower
 from vizsage.config import Config
 from vizsage.data.prompts import picture_precedes_question
 
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 # Names of the architectures in transformers. Others may well work; none is used that no test compares.
 _MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
+_STEPS_WORTH_COMPILING = 500
 _OF_THE_ROW = ("depth", "subtree_end", "tree", "position_ids")
 
 
@@ -67,7 +70,15 @@ class Sharing:
         self.kind = base.config.model_type
         self.flex = use_flex_attention(base)
         if self.kind == "mllama":
+            fast_tower(base)
             accept_cross_masks(base)
+
+    def compile(self, config: Config, steps: int) -> None:
+        """Compile the language model's blocks where config.torch_compile asks for it; `steps` are still to do."""
+        wanted = steps >= _STEPS_WORTH_COMPILING if config.torch_compile == "auto" else config.torch_compile
+        if wanted and self.flex:
+            log.info("torch_compile: the first steps compile the layers, which takes a minute or two")
+            compile_blocks(self.base)
 
     def with_positions(self, batch: dict[str, Any]) -> dict[str, Any]:
         """`batch`, on the CPU still, with "position_ids": [1, N], for multimodal positions [3, 1, N].

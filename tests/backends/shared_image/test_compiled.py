@@ -1,0 +1,73 @@
+"""Compiled blocks give the same numbers, with one piece of code for all blocks of a kind. On a CPU without a compiler:
+traced and differentiated by torch.compile, run by PyTorch's own kernels, with dense masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from tests.backends.shared_image.test_sharing import run, sharing_of
+from tests.families.data import samples, settings
+from vizsage.backends.hf import load_base
+from vizsage.backends.lora import add_adapter
+from vizsage.backends.shared_image import compiled
+from vizsage.data.collate import TrainCollator
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("family", "graphs", "recompute"),
+    [("mllama", 3, False), ("mllama", 3, True), ("gemma3", 4, False), ("qwen2_5_vl", 2, True)],
+)
+def test_compiled_blocks_change_nothing(
+    family: str, graphs: int, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another length compiles nothing new: a graph for each kind of block, and one more where no gradient comes in."""
+    config = settings(family, use_gradient_checkpointing=recompute)
+    loaded = load_base(config)
+    model = add_adapter(loaded, config).train()
+    sharing = sharing_of(model, loaded.processor, config)
+    collate = TrainCollator(loaded.processor, config, share_images=True)
+    batches = [collate(samples()), collate(samples()[:5]), collate(samples()[3:])]
+    plain, expected = run(model, batches, sharing)
+    kept = saved_bytes(model, batches, sharing)
+    monkeypatch.setattr(compiled, "is_packed", lambda mask: isinstance(mask, torch.Tensor) and mask.dim() == 4)
+    compiled.compile_blocks(sharing.base, backend="aot_eager")
+    found, gradients = run(model, batches, sharing)
+    assert found == pytest.approx(plain, abs=1e-6)
+    for name in expected:
+        assert torch.allclose(gradients[name], expected[name], rtol=1e-4, atol=1e-7), name
+    assert 0 < counters["stats"]["unique_graphs"] <= graphs
+    assert not counters["graph_break"]
+    if recompute:
+        # Not eight times as much; compiled code counts the mask once a block.
+        assert saved_bytes(model, batches, sharing) < 2 * kept
+
+
+def saved_bytes(model: Any, batches: list[dict[str, Any]], sharing: Any) -> int:
+    """Bytes that autograd keeps for the backward passes of `batches`, weights left aside."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    total = 0
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        if tensor.untyped_storage().data_ptr() not in weights:
+            total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run(model, batches, sharing)
+    return total

@@ -1,0 +1,59 @@
+"""The language model's blocks, compiled for packed rows.
+
+Eager, a step of LoRA on an 11B model launches some ten thousand small kernels, and a short row waits for Python rather
+than for the GPU. Blocks of one kind share their compiled code; lengths are dynamic, so a new one compiles nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
+
+Forward = Callable[..., Any]
+
+
+def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
+    """Compile the decoder layers of `base` for training on packed rows; all else runs them as they are.
+
+    Gradient checkpointing, where it is switched on already, moves into the compiled code: around it, each block would
+    pay for it in Python, three times a step.
+    """
+    compiled: dict[type, Forward] = {}
+    for block in base.get_decoder().layers:
+        kind, recompute = type(block), getattr(block, "gradient_checkpointing", False)
+        if kind not in compiled:
+            forward = _recomputed(kind.forward) if recompute else kind.forward
+            compiled[kind] = torch.compile(forward, dynamic=True, backend=backend)
+        if recompute:
+            block.gradient_checkpointing = False
+        block.forward = _choice(block, compiled[kind], recompute)
+
+
+def _choice(block: nn.Module, compiled: Forward, recompute: bool) -> Forward:
+    plain = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not block.training:
+            return plain(*args, **kwargs)
+        if is_packed(kwargs.get("attention_mask")):
+            return compiled(block, *args, **kwargs)
+        return checkpoint(plain, *args, use_reentrant=False, **kwargs) if recompute else plain(*args, **kwargs)
+
+    return forward
+
+
+def is_packed(mask: Any) -> bool:
+    """Whether a layer's mask is that of a packed row."""
+    return isinstance(mask, BlockMask)
+
+
+def _recomputed(forward: Forward) -> Forward:
+    def recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, block, *args, use_reentrant=False, **kwargs)
+
+    return recomputed
