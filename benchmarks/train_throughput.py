@@ -7,7 +7,7 @@ a contender failed. What cannot run on the machine is shown with the reason.
 
 unsloth trains as its notebooks do, but its collator is told to leave the pictures as large as they are (`resize`), as
 all others have them; --unsloth-resize min is its own default. Peak memory is torch's count of the GPU's, on a CPU the
-resident memory of the process.
+resident memory of the process, loading included.
 """
 
 from __future__ import annotations

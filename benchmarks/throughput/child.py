@@ -59,7 +59,7 @@ def measure(name: str, job: Job, model: Path, questions: list[float], result: Pa
 
 def _tokens_around(processor: Any) -> int:
     """Text tokens of a row that are not its question's: instruction, template, answer (two words)."""
-    return len(processor.tokenizer(_row_text(processor, ""), add_special_tokens=False)["input_ids"])
+    return len(processor.tokenizer(_row_text(processor, "woman"), add_special_tokens=False)["input_ids"]) - 1
 
 
 def _plain_row(processor: Any, job: Job, mean: float) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def free_memory() -> bool:
 
     gc.collect()
     if not torch.cuda.is_available():
-        reset_resident_peak()
+        _reset_resident_peak()
         return True
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -72,7 +72,7 @@ def peak_gb() -> float | None:
     return int(words[words.index("VmHWM:") + 1]) * 1024 / 1e9
 
 
-def reset_resident_peak() -> None:
+def _reset_resident_peak() -> None:
     """Let Linux count the resident peak from now on; elsewhere, or where that is forbidden, it stays."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

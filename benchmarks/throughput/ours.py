@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
-from throughput.machine import free_memory, peak_gb, reset_resident_peak
+from throughput.machine import free_memory, peak_gb
 from throughput.questions import data_settings, read_samples
 from vizsage.data.batching import memory_order
 from vizsage.files import read_jsonl
@@ -23,7 +23,6 @@ def measure(contender: Contender, job: Job, model: Path, questions: list[float])
     from vizsage.cli import main
 
     for mean in questions:
-        reset_resident_peak()
         output_dir = Path(job.work) / f"run-{contender.name}-{mean:g}"
         settings = run_settings(contender, job, model, mean, output_dir)
         path = output_dir.with_suffix(".yaml")
@@ -46,6 +45,8 @@ def run_settings(contender: Contender, job: Job, model: Path, mean: float, outpu
         "model_name": str(model),
         "backend": contender.backend,
         "share_images": contender.shared,
+        # What `auto` does in a run of 500 steps or more: this is to measure such a run, not its first minutes.
+        "torch_compile": contender.shared and job.size == "real",
         "load_in_4bit": contender.bits == 4,
         "lora_r": LORA["r"],
         "lora_alpha": LORA["lora_alpha"],

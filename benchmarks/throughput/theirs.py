@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
-from throughput.machine import free_memory, peak_gb, reset_resident_peak
+from throughput.machine import free_memory, peak_gb
 from throughput.questions import read_samples
 from throughput.rows import describe_rows
 
@@ -163,12 +163,12 @@ def measure_trainer(
     """One short training for each number of questions a picture, all of the same model."""
     for mean in questions:
         trainer = make(mean)
-        free_memory()
-        reset_resident_peak()
         watch = Watch(trainer)
         trainer.train()
         warmup, _ = job.measured_steps(contender)
         yield {"questions": mean, **watch.figures(warmup), "peak_gb": peak_gb()}
+        del trainer, watch
+        free_memory()  # the model stays
 
 
 class Watch:
