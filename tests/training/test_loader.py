@@ -1,9 +1,20 @@
-"""The processes that read ahead end with the training, whatever still holds their iterator."""
+"""How a step is cut into micro-batches, and that the processes which read ahead end with the training."""
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.families.data import picture, samples, settings
+from vizsage.backends.hf import load_processor
+from vizsage.data.collate import TrainCollator
+from vizsage.data.sample import Sample
+from vizsage.training.loader import cut_step, steps_ahead
 
 # The iterator lies in a cycle that no collection reached before the end, as in a trainer's frames.
 PROGRAM = """
@@ -28,3 +39,57 @@ loader.end()
 
 def test_a_process_ends_although_its_iterator_is_kept() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=120)
+
+
+@functools.cache
+def collator(max_seq_length: int, share_images: bool) -> TrainCollator:
+    config = settings("qwen2_vl", max_seq_length=max_seq_length)
+    return TrainCollator(load_processor(config), config, share_images=share_images)
+
+
+def asked(*group_sizes: int) -> list[Sample]:
+    return [
+        replace(
+            samples()[number % 2], sample_id=f"{image}-{number}", image=replace(picture("red"), name=f"{image}.png")
+        )
+        for image, size in enumerate(group_sizes)
+        for number in range(size)
+    ]
+
+
+def pictures(batch: dict[str, Any]) -> int:
+    return len(batch["image_grid_thw"])
+
+
+def test_plain_micro_batches_hold_batch_size_rows() -> None:
+    batches = list(cut_step(asked(5, 3), collator(512, False), 2))
+    assert [len(batch["labels"]) for batch in batches] == [2, 2, 2, 2]
+
+
+def test_packed_micro_batches_hold_batch_size_pictures() -> None:
+    """All questions of a step in one forward pass where the plain way takes four."""
+    batches = list(cut_step(asked(5, 3), collator(512, True), 2))
+    assert [pictures(batch) for batch in batches] == [2]
+    assert [pictures(batch) for batch in cut_step(asked(1, 1, 1, 1, 1), collator(512, True), 2)] == [2, 2, 1]
+
+
+def test_packed_micro_batches_hold_batch_size_times_max_seq_length_tokens() -> None:
+    """Groups are kept together while they fit, and one that does not fit is cut."""
+    collate = collator(128, True)
+    whole = collate(asked(2, 9))["input_ids"].shape[1]
+    batches = list(cut_step(asked(2, 9), collate, 1))
+    lengths = [batch["input_ids"].shape[1] for batch in batches]
+    assert max(lengths) <= 128 < whole
+    assert [pictures(batch) for batch in batches] == [1] * len(batches)
+    assert sum(len(batch["targets"]) for batch in batches) == len(collate(asked(2, 9))["targets"])
+
+
+def test_a_sample_that_is_too_long_for_the_budget_stands_alone() -> None:
+    """max_seq_length holds for each row, so a row of its own always fits."""
+    [batch] = cut_step(asked(1), collator(128, True), 1)
+    assert batch["input_ids"].shape[1] <= 128
+
+
+@pytest.mark.parametrize(("of_process", "ahead"), [(1, 4), (8, 4), (32, 2), (1000, 1)])
+def test_large_steps_are_prepared_less_far_ahead(of_process: int, ahead: int) -> None:
+    assert steps_ahead(of_process) == ahead

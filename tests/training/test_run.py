@@ -56,6 +56,19 @@ def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_sharing_pictures_changes_no_loss(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The same samples in the same steps: 2 x 2 questions of up to 3 on a picture, validated on the way."""
+    found = {}
+    for share in (True, False):
+        config = make_config(
+            lora_dropout=0, logging_steps=1, share_images=share, output_dir=str(tmp_path / f"shared-{share}")
+        )
+        train(config)
+        found[share] = [line["loss"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
+    assert found[True] == pytest.approx(found[False], abs=1e-4)
+    assert len(found[True]) == 9
+
+
 def test_a_finished_run_is_not_run_again(make_config: MakeConfig) -> None:
     config = make_config()
     train(config)

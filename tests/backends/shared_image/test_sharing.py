@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -109,3 +110,90 @@ def test_groups_of_each_size(family: str, size: int) -> None:
 def test_mixed_groups_with_and_without_descriptions(family: str, vision: bool) -> None:
     asked = [s for seed, size in ((20, 11), (21, 1), (22, 4)) for s in group(size, seed, descriptions=seed != 21)]
     assert_same(family, asked, vision=vision)
+
+
+def logits_of(family: str, asked: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Logits at the answer tokens of each sample in a packed row, by sample_id: [tokens of its answer, vocabulary]."""
+    model, processor, config = model_of(family, False)
+    sharing = sharing_of(model, processor, config)
+    collate = TrainCollator(processor, config, share_images=True)
+    batch = sharing.with_positions(collate(asked))
+    positions = batch["target_positions"]
+    inputs = {k: v for k, v in batch.items() if k not in ("left_out", "target_positions", "targets")}
+    with torch.no_grad():
+        found = model(**sharing.model_inputs(inputs), use_cache=False, logits_to_keep=positions).logits[0]
+    by_targets = {tuple(collate.encoder.answer_ids(sample)): sample.sample_id for sample in asked}
+    assert len(by_targets) == len(asked), "answers tell the samples apart"
+    split, rest = {}, batch["targets"].tolist()
+    while rest:
+        answer = next(a for a in by_targets if tuple(rest[: len(a)]) == a)
+        split[by_targets[answer]], found, rest = found[: len(answer)], found[len(answer) :], rest[len(answer) :]
+    return split
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_text_of_one_question_or_answer_changes_no_logit_of_another(family: str) -> None:
+    """Of three questions on one picture and one on another, one is asked otherwise and another answered otherwise."""
+    first, second, third = group(3, 30, descriptions=True)
+    [other] = group(1, 31, descriptions=False)
+    asked = [
+        replace(sample, answer=answer)
+        for sample, answer in zip(
+            (first, second, third, other), ("red", "a blue baby", "two", "on the left"), strict=True
+        )
+    ]
+    before = logits_of(family, asked)
+    changed = list(asked)
+    changed[0] = replace(asked[0], question="Is this quite another question, and a longer one?")
+    changed[1] = replace(asked[1], answer="green couch")
+    after = logits_of(family, changed)
+    assert not torch.allclose(before[first.sample_id], after[first.sample_id], atol=1e-3)
+    assert before[second.sample_id].shape != after[second.sample_id].shape or not torch.allclose(
+        before[second.sample_id], after[second.sample_id], atol=1e-3
+    )
+    for sample in (third, other):
+        assert torch.allclose(before[sample.sample_id], after[sample.sample_id], atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_order_of_questions_in_a_group_does_not_matter(family: str) -> None:
+    """Not even to rounding: the tree is the same."""
+    _, processor, config = model_of(family, False)
+    collate = TrainCollator(processor, config, share_images=True)
+    asked = group(6, 40, descriptions=True)
+    one, other = collate(asked), collate(asked[::-1])
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one if name != "left_out")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_that_are_left_out_leave_the_others_as_they_are(family: str) -> None:
+    """And where none is left, there is a loss of 0 with a gradient."""
+    model, processor, _ = model_of(family, False)
+    config = settings(family, max_seq_length=200)
+    collate = TrainCollator(processor, config, share_images=True)
+    sharing = sharing_of(model, processor, config)
+    asked = group(3, 50, descriptions=False)
+    long = replace(asked[1], question="what " * 400)
+    batch = collate([asked[0], long, asked[2]])
+    assert [sample_id for sample_id, _ in batch["left_out"]] == [long.sample_id]
+    expected = collate([asked[0], asked[2]])
+    assert all(torch.equal(batch[name], expected[name]) for name in batch if name != "left_out")
+    nothing = collate([long])
+    assert [sample_id for sample_id, _ in nothing.pop("left_out")] == [long.sample_id]
+    assert count_targets(nothing) == 0
+    loss, _ = summed_loss(model, sharing.with_positions(nothing), sharing)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not gradient.any() for gradient in gradients(model).values())
+
+
+def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    model, processor, config = model_of("llava", False)
+    base = model.get_base_model()
+    unknown = copy.copy(base)
+    unknown.config = copy.deepcopy(base.config)
+    unknown.config.model_type = "some_vlm"
+    assert share_images(unknown, processor, config) is None
+    assert share_images(unknown, processor, settings("llava", share_images=False)) is None
+    assert caplog.text.count("models of the kind 'some_vlm' are not known") == 1
