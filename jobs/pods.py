@@ -9,7 +9,7 @@ from typing import Any
 from jobs.kubernetes import get, kubectl_for, run
 from jobs.manifest import CONTAINER, LABEL
 from jobs.submissions import Submission
-from vizsage.errors import EXIT_DATA, EXIT_REPEATS, EXIT_USAGE, VizSageError
+from vizsage.errors import TELLING, VizSageError
 
 Pod = dict[str, Any]
 
@@ -23,8 +23,6 @@ _CONDITIONS = {
     "SuccessCriteriaMet": "ending",
     "Suspended": "pending",
 }
-# Exit codes that name a cause; the pods that lose their peer end with others.
-_TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 # Pods of one job mostly wait for the same thing, and each question takes a moment.
 _ASKED_PODS = 3
 
@@ -77,7 +75,7 @@ def last_words(submission: Submission) -> str:
     if not failed:
         return ""
     failed.sort(key=_finished)
-    if telling := [state for state in failed if state["exitCode"] in _TELLING]:
+    if telling := [state for state in failed if state["exitCode"] in TELLING]:
         return str(telling[-1].get("message", ""))
     # What failed while the newest one ran is of the same attempt; times are in UTC, so their texts can be compared.
     began = failed[-1].get("startedAt") or ""

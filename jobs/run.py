@@ -29,12 +29,10 @@ from typing import Any
 from jobs.rendezvous import meet
 from vizsage.config import Config, load_config
 from vizsage.errors import (
-    EXIT_DATA,
     EXIT_DONE,
     EXIT_INTERRUPTED,
-    EXIT_REPEATS,
     EXIT_UNKNOWN,
-    EXIT_USAGE,
+    TELLING,
     ConfigError,
     VizSageError,
 )
@@ -53,8 +51,6 @@ command continues), others unknown. SIGTERM saves a checkpoint first.
 Several nodes: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment. PROCESSES_PER_NODE: instead of the
 number of GPUs. `vizsage` itself (check, predict, config, demo) is installed beside this command."""
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-# Exit codes that name a cause; the processes that lose their peer end with others.
-_TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 # The scheduler ends the job when its own patience ends.
 _GRACE_S = 24 * 3600
 # Other nodes see the outcome that the first one wrote when their shared storage shows it.
@@ -233,7 +229,7 @@ def _launch(command: list[str], environments: list[dict[str, str]], received: li
     failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
     codes = [failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode for failure in failures]
     # Times are whole seconds: of failures in one of them, the one that tells most.
-    return int(next((code for code in codes if code in _TELLING), codes[0] if codes else 0))
+    return int(next((code for code in codes if code in TELLING), codes[0] if codes else 0))
 
 
 def _asking_to_stop(number: int) -> int:

@@ -14,7 +14,7 @@ EXIT_DATA = 3
 EXIT_REPEATS = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
 TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
-"""Exit codes that name a cause; of several processes, those that lose their peer end with others."""
+"""Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
 
 

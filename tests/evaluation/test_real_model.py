@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vizsage.config import Config
-from vizsage.errors import CheckpointError, ConfigError, DataError
+from vizsage.errors import CheckpointError, ConfigError, DataError, RepeatingError
 from vizsage.evaluation.predict import predict
 from vizsage.evaluation.run import evaluate
 from vizsage.files import read_jsonl
@@ -105,6 +105,53 @@ def test_batch_size_and_streaming_do_not_change_the_answers(config: Config, adap
         files.append((run.output_dir / "evaluation_results/test/predictions.jsonl").read_bytes())
     assert files[0] == files[1] == files[2]
     assert len({tuple(ids) for ids in answers(run)}) > 5  # the model does not say one thing to everything
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of questions that fit into each forward pass in turn; then all fit."""
+    from vizsage.backends import memory
+    from vizsage.evaluation import run
+
+    fitting: list[int] = []
+    load_answerer = run.load_answerer
+
+    def limited(*args: Any) -> Any:
+        def refuse(module: Any, _: Any, kwargs: dict[str, Any]) -> None:
+            if fitting and len(kwargs["input_ids"]) > fitting.pop(0):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        answerer = load_answerer(*args)
+        answerer.model.register_forward_pre_hook(refuse, with_kwargs=True)
+        return answerer
+
+    monkeypatch.setattr(memory, "usage", lambda: "peak 9.1 of 10.0 GiB")
+    monkeypatch.setattr(run, "load_answerer", limited)
+    monkeypatch.setattr("vizsage.evaluation.predict.load_answerer", limited)
+    return fitting
+
+
+def test_a_batch_that_does_not_fit_ends_the_evaluation_with_the_numbers(
+    config: Config, tmp_path: Path, small_memory: list[int]
+) -> None:
+    run = with_output(config, tmp_path, eval_batch_size=8)
+    small_memory += [*[8] * 6, 4]  # the first batch of 6 tokens fits
+    with pytest.raises(
+        RepeatingError, match="during answering: peak 9.1 of 10.0 GiB with .*eval_batch_size 8"
+    ) as caught:
+        evaluate(run, base=True)
+    assert "lower eval_batch_size to 4" in str(caught.value)
+    assert len(answers(run, "test-base")) == 8
+    evaluate(with_output(run, tmp_path, eval_batch_size=4), base=True)
+    assert len(answers(run, "test-base")) == 19
+
+
+def test_a_question_that_does_not_fit(config: Config, small_memory: list[int]) -> None:
+    small_memory += [0]
+    with pytest.raises(RepeatingError, match="eval_batch_size 1") as caught:
+        predict(config, config.base_path / "Images" / "red.png", "what colour is it", base=True)
+    assert "lower eval_batch_size" not in str(caught.value)
+    assert caught.value.exit_code == 4
 
 
 def test_results_name_the_adapter(config: Config, adapter: Path, tmp_path: Path) -> None:
