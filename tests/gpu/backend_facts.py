@@ -1,0 +1,70 @@
+"""What a backend makes of a small model: `python -m tests.gpu.backend_facts BACKEND FOLDER settings.json`.
+
+A process of its own, because unsloth patches transformers in the process that imports it. Writes facts.pt and an
+adapter into FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vizsage.backends.loading import load_base, prepare
+from vizsage.config import Config, build_config
+
+
+def main() -> None:
+    """Settings, before anything that unsloth patches is imported; then the facts."""
+    backend, folder, settings = sys.argv[1:]
+    config = build_config({**json.loads(Path(settings).read_text()), "backend": backend})
+    prepare(config)
+    write_facts(config, Path(folder))
+
+
+def write_facts(config: Config, folder: Path) -> None:
+    """Loss and gradients, before and after answering; names and first weights of the adapter; the fingerprint."""
+    import torch
+
+    from tests.families.data import samples
+    from vizsage.backends.generation import generate_answers
+    from vizsage.backends.lora import add_adapter, save_adapter
+    from vizsage.backends.shared_image.sharing import share_images
+    from vizsage.data.collate import TrainCollator
+    from vizsage.data.prompts import fingerprint
+    from vizsage.training.loss import summed_loss
+
+    loaded = load_base(config)
+    model = add_adapter(loaded, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    save_adapter(model, loaded.processor, config, folder / "adapter", loaded.base_identity)
+    model.train()
+
+    def step(*, share: bool) -> tuple[float, dict[str, Any]]:
+        sharing = share_images(model.get_base_model(), loaded.processor, config) if share else None
+        assert (sharing is not None) == share, "this family shares pictures"
+        batch = TrainCollator(loaded.processor, config, share_images=share)(samples())
+        batch.pop("left_out")
+        batch = sharing.with_positions(batch) if sharing else batch
+        loss, _ = summed_loss(model, {name: value.to(model.device) for name, value in batch.items()}, sharing)
+        loss.backward()
+        gradients = {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return loss.item(), gradients
+
+    facts: dict[str, Any] = {"plain": step(share=False), "shared": step(share=True)}
+    answers = generate_answers(model, loaded.processor, samples(), config, batch_size=4, greedy=True)
+    facts["answers"] = [answer.token_ids for answer in answers]
+    assert model.training
+    facts |= {"plain again": step(share=False), "shared again": step(share=True)}
+    facts["fingerprint"] = fingerprint(loaded.processor, config, loaded.base_identity)
+    torch.save(facts, folder / "facts.pt")
+
+
+if __name__ == "__main__":
+    main()
