@@ -67,7 +67,7 @@ class Config(BaseModel):
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
     trust_remote_code: bool = Field(False, description="Allow the base model to bring Python code of its own.")
     backend: Literal["auto", "hf", "unsloth"] = Field(
-        "auto", description="Library that runs the model: hf (transformers and peft) or unsloth; auto: hf, the faster."
+        "auto", description="Library that runs the model: hf (transformers and peft) or unsloth; auto: hf."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto: a GPU where there is one.")
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(

@@ -27,7 +27,9 @@ STEPS = 9
 def curves(config: Config) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock or a restart may change; a step's loss before its validation."""
     lines = read_jsonl(config.output_dir / "metrics.jsonl")
-    plain = ({k: v for k, v in line.items() if k not in ("attempt", "samples_per_s", "data_wait_share")} for line in lines)
+    plain = (
+        {k: v for k, v in line.items() if k not in ("attempt", "samples_per_s", "data_wait_share")} for line in lines
+    )
     return sorted(plain, key=lambda line: (line["step"], "exact_match" in line))
 
 

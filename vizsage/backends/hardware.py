@@ -9,8 +9,9 @@ from typing import Literal
 from vizsage.config import Config
 from vizsage.errors import ConfigError
 
-# auto: hf. It computes a picture once for all of its questions (share_images), which outweighs what unsloth's kernels
-# gain; the table of training speed in README.md has the numbers. A rule by model or GPU would stand here.
+# auto: hf, on every model and GPU. What makes training fast here, a picture computed once for all of its questions, acts
+# on both, and what unsloth's kernels gain beside it does not pay for its start of a minute; README.md, Training speed,
+# has the numbers. A rule by model or GPU would stand here.
 _AUTO_BACKEND: Literal["hf", "unsloth"] = "hf"
 _NEED_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 
