@@ -25,15 +25,16 @@ from vizsage.data.prompts import fingerprint
 from vizsage.errors import EXIT_UNKNOWN, TELLING, Interrupted, RepeatingError, VizSageError, is_out_of_memory
 from vizsage.files import write_text
 from vizsage.interruption import SignalLatch, catch_signals
-from vizsage.record import RunRecord, check_same_run, read_outcome, versions, write_outcome
+from vizsage.record import RunRecord, read_outcome, versions, write_outcome
 from vizsage.training import checkpoints
 from vizsage.training.batch_size import DEFAULT, find_batch_size, memory_is_limited
 from vizsage.training.card import write_card
+from vizsage.training.continuation import from_checkpoint, is_done, is_done_for, plan_here
 from vizsage.training.directory import on_main, only_one, set_aside
 from vizsage.training.flow import Flow
 from vizsage.training.loader import Steps
 from vizsage.training.metrics import MetricsLog
-from vizsage.training.plan import Plan, adapter_is_there, draw_seed, make_plan
+from vizsage.training.plan import Plan
 from vizsage.training.progress import Progress
 from vizsage.training.tracking import Tracker, WandbTracker
 from vizsage.training.trainer import VisionTrainer, trainer_arguments
@@ -54,7 +55,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
             return train(config, caught)
     given = config
     config, warnings = resolve_for_hardware(config)
-    if config.resume and _is_done_for(config):
+    if config.resume and is_done_for(config):
         return None
     if int(os.environ.get("RANK", "0")) == 0:
         for warning in warnings:
@@ -64,58 +65,18 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
         loaded = load_early(config)
     world = PartialState(cpu=config.device == "cpu")
     with only_one(config.output_dir, world):
-        record, plan = _plan(config, world)
+        record, plan = plan_here(config, world)
         if not config.resume and not record.goes_on_anew(plan.identity):
             on_main(world, lambda: set_aside(config, record))
-            record, plan = _plan(config, world)
+            record, plan = plan_here(config, world)
         # Without a result or a checkpoint nothing is lost by other settings: a mistake in the first try is mended.
-        if _is_done(config, record, plan):
+        if is_done(config, record, plan):
             return None
-        checkpoint = on_main(world, lambda: checkpoints.newest_whole(config.output_dir))
-        if checkpoint:
-            before = checkpoints.read_identity(checkpoint)
-            plan = plan.continuing(before)
-            check_same_run(config.output_dir, before, plan.identity)
+        plan, checkpoint = from_checkpoint(plan, world)
         if not plan.settled and not memory_is_limited(config):
             plan = plan.with_batch_size(DEFAULT)
             log.warning("batch_size: auto replaced by %d: on a CPU there is no limit to find", DEFAULT)
         return _attempt(plan, given, record, world, latch, checkpoint, loaded)
-
-
-def _is_done_for(config: Config) -> bool:
-    """Whether the run is done, found out without the other processes: they may have ended for good."""
-    if not (config.output_dir / "outcome.json").is_file():
-        return False
-    record, outcome = RunRecord(config.output_dir), read_outcome(config.output_dir)
-    if not (outcome and outcome["exit_code"] == 0 and record.exists and adapter_is_there(config)):
-        return False
-    quick_check(config)
-    seed = draw_seed(config, record.recorded_seed())
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return _is_done(config, record, make_plan(config.model_copy(update={"seed": seed}), rank, processes))
-
-
-def _is_done(config: Config, record: RunRecord, plan: Plan) -> bool:
-    outcome = read_outcome(config.output_dir)
-    if not (outcome and outcome["exit_code"] == 0 and record.exists):
-        return False
-    before = record.content["identity"]
-    check_same_run(config.output_dir, before, plan.continuing(before).identity)
-    if adapter_is_there(config):
-        log.info("%s: already done after %d steps", config.output_dir, outcome["step"])
-        return True
-    return False
-
-
-def _plan(config: Config, world: PartialState) -> tuple[RunRecord, Plan]:
-    record = RunRecord(config.output_dir)
-    seed = on_main(world, lambda: draw_seed(config, record.recorded_seed()))
-    plan = make_plan(config.model_copy(update={"seed": seed}), world.process_index, world.num_processes)
-    if record.exists:
-        continued = plan.continuing(record.content["identity"])
-        # Where something else differs it is another run: for a mistake that is mended the number is found anew.
-        plan = continued if continued.identity == record.content["identity"] else plan
-    return record, plan
 
 
 def _attempt(
