@@ -57,8 +57,7 @@ def test_unsloth_on_a_cpu_is_one_line(command: str, write_settings: Callable[...
     done = run(["-m", "vizsage"], command, write_settings(model_name="none", backend="unsloth", device="cpu"))
     assert done.returncode == 2
     assert done.stderr == (
-        "vizsage: error: backend: found 'unsloth', but it needs a GPU and device is cpu; or set backend to auto or "
-        "hf\n"
+        "vizsage: error: backend: found 'unsloth', but it needs a GPU and device is cpu; or set backend to auto or hf\n"
     )
 
 
