@@ -46,7 +46,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child ends, too
     if arguments.merge and not arguments.merge.is_file():
         parser.error(f"--merge {arguments.merge}: no such file")
-    arguments.our_batch = arguments.our_batch or OUR_BATCH[arguments.size]
+    arguments.our_batch = arguments.our_batch or OUR_BATCH[arguments.size, arguments.family]
     for name in ("our_batch", "their_batch"):
         if arguments.step_questions % getattr(arguments, name):
             parser.error(f"--step-questions {arguments.step_questions} is no multiple of --{name.replace('_', '-')}")
@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--questions", type=float, nargs="+", default=[4.8, 3.6, 1.0], metavar="Q", help="questions a picture, mean")
     add("--only", nargs="+", metavar="NAME[@Q]", help=f"contenders, as names or patterns: {', '.join(CONTENDERS)}")
     add("--step-questions", type=int, default=24, metavar="N", help="questions of an optimizer step (default: 24)")
-    add("--our-batch", type=int, metavar="N", help="batch_size of this project, sharing (default: real 24, tiny 4)")
+    add("--our-batch", type=int, metavar="N", help="batch_size of this project when it shares; default: real 24")
     add("--their-batch", type=int, default=8, metavar="N", help="batch size of all others (default: 8)")
     add("--text-tokens", type=int, default=112, metavar="N", help="text tokens of a row, mean (default: 112)")
     add("--warmup", type=int, default=4, metavar="N", help="steps before the clock runs; half for who does not share")

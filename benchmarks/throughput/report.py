@@ -90,13 +90,14 @@ def find_bars(measurements: Iterable[Measurement], *, size: str, family: str) ->
 
 
 def make_table(measurements: Iterable[Measurement], title: str) -> Table:
-    """All measurements; a star marks figures and ratios of which a part comes from an earlier run."""
+    """All that was tried; a star marks figures and ratios of which a part comes from an earlier run."""
     heads = ("contender", "questions", "samples/s", "step s", "peak GB", "waiting", "x unsloth", "x TRL", "x plain")
     table = Table(*heads, title=title)
     for row in measurements:
         name, questions = row["contender"] + ("*" if row.get("merged") else ""), f"{row['questions']:g}"
         if "samples_per_s" not in row:
-            table.add_row(name, questions, "not run" if "not_run" in row else "failed")
+            if "failed" in row:
+                table.add_row(name, questions, "failed")
             continue
         wait, peak = row["data_wait_share"], row["peak_gb"]
         table.add_row(
@@ -111,11 +112,14 @@ def notes(measurements: Iterable[Measurement], expected_row: dict[str, Any]) -> 
     """What a reader of the table must know besides: why there is no figure, other rows than those of the rest, figures
     of other runs.
     """
+    rows = list(measurements)
     found: dict[str, None] = {}
-    for row in measurements:
-        for state, word in (("not_run", "not run"), ("failed", "failed")):
-            if state in row:
-                found[f"{row['contender']} {word}: {row[state]}"] = None
+    for reason in dict.fromkeys(row["not_run"] for row in rows if "not_run" in row):
+        names = dict.fromkeys(row["contender"] for row in rows if row.get("not_run") == reason)
+        found[f"not run: {reason}: {', '.join(names)}"] = None
+    for row in rows:
+        if "failed" in row:
+            found[f"failed: {row['contender']}, {row['questions']:g}: {row['failed']}"] = None
         for difference in row_differences(row["row"], expected_row) if row.get("row") else ():
             found[f"{row['contender']}: {difference}"] = None
         if row.get("merged"):

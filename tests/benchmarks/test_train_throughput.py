@@ -188,3 +188,13 @@ def test_rows_that_differ_are_told(load: Callable[[str], ModuleType]) -> None:
     assert load("throughput.report").notes(rows, expected) == ["unsloth-16bit: 1 tiles a picture instead of 4"]
     rows[0]["row"]["tiles"] = 4.0
     assert load("throughput.report").notes(rows, expected) == []
+
+
+def test_reasons_are_told_once(load: Callable[[str], ModuleType]) -> None:
+    names = ("unsloth-16bit", "unsloth-4bit")
+    rows = [{"contender": name, "questions": q, "not_run": "no GPU"} for name in names for q in (4.8, 1)]
+    rows.append({"contender": "trl-16bit", "questions": 1, "failed": "out of memory"})
+    assert load("throughput.report").notes(rows, {}) == [
+        "not run: no GPU: unsloth-16bit, unsloth-4bit",
+        "failed: trl-16bit, 1: out of memory",
+    ]
