@@ -173,7 +173,7 @@ def test_cached_model_serves_without_network(tmp_path: Path, monkeypatch: pytest
     loaded = load_base(named("org/small"))
     assert loaded.base_identity == f"commit:{commit}"
     # Told to look nowhere else: otherwise each file would be asked for again and again, half a minute each.
-    assert hf._locate(named("org/small"))[2] == {
+    assert hf.locate(named("org/small"))[2] == {
         "local_files_only": True,
         "revision": commit,
         "trust_remote_code": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import re
 from dataclasses import replace
@@ -307,3 +308,19 @@ def test_window_that_cannot_hold_the_picture_is_a_configuration_error() -> None:
 
 def test_folder_is_built_once() -> None:
     assert model_folder("mllama") == model_folder("mllama")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_pixels_are_those_of_the_processor_once_a_picture_in_the_dtype_asked_for(family: str) -> None:
+    config = settings(family)
+    processor = load_processor(config)
+    asked = samples()
+    collate = functools.partial(TrainCollator, processor, config, share_images=True)
+    exact, rounded = collate()(asked), collate(pixels=torch.bfloat16)(asked)
+    first_of_each = [next(s for s in asked if s.image.name == name) for name in dict.fromkeys(s.image.name for s in asked)]
+    expected = TrainCollator(processor, config)(first_of_each)
+    of_pictures = [name for name in expected if "pixel" in name or "aspect" in name or "grid" in name]
+    assert "pixel_values" in of_pictures
+    for name in of_pictures:
+        assert torch.equal(exact[name], expected[name])
+        assert torch.equal(rounded[name], expected[name].bfloat16() if expected[name].is_floating_point() else expected[name])

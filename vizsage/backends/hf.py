@@ -43,6 +43,7 @@ def load_base(config: Config) -> LoadedModel:
     from transformers import AutoModelForImageTextToText
 
     from vizsage.backends.memory import allocation_failures
+    from vizsage.backends.shared_image.tower import fast_tower
 
     config, warnings = resolve_for_hardware(config)
     for warning in warnings:
@@ -71,6 +72,7 @@ def load_base(config: Config) -> LoadedModel:
     refuse_absent_weights(config, info)
     model.requires_grad_(False)
     model.eval()
+    fast_tower(model)
     return LoadedModel(model, processor, identity or content_identity(Path(where)), dtype, _switch_checkpointing)
 
 

@@ -16,6 +16,7 @@ Shapes: I pictures, T tiles, P patches of a tile, S = T * padded patches, D chan
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import wraps
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -49,10 +50,16 @@ def fast_tower(base: Any) -> None:
         if kwargs:  # hidden states or attentions of each layer are wanted; `_attention` takes the dense mask too
             return original(pixel_values, aspect_ratio_ids, aspect_ratio_mask, **kwargs)
         trained = any(parameter.requires_grad for parameter in tower.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()), _own_precision(tower):
             return _features(tower, pixel_values, aspect_ratio_ids, aspect_ratio_mask)
 
     tower.forward = forward
+
+
+def _own_precision(tower: Any) -> Any:
+    """No autocast for a tower without trained layers: it would take each state to float32 and back, for the norms."""
+    one_dtype = all(p.dtype == tower.dtype for p in tower.parameters() if p.is_floating_point())
+    return torch.autocast(tower.device.type, enabled=False) if one_dtype else nullcontext()
 
 
 class _Layout(NamedTuple):
