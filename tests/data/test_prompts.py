@@ -150,6 +150,19 @@ def test_fingerprint_is_the_same_each_time(family: str) -> None:
     assert set(size) <= {"height", "width", "longest_edge", "shortest_edge"}
 
 
+def test_two_names_of_one_pixel_limit_are_one() -> None:
+    """unsloth gives the processors of Qwen min_pixels and max_pixels beside size; an adapter is at home with both."""
+    config = settings("qwen2_5_vl")
+    processor = load_processor(config)
+    saved = fingerprint(processor, config, "content:1")
+    size = processor.image_processor.size
+    processor.image_processor.min_pixels = size["shortest_edge"]
+    processor.image_processor.max_pixels = size["longest_edge"]
+    assert fingerprint(processor, config, "content:1") == saved
+    processor.image_processor.max_pixels += 1
+    assert compare_fingerprints(saved, fingerprint(processor, config, "content:1")) == ["pixel_limits"]
+
+
 def test_fingerprint_tells_what_changed() -> None:
     config = settings("mllama")
     processor = load_processor(config)
