@@ -47,7 +47,9 @@ def facts(backend: str, family: str, folder: Path, **changed: Any) -> dict[str, 
 
 
 @pytest.mark.parametrize("checkpointing", [False, True, "unsloth"])
-@pytest.mark.parametrize(("family", "vision"), [("mllama", False), ("mllama", True), ("qwen2_5_vl", True)])
+@pytest.mark.parametrize(
+    ("family", "vision"), [("mllama", False), ("mllama", True), ("qwen2_5_vl", True), ("qwen3_vl", True)]
+)
 def test_loss_gradients_and_answers_are_those_of_hf(
     family: str, vision: bool, checkpointing: bool | str, tmp_path: Path
 ) -> None:

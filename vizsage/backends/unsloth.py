@@ -16,9 +16,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint  # PyTorch's own: unsloth puts another one in its place when it loads
 
 from vizsage.backends.base import LoadedModel, content_identity
 from vizsage.backends.hardware import demand_unsloth, detect_hardware, resolve_for_hardware
@@ -50,8 +53,6 @@ def import_unsloth(config: Config) -> None:
     """
     if "unsloth" in sys.modules:
         return
-    import torch
-
     demand_unsloth(config, detect_hardware())
     if early := [name for name in _PATCHED if name in sys.modules]:
         raise ConfigError(
@@ -79,11 +80,11 @@ def load_base(config: Config) -> LoadedModel:
     Raises ConfigError and CheckpointError like vizsage.backends.hf.load_base, and ConfigError where unsloth cannot run.
     """
     import_unsloth(config)
-    import torch
     from unsloth import FastVisionModel
 
     from vizsage.backends import hf
     from vizsage.backends.memory import allocation_failures
+    from vizsage.backends.shared_image.tower import fast_tower
 
     config, warnings = resolve_for_hardware(config)
     for warning in warnings:
@@ -125,26 +126,34 @@ def load_base(config: Config) -> LoadedModel:
     model.requires_grad_(False)
     model.disable_input_require_grads()
     model.eval()
+    fast_tower(model)
     return LoadedModel(model, processor, identity or content_identity(Path(where)), dtype, _switch_checkpointing)
 
 
 def _switch_checkpointing(model: Any, config: Config) -> None:
-    """unsloth's preparation of a model that has an adapter: its gradient checkpointing, or none.
+    """unsloth's preparation of a model that has an adapter: its gradient checkpointing, PyTorch's, or none.
 
-    The modes of the parameters are put back afterwards: unsloth knows those of LoRA only and would freeze what
-    finetune_norm_layers trains.
+    unsloth's asks for a gradient of what goes into a layer, and keeps that on the CPU. The language model's embeddings
+    are made to have one; a trained vision part may have none (Qwen3-VL), and would silently not be trained, so that
+    one is checkpointed by PyTorch.
     """
-    import torch
     from unsloth import FastVisionModel
 
-    trainable = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
     with redirect_stdout(sys.stderr):
         FastVisionModel.post_patch_model(model, use_gradient_checkpointing=config.use_gradient_checkpointing)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trainable)
-        if name in trainable and parameter.dtype is not trainable[name]:
-            parameter.data = parameter.data.to(trainable[name])
-    assert any(p.requires_grad and p.dtype is torch.float32 for p in model.parameters())
+    for name, parameter in model.named_parameters():  # it freezes and casts all that is not LoRA, trained norms too
+        parameter.requires_grad_(name in trained)
+        if name in trained:
+            parameter.data = parameter.data.to(trained[name])
+    base = model.get_base_model()
+    offloaded = config.use_gradient_checkpointing == "unsloth"
+    language = set(base.get_decoder().modules()) if offloaded else set()
+    for module in base.modules():
+        if hasattr(module, "_gradient_checkpointing_func") and module not in language:
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    if not offloaded:
+        base.disable_input_require_grads()
 
 
 @contextmanager
