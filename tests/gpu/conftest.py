@@ -26,7 +26,7 @@ def leave() -> Iterator[Callable[[int], None]]:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + free_bytes) / total)
 
-        for size in (1 << 20, 1 << 14, 512) if not free_bytes else ():  # what is free in its own blocks
+        for size in (1 << 24, 1 << 21, 1 << 20, 1 << 14, 512) if not free_bytes else ():  # its own free blocks
             with contextlib.suppress(torch.OutOfMemoryError):
                 while True:
                     held.append(torch.empty(size, dtype=torch.uint8, device="cuda"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,8 @@ def test_the_largest_batch_that_fits_is_found(auto: Callable[..., Config], leave
     held = torch.cuda.memory_allocated()
     peaks = []
     for size in (8, 16):
+        gc.collect()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("vizsage.training.batch_size._HEAD_ROOM", 0.0)

@@ -84,6 +84,15 @@ def test_packed_micro_batches_hold_batch_size_times_max_seq_length_tokens() -> N
     assert sum(len(batch["targets"]) for batch in batches) == len(collate(asked(2, 9))["targets"])
 
 
+def test_rows_of_several_pictures_can_be_kept_short() -> None:
+    """A dense mask of a long row costs more than the pictures that it saves; one picture is never cut for it."""
+    config = settings("qwen2_vl")
+    collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
+    batches = list(cut_step(asked(2, 2, 2, 6), collate, 8))
+    assert [pictures(batch) for batch in batches] == [1, 1, 1, 1]
+    assert batches[-1]["input_ids"].shape[1] > 80
+
+
 def test_a_sample_that_is_too_long_for_the_budget_stands_alone() -> None:
     """max_seq_length holds for each row, so a row of its own always fits."""
     [batch] = cut_step(asked(1), collator(128, True), 1)

@@ -47,19 +47,25 @@ class TrainCollator:
     """
 
     def __init__(
-        self, processor: Any, config: Config, *, share_images: bool = False, pixels: torch.dtype = torch.float32
+        self,
+        processor: Any,
+        config: Config,
+        *,
+        share_images: bool = False,
+        pixels: torch.dtype = torch.float32,
+        row_tokens: int | None = None,
     ) -> None:
         """`share_images`: questions on one picture become a tree behind it (vizsage.data.packing).
 
         `pixels`: their dtype in packed rows. Models round them to their own first of all; done here, half of the bytes
-        go from worker to GPU.
+        go from worker to GPU. `row_tokens`: a packed row of several pictures shall not be longer.
         """
         if share_images:
             once = copy.copy(processor)
             once._process_images = _PicturesOnce(processor)
             processor = once
         self.encoder = PromptEncoder(processor, config)
-        self.config, self.share_images, self.pixels = config, share_images, pixels
+        self.config, self.share_images, self.pixels, self.row_tokens = config, share_images, pixels, row_tokens
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """One micro-batch: that of `plain`, or with `share_images` that of `packed`."""

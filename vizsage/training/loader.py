@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -17,6 +18,7 @@ from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
 from vizsage.errors import VizSageError
 
+T = TypeVar("T")
 Batch = dict[str, Any]
 _SAMPLES_AHEAD = 64  # of a worker; Llama 3.2 Vision's pixels are 15 MB a picture
 
@@ -85,19 +87,27 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         for start in range(0, len(samples), batch_size):
             yield collate(samples[start : start + batch_size])
         return
+    most = batch_size * collate.config.max_seq_length
+    several = min(most, collate.row_tokens or most)
     groups = evaluation_order(samples)
-    limit_tokens = batch_size * collate.config.max_seq_length
     waiting = [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
     while waiting:
         groups = waiting.pop()
         together = [sample for group in groups for sample in group]
         batch = collate(together)
-        if batch["input_ids"].shape[1] <= limit_tokens or len(together) == 1:
+        parts = math.ceil(batch["input_ids"].shape[1] / (several if len(groups) > 1 else most))
+        if parts == 1 or len(together) == 1:
             yield batch
         elif len(groups) > 1:
-            waiting += [groups[len(groups) // 2 :], groups[: len(groups) // 2]]
+            waiting += _cut(groups, parts)[::-1]
         else:
-            waiting += [[together[len(together) // 2 :]], [together[: len(together) // 2]]]
+            waiting += [[part] for part in _cut(together, parts)][::-1]
+
+
+def _cut(items: list[T], parts: int) -> list[list[T]]:
+    """`items` in `parts` contiguous parts, as equal as they can be; none is empty."""
+    parts = min(parts, len(items))
+    return [items[i * len(items) // parts : (i + 1) * len(items) // parts] for i in range(parts)]
 
 
 class TrainLoader:

@@ -151,7 +151,13 @@ class _Run:
             loaded = self.loaded or load_base(self.config)
             self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
         sharing = share_images(self.model.get_base_model(), self.processor, self.config)
-        collate = TrainCollator(self.processor, self.config, share_images=sharing is not None, pixels=loaded.dtype)
+        collate = TrainCollator(
+            self.processor,
+            self.config,
+            share_images=sharing is not None,
+            pixels=loaded.dtype,
+            row_tokens=sharing.row_tokens if sharing else None,
+        )
         if not self.plan.settled:
             self._settle(find_batch_size(self.plan, self.model, collate, sharing))
         config, plan = self.config, self.plan

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Names of the architectures in transformers. Others may well work; none is used that no test compares.
 _MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
+_DENSE_ROW_TOKENS = 1024
 _STEPS_WORTH_COMPILING = 500
 _OF_THE_ROW = ("depth", "subtree_end", "tree", "position_ids")
 
@@ -73,10 +74,18 @@ class Sharing:
             fast_tower(base)
             accept_cross_masks(base)
 
+    @property
+    def row_tokens(self) -> int | None:
+        """Longest row of several pictures that is worth its mask: a dense one grows with the square of the tokens."""
+        return None if self.flex else _DENSE_ROW_TOKENS
+
     def compile(self, config: Config, steps: int) -> None:
-        """Compile the language model's blocks where config.torch_compile asks for it; `steps` are still to do."""
+        """Compile the language model's blocks where config.torch_compile asks for it; `steps` are still to do.
+
+        Not those of unsloth, which compiles them itself and switches their checkpointing.
+        """
         wanted = steps >= _STEPS_WORTH_COMPILING if config.torch_compile == "auto" else config.torch_compile
-        if wanted and self.flex:
+        if wanted and self.flex and config.backend != "unsloth":
             log.info("torch_compile: the first steps compile the layers, which takes a minute or two")
             compile_blocks(self.base)
 
