@@ -9,9 +9,9 @@ from typing import Literal
 from vizsage.config import Config
 from vizsage.errors import ConfigError
 
-# auto: hf, on every model and GPU. What makes training fast here, a picture computed once for all of its questions,
-# acts on both; what unsloth's kernels gain beside it does not pay for its start of a minute. README.md, Training speed,
-# has the numbers. A rule by model or GPU would stand here.
+# auto: hf, on every model and GPU. What makes training fast here is a picture computed once for all of its questions;
+# with it and with compiled blocks hf is several times as fast as unsloth is without. It acts on unsloth as well, and
+# benchmarks/train_throughput.py compares the two. A rule by model or GPU would stand here.
 _AUTO_BACKEND: Literal["hf", "unsloth"] = "hf"
 _NEED_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 
