@@ -34,7 +34,7 @@ FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size do_sample temperature top_p top_k num_beams "
     "debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model save_path "
     "name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device "
-    "batch_size grad_accum share_images use_gradient_checkpointing seed reproducible".split()
+    "batch_size grad_accum share_images torch_compile use_gradient_checkpointing seed reproducible".split()
 )
 GLOBAL_BATCH = "batch_size x grad_accum x processes"
 """Name in an identity of the samples of one optimizer step."""
@@ -96,10 +96,15 @@ def run_identity(config: Config, *, global_batch: int | str, seed: int, data: st
     return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data}
 
 
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What two identities differ in. An older one may name a setting that has become free since; that is none."""
+    keys = (before.keys() | now.keys()) - (FREE_SETTINGS - {"seed"})
+    return sorted(key for key in keys if before.get(key) != now.get(key))
+
+
 def check_same_run(output_dir: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ConfigError naming every setting that differs from how the run in `output_dir` began."""
-    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    if keys:
+    if keys := differences(before, now):
         changes = "; ".join(f"{k} was {before.get(k)!r}, is now {now.get(k)!r}" for k in keys)
         raise ConfigError(
             f"{output_dir}: holds a run with other settings ({changes}); give it the same settings to continue, "
@@ -142,7 +147,7 @@ class RunRecord:
 
     def goes_on_anew(self, identity: dict[str, Any]) -> bool:
         """Whether this very run was begun with resume: false and has not ended: the same command then continues it."""
-        if not self.exists or self.content["identity"] != identity:
+        if not self.exists or differences(self.content["identity"], identity):
             return False
         last = self.content["attempts"][-1]
         return last.get("resume") is False and last.get("exit_code") not in (0, 2, 3, 4)

@@ -152,3 +152,44 @@ def test_workers_change_nothing(make_config: MakeConfig, uninterrupted: Callable
     config = make_config(use_streaming=True, num_proc=3)
     train(config)
     assert adapter_bytes(config) == adapter_bytes(whole)
+
+
+def test_a_run_begun_by_an_earlier_version_goes_on(
+    make_config: MakeConfig, uninterrupted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its identity has settings that have become free since, and not those that came later; done, it is done."""
+    whole = uninterrupted()
+    config = make_config()
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, config, 4, signal.SIGTERM)
+    records = (config.output_dir / "run.json", config.output_dir / "checkpoint-4" / "identity.json")
+
+    def as_before() -> None:
+        for path in filter(Path.exists, records):
+            content = json.loads(path.read_text())
+            identity = content.get("identity", content)
+            assert not {"share_images", "torch_compile"} & identity.keys()
+            identity["use_gradient_checkpointing"] = False
+            path.write_text(json.dumps(content))
+
+    monkeypatch.setattr("vizsage.training.checkpoints.damage", lambda folder: None)
+    as_before()
+    train(config)
+    assert outcome(config) == {"exit_code": 0, "reason": "done", "step": STEPS, "attempt": 2}
+    assert adapter_bytes(config) == adapter_bytes(whole)
+    as_before()
+    train(config)
+    assert outcome(config)["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"share_images": False}, {"torch_compile": False}, {"use_gradient_checkpointing": True}]
+)
+def test_what_only_makes_a_step_faster_may_change(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, make_config(), 2, signal.SIGTERM)
+    config = make_config(**changes)
+    train(config)
+    assert outcome(config)["step"] == STEPS

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from vizsage.check import quick_check
 from vizsage.config import Config
-from vizsage.record import RunRecord, check_same_run, read_outcome
+from vizsage.record import RunRecord, check_same_run, differences, read_outcome
 from vizsage.training import checkpoints
 from vizsage.training.directory import on_main
 from vizsage.training.plan import Plan, adapter_is_there, draw_seed, make_plan
@@ -50,9 +50,10 @@ def plan_here(config: Config, world: PartialState) -> tuple[RunRecord, Plan]:
     seed = on_main(world, lambda: draw_seed(config, record.recorded_seed()))
     plan = make_plan(config.model_copy(update={"seed": seed}), world.process_index, world.num_processes)
     if record.exists:
-        continued = plan.continuing(record.content["identity"])
+        before = record.content["identity"]
+        continued = plan.continuing(before)
         # Where something else differs it is another run: for a mistake that is mended the number is found anew.
-        plan = continued if continued.identity == record.content["identity"] else plan
+        plan = plan if differences(before, continued.identity) else continued
     return record, plan
 
 
