@@ -17,6 +17,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from vizsage.backends.shared_image.masks import build_mask, tree_rule
 
 log = logging.getLogger(__name__)
+BESIDE_SDPA = "flex_beside_sdpa"
 
 
 def use_flex_attention(base: Any) -> bool:
@@ -26,20 +27,16 @@ def use_flex_attention(base: Any) -> bool:
     cannot be kept beside it; and not where the kernels cannot be compiled.
     """
     text = base.config.get_text_config()
-    current = text._attn_implementation
-    if str(current).startswith(_PREFIX):
+    if text._attn_implementation == BESIDE_SDPA:
         return True
-    if base.device.type != "cuda" or current != "sdpa" or getattr(text, "attention_dropout", 0.0):
+    if base.device.type != "cuda" or text._attn_implementation != "sdpa" or getattr(text, "attention_dropout", 0.0):
         return False
     if not _compiles(base):
         return False
-    AttentionInterface.register(_PREFIX + current, _attention)
-    AttentionMaskInterface.register(_PREFIX + current, AttentionMaskInterface()[current])
-    text._attn_implementation = _PREFIX + current
+    AttentionInterface.register(BESIDE_SDPA, _attention)
+    AttentionMaskInterface.register(BESIDE_SDPA, AttentionMaskInterface()["sdpa"])
+    text._attn_implementation = BESIDE_SDPA
     return True
-
-
-_PREFIX = "flex_beside_"
 
 
 def _attention(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vizsage.backends.shared_image.attention import use_flex_attention
+from vizsage.backends.shared_image.attention import BESIDE_SDPA, use_flex_attention
 from vizsage.backends.shared_image.compiled import compile_blocks
 from vizsage.backends.shared_image.masks import (
     CrossMask,
@@ -38,7 +38,7 @@ def why_plain(base: Any, processor: Any, config: Config) -> str | None:
     text = base.config.get_text_config()
     if kind not in _MULTIMODAL_POSITIONS + _PLAIN_POSITIONS:
         return f"models of the kind {kind!r} are not known to give the same result"
-    if text._attn_implementation not in ("eager", "sdpa"):
+    if text._attn_implementation not in ("eager", "sdpa", BESIDE_SDPA):
         return (
             f"attn_implementation {text._attn_implementation} cannot show each question only its own picture and text"
         )
