@@ -14,7 +14,7 @@ from tests.families.data import picture, samples, settings
 from vizsage.backends.hf import load_processor
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
-from vizsage.training.loader import cut_step, steps_ahead
+from vizsage.training.loader import cut_step, read_ahead
 
 # The iterator lies in a cycle that no collection reached before the end, as in a trainer's frames.
 PROGRAM = """
@@ -99,6 +99,12 @@ def test_a_sample_that_is_too_long_for_the_budget_stands_alone() -> None:
     assert batch["input_ids"].shape[1] <= 128
 
 
-@pytest.mark.parametrize(("of_process", "ahead"), [(1, 4), (8, 4), (32, 2), (1000, 1)])
-def test_large_steps_are_prepared_less_far_ahead(of_process: int, ahead: int) -> None:
-    assert steps_ahead(of_process) == ahead
+@pytest.mark.parametrize(
+    ("of_process", "found"), [(1, (8, 4)), (8, (8, 4)), (32, (8, 2)), (64, (4, 1)), (1000, (1, 1))]
+)
+def test_large_steps_are_prepared_less_far_ahead_by_fewer_workers(of_process: int, found: tuple[int, int]) -> None:
+    assert read_ahead(8, of_process) == found
+
+
+def test_no_worker_stays_none() -> None:
+    assert read_ahead(0, 1000)[0] == 0

@@ -20,7 +20,7 @@ from vizsage.errors import VizSageError
 
 T = TypeVar("T")
 Batch = dict[str, Any]
-_SAMPLES_AHEAD = 64  # of a worker; Llama 3.2 Vision's pixels are 15 MB a picture
+_SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256  # of a worker, of all; Llama 3.2 Vision's pixels are 15 MB a picture
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,13 @@ class TrainLoader:
         self._iterators.clear()
 
 
-def steps_ahead(of_process: int) -> int:
-    """Steps of `of_process` samples to prepare ahead: enough, and not so many that pictures fill the shared memory."""
-    return max(1, min(4, _SAMPLES_AHEAD // of_process))
+def read_ahead(num_proc: int | None, of_process: int) -> tuple[int, int]:
+    """Worker processes, and steps of `of_process` samples that each prepares ahead.
+
+    Fewer of both where steps are large, whose pictures would fill the shared memory; at least one step is prepared.
+    """
+    workers = worker_count(num_proc)
+    return min(workers, max(1, _SAMPLES_IN_FLIGHT // of_process)), max(1, min(4, _SAMPLES_AHEAD // of_process))
 
 
 def worker_count(num_proc: int | None) -> int:

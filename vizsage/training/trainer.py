@@ -22,7 +22,7 @@ from vizsage.data.prompts import compare_fingerprints
 from vizsage.errors import CheckpointError, RepeatingError, VizSageError
 from vizsage.files import write_json
 from vizsage.training import checkpoints
-from vizsage.training.loader import Steps, TrainLoader, steps_ahead, worker_count
+from vizsage.training.loader import Steps, TrainLoader, read_ahead
 from vizsage.training.loss import count_targets, summed_loss
 from vizsage.training.progress import Progress
 
@@ -93,8 +93,8 @@ class VisionTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> Any:
         """The steps from the first one on that is still to do."""
-        workers, pin_memory = worker_count(self.config.num_proc), self.args.device.type == "cuda"
-        self.loader = TrainLoader(self.steps, workers, pin_memory, steps_ahead(self.steps.share.of_process))
+        workers, ahead = read_ahead(self.config.num_proc, self.steps.share.of_process)
+        self.loader = TrainLoader(self.steps, workers, self.args.device.type == "cuda", ahead)
         return self.loader
 
     def end_workers(self) -> None:
