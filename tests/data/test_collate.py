@@ -317,10 +317,25 @@ def test_packed_pixels_are_those_of_the_processor_once_a_picture_in_the_dtype_as
     asked = samples()
     collate = functools.partial(TrainCollator, processor, config, share_images=True)
     exact, rounded = collate()(asked), collate(pixels=torch.bfloat16)(asked)
-    first_of_each = [next(s for s in asked if s.image.name == name) for name in dict.fromkeys(s.image.name for s in asked)]
+    first_of_each = [
+        next(s for s in asked if s.image.name == name) for name in dict.fromkeys(s.image.name for s in asked)
+    ]
     expected = TrainCollator(processor, config)(first_of_each)
     of_pictures = [name for name in expected if "pixel" in name or "aspect" in name or "grid" in name]
     assert "pixel_values" in of_pictures
     for name in of_pictures:
         assert torch.equal(exact[name], expected[name])
-        assert torch.equal(rounded[name], expected[name].bfloat16() if expected[name].is_floating_point() else expected[name])
+        assert torch.equal(
+            rounded[name], expected[name].bfloat16() if expected[name].is_floating_point() else expected[name]
+        )
+
+
+@pytest.mark.parametrize("share_images", [False, True])
+def test_two_pictures_of_one_name_stay_two(share_images: bool) -> None:
+    """Embedded images often keep the base name of their file alone: a/0.png and b/0.png are both 0.png."""
+    config = settings("llava")
+    red, blue = (replace(picture(colour), name="0.png") for colour in ("red", "blue"))
+    asked = [replace(sample, image=image) for sample, image in zip(samples()[:4], (red, blue, red, blue), strict=True)]
+    found = TrainCollator(load_processor(config), config, share_images=share_images)(asked)["pixel_values"]
+    assert len(found) == (2 if share_images else 4)
+    assert not torch.equal(found[0], found[1])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vizsage.config import Config
-from vizsage.data.encoding import EncodedPrompts, PromptEncoder
+from vizsage.data.encoding import EncodedPrompts, PromptEncoder, picture_numbers
 from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
 from vizsage.errors import DataError
@@ -98,9 +98,9 @@ class TrainCollator:
             if len(kept) == len(samples) or (not kept and len(samples) == 1):
                 break
             samples = kept or samples[:1]  # the stand-in of one that is left out: a loss of 0 that has a gradient
-        groups: dict[str, list[int]] = {}
-        for i, sample in enumerate(samples):
-            groups.setdefault(sample.image.name, []).append(i)
+        groups: dict[int, list[int]] = {}
+        for i, number in enumerate(picture_numbers(samples)):
+            groups.setdefault(number, []).append(i)
         batch = _pack(_append_answers(encoded, answers, 0), list(groups.values()))
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}
         batch["left_out"] = list(left_out.items())

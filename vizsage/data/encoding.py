@@ -5,6 +5,7 @@ Shapes: B samples, P prompt tokens. Image tokens are expanded by the model's own
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from PIL import Image
 from vizsage.config import Config
 from vizsage.data.images import BadImage, EmbeddedImage, load_image
 from vizsage.data.prompts import AnswerLayout, render_prompt
-from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError, DataError
+from vizsage.data.sample import ImageRef, Sample
+from vizsage.errors import ConfigError
 
 _BLANK_PX = 64
 
@@ -182,13 +183,12 @@ class PromptEncoder:
 
     def _rows(self, samples: Sequence[Sample], *, skip_bad: bool) -> list[_Row]:
         """Render and decode; the questions of an image group share one decoded picture."""
-        decoded: dict[str, Image.Image | str] = {}
+        decoded: dict[int, Image.Image | str] = {}
         rows = []
-        for sample in samples:
-            name = sample.image.name
-            if name not in decoded:
-                decoded[name] = self._load(sample, skip_bad=skip_bad)
-            image = decoded[name]
+        for sample, number in zip(samples, picture_numbers(samples), strict=True):
+            if number not in decoded:
+                decoded[number] = self._load(sample, skip_bad=skip_bad)
+            image = decoded[number]
             words = len(_word_ends(sample.description))
             row = _Row(sample, self._blank_image, self._render(sample, words), words)
             if isinstance(image, str):
@@ -206,6 +206,24 @@ class PromptEncoder:
             if not skip_bad:
                 raise
             return str(error)
+
+
+def picture_numbers(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the number of its picture, counted from the first on.
+
+    One name may stand for several pictures: data sets that embed theirs often keep no more than the base name of a
+    file. So where a name refers to several places, their bytes decide. Raises DataError when they cannot be had.
+    """
+    places: dict[str, set[ImageRef]] = {}
+    for sample in samples:
+        places.setdefault(sample.image.name, set()).add(sample.image)
+    keys = {
+        ref: (name, hashlib.sha256(ref.read()).digest() if len(refs) > 1 else b"")
+        for name, refs in places.items()
+        for ref in refs
+    }
+    numbers: dict[tuple[str, bytes], int] = {}
+    return [numbers.setdefault(keys[sample.image], len(numbers)) for sample in samples]
 
 
 def _one_line(error: BaseException) -> str:
