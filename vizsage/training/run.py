@@ -162,7 +162,7 @@ class _Run:
             self._settle(find_batch_size(self.plan, self.model, collate, sharing))
         config, plan = self.config, self.plan
         if sharing is not None:
-            sharing.compile(config, steps=plan.total_steps - self.step)
+            sharing.compile(config, steps=plan.total_steps)
         before = self._show_example("before training")
         flow = Flow(
             config,

@@ -80,7 +80,7 @@ class Sharing:
         return None if self.flex else _DENSE_ROW_TOKENS
 
     def compile(self, config: Config, steps: int) -> None:
-        """Compile the language model's blocks where config.torch_compile asks for it; `steps` are still to do.
+        """Compile the language model's blocks where config.torch_compile asks for it, in a run of `steps`.
 
         Not those of unsloth, which compiles them itself and switches their checkpointing.
         """
