@@ -18,7 +18,6 @@ from vizsage.backends.shared_image.masks import (
     within_window,
 )
 from vizsage.backends.shared_image.mllama import accept_cross_masks
-from vizsage.backends.shared_image.tower import fast_tower
 from vizsage.config import Config
 from vizsage.data.prompts import picture_precedes_question
 
@@ -29,7 +28,7 @@ _MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
 _DENSE_ROW_TOKENS = 1024
 _STEPS_WORTH_COMPILING = 500
-_OF_THE_ROW = ("depth", "subtree_end", "tree", "position_ids")
+_OF_THE_ROW = ("depth", "subtree_end", "tree")
 
 
 def why_plain(base: Any, processor: Any, config: Config) -> str | None:
@@ -71,7 +70,6 @@ class Sharing:
         self.kind = base.config.model_type
         self.flex = use_flex_attention(base)
         if self.kind == "mllama":
-            fast_tower(base)
             accept_cross_masks(base)
 
     @property
@@ -119,7 +117,6 @@ class Sharing:
         Its "target_positions" and "targets" are the caller's.
         """
         inputs = {name: value for name, value in batch.items() if name not in _OF_THE_ROW}
-        inputs["position_ids"] = batch["position_ids"]
         rule = tree_rule(batch["subtree_end"])
         if self.kind == "gemma3":
             rule = with_picture_blocks(rule, batch["token_type_ids"][0])
