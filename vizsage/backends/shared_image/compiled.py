@@ -23,6 +23,9 @@ def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
     Gradient checkpointing, where it is switched on already, moves into the compiled code: around it, each block would
     pay for it in Python, three times a step.
     """
+    # With dynamic=True a float (a norm's epsilon, LoRA's scale) would come in as a tensor on the CPU, and reading it
+    # there be compiled in C++: a second compiler, which an image for training need not have. All blocks have the same.
+    torch._dynamo.config.specialize_float = True
     compiled: dict[type, Forward] = {}
     for block in base.get_decoder().layers:
         kind, recompute = type(block), getattr(block, "gradient_checkpointing", False)
