@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError
+from vizsage.errors import ConfigError, one_line
 
 
 def _no_bool(value: Any) -> Any:
@@ -397,7 +397,7 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{path}: {where}broken YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: broken YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: broken YAML: {one_line(error)}") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):

@@ -54,6 +54,11 @@ class Interrupted(VizSageError):
     exit_code = EXIT_INTERRUPTED
 
 
+def one_line(error: BaseException) -> str:
+    """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether GPU memory ran out. PyTorch's own error is known by name, because torch is not imported here.
 
