@@ -43,7 +43,7 @@ class CheckpointError(VizSageError):
 
 
 class RepeatingError(VizSageError):
-    """The run failed in a way that will repeat: loss not finite, GPU memory exceeded."""
+    """The run failed in a way that will repeat: loss not finite, GPU memory exceeded, shared memory full."""
 
     exit_code = EXIT_REPEATS
 
