@@ -205,6 +205,8 @@ class Config(BaseModel):
     def _together(self) -> Config:
         """Rules over several settings."""
         problems = []
+        if self.backend == "unsloth" and self.device == "cpu":
+            problems.append("backend: found 'unsloth', but it needs a GPU and device is cpu, so set either to auto")
         if self.external_knowledge and self.external_knowledge_path is None:
             problems.append("external_knowledge: true needs external_knowledge_path, the table of descriptions")
         if not (self.finetune_vision_layers or self.finetune_language_layers):
