@@ -24,7 +24,7 @@ from vizsage.errors import CheckpointError, DataError, RepeatingError, VizSageEr
 from vizsage.files import write_json
 from vizsage.training import checkpoints
 from vizsage.training.loader import Steps, TrainLoader, read_ahead
-from vizsage.training.loss import count_targets, summed_loss
+from vizsage.training.loss import count_targets, on_device, summed_loss
 from vizsage.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -132,8 +132,6 @@ class VisionTrainer(SFTTrainer):
         batches = inputs["micro_batches"]
         loss = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches, start=1):
-            if self.sharing is not None:
-                batch = self.sharing.with_positions(batch)
             # Processes may have different numbers of micro-batches; they meet at the last one.
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -157,11 +155,8 @@ class VisionTrainer(SFTTrainer):
         """Not counted: the Trainer's estimate is for a dense model without pictures."""
         return 0
 
-    def _prepare_input(self, data: Any) -> Any:
-        """Pictures lie in pinned memory: their copy to the GPU need not be waited for."""
-        if isinstance(data, torch.Tensor):
-            return data.to(self.args.device, non_blocking=True)
-        return super()._prepare_input(data)
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return on_device(inputs, self.sharing, self.args.device)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called once a step, before the optimizer: the last moment at which the weights are still good.
