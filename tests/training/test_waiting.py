@@ -92,7 +92,7 @@ class Unsendable(IterableDataset[object]):
 
 def test_what_cannot_be_handed_over_is_an_error() -> None:
     loader = TrainLoader(Unsendable(), 1, False)
-    with pytest.raises(VizSageError, match=r"failed: .*pickle.*num_proc"):
+    with pytest.raises(VizSageError, match=r"failed \(.*pickle.*\); set num_proc"):
         list(loader)
     loader.end()
 

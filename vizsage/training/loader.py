@@ -221,7 +221,7 @@ def _failed(error: BaseException) -> VizSageError:
             "in a pod a larger emptyDir of medium Memory at /dev/shm"
         )
     return VizSageError(
-        f"a worker process that reads data failed: {what}; set num_proc lower, or to 0 to read without workers"
+        f"a worker process that reads data failed ({what}); set num_proc lower, or to 0 to read without workers"
     )
 
 
