@@ -14,7 +14,7 @@ from jobs.profile import Profile
 from jobs.script import sbatch_parameters, script_text, task_command
 from jobs.spec import Work
 from jobs.submissions import Submission, now
-from vizsage.errors import ConfigError, VizSageError
+from vizsage.errors import ConfigError, VizSageError, one_line
 
 _WORDS = {
     "PENDING": "pending",
@@ -69,7 +69,7 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
         lines = [
             line.partition("sbatch: error:")[2].strip() for line in str(error).splitlines() if "sbatch: error" in line
         ]
-        raise ConfigError(f"sbatch refused the job: {'; '.join(lines) or ' '.join(str(error).split())}") from None
+        raise ConfigError(f"sbatch refused the job: {'; '.join(lines) or one_line(error)}") from None
     finally:
         for left in folder.glob(".submission_file_*.sh"):
             if not left.is_symlink():

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vizsage.config import RUN_FILES, Config, load_config
-from vizsage.errors import ConfigError, VizSageError
+from vizsage.errors import ConfigError, VizSageError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +273,7 @@ def _short(error: Exception) -> str:
         return f"cannot be read: {error.strerror}"
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 def _or_none(value: float | Damaged | None) -> float | None:

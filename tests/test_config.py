@@ -162,6 +162,7 @@ def test_a_rule_over_several_settings_is_silent_about_a_key_that_is_wrong_itself
         ({"loftq_config": {"loftq_bits": True}, "load_in_4bit": False}, "loftq_config: expected a number, found true"),
         ({"loftq_config": {"loftq_bits": 4}}, "needs load_in_4bit: false"),
         ({"loftq_config": {"loftq_bits": 4}, "load_in_4bit": False, "use_dora": True}, "cannot be combined"),
+        ({"backend": "unsloth", "device": "cpu"}, "backend: found 'unsloth', but it needs a GPU and device is cpu"),
         ({"name_trained_model": "../elsewhere"}, "name_trained_model: String should match"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError
+from vizsage.errors import ConfigError, one_line
 
 
 def _no_bool(value: Any) -> Any:
@@ -205,6 +205,8 @@ class Config(BaseModel):
     def _together(self) -> Config:
         """Rules over several settings."""
         problems = []
+        if self.backend == "unsloth" and self.device == "cpu":
+            problems.append("backend: found 'unsloth', but it needs a GPU and device is cpu, so set either to auto")
         if self.external_knowledge and self.external_knowledge_path is None:
             problems.append("external_knowledge: true needs external_knowledge_path, the table of descriptions")
         if not (self.finetune_vision_layers or self.finetune_language_layers):
@@ -397,7 +399,7 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{path}: {where}broken YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: broken YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: broken YAML: {one_line(error)}") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):

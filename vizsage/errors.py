@@ -43,7 +43,7 @@ class CheckpointError(VizSageError):
 
 
 class RepeatingError(VizSageError):
-    """The run failed in a way that will repeat: loss not finite, GPU memory exceeded."""
+    """The run failed in a way that will repeat: loss not finite, GPU memory exceeded, shared memory full."""
 
     exit_code = EXIT_REPEATS
 
@@ -52,6 +52,11 @@ class Interrupted(VizSageError):
     """A signal stopped the run after a checkpoint was written; the same command continues it."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+def one_line(error: BaseException) -> str:
+    """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -109,16 +109,15 @@ def test_unsloth_has_its_own_checkpointing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "device", "problem"),
+    ("facts", "problem"),
     [
-        (UNSLOTH, "cpu", "it needs a GPU and device is cpu"),
-        (Hardware(cuda=False, unsloth=True), "auto", "it needs a GPU and PyTorch sees none here"),
-        (GPU, "auto", "it is not installed; `pip install -e .[unsloth]`"),
+        (Hardware(cuda=False, unsloth=True), "it needs a GPU and PyTorch sees none here"),
+        (GPU, "it is not installed; `pip install -e .[unsloth]`"),
     ],
 )
-def test_unsloth_is_demanded_where_it_cannot_run(facts: Hardware, device: str, problem: str) -> None:
+def test_unsloth_is_demanded_where_it_cannot_run(facts: Hardware, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolved(facts, backend="unsloth", device=device)
+        resolved(facts, backend="unsloth")
     assert str(caught.value) == f"backend: found 'unsloth', but {problem}; or set backend to auto or hf"
     assert caught.value.exit_code == 2
 

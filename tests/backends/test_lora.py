@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForImageTextToText
 
 from tests.families import BUILDERS, model_folder
-from tests.families.data import samples, settings
+from tests.families.data import randomise_adapter, samples, settings
 from vizsage.backends import lora
 from vizsage.backends.base import LoadedModel
 from vizsage.backends.hf import load_base
@@ -144,10 +144,7 @@ def test_gradient_checkpointing_changes_no_gradient(family: str, vision: bool) -
         model = add_adapter(loaded, config).train()
         assert model.get_base_model().is_gradient_checkpointing is checkpointing
         assert not model.get_input_embeddings()._forward_hooks  # nothing makes the frozen embeddings need a gradient
-        torch.manual_seed(0)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:  # zero at first, and with it the gradient of lora_A
-                torch.nn.init.normal_(parameter, std=0.1)
+        randomise_adapter(model)
         model(**collated(loaded, config), use_cache=False).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     assert gradients[0].keys() == gradients[1].keys()

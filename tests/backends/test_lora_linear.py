@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.families.data import samples, settings
+from tests.families.data import randomise_adapter, samples, settings
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter
 from vizsage.backends.lora_linear import fast_lora
@@ -118,10 +118,7 @@ def test_a_whole_model_checkpointed_with_vision_layers(family: str) -> None:
         model = add_adapter(loaded, config).train()
         adapters = sum(name.endswith("lora_A.default.weight") for name, _ in model.named_parameters())
         assert prepare(model) in (0, adapters)
-        generator = torch.Generator().manual_seed(0)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.data.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        randomise_adapter(model)
         batch = TrainCollator(loaded.processor, config)(samples())
         batch.pop("left_out")
         model(**batch).loss.backward()

@@ -19,6 +19,7 @@ from vizsage.files import read_jsonl
 torch = pytest.importorskip("torch")
 
 from tests.families import mllama  # noqa: E402 -- imports torch
+from tests.families.data import randomise_adapter  # noqa: E402
 
 COLOURS = ["red", "green", "blue", "yellow", "white"]
 
@@ -71,11 +72,7 @@ def _save_adapter(config: Config, folder: Path, *, seed: int) -> Path:
 
     loaded = load_base(config)
     model = add_adapter(loaded, config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.3, generator=generator)
+    randomise_adapter(model, 0.3, seed)
     save_adapter(model, loaded.processor, config, folder, loaded.base_identity)
     return folder
 

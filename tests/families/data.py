@@ -1,10 +1,11 @@
-"""Settings and samples for the small models."""
+"""Settings, samples and adapters for the small models."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
+import torch
 from PIL import Image
 
 from tests.families import model_folder
@@ -56,3 +57,12 @@ def samples() -> list[Sample]:
         Sample(f"test-{i}", image, question, answer, description is not None, description)
         for i, (image, question, answer, description) in enumerate(rows)
     ]
+
+
+def randomise_adapter(model: Any, std: float = 0.05, seed: int = 0) -> None:
+    """Give the adapter of `model` an effect: lora_B is zero at first, and with it the gradient of lora_A."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(std * torch.randn(parameter.shape, generator=generator))

@@ -27,21 +27,17 @@ def write_facts(config: Config, folder: Path) -> None:
     """Loss and gradients, before and after answering; names and first weights of the adapter; the fingerprint."""
     import torch
 
-    from tests.families.data import samples
+    from tests.families.data import randomise_adapter, samples
     from vizsage.backends.generation import generate_answers
     from vizsage.backends.lora import add_adapter, save_adapter
     from vizsage.backends.shared_image.sharing import share_images
     from vizsage.data.collate import TrainCollator
     from vizsage.data.prompts import fingerprint
-    from vizsage.training.loss import summed_loss
+    from vizsage.training.loss import on_device, summed_loss
 
     loaded = load_base(config)
     model = add_adapter(loaded, config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    randomise_adapter(model)
     save_adapter(model, loaded.processor, config, folder / "adapter", loaded.base_identity)
     model.train()
 
@@ -49,9 +45,7 @@ def write_facts(config: Config, folder: Path) -> None:
         sharing = share_images(model.get_base_model(), loaded.processor, config) if share else None
         assert (sharing is not None) == share, "this family shares pictures"
         batch = TrainCollator(loaded.processor, config, share_images=share)(samples())
-        batch.pop("left_out")
-        batch = sharing.with_positions(batch) if sharing else batch
-        loss, _ = summed_loss(model, {name: value.to(model.device) for name, value in batch.items()}, sharing)
+        loss, _ = summed_loss(model, on_device(batch, sharing, model.device), sharing)
         loss.backward()
         gradients = {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()

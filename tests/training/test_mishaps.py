@@ -67,6 +67,17 @@ def test_an_error_in_validation_saves_the_steps_before_it(
     assert adapter_bytes(config) == adapter_bytes(whole)
 
 
+def test_a_bad_training_image_can_be_skipped_once_it_is_met(make_config: MakeConfig, data_dir: Path) -> None:
+    """No checkpoint is written for it, which would hold on_bad_image fast."""
+    (data_dir / "Images" / "5.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"5\.png"):
+        train(make_config(save_steps=100, eval_steps=100))
+    config = make_config(on_bad_image="skip")
+    assert outcome(config)["step"]
+    train(config)
+    assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 2}
+
+
 def test_a_bad_validation_image_stops_the_run_unless_told(make_config: MakeConfig, data_dir: Path) -> None:
     (data_dir / "Images" / "6.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"6\.png"):

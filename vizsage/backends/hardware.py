@@ -88,9 +88,7 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
 def demand_unsloth(config: Config, facts: Hardware) -> None:
     """Raise ConfigError unless unsloth can run here."""
     problem = None
-    if config.device == "cpu":
-        problem = "it needs a GPU and device is cpu"
-    elif not facts.cuda:
+    if not facts.cuda:
         problem = "it needs a GPU and PyTorch sees none here"
     elif not facts.unsloth:
         problem = "it is not installed; `pip install -e .[unsloth]`"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vizsage.backends.base import LoadedModel, base_path_of, content_identity
 from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.config import Config
-from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory
+from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -65,9 +65,9 @@ def load_base(config: Config) -> LoadedModel:
         model, info = loaded
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error) or allocation_failures() > failures:
-            raise torch.OutOfMemoryError(_one_line(error)) from error
+            raise torch.OutOfMemoryError(one_line(error)) from error
         raise CheckpointError(
-            f"model_name {config.model_name}: its weights cannot be loaded: {_one_line(error)}; fetch the model again"
+            f"model_name {config.model_name}: its weights cannot be loaded: {one_line(error)}; fetch the model again"
         ) from error
     refuse_absent_weights(config, info)
     model.requires_grad_(False)
@@ -161,7 +161,7 @@ def _hub_commit(config: Config) -> tuple[str, bool]:
         if not isinstance(cached, str):
             raise HubUnreachable(
                 f"model_name {name}: no such folder, not in the Hugging Face cache, and the hub cannot be reached "
-                f"({_one_line(error)}); download it where there is a network, or name a folder"
+                f"({one_line(error)}); download it where there is a network, or name a folder"
             ) from None
         log.info("the Hugging Face hub cannot be reached; %s is taken from the cache", name)
         return Path(cached).parent.name, True
@@ -176,7 +176,7 @@ def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> 
     try:
         model_config = AutoConfig.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"model_name {name}: its config.json cannot be used: {_one_line(error)}") from error
+        raise ConfigError(f"model_name {name}: its config.json cannot be used: {one_line(error)}") from error
     remote = config.trust_remote_code and "AutoModelForImageTextToText" in getattr(model_config, "auto_map", {})
     if model_config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
         raise ConfigError(
@@ -190,7 +190,7 @@ def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> 
             raise ConfigError(
                 f"model_name {name}: its processor needs {library}, which is not installed; `pip install {library}`"
             ) from error
-        raise CheckpointError(f"model_name {name}: its processor cannot be loaded: {_one_line(error)}") from error
+        raise CheckpointError(f"model_name {name}: its processor cannot be loaded: {one_line(error)}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(f"model_name {name}: its processor files are missing; fetch the whole model")
     tokenizer = processor.tokenizer
@@ -205,7 +205,3 @@ def _missing_library(error: Exception) -> str | None:
     if not isinstance(error, ImportError) and "missing optional dependencies" not in text:
         return None
     return next((name for name in ("torchvision", "num2words", "sentencepiece") if name in text), None)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

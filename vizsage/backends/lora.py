@@ -21,7 +21,7 @@ from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE, LoadedModel,
 from vizsage.backends.lora_linear import fast_lora
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints, fingerprint
-from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory
+from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.files import fsync_dir, fsync_tree, write_json
 
 
@@ -55,9 +55,8 @@ def add_adapter(loaded: LoadedModel, config: Config) -> Any:
     except (ImportError, ValueError, RuntimeError) as error:
         if config.loftq_config is None or is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"loftq_config: LoftQ needs a GPU, bitsandbytes and scipy ({reason}); set loftq_config: null"
+            f"loftq_config: LoftQ needs a GPU, bitsandbytes and scipy ({one_line(error)}); set loftq_config: null"
         ) from error
     _restrict_biases(model, config)
     _prepare_training(model)
@@ -113,7 +112,7 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise CheckpointError(f"{folder}: the adapter cannot be loaded: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{folder}: the adapter cannot be loaded: {one_line(error)}") from error
     _restrict_biases(model, config)
     if trainable:
         _prepare_training(model)

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint  # PyTorch's own: unsloth puts ano
 from vizsage.backends.base import LoadedModel, content_identity
 from vizsage.backends.hardware import demand_unsloth, detect_hardware, resolve_for_hardware
 from vizsage.config import Config
-from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory
+from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def import_unsloth(config: Config) -> None:
             import unsloth  # noqa: F401
     except _FAILURES as error:
         raise ConfigError(
-            f"backend: unsloth cannot be imported ({_one_line(error)}); `pip install -e .[unsloth]` installs versions "
+            f"backend: unsloth cannot be imported ({one_line(error)}); `pip install -e .[unsloth]` installs versions "
             "that fit each other; or set backend to auto or hf"
         ) from error
 
@@ -115,9 +115,9 @@ def load_base(config: Config) -> LoadedModel:
             )
     except _FAILURES as error:
         if is_out_of_memory(error) or allocation_failures() > failures:
-            raise torch.OutOfMemoryError(_one_line(error)) from error
+            raise torch.OutOfMemoryError(one_line(error)) from error
         raise CheckpointError(
-            f"model_name {config.model_name}: unsloth cannot load it: {_one_line(error)}; fetch the model again, or "
+            f"model_name {config.model_name}: unsloth cannot load it: {one_line(error)}; fetch the model again, or "
             "set backend to hf"
         ) from error
     hf.refuse_absent_weights(config, info)
@@ -187,7 +187,3 @@ def _code_folder(local_rank: int) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="vizsage-unsloth-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vizsage.data.images import FileImage
 from vizsage.data.sample import ImageRef
-from vizsage.errors import DataError
+from vizsage.errors import DataError, one_line
 
 # A row group whose images take no more than this is kept while its neighbours are asked for; a larger one is passed
 # through batch by batch.
@@ -40,7 +40,7 @@ class ParquetImage:
         try:
             data = _parquet_image_bytes(str(self.path), self.row_group, self.row)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: image {self.name!r} cannot be read: {_one_line(error)}") from None
+            raise DataError(f"{self.path}: image {self.name!r} cannot be read: {one_line(error)}") from None
         return FileImage(self.name, self.images_dir).read() if data is None else data
 
 
@@ -57,7 +57,7 @@ class ArrowImage:
         try:
             return _bytes_of(_arrow_table(str(self.folder))["image"][self.row]) or b""
         except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DataError(f"{self.folder}: image {self.name!r} cannot be read: {_one_line(error)}") from None
+            raise DataError(f"{self.folder}: image {self.name!r} cannot be read: {one_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ParquetFiles:
                     if number > start:
                         yield from self._row_group(path, file, columns, group, first, start)
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path}: cannot be read as Parquet: {_one_line(error)}") from None
+                raise DataError(f"{path}: cannot be read as Parquet: {one_line(error)}") from None
 
     def _row_group(
         self, path: Path, file: pq.ParquetFile, columns: _Columns, group: int, first: int, start: int
@@ -129,7 +129,7 @@ class ArrowFolder:
                 )
                 start += batch.num_rows
         except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DataError(f"{self.folder}: cannot be read as a data set on disk: {_one_line(error)}") from None
+            raise DataError(f"{self.folder}: cannot be read as a data set on disk: {one_line(error)}") from None
 
 
 class _Columns:
@@ -245,7 +245,3 @@ def _arrow_table(folder: str) -> pa.Table:
     state = json.loads((Path(folder) / "state.json").read_text(encoding="utf-8"))
     paths = [Path(folder) / entry["filename"] for entry in state["_data_files"]]
     return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in paths])
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

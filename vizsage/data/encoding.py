@@ -18,7 +18,7 @@ from vizsage.config import Config
 from vizsage.data.images import BadImage, EmbeddedImage, load_image
 from vizsage.data.prompts import AnswerLayout, render_prompt
 from vizsage.data.sample import ImageRef, Sample
-from vizsage.errors import ConfigError
+from vizsage.errors import ConfigError, one_line
 
 _BLANK_PX = 64
 
@@ -116,7 +116,7 @@ class PromptEncoder:
                 self._process([row.text], [row.image])
             except ValueError as error:
                 name = row.sample.image.name
-                bad = BadImage(f"image {name!r} is refused by the model's processor: {_one_line(error)}", name)
+                bad = BadImage(f"image {name!r} is refused by the model's processor: {one_line(error)}", name)
                 if not skip_bad:
                     raise bad from error
                 if row.rejected:
@@ -224,10 +224,6 @@ def picture_numbers(samples: Sequence[Sample]) -> list[int]:
     }
     numbers: dict[tuple[str, bytes], int] = {}
     return [numbers.setdefault(keys[sample.image], len(numbers)) for sample in samples]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _word_ends(text: str | None) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 from vizsage.config import Config
 from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError
+from vizsage.errors import ConfigError, one_line
 
 # Counts up whenever `messages` writes something else: adapters trained on the old layout are then refused.
 PROMPT_LAYOUT = "1"
@@ -176,10 +176,9 @@ def _render(processor: Any, turns: list[dict[str, Any]], config: Config, *, add_
             processor_kwargs={"padding": False},  # without any, SmolVLM warns about ones of its own at each prompt
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
             f"model_name {config.model_name}: its chat template cannot render a turn of text, image and question "
-            f"({reason}); use a vision-language instruct model"
+            f"({one_line(error)}); use a vision-language instruct model"
         ) from error
     return str(text)
 

@@ -26,7 +26,7 @@ from vizsage.data.images import header_px
 from vizsage.data.sample import Sample
 from vizsage.errors import VizSageError, is_out_of_memory
 from vizsage.training.loader import cut_step
-from vizsage.training.loss import summed_loss
+from vizsage.training.loss import on_device, summed_loss
 from vizsage.training.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -125,11 +125,8 @@ class Trial:
         return list(islice(in_turn, batch_size * self.config.grad_accum))
 
     def _forward_backward(self, batch: dict[str, Any]) -> None:
-        batch = {name: value for name, value in batch.items() if name != "left_out"}
-        if self.sharing is not None:
-            batch = self.sharing.with_positions(batch)
         device = self.model.device
-        inputs = {name: value.to(device) for name, value in batch.items()}
+        inputs = on_device(batch, self.sharing, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.use_bf16):
             loss, _ = summed_loss(self.model, inputs, self.sharing)
         loss.backward()

@@ -6,8 +6,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
 from typing import Any, TypeVar
 
 import torch
@@ -16,11 +17,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
-from vizsage.errors import VizSageError
+from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
 
 T = TypeVar("T")
 Batch = dict[str, Any]
 _SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256  # of a worker, of all; Llama 3.2 Vision's pixels are 15 MB a picture
+_TURN_S = 1.0  # how long data is waited for before signals and workers are looked after
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,16 @@ def _cut(items: list[T], parts: int) -> list[list[T]]:
 class TrainLoader:
     """An iterable over steps that raises, in the main process, the error a worker met."""
 
-    def __init__(self, steps: IterableDataset[Any], workers: int, pin_memory: bool, ahead: int = 4) -> None:
-        """`ahead`: steps that each worker prepares before they are asked for."""
+    def __init__(
+        self,
+        steps: IterableDataset[Any],
+        workers: int,
+        pin_memory: bool,
+        ahead: int = 4,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`ahead`: steps that each worker prepares before they are asked for; `stop`: whether a signal came."""
+        self.stop = stop
         self.loader = DataLoader(
             steps,
             batch_size=None,
@@ -133,17 +143,40 @@ class TrainLoader:
         self._iterators: list[Any] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        iterator = iter(self.loader)
+        """Raises what a worker met or came to, and Interrupted when a signal comes while data is waited for."""
+        try:
+            iterator = iter(self.loader)
+        except OSError as error:
+            raise _failed(error) from error
         self._iterators.append(iterator)
+        if self.loader.num_workers:
+            self._wait_in_turns(iterator)
         while True:
             began = time.perf_counter()
-            step = next(iterator, None)
+            try:
+                step = next(iterator, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise _failed(error.__cause__ if isinstance(error.__cause__, RuntimeError) else error) from error
             self.waited_s += time.perf_counter() - began
             if step is None:
                 return
             if isinstance(step, VizSageError):
                 raise step
             yield step
+
+    def _wait_in_turns(self, iterator: Any) -> None:
+        """torch waits for as long as it takes, in turns of 5 s behind each of which it looks after its workers."""
+        try_get = iterator._try_get_data
+
+        def turn() -> tuple[bool, Any]:
+            got: tuple[bool, Any] = try_get(timeout=_TURN_S)
+            if not got[0] and self.stop():
+                raise Interrupted("stopped while data was waited for")
+            return got
+
+        iterator._try_get_data = turn
 
     def end(self) -> None:
         """End the workers. Left to the garbage collector, some live at the end of the process, which waits for them
@@ -152,6 +185,8 @@ class TrainLoader:
         for iterator in self._iterators:
             if hasattr(iterator, "_shutdown_workers"):  # what the iterator's own __del__ calls; not so without workers
                 iterator._shutdown_workers()
+                for worker in iterator._workers:
+                    worker.kill()  # stuck in reading, it has ignored torch's SIGTERM as it ignores all others
         self._iterators.clear()
 
 
@@ -176,8 +211,32 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def _failed(error: BaseException) -> VizSageError:
+    """The error of a run whose workers cannot start or hand over what they read, or were killed."""
+    what = one_line(error)
+    if "No space left on device" in what or "Bus error" in what:
+        return RepeatingError(
+            f"/dev/shm: the shared memory through which worker processes hand over batches is full ({what}); set "
+            "num_proc lower, or to 0 to read without workers, or give the container more: docker run --shm-size 4g, or "
+            "in a pod a larger emptyDir of medium Memory at /dev/shm"
+        )
+    return VizSageError(
+        f"a worker process that reads data failed ({what}); set num_proc lower, or to 0 to read without workers"
+    )
+
+
+def _not_handed_over(queue: Any, error: Exception, item: Any) -> None:
+    """Put the error in the place of the step: the queue only prints it, and the main process would wait for ever."""
+    if not isinstance(item, tuple):
+        os._exit(1)  # bytes: the step was ready to go, and it is the pipe that is broken
+    queue._sem.acquire()
+    with queue._notempty:
+        queue._buffer.appendleft((item[0], _failed(error)))  # not behind the last step: nothing is read after it
+
+
 def _start_worker(_: int) -> None:
     """A signal to the process group is the main process's to act on: it ends its workers itself."""
+    Queue._on_queue_feeder_error = _not_handed_over  # type: ignore[attr-defined]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -18,6 +18,13 @@ def count_targets(batch: dict[str, Any]) -> int:
     return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
+def on_device(batch: dict[str, Any], sharing: Sharing | None, device: torch.device) -> dict[str, torch.Tensor]:
+    """The tensors of a micro-batch as `summed_loss` takes them; a copy from pinned memory is not waited for."""
+    if sharing is not None:
+        batch = sharing.with_positions(batch)
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items() if torch.is_tensor(value)}
+
+
 def summed_loss(model: Any, batch: dict[str, Any], sharing: Sharing | None) -> tuple[torch.Tensor, Any]:
     """Cross entropy summed over the answer tokens of `batch`, in nats, and the model's outputs.
 

@@ -183,6 +183,7 @@ class _Run:
             ),
             sharing=sharing,
             progress=self.progress,
+            stop=lambda: self.latch.signal is not None,
             fingerprint=fingerprint(self.processor, config, loaded.base_identity),
             identity=plan.identity,
             model=self.model,
@@ -202,6 +203,8 @@ class _Run:
         if self.step < plan.total_steps and not self.progress.stopped_early and not flow.interrupted:
             try:
                 trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            except Interrupted:  # while data was waited for
+                flow.interrupted = True
             finally:
                 self.step = trainer.state.global_step
                 trainer.end_workers()

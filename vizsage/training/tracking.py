@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from vizsage.config import Config
+from vizsage.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class WandbTracker(Tracker):
             # Offline files of one id are joined by `wandb sync --append`; only a server knows `resume`.
             self._run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, settings=quiet, **arguments)
         except (wandb.Error, OSError, ValueError) as error:
-            log.warning("W&B could not start online (%s); logging offline", " ".join(str(error).split()))
+            log.warning("W&B could not start online (%s); logging offline", one_line(error))
             mode = "offline"
             self._run = wandb.init(mode=mode, settings=quiet, **arguments)
         self._run.define_metric("*", step_metric="step")
@@ -77,7 +78,7 @@ class WandbTracker(Tracker):
         try:
             action(self._run)
         except Exception as error:  # noqa: BLE001 -- whatever a foreign service raises
-            log.warning("W&B failed (%s); nothing more is logged there", " ".join(str(error).split()) or type(error))
+            log.warning("W&B failed (%s); nothing more is logged there", one_line(error))
             self._run = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,11 @@ from vizsage.backends.base import FINGERPRINT_FILE
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints
-from vizsage.errors import CheckpointError, RepeatingError, VizSageError
+from vizsage.errors import CheckpointError, DataError, RepeatingError, VizSageError
 from vizsage.files import write_json
 from vizsage.training import checkpoints
 from vizsage.training.loader import Steps, TrainLoader, read_ahead
-from vizsage.training.loss import count_targets, summed_loss
+from vizsage.training.loss import count_targets, on_device, summed_loss
 from vizsage.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
 class VisionTrainer(SFTTrainer):
     """One optimizer step after another; the loss is the mean over the answer tokens of a step.
 
-    `sharing` runs the packed micro-batches of `steps`; None where they are plain.
+    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came.
     """
 
     def __init__(
@@ -79,12 +80,13 @@ class VisionTrainer(SFTTrainer):
         steps: Steps,
         sharing: Sharing | None,
         progress: Progress,
+        stop: Callable[[], bool],
         fingerprint: dict[str, str],
         identity: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
-        self.fingerprint, self.identity = fingerprint, identity
+        self.stop, self.fingerprint, self.identity = stop, fingerprint, identity
         self.loader: TrainLoader | None = None
         # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
@@ -94,7 +96,7 @@ class VisionTrainer(SFTTrainer):
     def get_train_dataloader(self) -> Any:
         """The steps from the first one on that is still to do."""
         workers, ahead = read_ahead(self.config.num_proc, self.steps.share.of_process)
-        self.loader = TrainLoader(self.steps, workers, self.args.device.type == "cuda", ahead)
+        self.loader = TrainLoader(self.steps, workers, self.args.device.type == "cuda", ahead, self.stop)
         return self.loader
 
     def end_workers(self) -> None:
@@ -103,7 +105,11 @@ class VisionTrainer(SFTTrainer):
             self.loader.end()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """One step. A bad record in one process's share raises in each of them: none waits for ever."""
+        """One step. What one process meets, a bad record or a signal, raises in each of them: none waits for ever.
+
+        All stand between two steps then: those done are saved, but not for bad data, because a checkpoint would hold
+        the settings fast that help.
+        """
         steps, problem = [], None
         try:
             steps = list(islice(epoch_iterator, num_batches))
@@ -111,6 +117,8 @@ class VisionTrainer(SFTTrainer):
             problem = error
         problems = gather_object([problem]) if self.accelerator.num_processes > 1 else [problem]
         if met := next((p for p in problems if p is not None), None):
+            if self.state.global_step and not isinstance(met, DataError):
+                self._save_checkpoint(self.model, None)
             raise met
         targets = torch.tensor(sum(count_targets(batch) for step in steps for batch in step["micro_batches"]))
         return steps, self.accelerator.gather(targets.to(device)).sum()
@@ -124,8 +132,6 @@ class VisionTrainer(SFTTrainer):
         batches = inputs["micro_batches"]
         loss = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches, start=1):
-            if self.sharing is not None:
-                batch = self.sharing.with_positions(batch)
             # Processes may have different numbers of micro-batches; they meet at the last one.
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -149,11 +155,8 @@ class VisionTrainer(SFTTrainer):
         """Not counted: the Trainer's estimate is for a dense model without pictures."""
         return 0
 
-    def _prepare_input(self, data: Any) -> Any:
-        """Pictures lie in pinned memory: their copy to the GPU need not be waited for."""
-        if isinstance(data, torch.Tensor):
-            return data.to(self.args.device, non_blocking=True)
-        return super()._prepare_input(data)
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return on_device(inputs, self.sharing, self.args.device)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called once a step, before the optimizer: the last moment at which the weights are still good.

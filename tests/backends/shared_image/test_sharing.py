@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from tests.families import BUILDERS
-from tests.families.data import picture, samples, settings
+from tests.families.data import picture, randomise_adapter, samples, settings
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter
 from vizsage.backends.shared_image.sharing import Sharing, share_images
 from vizsage.config import Config
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
-from vizsage.training.loss import count_targets, summed_loss
+from vizsage.training.loss import count_targets, on_device, summed_loss
 
 FAMILIES = sorted(BUILDERS)
 WORDS = "what which colour woman couch baby light painting left right two green see blue".split()
@@ -33,11 +33,7 @@ def model_of(family: str, vision: bool) -> tuple[Any, Any, Config]:
     config = settings(family, finetune_vision_layers=vision, use_gradient_checkpointing=False)
     loaded = load_base(config)
     model = add_adapter(loaded, config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    randomise_adapter(model)
     return model.train(), loaded.processor, config
 
 
@@ -73,8 +69,7 @@ def run(
     """Loss and gradients of the mean over the answer tokens of all `batches`."""
     tokens, total = sum(count_targets(batch) for batch in batches), 0.0
     for batch in batches:
-        batch = {name: value for name, value in batch.items() if name != "left_out"}
-        loss, _ = summed_loss(model, sharing.with_positions(batch) if sharing else batch, sharing)
+        loss, _ = summed_loss(model, on_device(batch, sharing, model.device), sharing)
         (loss / tokens).backward()
         total += loss.item() / tokens
     return total, gradients(model)

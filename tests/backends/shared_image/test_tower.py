@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from tests.families.data import samples, settings
+from tests.families.data import randomise_adapter, samples, settings
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter
 from vizsage.backends.shared_image.tower import fast_tower
@@ -113,10 +113,7 @@ def test_gradients_of_trained_vision_layers(checkpointing: bool) -> None:
         loaded = replace(load_base(config), model=as_transformers_loads(config))
         prepare(loaded.model)
         model = add_adapter(loaded, config).train()
-        generator = torch.Generator().manual_seed(0)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.data.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        randomise_adapter(model)
         batch = TrainCollator(loaded.processor, config)(samples())
         batch.pop("left_out")
         loss = model(**batch).loss

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 
 from vizsage.backends.shared_image.masks import build_mask, tree_rule
+from vizsage.errors import one_line
 
 log = logging.getLogger(__name__)
 BESIDE_SDPA = "flex_beside_sdpa"
@@ -69,10 +70,9 @@ def _compiles(base: Any) -> bool:
     except Exception as error:  # torch.compile raises whatever its compilers raise
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        log.warning("FlexAttention cannot be compiled here (%s); slower dense masks are used", _one_line(error))
+        kind = type(error).__name__
+        log.warning(
+            "FlexAttention cannot be compiled here (%s: %s); slower dense masks are used", kind, one_line(error)
+        )
         return False
     return True
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

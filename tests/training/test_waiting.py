@@ -1,0 +1,142 @@
+"""What ends the wait for data that does not come: workers that cannot hand it over or were killed, and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from torch.utils.data import IterableDataset
+
+from tests.training.test_run import adapter_bytes, outcome
+from vizsage.config import Config, config_to_yaml
+from vizsage.errors import RepeatingError, VizSageError
+from vizsage.files import read_jsonl
+from vizsage.training.loader import TrainLoader
+from vizsage.training.run import train
+
+MakeConfig = Callable[..., Config]
+PRIVATE = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "sh", "-c"]
+
+
+@pytest.fixture
+def in_shared_memory_of(tmp_path: Path) -> Callable[[str, Config], subprocess.CompletedProcess[str]]:
+    """Train with a /dev/shm of this size, seen by nobody else."""
+    try:
+        tried = subprocess.run([*PRIVATE, "mount -t tmpfs tmpfs /dev/shm"], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        pytest.skip(f"needs a mount namespace: {error}")
+    if tried.returncode:
+        pytest.skip(f"needs a mount namespace: {tried.stderr.strip()}")
+
+    def run(size: str, config: Config) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / "run.yaml"
+        path.write_text(config_to_yaml(config))
+        script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+        command = [*PRIVATE, script, "sh", sys.executable, "-m", "vizsage", "train", str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    return run
+
+
+@pytest.mark.parametrize(("size", "what"), [("4k", "locks of the workers' queues"), ("120k", "the first step")])
+def test_full_shared_memory_is_one_line(
+    make_config: MakeConfig,
+    in_shared_memory_of: Callable[[str, Config], subprocess.CompletedProcess[str]],
+    size: str,
+    what: str,
+) -> None:
+    config = make_config(num_proc=2)
+    done = in_shared_memory_of(size, config)
+    assert done.returncode == 4, what
+    assert done.stderr.splitlines()[-1].startswith("vizsage: error: /dev/shm: the shared memory through which worker")
+    assert all(word in done.stderr for word in ("No space left on device", "num_proc", "--shm-size", "emptyDir"))
+    assert "Traceback" not in done.stderr
+    assert outcome(config)["exit_code"] == 4
+
+
+class Killed(IterableDataset[int]):
+    """Its worker is sent the signal before the second item."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __iter__(self) -> Iterator[int]:
+        yield 1
+        os.kill(os.getpid(), self.number)
+        time.sleep(3600)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGBUS, RepeatingError), (signal.SIGKILL, VizSageError)])
+def test_a_killed_worker_is_an_error(number: int, kind: type[VizSageError]) -> None:
+    """Bus error: a page of shared memory that cannot be had where it was not reserved."""
+    loader = TrainLoader(Killed(number), 1, False)
+    with pytest.raises(VizSageError, match="num_proc") as met:
+        list(loader)
+    loader.end()
+    assert type(met.value) is kind
+
+
+class Unsendable(IterableDataset[object]):
+    """Its last item cannot be pickled."""
+
+    def __iter__(self) -> Iterator[object]:
+        yield lambda: None
+
+
+def test_what_cannot_be_handed_over_is_an_error() -> None:
+    loader = TrainLoader(Unsendable(), 1, False)
+    with pytest.raises(VizSageError, match=r"failed \(.*pickle.*\); set num_proc"):
+        list(loader)
+    loader.end()
+
+
+STUCK = """
+import sys, time
+from vizsage.cli import main
+from vizsage.training import loader
+cut_step, seen = loader.cut_step, []
+def stuck(*arguments):
+    seen.append(1)
+    if len(seen) == 6:
+        time.sleep(3600)
+    return cut_step(*arguments)
+loader.cut_step = stuck
+sys.exit(main(["train", sys.argv[1]]))
+"""
+
+
+def test_a_signal_while_data_is_waited_for(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The steps that were done are saved, the worker that reads for ever is ended, and the run can go on."""
+    whole = make_config(output_dir=str(tmp_path / "whole"), logging_steps=1)
+    train(whole)
+    config = make_config(num_proc=1, logging_steps=1, save_steps=100)
+    path = tmp_path / "run.yaml"
+    path.write_text(config_to_yaml(config))
+    command = [sys.executable, "-c", STUCK, str(path)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        give_up_s = time.monotonic() + 120
+        metrics = config.output_dir / "metrics.jsonl"
+        while not metrics.exists() or all(line["step"] != 5 for line in read_jsonl(metrics)):
+            assert run.poll() is None
+            assert time.monotonic() < give_up_s
+            time.sleep(0.1)
+        time.sleep(1)
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 75, errors
+    assert errors.splitlines()[-1].startswith("vizsage: interrupted:")
+    assert outcome(config)["step"] == 5
+    train(config)
+    assert (config.output_dir / "checkpoint-5").is_dir()
+    assert adapter_bytes(config) == adapter_bytes(whole)
