@@ -147,6 +147,29 @@ def test_start_passes_over_row_groups_unread(tmp_path: Path, monkeypatch: pytest
     assert groups == [2]
 
 
+def test_a_large_row_group_is_passed_through_once_when_read_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columnar, "CACHED_ROW_GROUP_BYTES", 0)
+    config = config_for(tmp_path)
+    content = table(rows(1000, lambda i: {"bytes": i.to_bytes(4, "big") * 2500, "path": f"{i}.png"}))
+    pq.write_table(content, config.split_dir / "train.parquet", use_dictionary=False, write_batch_size=8, compression="none")
+    samples = open_split(config, "train").load()
+    passes: list[Any] = []
+    iter_batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda *args, **kwargs: passes.append(0) or iter_batches(*args, **kwargs)
+    )
+    before = pa.total_allocated_bytes()
+    for sample in samples:
+        for _ in range(2):
+            assert sample.image.read() == int(sample.sample_id[6:]).to_bytes(4, "big") * 2500
+        assert pa.total_allocated_bytes() - before < 4 * 2**20  # of 10 MB
+    assert len(passes) == 1
+    assert samples[0].image.read() == bytes(10_000)
+    assert len(passes) == 2
+
+
 @pytest.mark.parametrize("limit", [0, columnar.CACHED_ROW_GROUP_BYTES])
 def test_images_of_large_row_groups_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr(columnar, "CACHED_ROW_GROUP_BYTES", limit)
