@@ -36,6 +36,7 @@ class ParquetImage:
     row_group: int
     row: int
     images_dir: Path
+    named: bool
 
     def read(self) -> bytes:
         """The bytes; those of the file of that name when this row embeds none. Raises DataError."""
@@ -53,6 +54,7 @@ class ArrowImage:
     name: str
     folder: Path
     row: int
+    named: bool
 
     def read(self) -> bytes:
         """The bytes. Raises DataError."""
@@ -98,7 +100,7 @@ class ParquetFiles:
                 batch.slice(skip),
                 embedded,
                 lambda name, i, at=at: ParquetImage(  # type: ignore[misc]
-                    name or f"{self.split}-{first + at + i}", path, group, at + i, self.images_dir
+                    name or f"{self.split}-{first + at + i}", path, group, at + i, self.images_dir, bool(name)
                 ),
             )
             row += batch.num_rows
@@ -126,7 +128,7 @@ class ArrowFolder:
                     batch,
                     columns.embedded,
                     lambda name, i, start=start: ArrowImage(  # type: ignore[misc]
-                        name or f"{self.split}-{start + i}", self.folder, start + i
+                        name or f"{self.split}-{start + i}", self.folder, start + i, bool(name)
                     ),
                 )
                 start += batch.num_rows
