@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import pickle
 from collections.abc import Callable
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from vizsage.config import Config, build_config
 from vizsage.data import columnar
+from vizsage.data.batching import SampleOrder, memory_order, stream_order
 from vizsage.data.images import FileImage, load_image
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError
@@ -145,6 +147,92 @@ def test_start_passes_over_row_groups_unread(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
     assert next(split.numbered(15))[0] == 15
     assert groups == [2]
+
+
+def nameless(count: int, pictures: int) -> Rows:
+    """Rows that embed `pictures` pictures in turn, without a path, as many data sets on the Hub do."""
+    return rows(count, lambda i: {"bytes": png(i % pictures), "path": None})
+
+
+def order_of(kind: str, config: Config) -> SampleOrder:
+    """An order of a split opened anew, as each process has it."""
+    split = open_split(config, "train")
+    return memory_order(split.load(), 0) if kind == "memory" else stream_order(split, 0, 12)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("kind", ["memory", "stream"])
+def test_rows_that_embed_the_same_nameless_picture_are_one_group(tmp_path: Path, form: str, kind: str) -> None:
+    config = config_for(tmp_path)
+    WRITERS[form](config.split_dir, [{**r, "need_external_knowledge": False} for r in nameless(36, 5)])
+    order = order_of(kind, config)
+    epoch = list(islice(order.from_position(0), 36))
+    assert sorted(s.sample_id for s in epoch) == sorted(f"train-{i}" for i in range(36))
+    for block in [epoch] if kind == "memory" else [epoch[:12], epoch[12:24], epoch[24:]]:
+        images = [image for image, _ in groupby(s.image for s in block)]
+        assert len(images) == len(set(images)) == 5
+        # The first record that embeds it names it, and each question still has its own picture.
+        assert {i.name for i in images} == {f"train-{n}" for n in sorted(int(s.sample_id[6:]) for s in block)[:5]}
+    assert all(s.image.read() == png(int(s.sample_id[6:]) % 5) for s in epoch)
+    for position in (1, 17, 35):  # a continued run takes up the same samples with the same references
+        assert list(islice(order_of(kind, config).from_position(position), 36 - position)) == epoch[position:]
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("kind", ["memory", "stream"])
+def test_pictures_with_a_name_are_not_read_for_the_order(
+    tmp_path: Path, form: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path)
+    WRITERS[form](config.split_dir, rows(30))
+    monkeypatch.setattr(columnar, "_bytes_of", lambda value: pytest.fail("an image was read"))
+    assert len(list(islice(order_of(kind, config).from_position(0), 24))) == 24
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_stream_begins_without_reading_nameless_pictures(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the block at hand is read, and only when its samples are asked for."""
+    config = config_for(tmp_path)
+    WRITERS[form](config.split_dir, [{**r, "need_external_knowledge": False} for r in nameless(36, 5)])
+    read: list[Any] = []
+    bytes_of = columnar._bytes_of
+    monkeypatch.setattr(columnar, "_bytes_of", lambda value: read.append(value) or bytes_of(value))
+    order = order_of("stream", config)
+    assert not read
+    next(order.from_position(24))
+    assert len(read) == 12
+
+
+def test_a_nameless_picture_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    write_parquet(config.split_dir, rows(3, lambda i: {"bytes": png(1) if i else None, "path": None}))
+    with pytest.raises(DataError, match=r"image 'train-0' is missing in .*Images"):
+        order_of("memory", config)
+
+
+def test_a_large_row_group_is_passed_through_once_when_read_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columnar, "CACHED_ROW_GROUP_BYTES", 0)
+    config = config_for(tmp_path)
+    content = table(rows(1000, lambda i: {"bytes": i.to_bytes(4, "big") * 2500, "path": f"{i}.png"}))
+    pq.write_table(content, config.split_dir / "train.parquet", use_dictionary=False, write_batch_size=8, compression="none")
+    samples = open_split(config, "train").load()
+    passes: list[Any] = []
+    iter_batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda *args, **kwargs: passes.append(0) or iter_batches(*args, **kwargs)
+    )
+    before = pa.total_allocated_bytes()
+    for sample in samples:
+        for _ in range(2):
+            assert sample.image.read() == int(sample.sample_id[6:]).to_bytes(4, "big") * 2500
+        assert pa.total_allocated_bytes() - before < 4 * 2**20  # of 10 MB
+    assert len(passes) == 1
+    assert samples[0].image.read() == bytes(10_000)
+    assert len(passes) == 2
 
 
 @pytest.mark.parametrize("limit", [0, columnar.CACHED_ROW_GROUP_BYTES])

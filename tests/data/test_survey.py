@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -151,6 +154,25 @@ def test_one_picture_under_two_names_is_noticed_across_splits_only(write_data: W
     survey = survey_of(config)
     decode_images(config, survey, workers=0)
     assert survey.kinds["one picture under two names in different splits"].first == ["a.png in train; c.png in test"]
+
+
+def test_a_picture_embedded_without_a_name_is_noticed_across_splits(write_data: WriteData) -> None:
+    base = write_data(train=None, val=None, test=None)
+    pictures = []
+    for colour in ("red", "blue", "green"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+        pictures.append({"bytes": buffer.getvalue(), "path": None})
+    for split, shown in (("train", [0, 1, 0]), ("test", [2, 1])):
+        texts = [str(i) for i in range(len(shown))]
+        content = {"image": [pictures[i] for i in shown], "question": texts, "answer": texts}
+        pq.write_table(pa.table(content), base / "AQUA" / f"{split}.parquet")
+    config = settings(base)
+    survey = survey_of(config)
+    assert not survey.kinds
+    decode_images(config, survey, workers=0)
+    found = {name: kind.first for name, kind in survey.kinds.items()}
+    assert found == {"one picture under two names in different splits": ["train-1 in train; test-1 in test"]}
 
 
 def test_missing_files_are_found_without_opening_any(write_data: WriteData) -> None:

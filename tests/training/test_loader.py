@@ -6,14 +6,19 @@ import functools
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.families.data import picture, samples, settings
 from vizsage.backends.hf import load_processor
+from vizsage.data.batching import memory_order, step_samples
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
+from vizsage.data.sources import open_split
 from vizsage.training.loader import cut_step, read_ahead
 
 # The iterator lies in a cycle that no collection reached before the end, as in a trainer's frames.
@@ -71,6 +76,21 @@ def test_packed_micro_batches_hold_batch_size_pictures() -> None:
     batches = list(cut_step(asked(5, 3), collator(512, True), 2))
     assert [pictures(batch) for batch in batches] == [2]
     assert [pictures(batch) for batch in cut_step(asked(1, 1, 1, 1, 1), collator(512, True), 2)] == [2, 2, 1]
+
+
+def test_a_picture_embedded_again_in_each_row_stands_once_in_a_step(tmp_path: Path) -> None:
+    """Without paths, as many data sets on the Hub have it: rows are one image group by the bytes that they embed."""
+    config = settings("qwen2_vl", max_seq_length=512, base_path=str(tmp_path))
+    config.split_dir.mkdir()
+    embedded = [{"bytes": picture(colour).read(), "path": None} for colour in ("red", "blue")] * 3
+    texts = [f"what colour is number {i}" for i in range(6)]
+    content = {"image": embedded, "question": texts, "answer": ["red", "blue"] * 3}
+    pq.write_table(pa.table(content), config.split_dir / "train.parquet")
+    order = memory_order(open_split(config, "train").load(), seed=0)
+    [step] = step_samples(order, first_step=0, steps=1, of_process=6)
+    [batch] = cut_step(step, collator(512, True), 2)
+    assert pictures(batch) == 2
+    assert sorted(set(batch["tree"].tolist())) == [0, 1]
 
 
 def test_packed_micro_batches_hold_batch_size_times_max_seq_length_tokens() -> None:

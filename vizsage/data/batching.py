@@ -1,20 +1,22 @@
 """The order in which samples are seen, and how it is cut into optimizer steps.
 
 The unit of work is an image group: an image with its questions, which stand next to each other, so that they travel
-together into a batch. An order is a pure function of seed and epoch, and a position in it is one integer: the samples
-seen since the start of the run. Only `random.Random.random` is used, whose sequence for a seed Python guarantees on
-every platform and version.
+together into a batch. Images are told apart by their names, and by their bytes where they have no name of their own.
+An order is a pure function of seed and epoch, and a position in it is one integer: the samples seen since the start of
+the run. Only `random.Random.random` is used, whose sequence for a seed Python guarantees on every platform and version.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, groupby, islice
 from typing import Protocol, TypeVar
 
-from vizsage.data.sample import Sample
+from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import Split
 from vizsage.errors import DataError
 
@@ -28,13 +30,17 @@ class SampleOrder(Protocol):
     """Samples an epoch."""
 
     def from_position(self, seen: int) -> Iterator[Sample]:
-        """The sequence without its first `seen` samples. No image is read."""
+        """The sequence without its first `seen` samples. Raises DataError.
+
+        Images are read only where a stream holds some that have no name of their own, to see which are the same.
+        """
 
 
 def memory_order(samples: Sequence[Sample], seed: int) -> SampleOrder:
     """Image groups shuffled over the whole split, and the questions inside of each, anew every epoch.
 
-    AQUA keeps the visual and the knowledge questions on a painting in two places; here they become one group.
+    AQUA keeps the visual and the knowledge questions on a painting in two places; here they become one group. Images
+    that have no name of their own are read here, once. Raises DataError.
     """
     return _MemoryOrder(samples, seed)
 
@@ -91,7 +97,7 @@ class _MemoryOrder:
         if not samples:
             raise DataError("no samples to train on")
         self.total = len(samples)
-        self._groups = evaluation_order(samples)
+        self._groups = evaluation_order(_images_joined(samples))
         self._seed = seed
 
     def from_position(self, seen: int) -> Iterator[Sample]:
@@ -116,10 +122,20 @@ class _StreamOrder:
             skip = seen - self._kept_before[block]
             records = self._split.numbered(block * self._buffer_size)
             for number, part in groupby(records, key=lambda record: record[0] // self._buffer_size):
-                groups = evaluation_order(sample for _, sample in part)
+                groups = evaluation_order(_images_joined(sample for _, sample in part))
                 yield from islice(_shuffled_groups(groups, _generator(self._seed, epoch, number)), skip, None)
                 skip = 0
             epoch, seen = epoch + 1, 0
+
+
+def _images_joined(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """`samples` with one reference, the first, for all images of the same bytes that have no name of their own."""
+    first: dict[bytes, ImageRef] = {}
+    for sample in samples:
+        if sample.image.named:
+            yield sample
+        else:
+            yield replace(sample, image=first.setdefault(hashlib.sha256(sample.image.read()).digest(), sample.image))
 
 
 def _generator(seed: int, epoch: int, block: int) -> random.Random:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class ParquetImage:
     row_group: int
     row: int
     images_dir: Path
+    named: bool
 
     def read(self) -> bytes:
         """The bytes; those of the file of that name when this row embeds none. Raises DataError."""
@@ -51,6 +54,7 @@ class ArrowImage:
     name: str
     folder: Path
     row: int
+    named: bool
 
     def read(self) -> bytes:
         """The bytes. Raises DataError."""
@@ -96,7 +100,7 @@ class ParquetFiles:
                 batch.slice(skip),
                 embedded,
                 lambda name, i, at=at: ParquetImage(  # type: ignore[misc]
-                    name or f"{self.split}-{first + at + i}", path, group, at + i, self.images_dir
+                    name or f"{self.split}-{first + at + i}", path, group, at + i, self.images_dir, bool(name)
                 ),
             )
             row += batch.num_rows
@@ -124,7 +128,7 @@ class ArrowFolder:
                     batch,
                     columns.embedded,
                     lambda name, i, start=start: ArrowImage(  # type: ignore[misc]
-                        name or f"{self.split}-{start + i}", self.folder, start + i
+                        name or f"{self.split}-{start + i}", self.folder, start + i, bool(name)
                     ),
                 )
                 start += batch.num_rows
@@ -216,7 +220,8 @@ def _all_null(row_group: pq.RowGroupMetaData) -> bool:
 
 @lru_cache(maxsize=16)
 def _parquet_file(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(path)
+    # Buffered, because pyarrow would otherwise hold a row group's whole image column to read one batch of it.
+    return pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
 
 
 def _parquet_image_bytes(path: str, row_group: int, row: int) -> bytes | None:
@@ -224,11 +229,31 @@ def _parquet_image_bytes(path: str, row_group: int, row: int) -> bytes | None:
     chunk = _image_chunk(file.metadata.row_group(row_group))
     if chunk is None or chunk.total_uncompressed_size <= CACHED_ROW_GROUP_BYTES:
         return _bytes_of(_image_column(path, row_group)[row])
-    for batch in file.iter_batches(16, [row_group], [chunk.path_in_schema], use_threads=False):
-        if row < batch.num_rows:
-            return _bytes_of(batch.column(0)[row])
-        row -= batch.num_rows
-    raise OSError(f"row group {row_group} is shorter than it says")
+    return _in_order.bytes_of(path, row_group, chunk.path_in_schema, row)
+
+
+class _InOrder(threading.local):
+    """A large row group, passed through once by a thread that asks for its rows in order, and anew to go back."""
+
+    place: tuple[str, int] | None = None
+    row = -1
+    value: pa.Scalar | None = None
+    values: Iterator[pa.Scalar] = iter(())
+
+    def bytes_of(self, path: str, row_group: int, column: str, row: int) -> bytes | None:
+        if self.place != (path, row_group) or row < self.row:
+            batches = _parquet_file(path).iter_batches(16, [row_group], [column], use_threads=False)
+            self.values = (value for batch in batches for value in batch.column(0))
+            self.place, self.row = (path, row_group), -1
+        if row > self.row:
+            self.value = next(islice(self.values, row - self.row - 1, None), None)
+            self.row = row
+        if self.value is None:
+            raise OSError(f"row group {row_group} is shorter than it says")
+        return _bytes_of(self.value)
+
+
+_in_order = _InOrder()
 
 
 @lru_cache(maxsize=2)

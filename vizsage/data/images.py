@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -58,6 +59,7 @@ class FileImage:
 
     name: str
     folder: Path
+    named: ClassVar[bool] = True
 
     @property
     def path(self) -> Path:
@@ -83,6 +85,7 @@ class EmbeddedImage:
 
     name: str
     data: bytes
+    named: ClassVar[bool] = True
 
     def read(self) -> bytes:
         """The bytes."""

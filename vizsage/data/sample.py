@@ -14,6 +14,10 @@ class ImageRef(Protocol):
     def name(self) -> str:
         """File name of the image: the key of its image group and of the external-knowledge table."""
 
+    @property
+    def named(self) -> bool:
+        """Whether `name` is the image's own. If not it is that of its record, and only bytes tell two images apart."""
+
     def read(self) -> bytes:
         """The undecoded bytes. Raises DataError naming the image when they cannot be had."""
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vizsage.data.sample import Sample
+from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
 from vizsage.files import append_jsonl, fsync_dir, write_json
 from vizsage.scoring.normalisation import exact_match
@@ -46,16 +46,16 @@ class InputHash:
     """
 
     def __init__(self) -> None:
-        self._images: dict[str, str] = {}
+        self._images: dict[ImageRef, str] = {}  # not by name: two embedded pictures may have the same
 
     def __call__(self, sample: Sample) -> str:
-        name = sample.image.name
-        if name not in self._images:
+        image = sample.image
+        if image not in self._images:
             try:
-                self._images[name] = hashlib.sha256(sample.image.read()).hexdigest()
+                self._images[image] = hashlib.sha256(image.read()).hexdigest()
             except DataError:
-                self._images[name] = "unreadable"
-        shown = [self._images[name], sample.question, sample.description]
+                self._images[image] = "unreadable"
+        shown = [self._images[image], sample.question, sample.description]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 
