@@ -21,6 +21,7 @@ def leave() -> Iterator[Callable[[int], None]]:
     held: list[torch.Tensor] = []
 
     def set_limit(free_bytes: int) -> None:
+        held.clear()
         gc.collect()
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(0).total_memory

@@ -16,10 +16,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
 
 def losses(folder: Path, **changes: Any) -> list[float]:
-    """Mean losses of ten steps each over 200 steps of 16 questions; the drawn paintings have several questions each."""
+    """Mean losses of ten steps each over 200 steps of 16 questions; the drawn paintings have several questions each.
+
+    At this rate the loss falls smoothly. Ten times as high it jumps, and rounding alone decides at which step it does.
+    """
     settings = {
         "model_name": "vizsage-tiny", "backend": "hf", "load_in_4bit": False, "use_gradient_checkpointing": True,
-        "lora_r": 16, "lora_alpha": 32, "batch_size": 16, "grad_accum": 1, "max_steps": 200, "lr": 2e-3,
+        "lora_r": 16, "lora_alpha": 32, "batch_size": 16, "grad_accum": 1, "max_steps": 200, "lr": 2e-4,
         "warmup_steps": 20, "max_seq_length": 256, "logging_steps": 10, "eval_steps": 1000, "save_steps": 1000,
         "dataset": "Demo", "base_path": str(folder / "data"), "external_knowledge": True,
         "external_knowledge_path": str(folder / "data/semart.csv"), "max_new_tokens": 8, "val_samples": 8,
