@@ -3,7 +3,8 @@
 Random weights, drawn pictures and made-up questions, the same for all: 4.8 questions a picture, then 3.6, then 1. Each
 contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
 Vision or Qwen2.5-VL 7B at their real sizes on a GPU, prints whether the bars are met and exits 1 when one is missed or
-a contender failed. What cannot run on the machine is shown with the reason.
+a contender failed. What cannot run on the machine is shown with the reason. A step's time is the median of those on
+the clock.
 
 unsloth trains as its notebooks do, but its collator is told to leave the pictures as large as they are (`resize`), as
 all others have them; --unsloth-resize min is its own default. Peak memory is torch's count of the GPU's, on a CPU the

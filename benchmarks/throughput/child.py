@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def measure(name: str, job: Job, model: Path, questions: list[float], result: Pa
         else:
             from throughput.theirs import measure_trl as run
         for measured in run(contender, job, model, questions):
-            times = measured["step_times_s"]
-            step_s = math.fsum(times) / len(times)
+            # The median: a step that compiles something late, after a short warm-up, is nobody's speed.
+            step_s = statistics.median(measured["step_times_s"])
             found["measured"].append({**measured, "step_s": step_s, "samples_per_s": job.step_questions / step_s})
             write_json(result, found)
     except NotHere as reason:

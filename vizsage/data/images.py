@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vizsage.config import Config
 from vizsage.data.sample import ImageRef
-from vizsage.errors import DataError
+from vizsage.errors import DataError, one_line
 
 # Pillow's own limit is one for the whole process and warns before it acts; `load_image` holds the one of the settings.
 Image.MAX_IMAGE_PIXELS = None
@@ -153,7 +153,7 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
     except UnidentifiedImageError:
         raise _bad(ref.name, f"is not a picture; known formats are {', '.join(FORMATS)}") from None
     except _DECODER_ERRORS as error:
-        raise _bad(ref.name, f"cannot be decoded: {' '.join(str(error).split())}") from None
+        raise _bad(ref.name, f"cannot be decoded: {one_line(error)}") from None
 
 
 def header_px(ref: ImageRef) -> int:
