@@ -4,16 +4,19 @@ traced and differentiated by torch.compile, run by PyTorch's own kernels, with d
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.utils import counters
+from torch.torch_version import TorchVersion
+from transformers import AutoModelForImageTextToText
 
 from tests.backends.shared_image.test_sharing import run, sharing_of
 from tests.families.data import samples, settings
-from vizsage.backends.hf import load_base
+from vizsage.backends.hf import load_base, quantisation
 from vizsage.backends.lora import add_adapter
 from vizsage.backends.shared_image import compiled
 from vizsage.data.collate import TrainCollator
@@ -62,6 +65,31 @@ def test_compiled_blocks_change_nothing(
     assert not counters["graph_break"]
     if recompute:
         assert saved_bytes(model, batches[:1], sharing) < kept / 2
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.12.0"])
+def test_blocks_of_4_bits_are_recomputed_too(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around the compiled code for a PyTorch that would keep what bitsandbytes' layers return."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    config = settings("mllama", use_gradient_checkpointing=True)
+    in_4_bits = {"quantization_config": quantisation(torch.float32), "device_map": {"": "cpu"}}
+    real = AutoModelForImageTextToText.from_pretrained
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", partial(real, **in_4_bits))
+    loaded = load_base(config)
+    assert loaded.model.is_loaded_in_4bit
+    model = add_adapter(loaded, config).train()
+    sharing = sharing_of(model, loaded.processor, config)
+    batches = [TrainCollator(loaded.processor, config, share_images=True)(samples())]
+    plain, _ = run(model, batches, sharing)
+    sharing.base.gradient_checkpointing_disable()
+    kept = saved_bytes(model, batches, sharing)
+    sharing.base.gradient_checkpointing_enable({"use_reentrant": False})
+    monkeypatch.setattr(compiled, "is_packed", lambda mask: isinstance(mask, torch.Tensor) and mask.dim() == 4)
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    compiled.compile_blocks(sharing.base, backend="aot_eager_decomp_partition")
+    found, _ = run(model, batches, sharing)
+    assert found == pytest.approx(plain, abs=1e-5)
+    assert saved_bytes(model, batches, sharing) < kept / 4  # a third where they were kept
 
 
 def without_numbers(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:

@@ -26,12 +26,16 @@ def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
     # With dynamic=True a float (a norm's epsilon, LoRA's scale) would come in as a tensor on the CPU, and reading it
     # there be compiled in C++: a second compiler, which an image for training need not have. All blocks have the same.
     torch._dynamo.config.specialize_float = True
+    # PyTorch before 2.12 keeps what bitsandbytes' layers return although it is to be computed again.
+    inside = torch.__version__ >= "2.12" or not getattr(base, "is_loaded_in_4bit", False)
     compiled: dict[type, Forward] = {}
     for block in base.get_decoder().layers:
         kind, recompute = type(block), getattr(block, "gradient_checkpointing", False)
         if kind not in compiled:
-            forward = _recomputed(kind.forward) if recompute else kind.forward
+            forward = _recomputed(kind.forward) if recompute and inside else kind.forward
             compiled[kind] = torch.compile(forward, dynamic=True, backend=backend)
+            if recompute and not inside:
+                compiled[kind] = _recomputed(compiled[kind])
         if recompute:
             block.gradient_checkpointing = False
         block.forward = _choice(block, compiled[kind], recompute)
