@@ -103,7 +103,7 @@ class Cluster:
             self._until(socket_file.exists, "munged has no socket")
             self._controller = self._daemon("slurmctld", "-D", "-f", str(self.configuration))
             for node in NODES:
-                self._daemon("slurmd", "-D", "-N", node, "-f", str(self.configuration))
+                self._daemon(*self._slurmd(node))
             self._until(self._idle, "the nodes are not idle")
         except BaseException:
             self.stop()
@@ -128,6 +128,27 @@ class Cluster:
         self._daemons.remove(self._controller)
         self._controller = self._daemon("slurmctld", "-D", "-c", "-f", str(self.configuration))
         self._until(self._idle, "the nodes did not come back")
+
+    @contextlib.contextmanager
+    def without(self, node: str) -> Iterator[None]:
+        """A node loses its power, and every job its processes: no other job may be active. It is back at the end."""
+        [slurmd] = [daemon for daemon in self._daemons if daemon.args == self._slurmd(node)]
+        self._daemons.remove(slurmd)
+        slurmd.kill()
+        slurmd.wait()
+        # The job's keepers first, or they would tell how their processes ended.
+        for keepers in (True, False):
+            for pid in self._processes():
+                with contextlib.suppress(OSError):
+                    name = Path(f"/proc/{pid}/comm").read_text().strip()
+                    of_job = b"SLURM_JOB_ID=" in Path(f"/proc/{pid}/environ").read_bytes()
+                    if (name == "slurmstepd") if keepers else of_job:
+                        os.kill(pid, signal.SIGKILL)
+        try:
+            yield
+        finally:
+            self._daemon(*self._slurmd(node))
+            self._until(self._idle, f"{node} did not come back")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -185,6 +206,9 @@ class Cluster:
             )
         self._daemons.append(daemon)
         return daemon
+
+    def _slurmd(self, node: str) -> tuple[str, ...]:
+        return ("slurmd", "-D", "-N", node, "-f", str(self.configuration))
 
     def _environment(self) -> dict[str, str]:
         # By this variable the processes of a job are found again. Variables of a job that runs this stay out.
