@@ -88,8 +88,13 @@ class VisionTrainer(SFTTrainer):
         self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
         self.stop, self.fingerprint, self.identity = stop, fingerprint, identity
         self.loader: TrainLoader | None = None
+        trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
         # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
+        # On a base in 4 bits it rounds what is trained to bfloat16, where updates of a small learning rate are lost:
+        # those of a norm, which is about 1, from the first step on.
+        for weight, data in trained:
+            weight.data = data
         # compute_loss divides by the tokens of the whole step, so the Trainer must not divide by grad_accum again.
         self.model_accepts_loss_kwargs = True
 
