@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from vizsage.data.collate import TrainCollator
 from vizsage.errors import ConfigError, DataError, Interrupted, RepeatingError
 from vizsage.training import run
 from vizsage.training.batch_size import Trial, find_batch_size, largest_that_fits, longest_groups, sizes
+from vizsage.training.loader import cut_step
 from vizsage.training.plan import make_plan
 from vizsage.training.run import train
 
@@ -132,6 +134,28 @@ def test_the_longest_samples_are_tried(make_config: MakeConfig, data_dir: Path, 
     [batch] = trial.batches(2)
     alone = trial.collate(first)
     assert batch["input_ids"].numel() > alone["input_ids"].numel()
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_fewer_pictures_than_the_batch_has_room_for_do_not_stand_in_twice(
+    make_config: MakeConfig, data_dir: Path, share: bool
+) -> None:
+    """6 pictures with 20 questions each: no step has more tokens than what is tried."""
+    records = [
+        {"image": f"{picture}.png", "question": f"question {number} of {picture} is this one?", "answer": "red"}
+        for picture in range(6)
+        for number in range(20)
+    ]
+    records = [record | {"need_external_knowledge": False} for record in records]
+    (data_dir / "Dots" / "train.json").write_text(json.dumps(records))
+    config = make_config(batch_size="auto", grad_accum=1, max_seq_length=512, share_images=share)
+    trial, _ = trial_of(config)
+    order = make_plan(config).order
+    for size in (16, 64):
+        tried = max(batch["input_ids"].numel() for batch in trial.batches(size))
+        steps = [list(islice(order.from_position(step * size), size)) for step in range(3)]
+        batches = [batch for step in steps for batch in cut_step(step, trial.collate, size)]
+        assert tried >= max(batch["input_ids"].numel() for batch in batches)
 
 
 def test_large_pictures_count_where_they_make_tokens(make_config: MakeConfig, data_dir: Path) -> None:

@@ -119,8 +119,10 @@ class Trial:
         """The longest ones for one micro-batch: as many groups as it may hold, with as many questions as a step has.
 
         Where these groups have more of them, each gives its longest first: a step begins and ends within a group.
+        Only rows of their own may repeat themselves: a picture's second time would cost nothing where it is shared.
         """
-        groups = [sorted(g, key=_chars, reverse=True) for g in islice(cycle(self.groups), batch_size)]
+        longest = self.groups if self.collate.share_images else cycle(self.groups)
+        groups = [sorted(group, key=_chars, reverse=True) for group in islice(longest, batch_size)]
         in_turn = (sample for turn in zip_longest(*groups) for sample in turn if sample is not None)
         return list(islice(in_turn, batch_size * self.config.grad_accum))
 
