@@ -97,6 +97,25 @@ def test_what_cannot_be_handed_over_is_an_error() -> None:
     loader.end()
 
 
+class Stuck(IterableDataset[int]):
+    """Reads its second item for ever."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield 1
+        time.sleep(3600)
+
+
+@pytest.mark.timeout(60)
+def test_workers_that_are_stuck_are_ended_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would wait for one after the other."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 1000)
+    loader = TrainLoader(Stuck(), 2, False)
+    next(iter(loader))
+    [iterator] = loader._iterators
+    loader.end()
+    assert not any(worker.is_alive() for worker in iterator._workers)
+
+
 STUCK = """
 import sys, time
 from vizsage.cli import main

@@ -8,7 +8,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from threading import Timer
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +25,7 @@ T = TypeVar("T")
 Batch = dict[str, Any]
 _SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256  # of a worker, of all; Llama 3.2 Vision's pixels are 15 MB a picture
 _TURN_S = 1.0  # how long data is waited for before signals and workers are looked after
+_END_S = 3.0  # how long all workers together may take to end
 
 
 @dataclass(frozen=True)
@@ -184,9 +187,13 @@ class TrainLoader:
         """
         for iterator in self._iterators:
             if hasattr(iterator, "_shutdown_workers"):  # what the iterator's own __del__ calls; not so without workers
+                # One stuck in reading ignores torch's SIGTERM as it ignores all others, and torch waits for each in
+                # turn, longer than a scheduler may leave. By then nobody reads what they have ready.
+                late = Timer(_END_S, _kill, [iterator._workers])
+                late.start()
                 iterator._shutdown_workers()
-                for worker in iterator._workers:
-                    worker.kill()  # stuck in reading, it has ignored torch's SIGTERM as it ignores all others
+                late.cancel()
+                _kill(iterator._workers)
         self._iterators.clear()
 
 
@@ -205,6 +212,11 @@ def worker_count(num_proc: int | None) -> int:
         return num_proc
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(4, cores - 1))
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def _as_it_is(batch: Any) -> Any:
