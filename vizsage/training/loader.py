@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
@@ -188,7 +189,11 @@ class TrainLoader:
         for iterator in self._iterators:
             if hasattr(iterator, "_shutdown_workers"):  # what the iterator's own __del__ calls; not so without workers
                 # One stuck in reading ignores torch's SIGTERM as it ignores all others, and torch waits for each in
-                # turn, longer than a scheduler may leave. By then nobody reads what they have ready.
+                # turn, longer than a scheduler may leave. By then nobody reads what they have ready. First an end to
+                # torch's watch over them: a worker that is killed would be an error.
+                if iterator._worker_pids_set:
+                    signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
+                    iterator._worker_pids_set = False
                 late = Timer(_END_S, _kill, [iterator._workers])
                 late.start()
                 iterator._shutdown_workers()
