@@ -218,7 +218,9 @@ def test_a_large_row_group_is_passed_through_once_when_read_in_order(
     monkeypatch.setattr(columnar, "CACHED_ROW_GROUP_BYTES", 0)
     config = config_for(tmp_path)
     content = table(rows(1000, lambda i: {"bytes": i.to_bytes(4, "big") * 2500, "path": f"{i}.png"}))
-    pq.write_table(content, config.split_dir / "train.parquet", use_dictionary=False, write_batch_size=8, compression="none")
+    pq.write_table(
+        content, config.split_dir / "train.parquet", use_dictionary=False, write_batch_size=8, compression="none"
+    )
     samples = open_split(config, "train").load()
     passes: list[Any] = []
     iter_batches = pq.ParquetFile.iter_batches

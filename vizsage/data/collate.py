@@ -61,9 +61,9 @@ class TrainCollator:
         go from worker to GPU. `row_tokens`: a packed row of several pictures shall not be longer.
         """
         if share_images:
-            once = copy.copy(processor)
-            once._process_images = _PicturesOnce(processor)
-            processor = once
+            self.once = _PicturesOnce(processor)
+            processor = copy.copy(processor)
+            processor._process_images = self.once
         self.encoder = PromptEncoder(processor, config)
         self.config, self.share_images, self.pixels, self.row_tokens = config, share_images, pixels, row_tokens
 
@@ -101,6 +101,12 @@ class TrainCollator:
         groups: dict[int, list[int]] = {}
         for i, number in enumerate(picture_numbers(samples)):
             groups.setdefault(number, []).append(i)
+        if self.once.pictures != len(groups):
+            # Trees and pixels would not belong together. transformers promises nothing of what is used here.
+            raise RuntimeError(
+                f"{len(groups)} pictures and the pixels of {self.once.pictures}: this release of transformers prepares "
+                "pictures in another way; set share_images: false"
+            )
         batch = _pack(_append_answers(encoded, answers, 0), list(groups.values()))
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}
         batch["left_out"] = list(left_out.items())
@@ -123,12 +129,15 @@ class _PicturesOnce:
 
     def __init__(self, processor: Any) -> None:
         self.original = processor._process_images
+        self.pictures = 0
+        """Pictures of the last call."""
 
     def __call__(self, images: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         pictures = [image[0] if isinstance(image, (list, tuple)) else image for image in images]
         number: dict[int, int] = {}
         which = [number.setdefault(id(picture), len(number)) for picture in pictures]
         unique = [[pictures[which.index(i)]] for i in range(len(number))]
+        self.pictures = len(unique)
         features, replacements = self.original(unique, **kwargs)
         if "num_tiles" in features:  # Mllama's cross-attention mask is built from these, a text at a time
             features["num_tiles"] = [features["num_tiles"][i] for i in which]

@@ -85,8 +85,12 @@ def render_prompt(
 def picture_precedes_question(processor: Any, config: Config) -> bool:
     """Whether prompts of different questions are the same up to and including the picture."""
     one, other = (
-        _render(processor, messages(Sample("", EmbeddedImage("", b""), question, ""), config.instruction, None), config,
-                add_generation_prompt=True)
+        _render(
+            processor,
+            messages(Sample("", EmbeddedImage("", b""), question, ""), config.instruction, None),
+            config,
+            add_generation_prompt=True,
+        )
         for question in ("a", "b")
     )
     token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
