@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Names of the contenders, in their order, each with its numbers of questions a picture."""
-    chosen: dict[str, list[float]] = {}
+    chosen: dict[str, set[float]] = {}
     for pattern in arguments.only or ["*"]:
         glob, _, mean = pattern.partition("@")
         names = fnmatch.filter(CONTENDERS, glob)
@@ -251,8 +251,8 @@ def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> d
         if mean and mean not in [f"{q:g}" for q in arguments.questions]:
             parser.error(f"--only {pattern}: {mean} is not among --questions")
         for name in names:
-            chosen[name] = [float(mean)] if mean else arguments.questions
-    return {name: chosen[name] for name in CONTENDERS if name in chosen}
+            chosen.setdefault(name, set()).update([float(mean)] if mean else arguments.questions)
+    return {name: [q for q in arguments.questions if q in chosen[name]] for name in CONTENDERS if name in chosen}
 
 
 def _child(arguments: argparse.Namespace) -> int:

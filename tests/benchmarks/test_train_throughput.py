@@ -86,6 +86,24 @@ def test_a_pattern_that_names_nobody_is_refused(tmp_path: Path) -> None:
     assert "axolotl*: no such contender" in output
 
 
+@pytest.mark.parametrize(
+    ("only", "wanted"),
+    [
+        (["trl-16bit@1", "trl-16bit@4.8", "trl*@1"], {"trl-16bit": [4.8, 1.0]}),
+        (["trl-16bit@1", "trl-16bit"], {"trl-16bit": [4.8, 3.6, 1.0]}),
+        (["trl-16bit", "unsloth-16bit@3.6", "trl-16bit@1"], {"unsloth-16bit": [3.6], "trl-16bit": [4.8, 3.6, 1.0]}),
+    ],
+)
+def test_only_adds_up_in_the_order_of_contenders_and_questions(
+    load: Callable[[str], ModuleType], only: list[str], wanted: dict[str, list[float]]
+) -> None:
+    script = load("train_throughput")
+    parser = script._parser()
+    chosen = script._chosen(parser, parser.parse_args(["--only", *only]))
+    assert chosen == wanted
+    assert list(chosen) == list(wanted)
+
+
 @pytest.mark.parametrize("mean", [4.8, 3.6, 2.5, 1.0, 7.0])
 def test_groups_have_the_mean_and_differ_in_size(load: Callable[[str], ModuleType], mean: float) -> None:
     sizes = load("throughput.questions").group_sizes(mean)
