@@ -34,6 +34,7 @@ from vizsage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ("mllama", "qwen2_5_vl")
+NO_TIME = "no time left (--budget)"
 MUST_BE_EQUAL = ("size", "family", "text_tokens", "step_questions", "their_batch", "unsloth_resize")
 
 
@@ -113,7 +114,7 @@ class Run:
         left = list(questions)
         while left:
             if self.deadline < time.monotonic():
-                self._cannot(name, left, {"not_run": "no time left (--budget)"})
+                self._cannot(name, left, {"not_run": NO_TIME})
                 return
             result = self.work / f"{name}.json"
             result.unlink(missing_ok=True)
@@ -122,9 +123,9 @@ class Run:
             for row in found["measured"]:
                 self._add({"contender": name, **row, "process_s": seconds})
                 left.remove(row["questions"])
-            if "not_run" in found or not found["measured"]:
-                state = {"not_run": found["not_run"]} if "not_run" in found else {"failed": problem}
-                self._cannot(name, left, state)
+            not_run = found.get("not_run") or (problem if problem == NO_TIME else None)
+            if not_run or not found["measured"]:
+                self._cannot(name, left, {"not_run": not_run} if not_run else {"failed": problem})
                 left = []
             _say(f"{name}: {seconds:.0f} s{f', {problem}' if problem else ''}")
 
@@ -184,7 +185,7 @@ class Run:
         self.measurements.append({**row, "run": run})
 
     def _start(self, what: list[str], questions: list[float], result: Path, name: str) -> tuple[float, str]:
-        """Run this script as a child; its seconds and, if it failed, the last line that it wrote."""
+        """Run this script as a child; its seconds and, if it failed, its last line or why it was ended."""
         place = self.work / f"in-{name}"  # unsloth writes compiled code where it is started
         place.mkdir(exist_ok=True)
         command = [sys.executable, str(Path(__file__).resolve()), *what, "--job", str(self.work / "job.json")]
@@ -200,7 +201,7 @@ class Run:
                 code = child.wait(timeout=timeout)
                 problem = "" if code == 0 else _last_line(log) or f"exit code {code}"
             except subprocess.TimeoutExpired:
-                problem = f"not done after {timeout:.0f} s"
+                problem = NO_TIME if self.deadline <= time.monotonic() else f"not done after {timeout:.0f} s"
             finally:
                 # Workers of a child that was killed would go on.
                 if child.poll() is None:

@@ -80,6 +80,39 @@ def test_a_contender_that_fails_is_told_with_its_last_line(tmp_path: Path) -> No
     assert "unknown key 'no_such_setting'" in output
 
 
+@pytest.mark.parametrize(
+    ("limit", "measured_first", "wanted"),
+    [
+        ("--budget", True, [("samples_per_s", 9.0), ("samples_per_s", 3.0), ("not_run", "no time left (--budget)")]),
+        ("--budget", False, [("samples_per_s", 3.0), ("samples_per_s", 3.0), ("not_run", "no time left (--budget)")]),
+        ("--timeout", False, [("failed", "not done after 2 s")] * 3),
+    ],
+)
+def test_a_budget_that_ends_is_no_failure_of_who_was_running(
+    load: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    measured_first: bool,
+    wanted: list[tuple[str, Any]],
+) -> None:
+    """Figures that were taken over stay then, and those that it had written count; one that takes too long failed."""
+    script = load("train_throughput")
+    child = "import json, sys, time\nfrom pathlib import Path\nresult = sys.argv[sys.argv.index('--result') + 1]\n"
+    if measured_first:
+        child += "row = {'questions': 4.8, 'samples_per_s': 9.0}\n"
+        child += "Path(result).write_text(json.dumps({'measured': [row]}))\n"
+    (tmp_path / "child.py").write_text(child + "time.sleep(60)\n")
+    monkeypatch.setattr(script, "__file__", str(tmp_path / "child.py"))
+    arguments = script._parser().parse_args([limit, "2"])
+    benchmark = script.Run(arguments, tmp_path)
+    earlier = [measured("trl-16bit", mean, 3.0, 82, merged=True) for mean in (4.8, 3.6)]
+    benchmark.measurements = list(earlier)
+    benchmark.measure("trl-16bit", [4.8, 3.6, 1.0])
+    rows = sorted(benchmark.measurements, key=lambda row: -row["questions"])
+    assert [(key, row.get(key)) for row, (key, _) in zip(rows, wanted, strict=True)] == wanted
+
+
 def test_a_pattern_that_names_nobody_is_refused(tmp_path: Path) -> None:
     code, _, output = run(tmp_path, "--only", "axolotl*")
     assert code == 2
