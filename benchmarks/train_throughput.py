@@ -4,7 +4,7 @@ Random weights, drawn pictures and made-up questions, the same for all: 4.8 ques
 contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
 Vision or Qwen2.5-VL 7B at their real sizes on a GPU, prints whether the bars are met and exits 1 when one is missed or
 a contender failed. What cannot run on the machine is shown with the reason. A step's time is the median of those on
-the clock.
+the clock; the mean wait for data is given as a share of it.
 
 unsloth trains as its notebooks do, but its collator is told to leave the pictures as large as they are (`resize`), as
 all others have them; --unsloth-resize min is its own default. Peak memory is torch's count of the GPU's, on a CPU the

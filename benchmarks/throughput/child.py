@@ -49,12 +49,21 @@ def measure(name: str, job: Job, model: Path, questions: list[float], result: Pa
         else:
             from throughput.theirs import measure_trl as run
         for measured in run(contender, job, model, questions):
-            # The median: a step that compiles something late, after a short warm-up, is nobody's speed.
-            step_s = statistics.median(measured["step_times_s"])
-            found["measured"].append({**measured, "step_s": step_s, "samples_per_s": job.step_questions / step_s})
+            found["measured"].append({**measured, **speed(measured, job.step_questions)})
             write_json(result, found)
     except NotHere as reason:
         write_json(result, {**found, "not_run": str(reason)})
+
+
+def speed(measured: dict[str, Any], step_questions: int) -> dict[str, Any]:
+    """Step, samples a second and the share of a step that waits for data, from each step's time and wait.
+
+    The median of the times: a step that compiles something late, after a short warm-up, is nobody's speed. The share is
+    the mean wait of that step, for such a step among the times would hide a wait behind its own length.
+    """
+    step_s, waits = statistics.median(measured["step_times_s"]), measured["step_waits_s"]
+    share = None if waits is None else statistics.mean(waits) / step_s
+    return {"step_s": step_s, "samples_per_s": step_questions / step_s, "data_wait_share": share}
 
 
 def _tokens_around(processor: Any) -> int:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,6 +152,31 @@ def test_nothing_that_unsloth_patches_is_imported_before_it() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_a_late_compilation_neither_slows_nor_hides_the_wait(
+    load: Callable[[str], ModuleType], tmp_path: Path, whose: str
+) -> None:
+    """Steps of 1 s, each waiting 0.03 s, one of them with 60 s of compilation: 3%."""
+    times, waits = [1.0, 1.0, 61.0, 1.0], [0.03] * 4
+    if whose == "ours":
+        job = load("throughput.contenders").Job(
+            "tiny", "mllama", 112, 24, 4, 8, warmup=1, steps=4, overrides=(), unsloth_resize="max", work="", models=""
+        )
+        lines = [
+            {"step": i, "loss": 1.0, "samples_per_s": 24 / seconds, "data_wait_share": wait / seconds}
+            for i, (seconds, wait) in enumerate(zip([90.0, *times], [9.0, *waits], strict=True))
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        shared = load("throughput.contenders").CONTENDERS["vizsage-hf-shared-16bit"]
+        found = load("throughput.ours").figures(shared, job, tmp_path)
+    else:
+        watch = object.__new__(load("throughput.theirs").Watch)
+        watch.borders, watch.waited, watch.row = list(accumulate([90.0, *times])), [9.0, *waits], {}
+        found = watch.figures(1)
+    speed = load("throughput.child").speed(found, 24)
+    assert speed == pytest.approx({"step_s": 1.0, "samples_per_s": 24.0, "data_wait_share": 0.03})
 
 
 def measured(contender: str, questions: float, samples_per_s: float, peak_gb: float, **more: Any) -> dict[str, Any]:
