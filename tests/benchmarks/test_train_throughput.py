@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from vizsage.training.loader import read_ahead
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "train_throughput.py"
 SMALL = "--step-questions 8 --their-batch 4 --our-batch 4 --warmup 2 --steps 2 --text-tokens 64".split()
@@ -152,6 +154,18 @@ def test_nothing_that_unsloth_patches_is_imported_before_it() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stderr.strip() == "[]"
+
+
+def test_most_steps_on_the_clock_come_after_those_that_were_read_ahead(
+    load: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    script, contenders = load("train_throughput"), load("throughput.contenders").CONTENDERS
+    benchmark = script.Run(script._parser().parse_args([]), tmp_path)
+    warmup, steps = benchmark.job.measured_steps(contenders["vizsage-hf-shared-16bit"])
+    workers, ahead = 4, read_ahead(4, benchmark.job.step_questions)[1]
+    assert steps >= 2 * workers * ahead
+    assert warmup == 4
+    assert benchmark.job.measured_steps(contenders["trl-16bit"]) == (2, 4)
 
 
 @pytest.mark.parametrize("whose", ["ours", "theirs"])
