@@ -249,6 +249,14 @@ def test_speed_and_memory_are_promised_of_one_contender(load: Callable[[str], Mo
     assert bars[4].met is False
 
 
+def test_where_no_memory_is_promised_the_fastest_counts(load: Callable[[str], ModuleType]) -> None:
+    report = load("throughput.report")
+    rows = [*mllama_rows(), measured("vizsage-unsloth-shared-16bit", 1, 8.0, 50)]
+    assert "vizsage-unsloth-shared-16bit 8.0" in report.find_bars(rows, size="real", family="mllama")[3].found
+    rows = [*mllama_rows(), measured("vizsage-unsloth-shared-16bit", 4.8, 40.0, 50)]
+    assert "vizsage-unsloth-shared-16bit 40.0" in report.find_bars(rows, size="real", family="qwen2_5_vl")[0].found
+
+
 def test_a_bar_without_figures_is_open_and_one_of_a_failed_contender_missed(
     load: Callable[[str], ModuleType],
 ) -> None:
