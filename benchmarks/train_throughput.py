@@ -29,13 +29,13 @@ from typing import Any
 from rich.console import Console
 
 from throughput.contenders import CONTENDERS, OUR_BATCH, Job
+from throughput.merging import take_over
 from throughput.report import Measurement, find_bars, make_table, notes, with_ratios
 from vizsage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ("mllama", "qwen2_5_vl")
 NO_TIME = "no time left (--budget)"
-MUST_BE_EQUAL = ("size", "family", "text_tokens", "step_questions", "their_batch", "unsloth_resize")
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
         run = Run(arguments, Path(work))
         run.prepare()
         if arguments.merge:
-            run.merge(arguments.merge)
+            run.measurements = take_over(arguments.merge)
         for name, questions in chosen.items():
             run.measure(name, questions)
             run.save()
@@ -93,21 +93,12 @@ class Run:
     def prepare(self) -> None:
         """Make model and questions, in a process of its own: this one must hold no memory of the GPU."""
         result = self.work / "prepared.json"
-        seconds, problem = self._start(["--prepare"], self.arguments.questions, result, "prepare")
+        what = ["--prepare", *(["--merge", str(self.arguments.merge.absolute())] if self.arguments.merge else [])]
+        seconds, problem = self._start(what, self.arguments.questions, result, "prepare")
         if not result.exists():
-            raise SystemExit(f"model and questions could not be made: {problem}")
+            raise SystemExit(f"nothing is measured: {problem}")
         self.facts |= json.loads(result.read_text(encoding="utf-8"))
         _say(f"model and questions made in {seconds:.0f} s: {self.facts['model']}")
-
-    def merge(self, path: Path) -> None:
-        """Take over what an earlier run measured on the same kind of machine at the same sizes."""
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        machine, settings = earlier["machine"], earlier["settings"]
-        different = [key for key, value in self.facts["machine"].items() if machine.get(key) != value]
-        different += [key for key in MUST_BE_EQUAL if settings[key] != self.job.settings[key]]
-        if different:
-            raise SystemExit(f"{path}: cannot be merged, measured with other {', '.join(different)}")
-        self.measurements = [{**row, "merged": True} for row in earlier["measurements"] if "samples_per_s" in row]
 
     def measure(self, name: str, questions: list[float]) -> None:
         """Measure one contender; a process that ended early is started again for the numbers of questions left."""
@@ -261,7 +252,7 @@ def _child(arguments: argparse.Namespace) -> int:
 
     job = Job.load(arguments.job)
     if arguments.prepare:
-        child.prepare(job, arguments.questions, arguments.result)
+        child.prepare(job, arguments.questions, arguments.result, arguments.merge)
     else:
         child.measure(arguments.contender, job, Path(arguments.model), arguments.questions, arguments.result)
     return 0

@@ -8,16 +8,23 @@ from typing import Any
 
 from throughput.contenders import CONTENDERS, Job, NotHere
 from throughput.machine import check_possible, describe_machine
+from throughput.merging import refuse_another
 from throughput.rows import describe_rows
 from vizsage.files import write_json
 
 
-def prepare(job: Job, questions: list[float], result: Path) -> None:
-    """Make the model unless it is there, and the data sets; `result` takes the machine and what a row looks like."""
+def prepare(job: Job, questions: list[float], result: Path, merge: Path | None) -> None:
+    """Make the model unless it is there, and the data sets; `result` takes the machine and what a row looks like.
+
+    Ends the process before that, which takes minutes and many GB at real size, if `merge` was measured otherwise.
+    """
     import torch
 
     if job.size == "real" and not torch.cuda.is_available():
         raise SystemExit("--size real needs a GPU; --size tiny runs everywhere")
+    machine = describe_machine()
+    if merge:
+        refuse_another(merge, machine, job)
     from transformers import AutoProcessor
 
     from throughput.models import PICTURES, ensure_model
@@ -33,7 +40,7 @@ def prepare(job: Job, questions: list[float], result: Path) -> None:
     for mean in questions:
         write_questions(job.data_folder(mean), mean=mean, questions=needed, words=words, size=size)
     row = _plain_row(processor, job, questions[0])
-    write_json(result, {"machine": describe_machine(), "model": str(model), "picture": size, "row": row})
+    write_json(result, {"machine": machine, "model": str(model), "picture": size, "row": row})
 
 
 def measure(name: str, job: Job, model: Path, questions: list[float], result: Path) -> None:

@@ -156,6 +156,20 @@ def test_nothing_that_unsloth_patches_is_imported_before_it() -> None:
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize("other", ["settings", "machine"])
+def test_figures_of_another_kind_are_refused_before_a_model_is_made(
+    load: Callable[[str], ModuleType], tmp_path: Path, other: str
+) -> None:
+    script = load("train_throughput")
+    job = script.Run(script._parser().parse_args(["--models", str(tmp_path / "models")]), tmp_path).job
+    earlier = {"machine": load("throughput.machine").describe_machine(), "settings": dict(job.settings)}
+    earlier[other] |= {"text_tokens": 80, "torch": "1.0"}
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    with pytest.raises(SystemExit, match="cannot be merged, measured with other (text_tokens|torch)$"):
+        load("throughput.child").prepare(job, [1.0], tmp_path / "result.json", tmp_path / "earlier.json")
+    assert not (tmp_path / "models").exists()
+
+
 def test_most_steps_on_the_clock_come_after_those_that_were_read_ahead(
     load: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
