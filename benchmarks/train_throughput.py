@@ -29,7 +29,7 @@ from typing import Any
 from rich.console import Console
 
 from throughput.contenders import CONTENDERS, OUR_BATCH, Job
-from throughput.merging import take_over
+from throughput.merging import hash_source, take_over
 from throughput.report import Measurement, find_bars, make_table, notes, with_ratios
 from vizsage.files import write_json
 
@@ -56,7 +56,7 @@ def main() -> int:
         run = Run(arguments, Path(work))
         run.prepare()
         if arguments.merge:
-            run.measurements = take_over(arguments.merge)
+            run.merge(arguments.merge)
         for name, questions in chosen.items():
             run.measure(name, questions)
             run.save()
@@ -88,6 +88,7 @@ class Run:
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.deadline = time.monotonic() + arguments.budget
         self.facts: dict[str, Any] = {"started": started}
+        self.source = hash_source(ROOT / "vizsage")
         self.measurements: list[Measurement] = []
 
     def prepare(self) -> None:
@@ -99,6 +100,12 @@ class Run:
             raise SystemExit(f"nothing is measured: {problem}")
         self.facts |= json.loads(result.read_text(encoding="utf-8"))
         _say(f"model and questions made in {seconds:.0f} s: {self.facts['model']}")
+
+    def merge(self, path: Path) -> None:
+        """Take over what an earlier run measured, this project's own figures only if its code is still the same."""
+        self.measurements, left = take_over(path, self.source)
+        if left:
+            _say(f"{path}: {left} figures of this project are left out, measured with other code")
 
     def measure(self, name: str, questions: list[float]) -> None:
         """Measure one contender; a process that ended early is started again for the numbers of questions left."""
@@ -171,7 +178,7 @@ class Run:
     def _add(self, row: Measurement) -> None:
         key = (row["contender"], row["questions"])
         self.measurements = [old for old in self.measurements if (old["contender"], old["questions"]) != key]
-        run = {"started": self.facts["started"], "overrides": list(self.job.overrides)}
+        run = {"started": self.facts["started"], "source": self.source, "overrides": list(self.job.overrides)}
         run |= {"our_batch": self.job.our_batch, "warmup": self.job.warmup, "steps": self.job.steps}
         self.measurements.append({**row, "run": run})
 
@@ -220,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         "--models", type=Path, metavar="DIR", help="where models are kept for later runs; 16 to 22 GB each at real size"
     )
     add("--json", type=Path, metavar="FILE", help="write the measurements there, anew after each contender")
-    add("--merge", type=Path, metavar="FILE", help="take over what that file has and this run does not measure")
+    add("--merge", type=Path, metavar="FILE", help="take over what this run does not measure; ours of the same code")
     add("--logs", type=Path, metavar="DIR", help="keep what the processes write")
     add("--timeout", type=float, default=600, metavar="S", help="seconds for one contender (default: 600)")
     add("--budget", type=float, default=float("inf"), metavar="S", help="seconds for all; what is left is not run then")

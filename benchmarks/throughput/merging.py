@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from throughput.contenders import Job
+from throughput.contenders import CONTENDERS, Job
 
 MUST_BE_EQUAL = ("size", "family", "text_tokens", "step_questions", "their_batch", "unsloth_resize")
 
@@ -20,7 +21,18 @@ def refuse_another(path: Path, machine: dict[str, Any], job: Job) -> None:
         raise SystemExit(f"{path}: cannot be merged, measured with other {', '.join(different)}")
 
 
-def take_over(path: Path) -> list[dict[str, Any]]:
-    """The figures of `path`, marked as such."""
+def take_over(path: Path, source: str) -> tuple[list[dict[str, Any]], int]:
+    """The figures of `path`, marked as such, and how many were left: those of this project with another `source`."""
     earlier = json.loads(path.read_text(encoding="utf-8"))
-    return [{**row, "merged": True} for row in earlier["measurements"] if "samples_per_s" in row]
+    rows = [row for row in earlier["measurements"] if "samples_per_s" in row]
+    kept = [row for row in rows if CONTENDERS[row["contender"]].kind != "vizsage" or row["run"].get("source") == source]
+    return [{**row, "merged": True} for row in kept], len(rows) - len(kept)
+
+
+def hash_source(package: Path) -> str:
+    """A short name of the code that lies in `package`, wherever that is; git need not know it."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(content)} ".encode() + content)
+    return digest.hexdigest()[:12]

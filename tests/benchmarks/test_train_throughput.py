@@ -170,6 +170,38 @@ def test_figures_of_another_kind_are_refused_before_a_model_is_made(
     assert not (tmp_path / "models").exists()
 
 
+def test_figures_of_other_code_of_this_project_are_left_out(
+    load: Callable[[str], ModuleType], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The others' code is no part of it, and theirs stay."""
+    script = load("train_throughput")
+    benchmark = script.Run(script._parser().parse_args([]), tmp_path)
+    benchmark._add(measured("vizsage-hf-shared-16bit", 4.8, 20.0, 28))
+    benchmark._add(measured("trl-16bit", 4.8, 3.6, 82))
+    old = measured("vizsage-hf-shared-16bit", 1, 7.0, 29)  # of a run that did not write down its code
+    changed = {**old, "questions": 3.6, "run": {**old["run"], "source": "0" * 12}}
+    (tmp_path / "earlier.json").write_text(json.dumps({"measurements": [*benchmark.measurements, old, changed]}))
+    benchmark.merge(tmp_path / "earlier.json")
+    assert [(row["contender"], row["questions"], row["merged"]) for row in benchmark.measurements] == [
+        ("vizsage-hf-shared-16bit", 4.8, True),
+        ("trl-16bit", 4.8, True),
+    ]
+    assert "2 figures of this project are left out, measured with other code" in capfd.readouterr().err
+
+
+def test_the_code_of_a_package_is_known_by_its_content(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    hash_source, found = load("throughput.merging").hash_source, []
+    for name, text in (("a/x.py", "1"), ("b/x.py", "1"), ("b/x.py", "2"), ("b/sub/y.py", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        found.append(hash_source(tmp_path / name[0]))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    (tmp_path / "b" / "__pycache__").mkdir()
+    (tmp_path / "b" / "__pycache__" / "x.pyc").write_bytes(b"3")
+    assert hash_source(tmp_path / "b") == found[3]
+
+
 def test_most_steps_on_the_clock_come_after_those_that_were_read_ahead(
     load: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
