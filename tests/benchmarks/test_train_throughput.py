@@ -202,6 +202,18 @@ def test_the_code_of_a_package_is_known_by_its_content(load: Callable[[str], Mod
     assert hash_source(tmp_path / "b") == found[3]
 
 
+def test_trl_learns_all_of_a_row_as_the_pages_say(load: Callable[[str], ModuleType]) -> None:
+    from PIL import Image
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    _, processor = load("throughput.models").make_mllama("tiny")
+    turns = [{"role": role, "content": [{"type": "text", "text": role}]} for role in ("user", "assistant")]
+    turns[0]["content"].insert(0, {"type": "image"})
+    row = {"images": [Image.new("RGB", (200, 160))], "messages": turns}
+    batch = DataCollatorForVisionLanguageModeling(processor)([row])
+    assert (batch["labels"] == batch["input_ids"]).all()
+
+
 def test_most_steps_on_the_clock_come_after_those_that_were_read_ahead(
     load: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
