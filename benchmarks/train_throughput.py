@@ -223,8 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--our-batch", type=int, metavar="N", help="batch_size of this project when it shares; default: real 24")
     add("--their-batch", type=int, default=8, metavar="N", help="batch size of all others (default: 8)")
     add("--text-tokens", type=int, default=112, metavar="N", help="text tokens of a row, mean (default: 112)")
-    add("--warmup", type=int, default=4, metavar="N", help="steps before the clock (default: 4); half without sharing")
-    add("--steps", type=int, default=24, metavar="N", help="steps on the clock (default: 24); a sixth without sharing")
+    add("--warmup", type=int, default=4, metavar="N", help="steps before the clock (default: 4; unshared half, >= 2)")
+    add("--steps", type=int, default=24, metavar="N", help="steps on the clock (default: 24; unshared a sixth, >= 2)")
     add("--set", nargs="+", default=[], metavar="key=value", help="settings of this project's runs")
     add("--unsloth-resize", choices=("max", "min"), default="max", help="max: pictures stay as they are (default)")
     add(
