@@ -4,11 +4,15 @@ Random weights, drawn pictures and made-up questions, the same for all: 4.8 ques
 contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
 Vision or Qwen2.5-VL 7B at their real sizes on a GPU, prints whether the bars are met and exits 1 when one is missed or
 a contender failed. What cannot run on the machine is shown with the reason. A step's time is the median of those on
-the clock.
+the clock; the mean wait for data is given as a share of it.
 
 unsloth trains as its notebooks do, but its collator is told to leave the pictures as large as they are (`resize`), as
-all others have them; --unsloth-resize min is its own default. Peak memory is torch's count of the GPU's, on a CPU the
-resident memory of the process, loading included.
+all others have them; --unsloth-resize min is its own default. What else is not alike: unsloth and TRL learn all text of
+a row, as both do by default (TRL the picture's placeholders, too), and this project the answer only, which takes fewer
+logits. In 4 bits this project quantises all linear layers but the head; unsloth keeps the projector of Llama 3.2 Vision
+and the vision tower of Qwen2.5-VL in 16. What is compiled is compiled before the clock runs, and in no figure.
+
+Peak memory is torch's count of the GPU's, on a CPU the resident memory of the process, loading included.
 """
 
 from __future__ import annotations
@@ -29,12 +33,13 @@ from typing import Any
 from rich.console import Console
 
 from throughput.contenders import CONTENDERS, OUR_BATCH, Job
+from throughput.merging import hash_source, take_over
 from throughput.report import Measurement, find_bars, make_table, notes, with_ratios
 from vizsage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ("mllama", "qwen2_5_vl")
-MUST_BE_EQUAL = ("size", "family", "text_tokens", "step_questions", "their_batch", "unsloth_resize")
+NO_TIME = "no time left (--budget)"
 
 
 def main() -> int:
@@ -87,33 +92,31 @@ class Run:
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.deadline = time.monotonic() + arguments.budget
         self.facts: dict[str, Any] = {"started": started}
+        self.source = hash_source(ROOT / "vizsage")
         self.measurements: list[Measurement] = []
 
     def prepare(self) -> None:
         """Make model and questions, in a process of its own: this one must hold no memory of the GPU."""
         result = self.work / "prepared.json"
-        seconds, problem = self._start(["--prepare"], self.arguments.questions, result, "prepare")
+        what = ["--prepare", *(["--merge", str(self.arguments.merge.absolute())] if self.arguments.merge else [])]
+        seconds, problem = self._start(what, self.arguments.questions, result, "prepare")
         if not result.exists():
-            raise SystemExit(f"model and questions could not be made: {problem}")
+            raise SystemExit(f"nothing is measured: {problem}")
         self.facts |= json.loads(result.read_text(encoding="utf-8"))
         _say(f"model and questions made in {seconds:.0f} s: {self.facts['model']}")
 
     def merge(self, path: Path) -> None:
-        """Take over what an earlier run measured on the same kind of machine at the same sizes."""
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        machine, settings = earlier["machine"], earlier["settings"]
-        different = [key for key, value in self.facts["machine"].items() if machine.get(key) != value]
-        different += [key for key in MUST_BE_EQUAL if settings[key] != self.job.settings[key]]
-        if different:
-            raise SystemExit(f"{path}: cannot be merged, measured with other {', '.join(different)}")
-        self.measurements = [{**row, "merged": True} for row in earlier["measurements"] if "samples_per_s" in row]
+        """Take over what an earlier run measured, this project's own figures only if its code is still the same."""
+        self.measurements, left = take_over(path, self.source)
+        if left:
+            _say(f"{path}: {left} figures of this project are left out, measured with other code")
 
     def measure(self, name: str, questions: list[float]) -> None:
         """Measure one contender; a process that ended early is started again for the numbers of questions left."""
         left = list(questions)
         while left:
             if self.deadline < time.monotonic():
-                self._cannot(name, left, {"not_run": "no time left (--budget)"})
+                self._cannot(name, left, {"not_run": NO_TIME})
                 return
             result = self.work / f"{name}.json"
             result.unlink(missing_ok=True)
@@ -122,9 +125,9 @@ class Run:
             for row in found["measured"]:
                 self._add({"contender": name, **row, "process_s": seconds})
                 left.remove(row["questions"])
-            if "not_run" in found or not found["measured"]:
-                state = {"not_run": found["not_run"]} if "not_run" in found else {"failed": problem}
-                self._cannot(name, left, state)
+            not_run = found.get("not_run") or (problem if problem == NO_TIME else None)
+            if not_run or not found["measured"]:
+                self._cannot(name, left, {"not_run": not_run} if not_run else {"failed": problem})
                 left = []
             _say(f"{name}: {seconds:.0f} s{f', {problem}' if problem else ''}")
 
@@ -179,12 +182,12 @@ class Run:
     def _add(self, row: Measurement) -> None:
         key = (row["contender"], row["questions"])
         self.measurements = [old for old in self.measurements if (old["contender"], old["questions"]) != key]
-        run = {"started": self.facts["started"], "overrides": list(self.job.overrides)}
+        run = {"started": self.facts["started"], "source": self.source, "overrides": list(self.job.overrides)}
         run |= {"our_batch": self.job.our_batch, "warmup": self.job.warmup, "steps": self.job.steps}
         self.measurements.append({**row, "run": run})
 
     def _start(self, what: list[str], questions: list[float], result: Path, name: str) -> tuple[float, str]:
-        """Run this script as a child; its seconds and, if it failed, the last line that it wrote."""
+        """Run this script as a child; its seconds and, if it failed, its last line or why it was ended."""
         place = self.work / f"in-{name}"  # unsloth writes compiled code where it is started
         place.mkdir(exist_ok=True)
         command = [sys.executable, str(Path(__file__).resolve()), *what, "--job", str(self.work / "job.json")]
@@ -200,7 +203,7 @@ class Run:
                 code = child.wait(timeout=timeout)
                 problem = "" if code == 0 else _last_line(log) or f"exit code {code}"
             except subprocess.TimeoutExpired:
-                problem = f"not done after {timeout:.0f} s"
+                problem = NO_TIME if self.deadline <= time.monotonic() else f"not done after {timeout:.0f} s"
             finally:
                 # Workers of a child that was killed would go on.
                 if child.poll() is None:
@@ -220,15 +223,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--our-batch", type=int, metavar="N", help="batch_size of this project when it shares; default: real 24")
     add("--their-batch", type=int, default=8, metavar="N", help="batch size of all others (default: 8)")
     add("--text-tokens", type=int, default=112, metavar="N", help="text tokens of a row, mean (default: 112)")
-    add("--warmup", type=int, default=4, metavar="N", help="steps before the clock runs; half for who does not share")
-    add("--steps", type=int, default=12, metavar="N", help="steps on the clock; a quarter for who does not share")
+    add("--warmup", type=int, default=4, metavar="N", help="steps before the clock (default: 4; unshared half, >= 2)")
+    add("--steps", type=int, default=24, metavar="N", help="steps on the clock (default: 24; unshared a sixth, >= 2)")
     add("--set", nargs="+", default=[], metavar="key=value", help="settings of this project's runs")
     add("--unsloth-resize", choices=("max", "min"), default="max", help="max: pictures stay as they are (default)")
     add(
         "--models", type=Path, metavar="DIR", help="where models are kept for later runs; 16 to 22 GB each at real size"
     )
     add("--json", type=Path, metavar="FILE", help="write the measurements there, anew after each contender")
-    add("--merge", type=Path, metavar="FILE", help="take over what that file has and this run does not measure")
+    add("--merge", type=Path, metavar="FILE", help="take over what this run does not measure; ours of the same code")
     add("--logs", type=Path, metavar="DIR", help="keep what the processes write")
     add("--timeout", type=float, default=600, metavar="S", help="seconds for one contender (default: 600)")
     add("--budget", type=float, default=float("inf"), metavar="S", help="seconds for all; what is left is not run then")
@@ -242,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Names of the contenders, in their order, each with its numbers of questions a picture."""
-    chosen: dict[str, list[float]] = {}
+    chosen: dict[str, set[float]] = {}
     for pattern in arguments.only or ["*"]:
         glob, _, mean = pattern.partition("@")
         names = fnmatch.filter(CONTENDERS, glob)
@@ -251,8 +254,8 @@ def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> d
         if mean and mean not in [f"{q:g}" for q in arguments.questions]:
             parser.error(f"--only {pattern}: {mean} is not among --questions")
         for name in names:
-            chosen[name] = [float(mean)] if mean else arguments.questions
-    return {name: chosen[name] for name in CONTENDERS if name in chosen}
+            chosen.setdefault(name, set()).update([float(mean)] if mean else arguments.questions)
+    return {name: [q for q in arguments.questions if q in chosen[name]] for name in CONTENDERS if name in chosen}
 
 
 def _child(arguments: argparse.Namespace) -> int:
@@ -260,7 +263,7 @@ def _child(arguments: argparse.Namespace) -> int:
 
     job = Job.load(arguments.job)
     if arguments.prepare:
-        child.prepare(job, arguments.questions, arguments.result)
+        child.prepare(job, arguments.questions, arguments.result, arguments.merge)
     else:
         child.measure(arguments.contender, job, Path(arguments.model), arguments.questions, arguments.result)
     return 0

@@ -8,16 +8,23 @@ from typing import Any
 
 from throughput.contenders import CONTENDERS, Job, NotHere
 from throughput.machine import check_possible, describe_machine
+from throughput.merging import refuse_another
 from throughput.rows import describe_rows
 from vizsage.files import write_json
 
 
-def prepare(job: Job, questions: list[float], result: Path) -> None:
-    """Make the model unless it is there, and the data sets; `result` takes the machine and what a row looks like."""
+def prepare(job: Job, questions: list[float], result: Path, merge: Path | None) -> None:
+    """Make the model unless it is there, and the data sets; `result` takes the machine and what a row looks like.
+
+    Ends the process before that, which takes minutes and many GB at real size, if `merge` was measured otherwise.
+    """
     import torch
 
     if job.size == "real" and not torch.cuda.is_available():
         raise SystemExit("--size real needs a GPU; --size tiny runs everywhere")
+    machine = describe_machine()
+    if merge:
+        refuse_another(merge, machine, job)
     from transformers import AutoProcessor
 
     from throughput.models import PICTURES, ensure_model
@@ -33,7 +40,7 @@ def prepare(job: Job, questions: list[float], result: Path) -> None:
     for mean in questions:
         write_questions(job.data_folder(mean), mean=mean, questions=needed, words=words, size=size)
     row = _plain_row(processor, job, questions[0])
-    write_json(result, {"machine": describe_machine(), "model": str(model), "picture": size, "row": row})
+    write_json(result, {"machine": machine, "model": str(model), "picture": size, "row": row})
 
 
 def measure(name: str, job: Job, model: Path, questions: list[float], result: Path) -> None:
@@ -49,12 +56,21 @@ def measure(name: str, job: Job, model: Path, questions: list[float], result: Pa
         else:
             from throughput.theirs import measure_trl as run
         for measured in run(contender, job, model, questions):
-            # The median: a step that compiles something late, after a short warm-up, is nobody's speed.
-            step_s = statistics.median(measured["step_times_s"])
-            found["measured"].append({**measured, "step_s": step_s, "samples_per_s": job.step_questions / step_s})
+            found["measured"].append({**measured, **speed(measured, job.step_questions)})
             write_json(result, found)
     except NotHere as reason:
         write_json(result, {**found, "not_run": str(reason)})
+
+
+def speed(measured: dict[str, Any], step_questions: int) -> dict[str, Any]:
+    """Step, samples a second and the share of a step that waits for data, from each step's time and wait.
+
+    The median of the times: a step that compiles something late, after a short warm-up, is nobody's speed. The share is
+    the mean wait of that step, for such a step among the times would hide a wait behind its own length.
+    """
+    step_s, waits = statistics.median(measured["step_times_s"]), measured["step_waits_s"]
+    share = None if waits is None else statistics.mean(waits) / step_s
+    return {"step_s": step_s, "samples_per_s": step_questions / step_s, "data_wait_share": share}
 
 
 def _tokens_around(processor: Any) -> int:

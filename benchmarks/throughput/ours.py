@@ -76,13 +76,11 @@ def figures(contender: Contender, job: Job, output_dir: Path) -> dict[str, Any]:
         raise ValueError(f"{output_dir / 'metrics.jsonl'}: {len(lines)} lines of {warmup + steps} steps")
     measured = lines[warmup:]
     times = [job.step_questions / line["samples_per_s"] for line in measured]
-    waits = [line.get("data_wait_share") for line in measured]
+    waits = [line["data_wait_share"] * seconds for line, seconds in zip(measured, times, strict=True)]
     peaks = [line["gpu_memory_peak_gib"] * 2**30 / 1e9 for line in lines if "gpu_memory_peak_gib" in line]
     return {
         "step_times_s": times,
-        "data_wait_share": None
-        if None in waits
-        else sum(w * t for w, t in zip(waits, times, strict=True)) / sum(times),
+        "step_waits_s": waits,
         "peak_gb": max(peaks) if peaks else peak_gb(),
     }
 

@@ -26,7 +26,10 @@ SPEED_BARS = {  # (family, bits, questions a picture, whom): times as fast
     ("mllama", 16, ONE, "unsloth-16bit"): 2.0,
     ("qwen2_5_vl", 16, MANY, "unsloth-16bit"): 2.5,
 }
-PEAK_BARS = [("mllama", 16, MANY, "unsloth-16bit"), ("mllama", 4, MANY, "unsloth-4bit")]  # no more memory than
+PEAK_BARS = {  # (family, bits, questions a picture): no more memory than whom
+    ("mllama", 16, MANY): "unsloth-16bit",
+    ("mllama", 4, MANY): "unsloth-4bit",
+}
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,12 @@ def find_bars(measurements: Iterable[Measurement], *, size: str, family: str) ->
     bars = []
     for (of, bits, questions, whom), times in SPEED_BARS.items():
         if of == family:
-            ours, theirs = _best(rows, bits, questions), rows.get((whom, questions), {})
+            ours, theirs = _best(rows, family, bits, questions), rows.get((whom, questions), {})
             what = f"{questions:g} questions a picture, {bits} bits: speed over {whom}"
             bars.append(_compare(what, ours, theirs, "samples_per_s", "samples/s", f">= {times:g} x", times))
-    for of, bits, questions, whom in PEAK_BARS:
+    for (of, bits, questions), whom in PEAK_BARS.items():
         if of == family:
-            ours, theirs = _best(rows, bits, questions), rows.get((whom, questions), {})
+            ours, theirs = _best(rows, family, bits, questions), rows.get((whom, questions), {})
             what = f"{questions:g} questions a picture, {bits} bits: peak memory against {whom}"
             bars.append(_compare(what, ours, theirs, "peak_gb", "GB", "no more", None))
     waits = [
@@ -127,15 +130,15 @@ def notes(measurements: Iterable[Measurement], expected_row: dict[str, Any]) -> 
     return list(found)
 
 
-def _best(rows: dict[tuple[str, float], Measurement], bits: int, questions: float) -> Measurement:
-    """The fastest of ours that share; if some keep within unsloth's memory, the fastest of these: speed and memory are
-    promised together. Without figures, one that failed, if any did.
+def _best(rows: dict[tuple[str, float], Measurement], family: str, bits: int, questions: float) -> Measurement:
+    """The fastest of ours that share. Where memory is promised, too, it is promised of the same contender: if some keep
+    within it, the fastest of these. Without figures, one that failed, if any did.
     """
     ours = [row for (name, q), row in rows.items() if q == questions and _shares(CONTENDERS[name], bits)]
     measured = [row for row in ours if "samples_per_s" in row]
     if not measured:
         return next((row for row in ours if "failed" in row), {})
-    limit = rows.get((f"unsloth-{bits}bit", questions), {}).get("peak_gb")
+    limit = rows.get((PEAK_BARS.get((family, bits, questions), ""), questions), {}).get("peak_gb")
     within = [row for row in measured if limit is not None and row["peak_gb"] <= limit]
     best: Measurement = max(within or measured, key=lambda row: row["samples_per_s"])
     return best

@@ -207,11 +207,14 @@ class Watch:
         trainer.add_callback(AtBorders())
 
     def figures(self, warmup: int) -> dict[str, Any]:
-        """Times of the steps after `warmup` ones, the share of it spent in getting batches, the last batch's shape."""
+        """Times of the steps after `warmup` ones, those spent in getting their batches, the last batch's shape."""
         times = [
             after - before for before, after in zip(self.borders[warmup - 1 :], self.borders[warmup:], strict=False)
         ]
         # One wait a step, and one more at the end of an epoch's data, if there is one.
         waits = self.waited[warmup : warmup + len(times)]
-        share = sum(waits) / sum(times) if len(waits) == len(times) else None
-        return {"step_times_s": times, "data_wait_share": share, "row": self.row}
+        return {
+            "step_times_s": times,
+            "step_waits_s": waits if len(waits) == len(times) else None,
+            "row": self.row,
+        }

@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from vizsage.training.loader import read_ahead
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "train_throughput.py"
@@ -80,10 +83,61 @@ def test_a_contender_that_fails_is_told_with_its_last_line(tmp_path: Path) -> No
     assert "unknown key 'no_such_setting'" in output
 
 
+@pytest.mark.parametrize(
+    ("limit", "measured_first", "wanted"),
+    [
+        ("--budget", True, [("samples_per_s", 9.0), ("samples_per_s", 3.0), ("not_run", "no time left (--budget)")]),
+        ("--budget", False, [("samples_per_s", 3.0), ("samples_per_s", 3.0), ("not_run", "no time left (--budget)")]),
+        ("--timeout", False, [("failed", "not done after 2 s")] * 3),
+    ],
+)
+def test_a_budget_that_ends_is_no_failure_of_who_was_running(
+    load: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    measured_first: bool,
+    wanted: list[tuple[str, Any]],
+) -> None:
+    """Figures that were taken over stay then, and those that it had written count; one that takes too long failed."""
+    script = load("train_throughput")
+    child = "import json, sys, time\nfrom pathlib import Path\nresult = sys.argv[sys.argv.index('--result') + 1]\n"
+    if measured_first:
+        child += "row = {'questions': 4.8, 'samples_per_s': 9.0}\n"
+        child += "Path(result).write_text(json.dumps({'measured': [row]}))\n"
+    (tmp_path / "child.py").write_text(child + "time.sleep(60)\n")
+    monkeypatch.setattr(script, "__file__", str(tmp_path / "child.py"))
+    arguments = script._parser().parse_args([limit, "2"])
+    benchmark = script.Run(arguments, tmp_path)
+    earlier = [measured("trl-16bit", mean, 3.0, 82, merged=True) for mean in (4.8, 3.6)]
+    benchmark.measurements = list(earlier)
+    benchmark.measure("trl-16bit", [4.8, 3.6, 1.0])
+    rows = sorted(benchmark.measurements, key=lambda row: -row["questions"])
+    assert [(key, row.get(key)) for row, (key, _) in zip(rows, wanted, strict=True)] == wanted
+
+
 def test_a_pattern_that_names_nobody_is_refused(tmp_path: Path) -> None:
     code, _, output = run(tmp_path, "--only", "axolotl*")
     assert code == 2
     assert "axolotl*: no such contender" in output
+
+
+@pytest.mark.parametrize(
+    ("only", "wanted"),
+    [
+        (["trl-16bit@1", "trl-16bit@4.8", "trl*@1"], {"trl-16bit": [4.8, 1.0]}),
+        (["trl-16bit@1", "trl-16bit"], {"trl-16bit": [4.8, 3.6, 1.0]}),
+        (["trl-16bit", "unsloth-16bit@3.6", "trl-16bit@1"], {"unsloth-16bit": [3.6], "trl-16bit": [4.8, 3.6, 1.0]}),
+    ],
+)
+def test_only_adds_up_in_the_order_of_contenders_and_questions(
+    load: Callable[[str], ModuleType], only: list[str], wanted: dict[str, list[float]]
+) -> None:
+    script = load("train_throughput")
+    parser = script._parser()
+    chosen = script._chosen(parser, parser.parse_args(["--only", *only]))
+    assert chosen == wanted
+    assert list(chosen) == list(wanted)
 
 
 @pytest.mark.parametrize("mean", [4.8, 3.6, 2.5, 1.0, 7.0])
@@ -100,6 +154,101 @@ def test_nothing_that_unsloth_patches_is_imported_before_it() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("other", ["settings", "machine"])
+def test_figures_of_another_kind_are_refused_before_a_model_is_made(
+    load: Callable[[str], ModuleType], tmp_path: Path, other: str
+) -> None:
+    script = load("train_throughput")
+    job = script.Run(script._parser().parse_args(["--models", str(tmp_path / "models")]), tmp_path).job
+    earlier = {"machine": load("throughput.machine").describe_machine(), "settings": dict(job.settings)}
+    earlier[other] |= {"text_tokens": 80, "torch": "1.0"}
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    with pytest.raises(SystemExit, match="cannot be merged, measured with other (text_tokens|torch)$"):
+        load("throughput.child").prepare(job, [1.0], tmp_path / "result.json", tmp_path / "earlier.json")
+    assert not (tmp_path / "models").exists()
+
+
+def test_figures_of_other_code_of_this_project_are_left_out(
+    load: Callable[[str], ModuleType], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The others' code is no part of it, and theirs stay."""
+    script = load("train_throughput")
+    benchmark = script.Run(script._parser().parse_args([]), tmp_path)
+    benchmark._add(measured("vizsage-hf-shared-16bit", 4.8, 20.0, 28))
+    benchmark._add(measured("trl-16bit", 4.8, 3.6, 82))
+    old = measured("vizsage-hf-shared-16bit", 1, 7.0, 29)  # of a run that did not write down its code
+    changed = {**old, "questions": 3.6, "run": {**old["run"], "source": "0" * 12}}
+    (tmp_path / "earlier.json").write_text(json.dumps({"measurements": [*benchmark.measurements, old, changed]}))
+    benchmark.merge(tmp_path / "earlier.json")
+    assert [(row["contender"], row["questions"], row["merged"]) for row in benchmark.measurements] == [
+        ("vizsage-hf-shared-16bit", 4.8, True),
+        ("trl-16bit", 4.8, True),
+    ]
+    assert "2 figures of this project are left out, measured with other code" in capfd.readouterr().err
+
+
+def test_the_code_of_a_package_is_known_by_its_content(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    hash_source, found = load("throughput.merging").hash_source, []
+    for name, text in (("a/x.py", "1"), ("b/x.py", "1"), ("b/x.py", "2"), ("b/sub/y.py", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        found.append(hash_source(tmp_path / name[0]))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    (tmp_path / "b" / "__pycache__").mkdir()
+    (tmp_path / "b" / "__pycache__" / "x.pyc").write_bytes(b"3")
+    assert hash_source(tmp_path / "b") == found[3]
+
+
+def test_trl_learns_all_of_a_row_as_the_pages_say(load: Callable[[str], ModuleType]) -> None:
+    from PIL import Image
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    _, processor = load("throughput.models").make_mllama("tiny")
+    turns = [{"role": role, "content": [{"type": "text", "text": role}]} for role in ("user", "assistant")]
+    turns[0]["content"].insert(0, {"type": "image"})
+    row = {"images": [Image.new("RGB", (200, 160))], "messages": turns}
+    batch = DataCollatorForVisionLanguageModeling(processor)([row])
+    assert (batch["labels"] == batch["input_ids"]).all()
+
+
+def test_most_steps_on_the_clock_come_after_those_that_were_read_ahead(
+    load: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    script, contenders = load("train_throughput"), load("throughput.contenders").CONTENDERS
+    benchmark = script.Run(script._parser().parse_args([]), tmp_path)
+    warmup, steps = benchmark.job.measured_steps(contenders["vizsage-hf-shared-16bit"])
+    workers, ahead = 4, read_ahead(4, benchmark.job.step_questions)[1]
+    assert steps >= 2 * workers * ahead
+    assert warmup == 4
+    assert benchmark.job.measured_steps(contenders["trl-16bit"]) == (2, 4)
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_a_late_compilation_neither_slows_nor_hides_the_wait(
+    load: Callable[[str], ModuleType], tmp_path: Path, whose: str
+) -> None:
+    """Steps of 1 s, each waiting 0.03 s, one of them with 60 s of compilation: 3%."""
+    times, waits = [1.0, 1.0, 61.0, 1.0], [0.03] * 4
+    if whose == "ours":
+        job = load("throughput.contenders").Job(
+            "tiny", "mllama", 112, 24, 4, 8, warmup=1, steps=4, overrides=(), unsloth_resize="max", work="", models=""
+        )
+        lines = [
+            {"step": i, "loss": 1.0, "samples_per_s": 24 / seconds, "data_wait_share": wait / seconds}
+            for i, (seconds, wait) in enumerate(zip([90.0, *times], [9.0, *waits], strict=True))
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        shared = load("throughput.contenders").CONTENDERS["vizsage-hf-shared-16bit"]
+        found = load("throughput.ours").figures(shared, job, tmp_path)
+    else:
+        watch = object.__new__(load("throughput.theirs").Watch)
+        watch.borders, watch.waited, watch.row = list(accumulate([90.0, *times])), [9.0, *waits], {}
+        found = watch.figures(1)
+    speed = load("throughput.child").speed(found, 24)
+    assert speed == pytest.approx({"step_s": 1.0, "samples_per_s": 24.0, "data_wait_share": 0.03})
 
 
 def measured(contender: str, questions: float, samples_per_s: float, peak_gb: float, **more: Any) -> dict[str, Any]:
@@ -156,6 +305,14 @@ def test_speed_and_memory_are_promised_of_one_contender(load: Callable[[str], Mo
     bars = load("throughput.report").find_bars(rows, size="real", family="mllama")
     assert "vizsage-unsloth-shared-16bit 40.0" in bars[0].found
     assert bars[4].met is False
+
+
+def test_where_no_memory_is_promised_the_fastest_counts(load: Callable[[str], ModuleType]) -> None:
+    report = load("throughput.report")
+    rows = [*mllama_rows(), measured("vizsage-unsloth-shared-16bit", 1, 8.0, 50)]
+    assert "vizsage-unsloth-shared-16bit 8.0" in report.find_bars(rows, size="real", family="mllama")[3].found
+    rows = [*mllama_rows(), measured("vizsage-unsloth-shared-16bit", 4.8, 40.0, 50)]
+    assert "vizsage-unsloth-shared-16bit 40.0" in report.find_bars(rows, size="real", family="qwen2_5_vl")[0].found
 
 
 def test_a_bar_without_figures_is_open_and_one_of_a_failed_contender_missed(

@@ -93,7 +93,7 @@ def load_base(config: Config) -> LoadedModel:
     processor = hf.load_processor_from(config, where, options)
     dtype = torch.bfloat16 if config.use_bf16 else torch.float32
     if config.load_in_4bit:
-        options["quantization_config"] = hf.quantisation(dtype)  # unsloth's own leaves the vision part as it is
+        options["quantization_config"] = hf.quantisation(dtype)  # unsloth's own leaves some vision layers as they are
     if config.attn_implementation != "auto":
         options["attn_implementation"] = config.attn_implementation
     failures = allocation_failures()
