@@ -33,6 +33,8 @@ from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
 from vizsage.training.loss import count_targets, on_device, summed_loss
 
+pytestmark = pytest.mark.slow
+
 ALL = samples()
 SEVERAL_BLOCKS = [ALL, ALL[:5], ALL[3:], ALL[1:6], ALL[4:]]
 ONE_BLOCK = [ALL[:1], ALL[5:6]]
@@ -102,3 +104,20 @@ def test_more_graphs_than_the_usual_limit_are_compiled() -> None:
         "mllama", [*ONE_BLOCK, *SEVERAL_BLOCKS[:2]], blocks_compiled=False, finetune_attention_modules=False
     )
     assert graphs[-1] > 8
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mllama", "qwen2_5_vl"])
+@pytest.mark.parametrize("blocks_compiled", [False, True], ids=["attention", "blocks"])
+def test_new_lengths_compile_nothing_more(family: str, blocks_compiled: bool) -> None:
+    """Not even where a mask of the first row has as many blocks as a picture has tiles, 4.
+
+    Attention alone is compiled for the first length, then for any; blocks are compiled for any at once.
+    """
+    graphs = graphs_of_each(family, SEVERAL_BLOCKS, blocks_compiled=blocks_compiled)
+    first = graphs[0 if blocks_compiled else 1]
+    assert graphs[-1] == first > 0
+
+
+def test_a_mask_of_one_block_compiles_once_more() -> None:
+    several, one, another = graphs_of_each("qwen2_5_vl", [ALL, *ONE_BLOCK], blocks_compiled=True)
+    assert several < one == another
