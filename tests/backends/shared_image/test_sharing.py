@@ -107,6 +107,15 @@ def test_mixed_groups_with_and_without_descriptions(family: str, vision: bool) -
     assert_same(family, asked, vision=vision)
 
 
+def test_a_picture_of_more_tokens_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 3's tokens of a picture see each other both ways, but no further back than the window of a layer."""
+    model, _, _ = model_of("gemma3", False)
+    base = model.get_base_model()
+    assert base.config.mm_tokens_per_image == 4
+    monkeypatch.setattr(base.config.text_config, "sliding_window", 2)
+    assert_same("gemma3", samples())
+
+
 def logits_of(family: str, asked: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Logits at the answer tokens of each sample in a packed row, by sample_id: [tokens of its answer, vocabulary]."""
     model, processor, config = model_of(family, False)
