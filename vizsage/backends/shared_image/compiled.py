@@ -43,18 +43,16 @@ def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
                 compiled[kind] = _recomputed(compiled[kind])
         if recompute:
             block.gradient_checkpointing = False
-        block.forward = _choice(block, compiled[kind], recompute)
+        block.forward = _choice(block, compiled[kind])
 
 
-def _choice(block: nn.Module, compiled: Forward, recompute: bool) -> Forward:
+def _choice(block: nn.Module, compiled: Forward) -> Forward:
     plain = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if not block.training:
-            return plain(*args, **kwargs)
-        if is_packed(kwargs.get("attention_mask")):
+        if block.training and is_packed(kwargs.get("attention_mask")):
             return compiled(block, *args, **kwargs)
-        return checkpoint(plain, *args, use_reentrant=False, **kwargs) if recompute else plain(*args, **kwargs)
+        return plain(*args, **kwargs)
 
     return forward
 
