@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.utils import counters
+from torch.fx.experimental import _config as shape_config
 from torch.torch_version import TorchVersion
 from transformers import AutoModelForImageTextToText
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     counters.clear()
-    with torch._dynamo.config.patch(specialize_float=False):
+    with torch._dynamo.config.patch(specialize_float=False), shape_config.patch(use_duck_shape=True):
         yield
     torch._dynamo.reset()
 

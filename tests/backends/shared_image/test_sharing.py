@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.families import BUILDERS
 from tests.families.data import picture, randomise_adapter, samples, settings
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter
+from vizsage.backends.shared_image import sharing as sharing_module
 from vizsage.backends.shared_image.sharing import Sharing, share_images
 from vizsage.config import Config
 from vizsage.data.collate import TrainCollator
@@ -107,6 +109,15 @@ def test_mixed_groups_with_and_without_descriptions(family: str, vision: bool) -
     assert_same(family, asked, vision=vision)
 
 
+def test_a_picture_of_more_tokens_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 3's tokens of a picture see each other both ways, but no further back than the window of a layer."""
+    model, _, _ = model_of("gemma3", False)
+    base = model.get_base_model()
+    assert base.config.mm_tokens_per_image == 4
+    monkeypatch.setattr(base.config.text_config, "sliding_window", 2)
+    assert_same("gemma3", samples())
+
+
 def logits_of(family: str, asked: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Logits at the answer tokens of each sample in a packed row, by sample_id: [tokens of its answer, vocabulary]."""
     model, processor, config = model_of(family, False)
@@ -192,3 +203,37 @@ def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog
     assert share_images(unknown, processor, config) is None
     assert share_images(unknown, processor, settings("llava", share_images=False)) is None
     assert caplog.text.count("models of the kind 'some_vlm' are not known") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "flex", "changed", "reason"),
+    [
+        ("cpu", False, {}, "that needs a GPU"),
+        ("cuda", True, {"backend": "unsloth"}, "unsloth compiles them itself"),
+        ("cuda", False, {}, "FlexAttention cannot be used here"),
+        ("cuda", True, {"share_images": False}, "share_images is false"),
+        ("cuda", True, {}, None),
+    ],
+)
+def test_torch_compile_that_cannot_act_says_so_once(
+    device: str,
+    flex: bool,
+    changed: dict[str, Any],
+    reason: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And only where it was asked for."""
+    processor = model_of("llava", False)[1]
+    base = SimpleNamespace(config=model_of("llava", False)[0].config, device=torch.device(device))
+    done: list[Any] = []
+    monkeypatch.setattr(sharing_module, "use_flex_attention", lambda _: flex)
+    monkeypatch.setattr(sharing_module, "compile_blocks", done.append)
+    for wanted in (True, "auto", False):
+        config = Config(device=device, torch_compile=wanted, **changed)
+        sharing = share_images(base, processor, config)
+        if sharing is not None:
+            sharing.compile(config, steps=500 if reason else 100)
+    assert done == ([base] if reason is None else [])
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [reason in message for message in said] == ([True] if reason else [])

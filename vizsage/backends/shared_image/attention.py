@@ -19,6 +19,7 @@ from vizsage.errors import one_line
 
 log = logging.getLogger(__name__)
 BESIDE_SDPA = "flex_beside_sdpa"
+_RECOMPILATIONS = 64
 
 
 def use_flex_attention(base: Any) -> bool:
@@ -32,6 +33,9 @@ def use_flex_attention(base: Any) -> bool:
         return True
     if base.device.type != "cuda" or text._attn_implementation != "sdpa" or getattr(text, "attention_dropout", 0.0):
         return False
+    # Each kind of attention is compiled for what of its input has a gradient, for one length and then for any. At
+    # PyTorch's limit of 8 FlexAttention would go on as a plain product that holds all scores, and only warn.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
     if not _compiles(base):
         return False
     AttentionInterface.register(BESIDE_SDPA, _attention)

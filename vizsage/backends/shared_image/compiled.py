@@ -1,7 +1,9 @@
 """The language model's blocks, compiled for packed rows.
 
 Eager, a step of LoRA on an 11B model launches some ten thousand small kernels, and a short row waits for Python rather
-than for the GPU. Blocks of one kind share their compiled code; lengths are dynamic, so a new one compiles nothing.
+than for the GPU. Blocks of one kind share their compiled code: one for an input with a gradient, one for an input
+without. Lengths are dynamic, so a new one compiles nothing, with one exception: the mask of 128 tokens or fewer is one
+block, and for a size of 1 PyTorch compiles once more.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental import _config as shapes
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +29,8 @@ def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
     # With dynamic=True a float (a norm's epsilon, LoRA's scale) would come in as a tensor on the CPU, and reading it
     # there be compiled in C++: a second compiler, which an image for training need not have. All blocks have the same.
     torch._dynamo.config.specialize_float = True
+    # Sizes that are equal in the first row, as blocks of its mask and tiles of its picture, need not be in the next.
+    shapes.use_duck_shape = False
     # PyTorch before 2.12 keeps what bitsandbytes' layers return although it is to be computed again.
     inside = torch.__version__ >= "2.12" or not getattr(base, "is_loaded_in_4bit", False)
     compiled: dict[type, Forward] = {}
@@ -38,18 +43,16 @@ def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
                 compiled[kind] = _recomputed(compiled[kind])
         if recompute:
             block.gradient_checkpointing = False
-        block.forward = _choice(block, compiled[kind], recompute)
+        block.forward = _choice(block, compiled[kind])
 
 
-def _choice(block: nn.Module, compiled: Forward, recompute: bool) -> Forward:
+def _choice(block: nn.Module, compiled: Forward) -> Forward:
     plain = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if not block.training:
-            return plain(*args, **kwargs)
-        if is_packed(kwargs.get("attention_mask")):
+        if block.training and is_packed(kwargs.get("attention_mask")):
             return compiled(block, *args, **kwargs)
-        return checkpoint(plain, *args, use_reentrant=False, **kwargs) if recompute else plain(*args, **kwargs)
+        return plain(*args, **kwargs)
 
     return forward
 

@@ -54,9 +54,11 @@ def share_images(base: Any, processor: Any, config: Config) -> Sharing | None:
     None: it trains the plain way; where that is not what was asked for, the reason is logged.
     """
     if config.share_images is False:
+        _not_compiled(config, "share_images is false")
         return None
     if reason := why_plain(base, processor, config):
         log.warning("share_images: each question is computed with a picture of its own, which is slower: %s", reason)
+        _not_compiled(config, "pictures are not shared")
         return None
     return Sharing(base)
 
@@ -80,10 +82,15 @@ class Sharing:
     def compile(self, config: Config, steps: int) -> None:
         """Compile the language model's blocks where config.torch_compile asks for it, in a run of `steps`.
 
-        Not those of unsloth, which compiles them itself and switches their checkpointing.
+        Where that cannot be and config.torch_compile is true, the reason is logged.
         """
-        wanted = steps >= _STEPS_WORTH_COMPILING if config.torch_compile == "auto" else config.torch_compile
-        if wanted and self.flex and config.backend != "unsloth":
+        if self.base.device.type != "cuda":
+            _not_compiled(config, "that needs a GPU")
+        elif config.backend == "unsloth":
+            _not_compiled(config, "unsloth compiles them itself and switches their checkpointing")
+        elif not self.flex:
+            _not_compiled(config, "FlexAttention cannot be used here")
+        elif steps >= _STEPS_WORTH_COMPILING if config.torch_compile == "auto" else config.torch_compile:
             log.info("torch_compile: the first steps compile the layers, which takes a minute or two")
             compile_blocks(self.base)
 
@@ -147,3 +154,8 @@ class Sharing:
         rule = picture_rule(batch["tree"], tiles, tile_tokens)
         reads = tiles.any(dim=1).to(self.base.dtype)[None, None, :, None]
         return CrossMask(self._mask(rule, batch, keys), reads)
+
+
+def _not_compiled(config: Config, reason: str) -> None:
+    if config.torch_compile is True:
+        log.warning("torch_compile: the layers are not compiled: %s", reason)
