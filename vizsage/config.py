@@ -118,7 +118,7 @@ class Config(BaseModel):
     )
     share_images: Literal["auto"] | bool = Field(
         "auto",
-        description="Compute a picture once for all its questions; same loss. auto: where the model allows it.",
+        description="Compute a picture once for all its questions; same loss. auto: where that is possible and faster.",
     )
     torch_compile: Literal["auto"] | bool = Field(
         "auto",

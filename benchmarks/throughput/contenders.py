@@ -107,5 +107,5 @@ MAX_LENGTH = {
     ("real", "mllama"): 2048, ("real", "qwen2_5_vl"): 2048, ("tiny", "mllama"): 256, ("tiny", "qwen2_5_vl"): 1024
 }  # fmt: skip
 OUR_BATCH = {
-    ("real", "mllama"): 24, ("real", "qwen2_5_vl"): 24, ("tiny", "mllama"): 4, ("tiny", "qwen2_5_vl"): 1
+    ("real", "mllama"): 24, ("real", "qwen2_5_vl"): 24, ("tiny", "mllama"): 4, ("tiny", "qwen2_5_vl"): 4
 }  # fmt: skip

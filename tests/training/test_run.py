@@ -69,6 +69,17 @@ def test_sharing_pictures_changes_no_loss(make_config: MakeConfig, tmp_path: Pat
     assert len(found[True]) == 9
 
 
+@pytest.mark.parametrize("asked", [1, 3])
+def test_one_question_a_picture_is_not_shared_on_a_cpu(
+    make_config: MakeConfig, data_dir: Path, caplog: pytest.LogCaptureFixture, asked: int
+) -> None:
+    path = data_dir / "Dots" / "train.json"
+    path.write_text(json.dumps([record for n, record in enumerate(json.loads(path.read_text())) if n % 3 < asked]))
+    with caplog.at_level("INFO"):
+        train(make_config(max_steps=1))
+    assert ("off, which is faster on a CPU at 1.0 questions a picture" in caplog.text) == (asked == 1)
+
+
 def test_a_finished_run_is_not_run_again(make_config: MakeConfig) -> None:
     config = make_config()
     train(config)

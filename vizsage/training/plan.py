@@ -6,10 +6,11 @@ import logging
 import math
 import secrets
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 from vizsage.config import Config
-from vizsage.data.batching import SampleOrder, memory_order, stream_order
+from vizsage.data.batching import SampleOrder, evaluation_order, memory_order, stream_order
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, find_split, open_split
 from vizsage.record import GLOBAL_BATCH, data_identity, run_identity
@@ -17,6 +18,7 @@ from vizsage.training.loader import Share
 from vizsage.training.validation import choose_samples
 
 log = logging.getLogger(__name__)
+_SAMPLES_LOOKED_AT = 500
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ class Plan:
     def example(self) -> Sample:
         """The sample whose answers before and after training are shown: a held-out one where there is one."""
         return self.validation[0] if self.validation else next(self.order.from_position(0))
+
+    @property
+    def questions_a_picture(self) -> float:
+        """The mean over the first samples, as training meets them."""
+        first = list(islice(self.order.from_position(0), min(self.order.total, _SAMPLES_LOOKED_AT)))
+        return len(first) / len(evaluation_order(first))
 
     def with_batch_size(self, batch_size: int) -> Plan:
         """The same run with this number of questions in a forward pass."""

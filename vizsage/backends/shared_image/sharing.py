@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ _MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
 _DENSE_ROW_TOKENS = 1024
 _STEPS_WORTH_COMPILING = 500
+_WORTH_A_DENSE_MASK = 2.5  # questions a picture: where the small models of benchmarks/train_throughput.py gain
 _OF_THE_ROW = ("depth", "subtree_end", "tree")
 
 
@@ -48,8 +50,8 @@ def why_plain(base: Any, processor: Any, config: Config) -> str | None:
     return None
 
 
-def share_images(base: Any, processor: Any, config: Config) -> Sharing | None:
-    """Prepare `base` to share pictures as config.share_images says.
+def share_images(base: Any, processor: Any, config: Config, questions_a_picture: float = math.inf) -> Sharing | None:
+    """Prepare `base` to share pictures as config.share_images says; auto: where that is faster.
 
     None: it trains the plain way; where that is not what was asked for, the reason is logged.
     """
@@ -59,6 +61,11 @@ def share_images(base: Any, processor: Any, config: Config) -> Sharing | None:
     if reason := why_plain(base, processor, config):
         log.warning("share_images: each question is computed with a picture of its own, which is slower: %s", reason)
         _not_compiled(config, "pictures are not shared")
+        return None
+    few = base.device.type == "cpu" and questions_a_picture < _WORTH_A_DENSE_MASK
+    if few and config.share_images == "auto":
+        log.info("share_images: auto: off, which is faster on a CPU at %.1f questions a picture", questions_a_picture)
+        _not_compiled(config, "that needs a GPU")
         return None
     return Sharing(base)
 
