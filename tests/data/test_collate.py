@@ -339,18 +339,3 @@ def test_two_pictures_of_one_name_stay_two(share_images: bool) -> None:
     found = TrainCollator(load_processor(config), config, share_images=share_images)(asked)["pixel_values"]
     assert len(found) == (2 if share_images else 4)
     assert not torch.equal(found[0], found[1])
-
-
-@pytest.mark.parametrize("family", ["llava", "mllama"])
-def test_a_transformers_that_prepares_pictures_in_another_way_is_noticed(family: str) -> None:
-    """Copies of the pictures would each be encoded, and trees see the wrong ones."""
-    config = settings(family)
-    collate = TrainCollator(load_processor(config), config, share_images=True)
-    process_images = collate.encoder.processor._process_images
-
-    def copying(images: Any, **kwargs: Any) -> Any:
-        return process_images([[one.copy() for one in image] for image in images], **kwargs)
-
-    collate.encoder.processor._process_images = copying
-    with pytest.raises(RuntimeError, match="set share_images: false"):
-        collate(samples())

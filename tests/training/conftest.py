@@ -61,6 +61,7 @@ def settings(tiny_mllama: Path, data_dir: Path, tmp_path: Path) -> dict[str, Any
         "use_bf16": False,
         "use_gradient_checkpointing": False,
         "device": "cpu",
+        "share_images": True,
         "lora_r": 4,
         "lora_dropout": 0.2,
         "batch_size": 2,

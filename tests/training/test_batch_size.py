@@ -136,24 +136,32 @@ def test_the_longest_samples_are_tried(make_config: MakeConfig, data_dir: Path, 
     assert batch["input_ids"].numel() > alone["input_ids"].numel()
 
 
+@pytest.mark.parametrize(
+    ("pictures", "questions", "streaming"), [(6, 20, False), (6, 20, True), (64, 2, True), (64, 2, False)]
+)
 @pytest.mark.parametrize("share", [True, False])
-def test_fewer_pictures_than_the_batch_has_room_for_do_not_stand_in_twice(
-    make_config: MakeConfig, data_dir: Path, share: bool
+def test_pictures_do_not_stand_in_twice(
+    make_config: MakeConfig, data_dir: Path, share: bool, pictures: int, questions: int, streaming: bool
 ) -> None:
-    """6 pictures with 20 questions each: no step has more tokens than what is tried."""
+    """No step has more tokens than what is tried, where there are few pictures, or a stream comes back to each."""
+    words = {"answer": "red", "need_external_knowledge": False}
     records = [
-        {"image": f"{picture}.png", "question": f"question {number} of {picture} is this one?", "answer": "red"}
-        for picture in range(6)
-        for number in range(20)
+        {"image": f"{picture}.png", "question": f"question {number} of {picture} is this one?"} | words
+        for number in range(questions)
+        for picture in range(pictures)
     ]
-    records = [record | {"need_external_knowledge": False} for record in records]
+    for picture in range(pictures):
+        Image.new("RGB", (40, 30), "red").save(data_dir / "Images" / f"{picture}.png")
     (data_dir / "Dots" / "train.json").write_text(json.dumps(records))
-    config = make_config(batch_size="auto", grad_accum=1, max_seq_length=512, share_images=share)
+    config = make_config(
+        batch_size="auto", grad_accum=1, max_seq_length=512, share_images=share, use_streaming=streaming,
+        stream_buffer_size=64,
+    )  # fmt: skip
     trial, _ = trial_of(config)
     order = make_plan(config).order
     for size in (16, 64):
         tried = max(batch["input_ids"].numel() for batch in trial.batches(size))
-        steps = [list(islice(order.from_position(step * size), size)) for step in range(3)]
+        steps = [list(islice(order.from_position(step * size), size)) for step in range(order.total // size)]
         batches = [batch for step in steps for batch in cut_step(step, trial.collate, size)]
         assert tried >= max(batch["input_ids"].numel() for batch in batches)
 

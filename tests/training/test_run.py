@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vizsage.config import Config
+from vizsage.data import collate
 from vizsage.errors import ConfigError, RepeatingError
 from vizsage.files import read_jsonl
 from vizsage.training.run import train
@@ -69,15 +70,39 @@ def test_sharing_pictures_changes_no_loss(make_config: MakeConfig, tmp_path: Pat
     assert len(found[True]) == 9
 
 
-@pytest.mark.parametrize("asked", [1, 3])
-def test_one_question_a_picture_is_not_shared_on_a_cpu(
-    make_config: MakeConfig, data_dir: Path, caplog: pytest.LogCaptureFixture, asked: int
+@pytest.mark.parametrize(("asked", "batch_size", "found"), [(1, 2, "1.0"), (3, 1, "1.5"), (3, 2, None)])
+def test_few_questions_of_a_picture_in_a_step_are_not_shared_on_a_cpu(
+    make_config: MakeConfig,
+    data_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    asked: int,
+    batch_size: int,
+    found: str | None,
 ) -> None:
+    """Few are asked of it, or a step takes few of them: 2 x batch_size."""
     path = data_dir / "Dots" / "train.json"
     path.write_text(json.dumps([record for n, record in enumerate(json.loads(path.read_text())) if n % 3 < asked]))
     with caplog.at_level("INFO"):
-        train(make_config(max_steps=1))
-    assert ("off, which is faster on a CPU at 1.0 questions a picture" in caplog.text) == (asked == 1)
+        train(make_config(max_steps=1, share_images="auto", batch_size=batch_size))
+    assert (f"off; a step asks {found} questions of a picture" in caplog.text) == (found is not None)
+    assert ("share_images: auto" in caplog.text) == (found is not None)
+
+
+@pytest.mark.parametrize("num_proc", [0, 1])
+def test_a_transformers_that_prepares_pictures_in_another_way_is_noticed(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, num_proc: int
+) -> None:
+    """Copies of the pictures would each be encoded, and trees see the wrong ones."""
+    once = collate._PicturesOnce.__call__
+
+    def copying(self: Any, images: Any, **kwargs: Any) -> Any:
+        return once(self, [[one.copy() for one in image] for image in images], **kwargs)
+
+    monkeypatch.setattr(collate._PicturesOnce, "__call__", copying)
+    config = make_config(num_proc=num_proc)
+    with pytest.raises(ConfigError, match="share_images: found the pixels of 4 pictures where there are 2"):
+        train(config)
+    assert outcome(config)["exit_code"] == 2
 
 
 def test_a_finished_run_is_not_run_again(make_config: MakeConfig) -> None:

@@ -15,7 +15,7 @@ from vizsage.config import Config
 from vizsage.data.encoding import EncodedPrompts, PromptEncoder, picture_numbers
 from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
-from vizsage.errors import DataError
+from vizsage.errors import ConfigError, DataError
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 # Inputs with one row a token, [B, P, ...], and what padding writes there; every other input belongs to the pictures.
@@ -103,9 +103,9 @@ class TrainCollator:
             groups.setdefault(number, []).append(i)
         if self.once.pictures != len(groups):
             # Trees and pixels would not belong together. transformers promises nothing of what is used here.
-            raise RuntimeError(
-                f"{len(groups)} pictures and the pixels of {self.once.pictures}: this release of transformers prepares "
-                "pictures in another way; set share_images: false"
+            raise ConfigError(
+                f"share_images: found the pixels of {self.once.pictures} pictures where there are {len(groups)}: this "
+                "release of transformers prepares pictures in another way; set share_images: false"
             )
         batch = _pack(_append_answers(encoded, answers, 0), list(groups.values()))
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}

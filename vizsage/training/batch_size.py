@@ -154,21 +154,34 @@ def longest_groups(plan: Plan, collate: TrainCollator, limit: int) -> list[list[
     A group is what stands in a batch together: a picture with its questions, or, without sharing, one question.
     Candidates are the longest texts and the largest pictures. Those that training leaves out are left out.
     """
-    candidates = {
-        group[0].sample_id: group
-        for group in (*_longest_texts(plan, collate, limit), *_on_largest(plan, collate, limit))
-    }
+    candidates: dict[str, dict[str, Sample]] = {}
+    for group in (*_longest_texts(plan, collate, limit), *_on_largest(plan, collate, limit)):
+        # A stream comes back to a picture; where a batch has both groups, they are one.
+        name = group[0].image.name if collate.share_images else group[0].sample_id
+        candidates.setdefault(name, {}).update((sample.sample_id, sample) for sample in group)
+    groups = [list(samples.values()) for samples in candidates.values()]
     measured = []
-    for group in candidates.values():
+    for group in groups:
         batch = collate(group)
         if len(batch["left_out"]) < len(group):
             measured.append((int(batch["input_ids"].shape[1]), group))
     longest = heapq.nlargest(limit, measured, key=lambda pair: pair[0])
-    return [group for _, group in longest] or list(candidates.values())[:limit]
+    return [group for _, group in longest] or groups[:limit]
 
 
 def _longest_texts(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
-    return heapq.nlargest(limit, _groups(plan, collate), key=lambda group: sum(map(_chars, group)))
+    groups = _groups(plan, collate)
+    if collate.share_images:
+        groups = _first_of_each_picture(groups)
+    return heapq.nlargest(limit, groups, key=lambda group: sum(map(_chars, group)))
+
+
+def _first_of_each_picture(groups: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
+    seen: set[str] = set()
+    for group in groups:
+        if (name := group[0].image.name) not in seen:
+            seen.add(name)
+            yield group
 
 
 def _on_largest(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
@@ -181,10 +194,11 @@ def _on_largest(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sam
 
 
 def _groups(plan: Plan, collate: TrainCollator) -> Iterator[list[Sample]]:
-    """An epoch's groups; without sharing the longest question stands for its picture."""
+    """An epoch's groups, none longer than a step; without sharing the longest question stands for its picture."""
     epoch = islice(plan.order.from_position(0), plan.order.total)
+    longest = sizes(plan)[0] * plan.config.grad_accum if collate.share_images else None
     for _, group in groupby(epoch, key=lambda sample: sample.image.name):
-        samples = list(group)
+        samples = list(islice(group, longest))
         yield samples if collate.share_images else [max(samples, key=_chars)]
 
 

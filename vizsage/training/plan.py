@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any
 
 from vizsage.config import Config
-from vizsage.data.batching import SampleOrder, evaluation_order, memory_order, stream_order
+from vizsage.data.batching import SampleOrder, memory_order, stream_order
+from vizsage.data.encoding import picture_numbers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, find_split, open_split
 from vizsage.record import GLOBAL_BATCH, data_identity, run_identity
@@ -80,11 +81,11 @@ class Plan:
         """The sample whose answers before and after training are shown: a held-out one where there is one."""
         return self.validation[0] if self.validation else next(self.order.from_position(0))
 
-    @property
     def questions_a_picture(self) -> float:
-        """The mean over the first samples, as training meets them."""
-        first = list(islice(self.order.from_position(0), min(self.order.total, _SAMPLES_LOOKED_AT)))
-        return len(first) / len(evaluation_order(first))
+        """The mean in the first optimizer steps; a picture whose questions a step's border parts counts twice."""
+        first = islice(self.order.from_position(0), min(self.order.total, _SAMPLES_LOOKED_AT))
+        steps = list(iter(lambda: list(islice(first, self.share.of_process)), []))
+        return sum(map(len, steps)) / sum(len(set(picture_numbers(step))) for step in steps)
 
     def with_batch_size(self, batch_size: int) -> Plan:
         """The same run with this number of questions in a forward pass."""

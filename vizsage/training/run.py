@@ -150,8 +150,8 @@ class _Run:
         with memory_reported(self.config, "loading the base model"):
             loaded = self.loaded or load_base(self.config)
             self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
-        asked = self.plan.questions_a_picture
-        sharing = share_images(self.model.get_base_model(), self.processor, self.config, asked)
+        base, asked = self.model.get_base_model(), self.plan.questions_a_picture
+        sharing = share_images(base, self.processor, self.config, asked)
         collate = TrainCollator(
             self.processor,
             self.config,

@@ -208,8 +208,8 @@ def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog
 @pytest.mark.parametrize(
     ("device", "wanted", "questions", "shares"),
     [
-        ("cpu", "auto", 2.4, False),
-        ("cpu", "auto", 2.5, True),
+        ("cpu", "auto", 1.9, False),
+        ("cpu", "auto", 2.0, True),
         ("cpu", True, 1.0, True),
         ("cpu", False, 4.8, False),
         ("cuda", "auto", 1.0, True),
@@ -218,12 +218,18 @@ def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog
 def test_auto_shares_where_that_is_faster(
     device: str, wanted: Any, questions: float, shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU always: rows without padding and compiled blocks gain at one question a picture, too."""
     model, processor, _ = model_of("llava", False)
     base = SimpleNamespace(config=model.config, device=torch.device(device))
     monkeypatch.setattr(sharing_module, "use_flex_attention", lambda _: device == "cuda")
-    found = share_images(base, processor, Config(device=device, share_images=wanted), questions)
+    asked: list[int] = []
+
+    def questions_a_picture() -> float:
+        asked.append(1)
+        return questions
+
+    found = share_images(base, processor, Config(device=device, share_images=wanted), questions_a_picture)
     assert (found is not None) == shares
+    assert bool(asked) == (device == "cpu" and wanted == "auto")
 
 
 @pytest.mark.parametrize(

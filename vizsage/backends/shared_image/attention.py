@@ -33,8 +33,9 @@ def use_flex_attention(base: Any) -> bool:
         return True
     if base.device.type != "cuda" or text._attn_implementation != "sdpa" or getattr(text, "attention_dropout", 0.0):
         return False
-    # Each kind of attention is compiled for what of its input has a gradient, for one length and then for any. At
-    # PyTorch's limit of 8 FlexAttention would go on as a plain product that holds all scores, and only warn.
+    # Each kind of attention is compiled for what of its input has a gradient, for one length, then for any, and again
+    # for what the first two rows had in common by chance. At PyTorch's limit of 8 FlexAttention would go on as a plain
+    # product that holds all scores, and only warn.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
     if not _compiles(base):
         return False

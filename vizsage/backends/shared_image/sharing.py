@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ _MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
 _DENSE_ROW_TOKENS = 1024
 _STEPS_WORTH_COMPILING = 500
-_WORTH_A_DENSE_MASK = 2.5  # questions a picture: where the small models of benchmarks/train_throughput.py gain
+# Questions of a picture in a step, from which on dense masks are no loss: between what the small models like Qwen2.5-VL
+# and Llama 3.2 Vision of benchmarks/train_throughput.py need.
+_WORTH_IT_ON_A_CPU = 2.0
 _OF_THE_ROW = ("depth", "subtree_end", "tree")
 
 
@@ -50,9 +53,12 @@ def why_plain(base: Any, processor: Any, config: Config) -> str | None:
     return None
 
 
-def share_images(base: Any, processor: Any, config: Config, questions_a_picture: float = math.inf) -> Sharing | None:
+def share_images(
+    base: Any, processor: Any, config: Config, questions_a_picture: Callable[[], float] = lambda: math.inf
+) -> Sharing | None:
     """Prepare `base` to share pictures as config.share_images says; auto: where that is faster.
 
+    `questions_a_picture`, the mean in a step, is asked for where it decides: its answer may have to read pictures.
     None: it trains the plain way; where that is not what was asked for, the reason is logged.
     """
     if config.share_images is False:
@@ -62,11 +68,12 @@ def share_images(base: Any, processor: Any, config: Config, questions_a_picture:
         log.warning("share_images: each question is computed with a picture of its own, which is slower: %s", reason)
         _not_compiled(config, "pictures are not shared")
         return None
-    few = base.device.type == "cpu" and questions_a_picture < _WORTH_A_DENSE_MASK
-    if few and config.share_images == "auto":
-        log.info("share_images: auto: off, which is faster on a CPU at %.1f questions a picture", questions_a_picture)
-        _not_compiled(config, "that needs a GPU")
-        return None
+    if config.share_images == "auto" and base.device.type == "cpu":
+        found = questions_a_picture()
+        if found < _WORTH_IT_ON_A_CPU:
+            log.info("share_images: auto: off; a step asks %.1f questions of a picture, too few on a CPU", found)
+            _not_compiled(config, "that needs a GPU")
+            return None
     return Sharing(base)
 
 
