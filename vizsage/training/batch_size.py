@@ -21,6 +21,7 @@ from vizsage.backends.base import cuda_devices
 from vizsage.backends.memory import limit_bytes, memory_reported, usage
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
+from vizsage.data.batching import evaluation_order
 from vizsage.data.collate import TrainCollator
 from vizsage.data.images import header_px
 from vizsage.data.sample import Sample
@@ -154,12 +155,10 @@ def longest_groups(plan: Plan, collate: TrainCollator, limit: int) -> list[list[
     A group is what stands in a batch together: a picture with its questions, or, without sharing, one question.
     Candidates are the longest texts and the largest pictures. Those that training leaves out are left out.
     """
-    candidates: dict[str, dict[str, Sample]] = {}
-    for group in (*_longest_texts(plan, collate, limit), *_on_largest(plan, collate, limit)):
-        # A stream comes back to a picture; where a batch has both groups, they are one.
-        name = group[0].image.name if collate.share_images else group[0].sample_id
-        candidates.setdefault(name, {}).update((sample.sample_id, sample) for sample in group)
-    groups = [list(samples.values()) for samples in candidates.values()]
+    found = (*_longest_texts(plan, collate, limit), *_on_largest(plan, collate, limit))
+    candidates = {sample.sample_id: sample for group in found for sample in group}.values()
+    # A stream comes back to a picture; where a batch has both groups, they are one.
+    groups = evaluation_order(candidates) if collate.share_images else [[sample] for sample in candidates]
     measured = []
     for group in groups:
         batch = collate(group)

@@ -6,11 +6,10 @@ import logging
 import math
 import secrets
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from typing import Any
 
 from vizsage.config import Config
-from vizsage.data.batching import SampleOrder, memory_order, stream_order
+from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
 from vizsage.data.encoding import picture_numbers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, find_split, open_split
@@ -83,9 +82,11 @@ class Plan:
 
     def questions_a_picture(self) -> float:
         """The mean in the first optimizer steps; a picture whose questions a step's border parts counts twice."""
-        first = islice(self.order.from_position(0), min(self.order.total, _SAMPLES_LOOKED_AT))
-        steps = list(iter(lambda: list(islice(first, self.share.of_process)), []))
-        return sum(map(len, steps)) / sum(len(set(picture_numbers(step))) for step in steps)
+        of_process = self.share.of_process
+        steps = max(1, min(self.order.total, _SAMPLES_LOOKED_AT) // of_process)
+        # Not those of this rank: all processes must come to the same mean.
+        samples = step_samples(self.order, first_step=0, steps=steps, of_process=of_process)
+        return steps * of_process / sum(len(set(picture_numbers(step))) for step in samples)
 
     def with_batch_size(self, batch_size: int) -> Plan:
         """The same run with this number of questions in a forward pass."""
