@@ -198,7 +198,6 @@ class TrainLoader:
                 late.start()
                 iterator._shutdown_workers()
                 late.cancel()
-                _kill(iterator._workers)
         self._iterators.clear()
 
 
