@@ -111,10 +111,8 @@ class Cluster:
 
     def stop(self) -> None:
         """End the daemons and every process that the cluster's jobs left, and remove the folder."""
-        for daemon in reversed(self._daemons):
-            daemon.kill()
-            daemon.wait()
-        self._daemons.clear()
+        for daemon in self._daemons[::-1]:
+            self._end(daemon)
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -123,9 +121,7 @@ class Cluster:
     def forget(self) -> None:
         """Make SLURM know no job any more, as it does some minutes after a job's end. No job may be active."""
         assert self._controller is not None
-        self._controller.kill()
-        self._controller.wait()
-        self._daemons.remove(self._controller)
+        self._end(self._controller)
         self._controller = self._daemon("slurmctld", "-D", "-c", "-f", str(self.configuration))
         self._until(self._idle, "the nodes did not come back")
 
@@ -133,9 +129,7 @@ class Cluster:
     def without(self, node: str) -> Iterator[None]:
         """A node loses its power, and every job its processes: no other job may be active. It is back at the end."""
         [slurmd] = [daemon for daemon in self._daemons if daemon.args == self._slurmd(node)]
-        self._daemons.remove(slurmd)
-        slurmd.kill()
-        slurmd.wait()
+        self._end(slurmd)
         # The job's keepers first, or they would tell how their processes ended.
         for keepers in (True, False):
             for pid in self._processes():
@@ -206,6 +200,11 @@ class Cluster:
             )
         self._daemons.append(daemon)
         return daemon
+
+    def _end(self, daemon: subprocess.Popen[bytes]) -> None:
+        daemon.kill()
+        daemon.wait()
+        self._daemons.remove(daemon)
 
     def _slurmd(self, node: str) -> tuple[str, ...]:
         return ("slurmd", "-D", "-N", node, "-f", str(self.configuration))
