@@ -17,7 +17,7 @@ from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.backends.loading import load_base, load_early
 from vizsage.backends.lora import add_adapter, save_adapter
 from vizsage.backends.memory import memory_exceeded, memory_reported
-from vizsage.backends.shared_image.sharing import share_images
+from vizsage.backends.shared_image.sharing import compile_layers, share_images
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.collate import TrainCollator
@@ -150,8 +150,7 @@ class _Run:
         with memory_reported(self.config, "loading the base model"):
             loaded = self.loaded or load_base(self.config)
             self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
-        base, asked = self.model.get_base_model(), self.plan.questions_a_picture
-        sharing = share_images(base, self.processor, self.config, asked)
+        sharing = share_images(self.model.get_base_model(), self.processor, self.config, self.plan.questions_a_picture)
         collate = TrainCollator(
             self.processor,
             self.config,
@@ -162,8 +161,7 @@ class _Run:
         if not self.plan.settled:
             self._settle(find_batch_size(self.plan, self.model, collate, sharing))
         config, plan = self.config, self.plan
-        if sharing is not None:
-            sharing.compile(config, steps=plan.total_steps)
+        compile_layers(sharing, config, plan.total_steps)
         before = self._show_example("before training")
         flow = Flow(
             config,

@@ -18,7 +18,7 @@ from tests.families.data import picture, randomise_adapter, samples, settings
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter
 from vizsage.backends.shared_image import sharing as sharing_module
-from vizsage.backends.shared_image.sharing import Sharing, share_images
+from vizsage.backends.shared_image.sharing import Sharing, compile_layers, share_images
 from vizsage.config import Config
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
@@ -258,9 +258,7 @@ def test_torch_compile_that_cannot_act_says_so_once(
     monkeypatch.setattr(sharing_module, "compile_blocks", done.append)
     for wanted in (True, "auto", False):
         config = Config(device=device, torch_compile=wanted, **changed)
-        sharing = share_images(base, processor, config)
-        if sharing is not None:
-            sharing.compile(config, steps=500 if reason else 100)
+        compile_layers(share_images(base, processor, config), config, steps=500 if reason else 100)
     assert done == ([base] if reason is None else [])
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [reason in message for message in said] == ([True] if reason else [])

@@ -62,19 +62,41 @@ def share_images(
     None: it trains the plain way; where that is not what was asked for, the reason is logged.
     """
     if config.share_images is False:
-        _not_compiled(config, "share_images is false")
         return None
     if reason := why_plain(base, processor, config):
         log.warning("share_images: each question is computed with a picture of its own, which is slower: %s", reason)
-        _not_compiled(config, "pictures are not shared")
         return None
     if config.share_images == "auto" and base.device.type == "cpu":
         found = questions_a_picture()
         if found < _WORTH_IT_ON_A_CPU:
             log.info("share_images: auto: off; a step asks %.1f questions of a picture, too few on a CPU", found)
-            _not_compiled(config, "that needs a GPU")
             return None
     return Sharing(base)
+
+
+def compile_layers(sharing: Sharing | None, config: Config, steps: int) -> None:
+    """Compile the language model's layers where config.torch_compile asks for it, in a run of `steps`.
+
+    Where that cannot be and config.torch_compile is true, the reason is logged.
+    """
+    if not (steps >= _STEPS_WORTH_COMPILING if config.torch_compile == "auto" else config.torch_compile):
+        return
+    reason = _why_eager(sharing, config)
+    if sharing is not None and reason is None:
+        log.info("torch_compile: the first steps compile the layers, which takes a minute or two")
+        compile_blocks(sharing.base)
+    elif config.torch_compile is True:
+        log.warning("torch_compile: the layers are not compiled: %s", reason)
+
+
+def _why_eager(sharing: Sharing | None, config: Config) -> str | None:
+    if sharing is None:
+        return "share_images is false" if config.share_images is False else "pictures are not shared"
+    if sharing.base.device.type != "cuda":
+        return "that needs a GPU"
+    if config.backend == "unsloth":
+        return "unsloth compiles them itself and switches their checkpointing"
+    return None if sharing.flex else "FlexAttention cannot be used here"
 
 
 class Sharing:
@@ -92,21 +114,6 @@ class Sharing:
     def row_tokens(self) -> int | None:
         """Longest row of several pictures that is worth its mask: a dense one grows with the square of the tokens."""
         return None if self.flex else _DENSE_ROW_TOKENS
-
-    def compile(self, config: Config, steps: int) -> None:
-        """Compile the language model's blocks where config.torch_compile asks for it, in a run of `steps`.
-
-        Where that cannot be and config.torch_compile is true, the reason is logged.
-        """
-        if self.base.device.type != "cuda":
-            _not_compiled(config, "that needs a GPU")
-        elif config.backend == "unsloth":
-            _not_compiled(config, "unsloth compiles them itself and switches their checkpointing")
-        elif not self.flex:
-            _not_compiled(config, "FlexAttention cannot be used here")
-        elif steps >= _STEPS_WORTH_COMPILING if config.torch_compile == "auto" else config.torch_compile:
-            log.info("torch_compile: the first steps compile the layers, which takes a minute or two")
-            compile_blocks(self.base)
 
     def with_positions(self, batch: dict[str, Any]) -> dict[str, Any]:
         """`batch`, on the CPU still, with "position_ids": [1, N], for multimodal positions [3, 1, N].
@@ -168,8 +175,3 @@ class Sharing:
         rule = picture_rule(batch["tree"], tiles, tile_tokens)
         reads = tiles.any(dim=1).to(self.base.dtype)[None, None, :, None]
         return CrossMask(self._mask(rule, batch, keys), reads)
-
-
-def _not_compiled(config: Config, reason: str) -> None:
-    if config.torch_compile is True:
-        log.warning("torch_compile: the layers are not compiled: %s", reason)
