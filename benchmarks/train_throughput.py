@@ -143,6 +143,7 @@ class Run:
         return {
             "schema_version": 1,
             **self.facts,
+            "model": Path(self.facts["model"]).name,  # where it lies is the machine's business
             "settings": self.job.settings,
             "measurements": rows,
             "bars": [vars(bar) for bar in bars],

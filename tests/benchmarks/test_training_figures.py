@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tools.training_figures import BEGIN, END, with_tables
+from tools.training_figures import BEGIN, END, RESULTS, with_tables
+from vizsage.backends.hardware import choose_backend
+from vizsage.config import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +35,20 @@ def measured(contender: str, **more: Any) -> dict[str, Any]:
 def test_the_page_shows_what_is_kept() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_tables(text) == text, "run `make training-figures`"
+
+
+def test_auto_is_the_backend_that_was_measured_to_be_the_faster() -> None:
+    """In every pair of one run that is alike but for the backend."""
+    pairs = 0
+    for path in RESULTS.glob("*.json"):
+        rows = json.loads(path.read_text(encoding="utf-8"))["measurements"]
+        speeds = {(row["contender"], row["questions"]): row["samples_per_s"] for row in rows if "samples_per_s" in row}
+        for (name, questions), unsloth in speeds.items():
+            hf = speeds.get((name.replace("-unsloth-", "-hf-"), questions))
+            if "-unsloth-" in name and hf is not None:
+                assert choose_backend(Config(backend="auto")) == ("hf" if hf >= unsloth else "unsloth"), (path, name)
+                pairs += 1
+    assert pairs
 
 
 def test_a_table_for_each_file_real_sizes_first(tmp_path: Path) -> None:

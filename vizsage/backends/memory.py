@@ -63,7 +63,7 @@ def usage() -> str:
     text = f"peak {peak:.1f} of {limit_bytes() / _GIB:.1f} GiB"
     others = total - free - torch.cuda.memory_reserved() - _CONTEXT_BYTES
     if others > 0:
-        text += f", {others / _GIB:.1f} GiB more in use by other processes (see nvidia-smi),"
+        text += f" ({others / _GIB:.1f} GiB more in use by other processes, see nvidia-smi)"
     return text
 
 

@@ -66,7 +66,7 @@ def find_batch_size(plan: Plan, model: Any, collate: TrainCollator, sharing: Sha
         if met is not None:
             raise met
     smallest = min(size for size, _ in parts)
-    log.info("batch_size: auto: %d fits in each process (%s)", smallest, usage())
+    log.info("batch_size: auto: %d fits in each process: %s", smallest, usage())
     return smallest
 
 
