@@ -78,6 +78,14 @@ def test_packed_micro_batches_hold_batch_size_pictures() -> None:
     assert [pictures(batch) for batch in cut_step(asked(1, 1, 1, 1, 1), collator(512, True), 2)] == [2, 2, 1]
 
 
+def test_pictures_of_one_name_are_counted_one_by_one() -> None:
+    """Memory holds batch_size pictures, whatever they are called."""
+    step = [
+        replace(sample, image=replace(picture("red", 30 + i), name="0.png")) for i, sample in enumerate(asked(*[1] * 5))
+    ]
+    assert [pictures(batch) for batch in cut_step(step, collator(512, True), 2)] == [2, 2, 1]
+
+
 def test_a_picture_embedded_again_in_each_row_stands_once_in_a_step(tmp_path: Path) -> None:
     """Without paths, as many data sets on the Hub have it: rows are one image group by the bytes that they embed."""
     config = settings("qwen2_vl", max_seq_length=512, base_path=str(tmp_path))

@@ -17,8 +17,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
+from vizsage.data.batching import SampleOrder, step_samples
 from vizsage.data.collate import TrainCollator
+from vizsage.data.encoding import picture_numbers
 from vizsage.data.sample import Sample
 from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
 
@@ -95,7 +96,7 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         return
     most = batch_size * collate.config.max_seq_length
     several = min(most, collate.row_tokens or most)
-    groups = evaluation_order(samples)
+    groups = _by_picture(samples)
     waiting = [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
     while waiting:
         groups = waiting.pop()
@@ -108,6 +109,14 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
             waiting += _cut(groups, parts)[::-1]
         else:
             waiting += [[part] for part in _cut(together, parts)][::-1]
+
+
+def _by_picture(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Not by name alone: embedded images often share theirs, and a group of all of them would know no limit."""
+    groups: dict[int, list[Sample]] = {}
+    for sample, number in zip(samples, picture_numbers(samples), strict=True):
+        groups.setdefault(number, []).append(sample)
+    return list(groups.values())
 
 
 def _cut(items: list[T], parts: int) -> list[list[T]]:
