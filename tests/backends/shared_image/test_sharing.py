@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from tests.families import BUILDERS
 from tests.families.data import picture, randomise_adapter, samples, settings
-from vizsage.backends.hf import load_base
+from vizsage.backends.hf import load_base, quantisation
 from vizsage.backends.lora import add_adapter
 from vizsage.backends.shared_image import sharing as sharing_module
 from vizsage.backends.shared_image.sharing import Sharing, compile_layers, share_images
@@ -30,9 +32,11 @@ LORA_LOSS, LORA_GRADIENT = 1e-5, 1e-4
 
 
 @functools.cache
-def model_of(family: str, vision: bool) -> tuple[Any, Any, Config]:
+def model_of(family: str, vision: bool, attention: str = "auto") -> tuple[Any, Any, Config]:
     """A model whose adapter is no longer the zero that it begins as, and its processor."""
-    config = settings(family, finetune_vision_layers=vision, use_gradient_checkpointing=False)
+    config = settings(
+        family, finetune_vision_layers=vision, use_gradient_checkpointing=False, attn_implementation=attention
+    )
     loaded = load_base(config)
     model = add_adapter(loaded, config)
     randomise_adapter(model)
@@ -77,8 +81,8 @@ def run(
     return total, gradients(model)
 
 
-def assert_same(family: str, asked: Sequence[Sample], *, vision: bool = False) -> None:
-    model, processor, config = model_of(family, vision)
+def assert_same(family: str, asked: Sequence[Sample], *, vision: bool = False, attention: str = "auto") -> None:
+    model, processor, config = model_of(family, vision, attention)
     plain, expected = run(model, [TrainCollator(processor, config)(asked)], None)
     sharing = sharing_of(model, processor, config)
     shared, found = run(model, [TrainCollator(processor, config, share_images=True)(asked)], sharing)
@@ -107,6 +111,25 @@ def test_groups_of_each_size(family: str, size: int) -> None:
 def test_mixed_groups_with_and_without_descriptions(family: str, vision: bool) -> None:
     asked = [s for seed, size in ((20, 11), (21, 1), (22, 4)) for s in group(size, seed, descriptions=seed != 21)]
     assert_same(family, asked, vision=vision)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eager_attention(family: str) -> None:
+    """It adds its mask to the scores, where true and false would hide nothing."""
+    assert_same(family, samples(), attention="eager")
+
+
+@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
+def test_a_base_in_4_bits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes computes on a CPU, too."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    in_4_bits = {"quantization_config": quantisation(torch.float32), "device_map": {"": "cpu"}}
+    load = functools.partial(AutoModelForImageTextToText.from_pretrained, **in_4_bits)
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
+    model = model_of.__wrapped__(family, True)
+    assert model[0].is_loaded_in_4bit
+    monkeypatch.setattr(sys.modules[__name__], "model_of", lambda *_: model)
+    assert_same(family, samples(), vision=True)
 
 
 def test_a_picture_of_more_tokens_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
