@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vizsage.config import Config
 from vizsage.data import collate
 from vizsage.errors import ConfigError, RepeatingError
 from vizsage.files import read_jsonl
+from vizsage.training import loader
 from vizsage.training.run import train
 
 MakeConfig = Callable[..., Config]
@@ -55,6 +57,24 @@ def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
     train(config)
     losses = [line["loss"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_wait_for_data_is_measured(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps a line, each of which is half a second on its way."""
+    cut_step = loader.cut_step
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.5)
+        return cut_step(*args)
+
+    monkeypatch.setattr(loader, "cut_step", slow)
+    config = make_config(max_steps=4, eval_steps=1000)
+    train(config)
+    lines = [line for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
+    for line in lines:
+        seconds = 2 * 4 / line["samples_per_s"]
+        assert 0.99 <= line["data_wait_share"] * seconds < seconds
+    assert len(lines) == 2
 
 
 def test_sharing_pictures_changes_no_loss(make_config: MakeConfig, tmp_path: Path) -> None:
