@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, ProcessorMixin
 
 from tests.families import BUILDERS
 from tests.families.data import picture, randomise_adapter, samples, settings
@@ -226,6 +226,16 @@ def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog
     assert share_images(unknown, processor, config) is None
     assert share_images(unknown, processor, settings("llava", share_images=False)) is None
     assert caplog.text.count("models of the kind 'some_vlm' are not known") == 1
+
+
+def test_a_processor_of_another_build_trains_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A later transformers, or code that a model brings: the place where pictures are told apart may be gone."""
+    model, processor, config = model_of("llava", False)
+    monkeypatch.delattr(ProcessorMixin, "_process_images")
+    assert share_images(model.get_base_model(), processor, config) is None
+    assert "its processor prepares pictures in a way that is not known" in caplog.text
 
 
 @pytest.mark.parametrize(
