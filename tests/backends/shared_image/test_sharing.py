@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForImageTextToText, ProcessorMixin
 
 from tests.families import BUILDERS
-from tests.families.data import picture, randomise_adapter, samples, settings
+from tests.families.data import noise, randomise_adapter, samples, settings
 from vizsage.backends.hf import load_base, quantisation
 from vizsage.backends.lora import add_adapter
 from vizsage.backends.shared_image import sharing as sharing_module
@@ -53,7 +53,7 @@ def group(size: int, seed: int, *, descriptions: bool) -> list[Sample]:
     """`size` questions of random length on one picture, some with its description."""
     rng = Random(seed)
     shape = rng.choice([(40, 30), (30, 90), (64, 64), (90, 20)])
-    image = replace(picture(rng.choice(["red", "blue", "green"]), *shape), name=f"{seed}.png")
+    image = noise(f"{seed}.png", *shape)
     found = []
     for number in range(size):
         question = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 12)))
