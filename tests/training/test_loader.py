@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,12 +114,26 @@ def test_packed_micro_batches_hold_batch_size_times_max_seq_length_tokens() -> N
 
 
 def test_rows_of_several_pictures_can_be_kept_short() -> None:
-    """A dense mask of a long row costs more than the pictures that it saves; one picture is never cut for it."""
+    """A dense mask of a long row costs more than the pictures that it saves; what questions share is not counted."""
     config = settings("qwen2_vl")
     collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
     batches = list(cut_step(asked(2, 2, 2, 6), collate, 8))
     assert [pictures(batch) for batch in batches] == [1, 1, 1, 1]
     assert batches[-1]["input_ids"].shape[1] > 80
+
+
+def test_a_row_of_many_questions_on_one_picture_is_kept_short_too() -> None:
+    """By the tokens of the questions: those of the picture stand in each part again."""
+    config = settings("qwen2_vl", max_seq_length=2048)
+    collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
+    questions = [replace(sample, question=f"{i} what is it", sample_id=str(i)) for i, sample in enumerate(asked(30))]
+    whole, shared = collate(questions), collate(questions[:1])["input_ids"].shape[1]
+    batches = list(cut_step(questions, collate, 8))
+    lengths = [batch["input_ids"].shape[1] for batch in batches]
+    assert 2 < len(batches) <= math.ceil(whole["input_ids"].shape[1] / 80) + 1
+    assert max(lengths) < shared + 80
+    assert [pictures(batch) for batch in batches] == [1] * len(batches)
+    assert sum(len(batch["targets"]) for batch in batches) == len(whole["targets"])
 
 
 def test_a_sample_that_is_too_long_for_the_budget_stands_alone() -> None:

@@ -88,7 +88,9 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
     """The micro-batches of a step's samples, collated.
 
     Plain: `batch_size` rows each. With shared pictures at most `batch_size` pictures and batch_size x max_seq_length
-    tokens: that many a plain micro-batch may hold, so memory that is enough for the one is enough for the other.
+    tokens: that many a plain micro-batch may hold, so memory that is enough for the one is enough for the other. Where
+    rows are to be short, of a single picture only what its questions do not share is counted: the rest would have to
+    be computed again in each part.
     """
     if not collate.share_images:
         for start in range(0, len(samples), batch_size):
@@ -102,7 +104,9 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         groups = waiting.pop()
         together = [sample for group in groups for sample in group]
         batch = collate(together)
-        parts = math.ceil(batch["input_ids"].shape[1] / (several if len(groups) > 1 else most))
+        tokens = batch["input_ids"].shape[1]
+        own = tokens if len(groups) > 1 else tokens - _shared_by_all(batch)
+        parts = max(math.ceil(tokens / most), math.ceil(own / several))
         if parts == 1 or len(together) == 1:
             yield batch
         elif len(groups) > 1:
@@ -117,6 +121,12 @@ def _by_picture(samples: Sequence[Sample]) -> list[list[Sample]]:
     for sample, number in zip(samples, picture_numbers(samples), strict=True):
         groups.setdefault(number, []).append(sample)
     return list(groups.values())
+
+
+def _shared_by_all(batch: Batch) -> int:
+    """Tokens at the beginning of a packed row of one picture that all of its questions share."""
+    reaches_end = batch["subtree_end"] == len(batch["subtree_end"])
+    return int(reaches_end.long().cumprod(dim=0).sum())
 
 
 def _cut(items: list[T], parts: int) -> list[list[T]]:

@@ -114,7 +114,7 @@ class Sharing:
 
     @property
     def row_tokens(self) -> int | None:
-        """Longest row of several pictures that is worth its mask: a dense one grows with the square of the tokens."""
+        """Longest row that is worth its mask: a dense one grows with the square of the tokens. See TrainCollator."""
         return None if self.flex else _DENSE_ROW_TOKENS
 
     def with_positions(self, batch: dict[str, Any]) -> dict[str, Any]:
