@@ -19,6 +19,7 @@ from tests.families import BUILDERS
 from tests.families.data import noise, randomise_adapter, samples, settings
 from vizsage.backends.hf import load_base, quantisation
 from vizsage.backends.lora import add_adapter
+from vizsage.backends.shared_image import attention
 from vizsage.backends.shared_image import sharing as sharing_module
 from vizsage.backends.shared_image.sharing import Sharing, compile_layers, share_images
 from vizsage.config import Config
@@ -32,11 +33,9 @@ LORA_LOSS, LORA_GRADIENT = 1e-5, 1e-4
 
 
 @functools.cache
-def model_of(family: str, vision: bool, attention: str = "auto") -> tuple[Any, Any, Config]:
+def model_of(family: str, vision: bool, attn: str = "auto") -> tuple[Any, Any, Config]:
     """A model whose adapter is no longer the zero that it begins as, and its processor."""
-    config = settings(
-        family, finetune_vision_layers=vision, use_gradient_checkpointing=False, attn_implementation=attention
-    )
+    config = settings(family, finetune_vision_layers=vision, use_gradient_checkpointing=False, attn_implementation=attn)
     loaded = load_base(config)
     model = add_adapter(loaded, config)
     randomise_adapter(model)
@@ -81,8 +80,8 @@ def run(
     return total, gradients(model)
 
 
-def assert_same(family: str, asked: Sequence[Sample], *, vision: bool = False, attention: str = "auto") -> None:
-    model, processor, config = model_of(family, vision, attention)
+def assert_same(family: str, asked: Sequence[Sample], *, vision: bool = False, attn: str = "auto") -> None:
+    model, processor, config = model_of(family, vision, attn)
     plain, expected = run(model, [TrainCollator(processor, config)(asked)], None)
     sharing = sharing_of(model, processor, config)
     shared, found = run(model, [TrainCollator(processor, config, share_images=True)(asked)], sharing)
@@ -116,7 +115,7 @@ def test_mixed_groups_with_and_without_descriptions(family: str, vision: bool) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eager_attention(family: str) -> None:
     """It adds its mask to the scores, where true and false would hide nothing."""
-    assert_same(family, samples(), attention="eager")
+    assert_same(family, samples(), attn="eager")
 
 
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
@@ -215,6 +214,24 @@ def test_samples_that_are_left_out_leave_the_others_as_they_are(family: str) -> 
     loss.backward()
     assert loss.item() == 0
     assert all(not gradient.any() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_are_tried_in_the_precision_of_the_model(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that compile in bfloat16 may be too large in float32, and the run would end in its first step."""
+    tried: list[torch.dtype] = []
+
+    def kernel(_: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *__: Any, **___: Any) -> Any:
+        tried.extend(tensor.dtype for tensor in (query, key, value))
+        return query * 1, None
+
+    monkeypatch.setattr(attention, "flex_attention_forward", kernel)
+    text = SimpleNamespace(num_attention_heads=4, num_key_value_heads=2, hidden_size=64)
+    base = SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: text), device=torch.device("cpu"), dtype=dtype
+    )
+    assert attention._compiles(base)
+    assert tried == [dtype] * 3
 
 
 def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
