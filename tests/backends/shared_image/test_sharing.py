@@ -23,7 +23,7 @@ from vizsage.backends.shared_image import attention
 from vizsage.backends.shared_image import sharing as sharing_module
 from vizsage.backends.shared_image.sharing import Sharing, compile_layers, share_images
 from vizsage.config import Config
-from vizsage.data.collate import TrainCollator
+from vizsage.data.collate import IGNORED, TrainCollator
 from vizsage.data.sample import Sample
 from vizsage.training.loss import count_targets, on_device, summed_loss
 
@@ -243,6 +243,60 @@ def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog
     assert share_images(unknown, processor, config) is None
     assert share_images(unknown, processor, settings("llava", share_images=False)) is None
     assert caplog.text.count("models of the kind 'some_vlm' are not known") == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (
+            {"_attn_implementation": "flash_attention_2"},
+            "attn_implementation flash_attention_2 cannot show each question",
+        ),
+        ({"sliding_window": 64, "layer_types": None}, "its language model sees a window of tokens only"),
+    ],
+)
+def test_a_language_model_that_cannot_hold_questions_apart_trains_the_plain_way(
+    changed: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, processor, config = model_of("llava", False)
+    base = copy.copy(model.get_base_model())
+    base.config = copy.deepcopy(base.config)
+    for name, value in changed.items():
+        setattr(base.config.get_text_config(), name, value)
+    assert share_images(base, processor, config) is None
+    assert reason in caplog.text
+
+
+def test_a_question_before_the_picture_trains_the_plain_way(caplog: pytest.LogCaptureFixture) -> None:
+    model, processor, config = model_of("llava", False)
+    processor = copy.copy(processor)
+    picture = (
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    )
+    assert picture in processor.chat_template
+    behind = processor.chat_template.replace(picture, "")
+    processor.chat_template = behind.replace("{% if add_generation_prompt %}", "<image>{% if add_generation_prompt %}")
+    assert share_images(model.get_base_model(), processor, config) is None
+    assert "its chat template writes the question before the picture" in caplog.text
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_built_where_an_answer_is_to_be_predicted(family: str, share: bool) -> None:
+    """Packed, for these tokens alone; of padded rows, for the columns in which any of them has a label."""
+    model, processor, config = model_of(family, False)
+    sharing = sharing_of(model, processor, config) if share else None
+    batch = TrainCollator(processor, config, share_images=share)(samples())
+    heads: list[torch.Size] = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda _, __, logits: heads.append(logits.shape[:2]))
+    try:
+        summed_loss(model, on_device(batch, sharing, model.device), sharing)
+    finally:
+        hook.remove()
+    if share:
+        assert heads == [(1, len(batch["targets"]))]
+    else:
+        assert heads == [(len(batch["labels"]), int((batch["labels"] != IGNORED).any(dim=0).sum()))]
 
 
 def test_a_processor_of_another_build_trains_the_plain_way(
