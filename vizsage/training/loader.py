@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from vizsage.data.batching import SampleOrder, step_samples
+from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
 from vizsage.data.encoding import picture_numbers
 from vizsage.data.sample import Sample
@@ -98,8 +98,7 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         return
     most = batch_size * collate.config.max_seq_length
     several = min(most, collate.row_tokens or most)
-    groups = _by_picture(samples)
-    waiting = [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
+    waiting = _in_batches(evaluation_order(samples), batch_size)
     while waiting:
         groups = waiting.pop()
         together = [sample for group in groups for sample in group]
@@ -107,7 +106,9 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         tokens = batch["input_ids"].shape[1]
         own = tokens if len(groups) > 1 else tokens - _shared_by_all(batch)
         parts = max(math.ceil(tokens / most), math.ceil(own / several))
-        if parts == 1 or len(together) == 1:
+        if int(batch["tree"].max()) >= len(groups):  # several pictures of one name, which only their bytes tell
+            waiting += _in_batches(_by_picture(together), batch_size)
+        elif parts == 1 or len(together) == 1:
             yield batch
         elif len(groups) > 1:
             waiting += _cut(groups, parts)[::-1]
@@ -115,8 +116,12 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
             waiting += [[part] for part in _cut(together, parts)][::-1]
 
 
+def _in_batches(groups: list[T], batch_size: int) -> list[list[T]]:
+    """`batch_size` groups each, the first ones last."""
+    return [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
+
+
 def _by_picture(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Not by name alone: embedded images often share theirs, and a group of all of them would know no limit."""
     groups: dict[int, list[Sample]] = {}
     for sample, number in zip(samples, picture_numbers(samples), strict=True):
         groups.setdefault(number, []).append(sample)
