@@ -227,8 +227,9 @@ def test_kernels_are_tried_in_the_precision_of_the_model(dtype: torch.dtype, mon
 
     monkeypatch.setattr(attention, "flex_attention_forward", kernel)
     text = SimpleNamespace(num_attention_heads=4, num_key_value_heads=2, hidden_size=64)
+    weights = [torch.zeros(1), torch.zeros(1, dtype=dtype)]  # an adapter's, and one of the base
     base = SimpleNamespace(
-        config=SimpleNamespace(get_text_config=lambda: text), device=torch.device("cpu"), dtype=dtype
+        config=SimpleNamespace(get_text_config=lambda: text), device=torch.device("cpu"), parameters=lambda: weights
     )
     assert attention._compiles(base)
     assert tried == [dtype] * 3
