@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from random import Random
 from typing import Any
 
 import torch
@@ -36,6 +37,13 @@ def picture(colour: str, width: int = 40, height: int = 30) -> EmbeddedImage:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(buffer, "PNG")
     return EmbeddedImage(f"{colour}-{width}x{height}.png", buffer.getvalue())
+
+
+def noise(name: str, width: int, height: int) -> EmbeddedImage:
+    """A picture no two patches of which are alike; in a plain one attention between patches has nothing to learn."""
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (width, height), Random(name).randbytes(3 * width * height)).save(buffer, "PNG")
+    return EmbeddedImage(name, buffer.getvalue())
 
 
 def samples() -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -78,6 +79,14 @@ def test_packed_micro_batches_hold_batch_size_pictures() -> None:
     assert [pictures(batch) for batch in cut_step(asked(1, 1, 1, 1, 1), collator(512, True), 2)] == [2, 2, 1]
 
 
+def test_pictures_of_one_name_are_counted_one_by_one() -> None:
+    """Memory holds batch_size pictures, whatever they are called."""
+    step = [
+        replace(sample, image=replace(picture("red", 30 + i), name="0.png")) for i, sample in enumerate(asked(*[1] * 5))
+    ]
+    assert [pictures(batch) for batch in cut_step(step, collator(512, True), 2)] == [2, 2, 1]
+
+
 def test_a_picture_embedded_again_in_each_row_stands_once_in_a_step(tmp_path: Path) -> None:
     """Without paths, as many data sets on the Hub have it: rows are one image group by the bytes that they embed."""
     config = settings("qwen2_vl", max_seq_length=512, base_path=str(tmp_path))
@@ -105,12 +114,26 @@ def test_packed_micro_batches_hold_batch_size_times_max_seq_length_tokens() -> N
 
 
 def test_rows_of_several_pictures_can_be_kept_short() -> None:
-    """A dense mask of a long row costs more than the pictures that it saves; one picture is never cut for it."""
+    """A dense mask of a long row costs more than the pictures that it saves; what questions share is not counted."""
     config = settings("qwen2_vl")
     collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
     batches = list(cut_step(asked(2, 2, 2, 6), collate, 8))
     assert [pictures(batch) for batch in batches] == [1, 1, 1, 1]
     assert batches[-1]["input_ids"].shape[1] > 80
+
+
+def test_a_row_of_many_questions_on_one_picture_is_kept_short_too() -> None:
+    """By the tokens of the questions: those of the picture stand in each part again."""
+    config = settings("qwen2_vl", max_seq_length=2048)
+    collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
+    questions = [replace(sample, question=f"{i} what is it", sample_id=str(i)) for i, sample in enumerate(asked(30))]
+    whole, shared = collate(questions), collate(questions[:1])["input_ids"].shape[1]
+    batches = list(cut_step(questions, collate, 8))
+    lengths = [batch["input_ids"].shape[1] for batch in batches]
+    assert 2 < len(batches) <= math.ceil(whole["input_ids"].shape[1] / 80) + 1
+    assert max(lengths) < shared + 80
+    assert [pictures(batch) for batch in batches] == [1] * len(batches)
+    assert sum(len(batch["targets"]) for batch in batches) == len(whole["targets"])
 
 
 def test_a_sample_that_is_too_long_for_the_budget_stands_alone() -> None:

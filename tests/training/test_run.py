@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vizsage.config import Config
 from vizsage.data import collate
 from vizsage.errors import ConfigError, RepeatingError
 from vizsage.files import read_jsonl
+from vizsage.training import loader, run
 from vizsage.training.run import train
 
 MakeConfig = Callable[..., Config]
@@ -55,6 +58,44 @@ def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
     train(config)
     losses = [line["loss"] for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_wait_for_data_is_measured(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps a line, each of which is half a second on its way."""
+    cut_step = loader.cut_step
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.5)
+        return cut_step(*args)
+
+    monkeypatch.setattr(loader, "cut_step", slow)
+    config = make_config(max_steps=4, eval_steps=1000)
+    train(config)
+    lines = [line for line in read_jsonl(config.output_dir / "metrics.jsonl") if "loss" in line]
+    for line in lines:
+        seconds = 2 * 4 / line["samples_per_s"]
+        assert 0.99 <= line["data_wait_share"] * seconds < seconds
+    assert len(lines) == 2
+
+
+def test_batches_are_made_for_the_model_that_takes_them(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels in its precision, and rows that are short where its masks are dense."""
+    made: list[dict[str, Any]] = []
+
+    class Noted(collate.TrainCollator):
+        def __init__(self, *args: Any, **how: Any) -> None:
+            made.append(how)
+            super().__init__(*args, **how)
+
+    monkeypatch.setattr(run, "TrainCollator", Noted)
+    for share in (True, False):
+        train(make_config(max_steps=1, share_images=share, output_dir=str(make_config().output_dir) + str(share)))
+    assert made == [
+        {"share_images": True, "pixels": torch.float32, "row_tokens": 1024},
+        {"share_images": False, "pixels": torch.float32, "row_tokens": None},
+    ]
 
 
 def test_sharing_pictures_changes_no_loss(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -262,8 +303,6 @@ def test_the_best_weights_are_delivered_and_kept(make_config: MakeConfig, monkey
     """Scores 0.5 at step 4, 0.2 at 8, 0.4 at 9, one checkpoint kept: the adapter is that of step 4."""
     from safetensors.torch import load_file
 
-    from vizsage.training import run
-
     scores = iter((0.5, 0.2, 0.4))
     validate = run.validate
 
@@ -288,8 +327,6 @@ def test_early_stopping_ends_the_run_and_delivers_the_best(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validated at every step of 9; no rise after step 2; patience is a third of all steps, 3."""
-    from vizsage.training import run
-
     scores = iter((0.1, 0.6, 0.5, 0.5, 0.5, 0.5))
     validate = run.validate
 

@@ -44,8 +44,13 @@ def detect_hardware() -> Hardware:
         bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         flash_attention=importlib.util.find_spec("flash_attn") is not None,
-        unsloth=importlib.util.find_spec("unsloth") is not None,
+        unsloth=unsloth_is_installed(),
     )
+
+
+def unsloth_is_installed() -> bool:
+    """Whether the package is there; it is not imported."""
+    return importlib.util.find_spec("unsloth") is not None
 
 
 def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple[Config, list[str]]:

@@ -58,7 +58,8 @@ class TrainCollator:
         """`share_images`: questions on one picture become a tree behind it (vizsage.data.packing).
 
         `pixels`: their dtype in packed rows. Models round them to their own first of all; done here, half of the bytes
-        go from worker to GPU. `row_tokens`: a packed row of several pictures shall not be longer.
+        go from worker to GPU. `row_tokens`: a packed row shall not be longer, of one picture what its questions do not
+        share.
         """
         if share_images:
             self.once = _PicturesOnce(processor)

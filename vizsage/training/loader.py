@@ -19,6 +19,7 @@ from torch.utils.data._utils import signal_handling
 
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
+from vizsage.data.encoding import picture_numbers
 from vizsage.data.sample import Sample
 from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
 
@@ -87,7 +88,9 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
     """The micro-batches of a step's samples, collated.
 
     Plain: `batch_size` rows each. With shared pictures at most `batch_size` pictures and batch_size x max_seq_length
-    tokens: that many a plain micro-batch may hold, so memory that is enough for the one is enough for the other.
+    tokens: that many a plain micro-batch may hold, so memory that is enough for the one is enough for the other. Where
+    rows are to be short, of a single picture only what its questions do not share is counted: the rest would have to
+    be computed again in each part.
     """
     if not collate.share_images:
         for start in range(0, len(samples), batch_size):
@@ -95,19 +98,40 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         return
     most = batch_size * collate.config.max_seq_length
     several = min(most, collate.row_tokens or most)
-    groups = evaluation_order(samples)
-    waiting = [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
+    waiting = _in_batches(evaluation_order(samples), batch_size)
     while waiting:
         groups = waiting.pop()
         together = [sample for group in groups for sample in group]
         batch = collate(together)
-        parts = math.ceil(batch["input_ids"].shape[1] / (several if len(groups) > 1 else most))
-        if parts == 1 or len(together) == 1:
+        tokens = batch["input_ids"].shape[1]
+        own = tokens if len(groups) > 1 else tokens - _shared_by_all(batch)
+        parts = max(math.ceil(tokens / most), math.ceil(own / several))
+        if int(batch["tree"].max()) >= len(groups):  # several pictures of one name, which only their bytes tell
+            waiting += _in_batches(_by_picture(together), batch_size)
+        elif parts == 1 or len(together) == 1:
             yield batch
         elif len(groups) > 1:
             waiting += _cut(groups, parts)[::-1]
         else:
             waiting += [[part] for part in _cut(together, parts)][::-1]
+
+
+def _in_batches(groups: list[T], batch_size: int) -> list[list[T]]:
+    """`batch_size` groups each, the first ones last."""
+    return [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
+
+
+def _by_picture(samples: Sequence[Sample]) -> list[list[Sample]]:
+    groups: dict[int, list[Sample]] = {}
+    for sample, number in zip(samples, picture_numbers(samples), strict=True):
+        groups.setdefault(number, []).append(sample)
+    return list(groups.values())
+
+
+def _shared_by_all(batch: Batch) -> int:
+    """Tokens at the beginning of a packed row of one picture that all of its questions share."""
+    reaches_end = batch["subtree_end"] == len(batch["subtree_end"])
+    return int(reaches_end.long().cumprod(dim=0).sum())
 
 
 def _cut(items: list[T], parts: int) -> list[list[T]]:

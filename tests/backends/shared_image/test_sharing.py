@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -12,15 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, ProcessorMixin
 
 from tests.families import BUILDERS
-from tests.families.data import picture, randomise_adapter, samples, settings
-from vizsage.backends.hf import load_base
+from tests.families.data import noise, randomise_adapter, samples, settings
+from vizsage.backends.hf import load_base, quantisation
 from vizsage.backends.lora import add_adapter
+from vizsage.backends.shared_image import attention
 from vizsage.backends.shared_image import sharing as sharing_module
 from vizsage.backends.shared_image.sharing import Sharing, compile_layers, share_images
 from vizsage.config import Config
-from vizsage.data.collate import TrainCollator
+from vizsage.data.collate import IGNORED, TrainCollator
 from vizsage.data.sample import Sample
 from vizsage.training.loss import count_targets, on_device, summed_loss
 
@@ -30,9 +33,9 @@ LORA_LOSS, LORA_GRADIENT = 1e-5, 1e-4
 
 
 @functools.cache
-def model_of(family: str, vision: bool) -> tuple[Any, Any, Config]:
+def model_of(family: str, vision: bool, attn: str = "auto") -> tuple[Any, Any, Config]:
     """A model whose adapter is no longer the zero that it begins as, and its processor."""
-    config = settings(family, finetune_vision_layers=vision, use_gradient_checkpointing=False)
+    config = settings(family, finetune_vision_layers=vision, use_gradient_checkpointing=False, attn_implementation=attn)
     loaded = load_base(config)
     model = add_adapter(loaded, config)
     randomise_adapter(model)
@@ -49,7 +52,7 @@ def group(size: int, seed: int, *, descriptions: bool) -> list[Sample]:
     """`size` questions of random length on one picture, some with its description."""
     rng = Random(seed)
     shape = rng.choice([(40, 30), (30, 90), (64, 64), (90, 20)])
-    image = replace(picture(rng.choice(["red", "blue", "green"]), *shape), name=f"{seed}.png")
+    image = noise(f"{seed}.png", *shape)
     found = []
     for number in range(size):
         question = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 12)))
@@ -77,8 +80,8 @@ def run(
     return total, gradients(model)
 
 
-def assert_same(family: str, asked: Sequence[Sample], *, vision: bool = False) -> None:
-    model, processor, config = model_of(family, vision)
+def assert_same(family: str, asked: Sequence[Sample], *, vision: bool = False, attn: str = "auto") -> None:
+    model, processor, config = model_of(family, vision, attn)
     plain, expected = run(model, [TrainCollator(processor, config)(asked)], None)
     sharing = sharing_of(model, processor, config)
     shared, found = run(model, [TrainCollator(processor, config, share_images=True)(asked)], sharing)
@@ -107,6 +110,25 @@ def test_groups_of_each_size(family: str, size: int) -> None:
 def test_mixed_groups_with_and_without_descriptions(family: str, vision: bool) -> None:
     asked = [s for seed, size in ((20, 11), (21, 1), (22, 4)) for s in group(size, seed, descriptions=seed != 21)]
     assert_same(family, asked, vision=vision)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eager_attention(family: str) -> None:
+    """It adds its mask to the scores, where true and false would hide nothing."""
+    assert_same(family, samples(), attn="eager")
+
+
+@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
+def test_a_base_in_4_bits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes computes on a CPU, too."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    in_4_bits = {"quantization_config": quantisation(torch.float32), "device_map": {"": "cpu"}}
+    load = functools.partial(AutoModelForImageTextToText.from_pretrained, **in_4_bits)
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
+    model = model_of.__wrapped__(family, True)
+    assert model[0].is_loaded_in_4bit
+    monkeypatch.setattr(sys.modules[__name__], "model_of", lambda *_: model)
+    assert_same(family, samples(), vision=True)
 
 
 def test_a_picture_of_more_tokens_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +216,25 @@ def test_samples_that_are_left_out_leave_the_others_as_they_are(family: str) -> 
     assert all(not gradient.any() for gradient in gradients(model).values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_are_tried_in_the_precision_of_the_model(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that compile in bfloat16 may be too large in float32, and the run would end in its first step."""
+    tried: list[torch.dtype] = []
+
+    def kernel(_: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *__: Any, **___: Any) -> Any:
+        tried.extend(tensor.dtype for tensor in (query, key, value))
+        return query * 1, None
+
+    monkeypatch.setattr(attention, "flex_attention_forward", kernel)
+    text = SimpleNamespace(num_attention_heads=4, num_key_value_heads=2, hidden_size=64)
+    weights = [torch.zeros(1), torch.zeros(1, dtype=dtype)]  # an adapter's, and one of the base
+    base = SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: text), device=torch.device("cpu"), parameters=lambda: weights
+    )
+    assert attention._compiles(base)
+    assert tried == [dtype] * 3
+
+
 def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     model, processor, config = model_of("llava", False)
     base = model.get_base_model()
@@ -203,6 +244,70 @@ def test_a_family_that_is_not_known_trains_the_plain_way_and_says_so_once(caplog
     assert share_images(unknown, processor, config) is None
     assert share_images(unknown, processor, settings("llava", share_images=False)) is None
     assert caplog.text.count("models of the kind 'some_vlm' are not known") == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (
+            {"_attn_implementation": "flash_attention_2"},
+            "attn_implementation flash_attention_2 cannot show each question",
+        ),
+        ({"sliding_window": 64, "layer_types": None}, "its language model sees a window of tokens only"),
+    ],
+)
+def test_a_language_model_that_cannot_hold_questions_apart_trains_the_plain_way(
+    changed: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, processor, config = model_of("llava", False)
+    base = copy.copy(model.get_base_model())
+    base.config = copy.deepcopy(base.config)
+    for name, value in changed.items():
+        setattr(base.config.get_text_config(), name, value)
+    assert share_images(base, processor, config) is None
+    assert reason in caplog.text
+
+
+def test_a_question_before_the_picture_trains_the_plain_way(caplog: pytest.LogCaptureFixture) -> None:
+    model, processor, config = model_of("llava", False)
+    processor = copy.copy(processor)
+    picture = (
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    )
+    assert picture in processor.chat_template
+    behind = processor.chat_template.replace(picture, "")
+    processor.chat_template = behind.replace("{% if add_generation_prompt %}", "<image>{% if add_generation_prompt %}")
+    assert share_images(model.get_base_model(), processor, config) is None
+    assert "its chat template writes the question before the picture" in caplog.text
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_built_where_an_answer_is_to_be_predicted(family: str, share: bool) -> None:
+    """Packed, for these tokens alone; of padded rows, for the columns in which any of them has a label."""
+    model, processor, config = model_of(family, False)
+    sharing = sharing_of(model, processor, config) if share else None
+    batch = TrainCollator(processor, config, share_images=share)(samples())
+    heads: list[torch.Size] = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda _, __, logits: heads.append(logits.shape[:2]))
+    try:
+        summed_loss(model, on_device(batch, sharing, model.device), sharing)
+    finally:
+        hook.remove()
+    if share:
+        assert heads == [(1, len(batch["targets"]))]
+    else:
+        assert heads == [(len(batch["labels"]), int((batch["labels"] != IGNORED).any(dim=0).sum()))]
+
+
+def test_a_processor_of_another_build_trains_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A later transformers, or code that a model brings: the place where pictures are told apart may be gone."""
+    model, processor, config = model_of("llava", False)
+    monkeypatch.delattr(ProcessorMixin, "_process_images")
+    assert share_images(model.get_base_model(), processor, config) is None
+    assert "its processor prepares pictures in a way that is not known" in caplog.text
 
 
 @pytest.mark.parametrize(

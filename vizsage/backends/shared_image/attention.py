@@ -59,13 +59,18 @@ def _attention(
 
 
 def _compiles(base: Any) -> bool:
-    """Run the kernels once, forward and backward, on a few tokens of this model's shape."""
+    """Run the kernels once, forward and backward, on a few tokens of this model's shape and precision.
+
+    In float32 they need twice the fast memory of a GPU's processors, and not each has it.
+    """
     text = base.config.get_text_config()
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     if width < 16 or width & (width - 1):
         return False  # a power of two only
-    make: Any = {"device": base.device, "dtype": torch.bfloat16, "requires_grad": True}
+    in_bf16 = any(weight.dtype == torch.bfloat16 for weight in base.parameters())  # what is trained is float32 anyway
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    make: Any = {"device": base.device, "dtype": dtype, "requires_grad": True}
     query = torch.randn(1, heads, 256, width, **make)
     key, value = (torch.randn(1, kv_heads, 256, width, **make) for _ in range(2))
     mask = build_mask(tree_rule(torch.full((256,), 256, device=base.device)), 256, 256, base.device, flex=True)

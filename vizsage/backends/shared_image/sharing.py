@@ -48,6 +48,8 @@ def why_plain(base: Any, processor: Any, config: Config) -> str | None:
         )
     if getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None):
         return "its language model sees a window of tokens only"
+    if not hasattr(processor, "_process_images"):  # what vizsage.data.collate replaces; not of transformers' interface
+        return "its processor prepares pictures in a way that is not known"
     if not picture_precedes_question(processor, config):
         return "its chat template writes the question before the picture"
     return None
@@ -112,7 +114,7 @@ class Sharing:
 
     @property
     def row_tokens(self) -> int | None:
-        """Longest row of several pictures that is worth its mask: a dense one grows with the square of the tokens."""
+        """Longest row that is worth its mask: a dense one grows with the square of the tokens. See TrainCollator."""
         return None if self.flex else _DENSE_ROW_TOKENS
 
     def with_positions(self, batch: dict[str, Any]) -> dict[str, Any]:
