@@ -112,7 +112,7 @@ def test_unsloth_has_its_own_checkpointing() -> None:
     ("facts", "problem"),
     [
         (Hardware(cuda=False, unsloth=True), "it needs a GPU and PyTorch sees none here"),
-        (GPU, "it is not installed; `pip install -e .[unsloth]`"),
+        (GPU, "it is not installed; `pip install -e '.[unsloth]'`"),
     ],
 )
 def test_unsloth_is_demanded_where_it_cannot_run(facts: Hardware, problem: str) -> None:

@@ -81,7 +81,7 @@ def test_unsloth_comes_before_the_libraries_that_it_patches(
     assert not Path(noted["switches"]["UNSLOTH_COMPILE_LOCATION"]).is_relative_to(ROOT)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "vizsage: error: backend: unsloth cannot be imported (no wheel for this GPU); `pip install -e .[unsloth]` "
+        "vizsage: error: backend: unsloth cannot be imported (no wheel for this GPU); `pip install -e '.[unsloth]'` "
         "installs versions that fit each other; or set backend to auto or hf"
     )
     assert done.stdout == ""  # what scripts read

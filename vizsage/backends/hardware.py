@@ -98,7 +98,7 @@ def demand_unsloth(config: Config, facts: Hardware) -> None:
     if not facts.cuda:
         problem = "it needs a GPU and PyTorch sees none here"
     elif not facts.unsloth:
-        problem = "it is not installed; `pip install -e .[unsloth]`"
+        problem = "it is not installed; `pip install -e '.[unsloth]'`"
     if problem:
         raise ConfigError(f"backend: found 'unsloth', but {problem}; or set backend to auto or hf")
 

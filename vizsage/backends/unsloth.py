@@ -69,7 +69,7 @@ def import_unsloth(config: Config) -> None:
             import unsloth  # noqa: F401
     except _FAILURES as error:
         raise ConfigError(
-            f"backend: unsloth cannot be imported ({one_line(error)}); `pip install -e .[unsloth]` installs versions "
+            f"backend: unsloth cannot be imported ({one_line(error)}); `pip install -e '.[unsloth]'` installs versions "
             "that fit each other; or set backend to auto or hf"
         ) from error
 
