@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -339,3 +339,24 @@ def test_two_pictures_of_one_name_stay_two(share_images: bool) -> None:
     found = TrainCollator(load_processor(config), config, share_images=share_images)(asked)["pixel_values"]
     assert len(found) == (2 if share_images else 4)
     assert not torch.equal(found[0], found[1])
+
+
+def test_bytes_that_tell_pictures_apart_are_read_once_for_a_batch() -> None:
+    """As in Parquet, where each row has a reference of its own: one reading to compare, one to decode the picture."""
+    config = settings("llava")
+    read: list[int] = []
+
+    @dataclass(frozen=True)
+    class Row:
+        number: int
+        name: str = "0.png"
+        named: bool = True
+
+        def read(self) -> bytes:
+            read.append(self.number)
+            return picture("red").data
+
+    asked = [replace(sample, image=Row(number)) for number, sample in enumerate(samples()[:3])]
+    batch = TrainCollator(load_processor(config), config, share_images=True)(asked)
+    assert len(batch["pixel_values"]) == 1
+    assert sorted(read) == [0, 0, 1, 2]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vizsage.config import Config
-from vizsage.data.encoding import EncodedPrompts, PromptEncoder, picture_numbers
+from vizsage.data.encoding import EncodedPrompts, PromptEncoder, by_picture
 from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError, DataError
@@ -99,16 +99,14 @@ class TrainCollator:
             if len(kept) == len(samples) or (not kept and len(samples) == 1):
                 break
             samples = kept or samples[:1]  # the stand-in of one that is left out: a loss of 0 that has a gradient
-        groups: dict[int, list[int]] = {}
-        for i, number in enumerate(picture_numbers(samples)):
-            groups.setdefault(number, []).append(i)
+        groups = by_picture(encoded.pictures)
         if self.once.pictures != len(groups):
             # Trees and pixels would not belong together. transformers promises nothing of what is used here.
             raise ConfigError(
                 f"share_images: found the pixels of {self.once.pictures} pictures where there are {len(groups)}: this "
                 "release of transformers prepares pictures in another way; set share_images: false"
             )
-        batch = _pack(_append_answers(encoded, answers, 0), list(groups.values()))
+        batch = _pack(_append_answers(encoded, answers, 0), groups)
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}
         batch["left_out"] = list(left_out.items())
         return batch

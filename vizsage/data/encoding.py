@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,13 @@ _BLANK_PX = 64
 
 @dataclass
 class EncodedPrompts:
-    """Left-padded prompts: `inputs` as the processor made them, and why a sample is only stood in for, by index."""
+    """Left-padded prompts: `inputs` as the processor made them, why a sample is only stood in for, by index, and the
+    number of each sample's picture (see `picture_numbers`).
+    """
 
     inputs: dict[str, torch.Tensor]
     rejected: dict[int, str]
+    pictures: list[int]
 
 
 @dataclass
@@ -72,7 +75,8 @@ class PromptEncoder:
 
         Raises BadImage unless `skip_bad`.
         """
-        rows = self._rows(samples, skip_bad=skip_bad)
+        pictures = picture_numbers(samples)
+        rows = self._rows(samples, pictures, skip_bad=skip_bad)
         while True:
             try:
                 inputs = self._process([row.text for row in rows], [row.image for row in rows])
@@ -83,7 +87,8 @@ class PromptEncoder:
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
             fits = [self._fit(*each) for each in zip(rows, lengths, answer_tokens, strict=True)]
             if all(fits):
-                return EncodedPrompts(inputs, {i: row.rejected for i, row in enumerate(rows) if row.rejected})
+                rejected = {i: row.rejected for i, row in enumerate(rows) if row.rejected}
+                return EncodedPrompts(inputs, rejected, pictures)
 
     def _fit(self, row: _Row, length: int, answer_tokens: int) -> bool:
         """Whether `row`, now `length` tokens, may stay as it is; if not, its text is shortened or the row rejected."""
@@ -181,11 +186,11 @@ class PromptEncoder:
     def _text_tokens(self, text: str) -> int:
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _rows(self, samples: Sequence[Sample], *, skip_bad: bool) -> list[_Row]:
+    def _rows(self, samples: Sequence[Sample], pictures: Sequence[int], *, skip_bad: bool) -> list[_Row]:
         """Render and decode; the questions of an image group share one decoded picture."""
         decoded: dict[int, Image.Image | str] = {}
         rows = []
-        for sample, number in zip(samples, picture_numbers(samples), strict=True):
+        for sample, number in zip(samples, pictures, strict=True):
             if number not in decoded:
                 decoded[number] = self._load(sample, skip_bad=skip_bad)
             image = decoded[number]
@@ -224,6 +229,14 @@ def picture_numbers(samples: Sequence[Sample]) -> list[int]:
     }
     numbers: dict[tuple[str, bytes], int] = {}
     return [numbers.setdefault(keys[sample.image], len(numbers)) for sample in samples]
+
+
+def by_picture(numbers: Iterable[int]) -> list[list[int]]:
+    """From the picture of each sample to the samples of each picture: their indices, in the order of the pictures."""
+    groups: dict[int, list[int]] = {}
+    for i, number in enumerate(numbers):
+        groups.setdefault(number, []).append(i)
+    return list(groups.values())
 
 
 def _word_ends(text: str | None) -> list[int]:

@@ -19,7 +19,7 @@ from torch.utils.data._utils import signal_handling
 
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
-from vizsage.data.encoding import picture_numbers
+from vizsage.data.encoding import by_picture, picture_numbers
 from vizsage.data.sample import Sample
 from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
 
@@ -107,7 +107,8 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         own = tokens if len(groups) > 1 else tokens - _shared_by_all(batch)
         parts = max(math.ceil(tokens / most), math.ceil(own / several))
         if int(batch["tree"].max()) >= len(groups):  # several pictures of one name, which only their bytes tell
-            waiting += _in_batches(_by_picture(together), batch_size)
+            groups = [[together[i] for i in group] for group in by_picture(picture_numbers(together))]
+            waiting += _in_batches(groups, batch_size)
         elif parts == 1 or len(together) == 1:
             yield batch
         elif len(groups) > 1:
@@ -119,13 +120,6 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
 def _in_batches(groups: list[T], batch_size: int) -> list[list[T]]:
     """`batch_size` groups each, the first ones last."""
     return [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
-
-
-def _by_picture(samples: Sequence[Sample]) -> list[list[Sample]]:
-    groups: dict[int, list[Sample]] = {}
-    for sample, number in zip(samples, picture_numbers(samples), strict=True):
-        groups.setdefault(number, []).append(sample)
-    return list(groups.values())
 
 
 def _shared_by_all(batch: Batch) -> int:
