@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $@
 
-demo: $(STAMP) ## draw a data set, evaluate the tiny model, fine-tune it, evaluate it again: about ten minutes on two cores
+demo: $(STAMP) ## draw a data set, evaluate the tiny model, fine-tune it, evaluate it again: a few minutes on two cores
 	$(BIN)/vizsage demo data
 	$(BIN)/vizsage eval $(DEMO) --base
 	$(BIN)/vizsage train $(DEMO)
