@@ -250,7 +250,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[str]:
     def raise_it(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_demo", raise_it)
+    monkeypatch.setitem(cli._COMMANDS, "demo", raise_it)
     return ["demo", "somewhere"]
 
 

@@ -22,6 +22,7 @@ MODULES = {
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"parser"},
     {"training", "evaluation"},
     {"check"},
     {"backends"},
@@ -36,7 +37,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_FREE = [
     name
     for name in MODULES
-    if name.split(".")[1:2] in (["cli"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
+    if name.split(".")[1:2] in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name in ("vizsage.evaluation.results", "vizsage.evaluation.table", "vizsage.evaluation.predictions")
 ]
@@ -156,7 +157,7 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     heavy = [
         n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
     ]
-    assert set(heavy) <= {"vizsage", "vizsage.errors", "vizsage.config", "__future__"}
+    assert set(heavy) <= {"vizsage", "vizsage.errors", "vizsage.config", "vizsage.parser", "__future__"}
     assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch")) == []
 
 

@@ -1,0 +1,107 @@
+"""The command line of `vizsage`: commands and their options. Needs the standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vizsage import __version__
+
+EPILOG = """\
+Every command takes key=value after CONFIG, for any setting: vizsage train my.yaml lr=1e-4 epochs=2
+exit codes: 0 done, or already done; 2 wrong command or configuration; 3 unusable data or checkpoint;
+4 failed in a way that will repeat; 75 interrupted, the same command continues; other: unknown.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors of this program are, and whose options have one spelling."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"vizsage: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of one command, `command` among them. Raises SystemExit after one line on stderr, or after --help."""
+    parser = _parser()
+    # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
+    options, rest = parser.parse_known_args(arguments, argparse.Namespace(debug=False))
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    # SUPPRESS, because the default of a subparser would undo `vizsage --debug train`.
+    common.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show tracebacks and what libraries report",
+    )
+    parser = _Parser(
+        prog="vizsage",
+        description="Fine-tune and evaluate vision-language models with LoRA.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"vizsage {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        description = f"{summary[0].upper()}{summary[1:]}."
+        return commands.add_parser(name, help=summary, description=description, parents=[common])
+
+    def settings(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
+        command.add_argument("config", metavar="CONFIG", type=Path, nargs="?" if optional else None, help="a YAML file")
+        command.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
+
+    def model(command: argparse.ArgumentParser) -> None:
+        which = command.add_mutually_exclusive_group()
+        which.add_argument("--base", action="store_true", help="the base model, without an adapter")
+        which.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
+
+    train = command("train", "fine-tune as CONFIG says; the same command continues an interrupted run")
+    settings(train)
+
+    evaluation = command("eval", "answer the questions of a split and score the answers; continues as well")
+    settings(evaluation)
+    evaluation.add_argument("--split", default="test", help="train, val, test or another file's name (default: test)")
+    evaluation.add_argument("--limit", type=_count, metavar="N", help="only the first N samples")
+    model(evaluation)
+    evaluation.add_argument("--fresh", action="store_true", help="set earlier predictions aside and start anew")
+
+    check = command("check", "find what would stop a run later, without loading the model")
+    settings(check)
+    check.add_argument("--fast", action="store_true", help="neither decode images nor measure lengths")
+
+    predict = command("predict", "answer one question about one image")
+    settings(predict)
+    predict.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image")
+    predict.add_argument("--question", required=True, metavar="TEXT", help="the question")
+    predict.add_argument("--description", metavar="TEXT", help="external knowledge on the image")
+    model(predict)
+
+    config = command("config", "print the resolved settings")
+    settings(config, optional=True)
+    config.add_argument("--schema", action="store_true", help="print a JSON Schema of the settings, for editors")
+
+    demo = command("demo", "write the demo data set: drawn paintings with questions")
+    demo.add_argument("folder", metavar="DIR", type=Path, help="folder to write into")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="draw other paintings (default: 0)")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of samples of 1 or more, found {text!r}")
+    return int(text)
