@@ -175,15 +175,13 @@ def test_many_images_need_little_memory() -> None:
     assert peak < 100e6, peak
 
 
-cells = st.lists(st.tuples(st.integers(0, 11), st.floats(0, 1)), min_size=2, max_size=12)
+cells = st.lists(st.tuples(st.integers(0, 11), st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12)
 
 
-@given(cells, cells)
-def test_ends_are_ordered_and_within_bounds(first: list[tuple[int, float]], second: list[tuple[int, float]]) -> None:
-    size = min(len(first), len(second))
-    counts = np.array([[n for n, _ in first[:size]]])
-    sums = [np.array([[n * share for (n, _), (_, share) in zip(first, scores)]]) for scores in (first, second)]  # noqa: B905
-    sums = [array[:, :size] for array in sums]
+@given(cells)
+def test_ends_are_ordered_and_within_bounds(images: list[tuple[int, float, float]]) -> None:
+    counts = np.array([[count for count, _, _ in images]])
+    sums = [np.array([[image[0] * image[run] for image in images]]) for run in (1, 2)]
     ratio = sums[0].sum() / max(1, counts.sum())
     for low, high in bootstrap_intervals(sums[0], counts, resamples=50):
         assert np.isnan(low) or 0 <= low <= ratio + 1e-6

@@ -19,6 +19,7 @@ SEED = 0
 
 _LOWEST_DF = 4  # of t: where few images make all the variance, lower ones widen intervals without need
 _DRAWN_AT_ONCE = 1 << 20  # images: 8 MB an array, however many there are
+_DIGITS = 12
 _NO_VARIANCE = 1e-9  # a standard error below this is rounding
 
 
@@ -36,12 +37,14 @@ def bootstrap_intervals(
     2007, "Bootstrapping clustered data"); a group draws from the clusters that have questions of it. The standard error
     of the ratio is the standard deviation over the resamples, times sqrt(C' / (C' - 1)) (Hesterberg 2015, "What
     teachers should know about the bootstrap", on narrowness), where C' = (sum n)^2 / sum n^2 is the number of clusters
-    of equal size n that would do as well (Kish 1965). The interval is symmetric on the logit scale,
-    which keeps it inside 0 to 1 and follows the skewness of rare events, with a quantile of Student's t (Dean & Pagano
-    2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys"). Its degrees of
-    freedom are Satterthwaite's, from the kurtosis of the clusters' residuals: where few of many clusters make all the
-    variance, the standard error is as uncertain as that of few; they are at most C' - 1. Percentiles of the resamples, the plain bootstrap
-    interval, cover the truth too seldom with few clusters or rare events; so does bootstrap-t.
+    of equal size that would tell as much as those of n questions each (Kish 1965).
+
+    The interval is symmetric on the logit scale, which keeps it inside 0 to 1 and follows the skewness of rare events,
+    with a quantile of Student's t (Dean & Pagano 2015, "Evaluating confidence interval methods for binomial proportions
+    in clustered surveys"). Its degrees of freedom are Satterthwaite's, from the kurtosis of the clusters' residuals, and
+    at most C' - 1: where few of many clusters make all the variance, the standard error is as uncertain as that of few.
+    Percentiles of the resamples, the plain bootstrap interval, cover the truth too seldom with few clusters or rare
+    events; so does bootstrap-t.
 
     Where all clusters have the same ratio r, the bootstrap sees no variance at all. As many as u = 1 - (a/2)^(1/C) of
     the clusters could be otherwise without one of them in C draws (a = 1 - confidence; Clopper & Pearson 1934 for 0 of
@@ -139,7 +142,8 @@ def _intervals(sums: np.ndarray, counts: np.ndarray, confidence: float, resample
     freedom = np.minimum(_degrees_of_freedom((sums - ratios[:, None] * counts)[seen]), effective[seen] - 1)
     half_widths = stdtrit(freedom, 1 - tail) * errors[seen] / (p * (1 - p))
     lows[seen], highs[seen] = expit(logit(p) - half_widths), expit(logit(p) + half_widths)
-    return np.stack([lows, highs], axis=1)
+    # The order in which processors add may differ from one machine to the next, and with it the last digits.
+    return np.round(np.stack([lows, highs], axis=1), _DIGITS)
 
 
 def _deviations(sums: np.ndarray, counts: np.ndarray, ratios: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -166,7 +170,7 @@ def _weights(clusters: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _degrees_of_freedom(residuals: np.ndarray) -> np.ndarray:
-    """[groups]: Satterthwaite's 2 E(V)^2 / Var(V) of the variance V of residuals [groups, C]; about C for normal ones."""
+    """[groups]: Satterthwaite's 2 E(V)^2 / Var(V) for the variance V of residuals [groups, C]; C for normal ones."""
     clusters = residuals.shape[1]
     squares = residuals**2
     variances = squares.mean(axis=1)
