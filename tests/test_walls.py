@@ -39,7 +39,7 @@ TORCH_FREE = [
     for name in MODULES
     if name.split(".")[1:2] in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
-    or name in ("vizsage.evaluation.results", "vizsage.evaluation.table", "vizsage.evaluation.predictions")
+    or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted,
 from vizsage.evaluation.run import evaluate, find_adapter
 from vizsage.files import read_jsonl
 
-from .conftest import BytesImage, FakeModel, FakeSplit, Stage, make_samples, png
+from .conftest import WHITE, BytesImage, FakeModel, FakeSplit, Stage, make_samples, png
 
 
 def rows(config: Config, folder: str = "test") -> list[dict[str, Any]]:
@@ -43,12 +44,13 @@ def test_counts_every_sample(stage: Stage, config: Config, streaming: bool) -> N
     results = evaluate(config)
     assert results["total_samples"] == 12
     assert results["correct_predictions"] == 4
-    assert results["with_external_knowledge"] == {
-        "samples": 4,
-        "exact_match_score": 1.0,
-        "exact_match_percentage": 100.0,
-    }
+    group = results["with_external_knowledge"]
+    assert (group["samples"], group["images"], group["exact_match_score"]) == (4, 4, 1.0)
+    assert group["exact_match_percentage"] == 100.0
+    assert group["exact_match_interval"][0] > 0.2
     assert results["without_external_knowledge"]["samples"] == 8
+    assert results["by_question_word"].keys() == {"what"}
+    assert results["metrics"]["exact_match"] == results["metrics"]["vqa_accuracy"] == 4 / 12
     assert stage.model.calls == ([5, 5, 2] if streaming else [12])
     assert [row["sample_id"] for row in rows(config)] == [f"test-{i}" for i in range(12)]
     saved = json.loads((config.output_dir / "evaluation_results/test/results.json").read_text())
@@ -68,14 +70,19 @@ def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) 
     evaluate(config)
     row = rows(config)[3]
     assert re.fullmatch("[0-9a-f]{64}", row.pop("input_sha256"))
+    assert row.pop("image_sha256") == hashlib.sha256(WHITE).hexdigest()
     assert row == {
         "sample_id": "test-3",
         "image": "1.png",
         "question": "what is 3",
         "answer": "answer 3",
+        "answers": ["answer 3"],
         "need_external_knowledge": True,
+        "description": None,
+        "tags": {},
         "prediction": "answer 3",
         "exact_match": True,
+        "scores": dict.fromkeys(("rigorous_match", "token_f1", "vqa_accuracy", "anls", "relaxed_accuracy"), 1),
         "raw_text": "answer 3<end>",
         "token_ids": [ord(c) for c in "answer 3"],
         "finish_reason": "stop",
@@ -85,7 +92,7 @@ def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) 
 
 def test_results_say_what_was_run(stage: Stage, config: Config) -> None:
     results = evaluate(config, limit=7)
-    assert results["schema_version"] == 1
+    assert results["schema_version"] == 2
     assert (results["split"], results["limit"], results["mode"], results["knowledge"]) == ("test", 7, "squad", "none")
     assert (results["total_samples"], results["left_out"]) == (7, {"need_external_knowledge": 0})
     assert results["adapter_sha256"] == "aa"
@@ -124,7 +131,7 @@ def test_left_out_samples_are_said(stage: Stage, config: Config, caplog: pytest.
 
 def test_failed_records_are_null_scored_0_and_retried(stage: Stage, config: Config) -> None:
     samples = make_samples(200)
-    samples[7] = replace(samples[7], answer="the")  # normalises to the empty string
+    samples[7] = replace(samples[7], answer="the", answers=())  # normalises to the empty string
     stage.split = FakeSplit(samples)
     stage.model.reply = lambda sample: None if sample.sample_id in ("test-7", "test-8") else sample.answer
     results = evaluate(config)  # 2 of 200 is 1%, not more
@@ -313,7 +320,9 @@ def test_only_what_changed_in_the_data_is_answered_again(stage: Stage, config: C
     first = evaluate(config)
     samples = make_samples(12)
     samples[1] = replace(samples[1], question="what else")
-    samples[2] = replace(samples[2], answer="other")  # the answer is not shown to the model: scored again only
+    samples[2] = replace(
+        samples[2], answer="other", answers=()
+    )  # the answer is not shown to the model: scored again only
     samples[3] = replace(samples[3], description="a long story")
     # Sample 10 has another picture of this name, as embedded ones may.
     samples[11] = replace(samples[11], image=BytesImage("5.png", png("red")))
