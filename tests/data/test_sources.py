@@ -13,6 +13,7 @@ import pytest
 
 from vizsage.config import Config, build_config
 from vizsage.data.images import FileImage
+from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, SplitCounts, find_split, open_split
 from vizsage.errors import DataError
 
@@ -209,6 +210,17 @@ def test_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
         ({"answer": " \t\n"}, "answer is empty"),
         ({"answer": True}, "answer is true"),
         ({"answer": ["a"]}, "answer is a list"),
+        ({"answers": []}, "answers is empty; write a list of one or more texts or numbers"),
+        ({"answers": "a dog"}, "answers is 'a dog'; write a list"),
+        ({"answers": 3}, "answers is 3; write a list"),
+        ({"answers": {"a dog": 3}}, "answers is an object; write a list"),
+        ({"answers": ["a dog", ""]}, "answers[1] is empty; write a text or a number"),
+        ({"answers": [None]}, "answers[0] is missing"),
+        ({"answers": ["a dog", "b", True]}, "answers[2] is true"),
+        ({"answers": [["a dog"]]}, "answers[0] is a list"),
+        ({"answers": [{"answer": "a dog"}]}, "answers[0] is an object"),
+        ({"answers": ["a dog"], "answer": " "}, "answer is empty"),
+        ({"answers": ["a dog"], "answer": ["b"]}, "answer is a list"),
         ({"question": None}, "question is missing"),
         ({"question": {}}, "question is an object"),
         ({"image": None}, "image is missing"),
@@ -232,6 +244,41 @@ def test_bad_record_is_named(tmp_path: Path, file: str, changes: Record, match: 
     assert match in message
     if isinstance(changes.get("image"), str) and changes["image"].strip() or "image" not in changes:
         assert f"image {changes.get('image', 'a.jpg')!r}" in message
+
+
+@pytest.mark.parametrize("file", WRITERS)
+@pytest.mark.parametrize(
+    ("answer", "answers", "learned", "accepted"),
+    [
+        ("cat", None, "cat", ("cat",)),
+        (None, ["dog", "cat", " cat "], "cat", ("dog", "cat", "cat")),  # the most frequent one
+        (None, ["dog", "cat", "cat", "dog"], "dog", ("dog", "cat", "cat", "dog")),  # the first of those
+        (None, ["cat"], "cat", ("cat",)),
+        ("dog", ["cat", "cat", "dog"], "dog", ("cat", "cat", "dog")),
+        (" cow", ["cat", "dog"], "cow", ("cat", "dog", "cow")),  # accepted too
+        (None, [2, 2.5, "two"], "2", ("2", "2.5", "two")),
+        (3, ["3", "three"], "3", ("3", "three")),
+    ],
+)
+def test_several_answers(tmp_path: Path, file: str, answer: Any, answers: Any, learned: str, accepted: Any) -> None:
+    (sample,) = split_of(tmp_path, [record(answer=answer, answers=answers, school="Dutch")], file).load()
+    assert (sample.answer, sample.answers) == (learned, accepted)
+    assert sample.tags == {"school": "Dutch"}
+
+
+def test_answers_may_stand_instead_of_answer(tmp_path: Path) -> None:
+    several = record(answers=["cat"])
+    del several["answer"]
+    assert split_of(tmp_path, [several]).load()[0].answer == "cat"
+
+
+def test_a_sample_always_accepts_its_own_answer() -> None:
+    image = FileImage("a.jpg", Path("Images"))
+    assert Sample("1", image, "what", "cat").answers == ("cat",)
+    assert Sample("1", image, "what", "cat", answers=("dog", "dog")).answers == ("dog", "dog", "cat")
+    sample = Sample("1", image, "what", "cat", answers=("dog", "cat"))
+    assert pickle.loads(pickle.dumps(sample)) == sample
+    assert sample.answers == ("dog", "cat")
 
 
 def test_bad_record_at_the_start_of_a_block(tmp_path: Path) -> None:

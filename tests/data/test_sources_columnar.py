@@ -24,6 +24,7 @@ from vizsage.errors import DataError
 
 Rows = list[dict[str, Any]]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+TYPES: dict[str, pa.DataType] = {}  # of columns that shall have another type than the one of their values
 
 
 def png(value: int) -> bytes:
@@ -52,8 +53,8 @@ def config_for(tmp_path: Path) -> Config:
 
 def table(records: Rows, image_type: pa.DataType = STRUCT) -> pa.Table:
     columns = {key: [r[key] for r in records] for key in records[0]}
-    arrays = {key: pa.array(v, image_type) if key == "image" else pa.array(v) for key, v in columns.items()}
-    return pa.table(arrays)
+    kinds = {"image": image_type, **TYPES}
+    return pa.table({key: pa.array(values, kinds.get(key)) for key, values in columns.items()})
 
 
 def write_parquet(folder: Path, records: Rows, image_type: pa.DataType = STRUCT) -> None:
@@ -331,6 +332,34 @@ def test_numbers_and_absent_values_as_pandas_writes_them(tmp_path: Path) -> None
         ("0", False, False),
         ("1", False, False),
     ]
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 2)], ids=str)
+def test_a_list_of_accepted_answers(tmp_path: Path, form: str, kind: pa.DataType, monkeypatch: Any) -> None:
+    config = config_for(tmp_path)
+    monkeypatch.setitem(TYPES, "answers", kind)
+    records = rows(12)
+    for i, r in enumerate(records):
+        r.update(answer=None if i % 2 else r["answer"], answers=[f"b{i}", f"c{i}"] if i != 2 else None, box=[1, 2])
+    WRITERS[form](config.split_dir, records)
+    samples = open_split(config, "train").load()
+    assert [s.answers for s in samples[:4]] == [("b0", "c0", "a0"), ("b1", "c1"), ("a2",), ("b3", "c3")]
+    assert [s.answer for s in samples[:4]] == ["a0", "b1", "a2", "b3"]
+    assert set(samples[0].tags) == {"year"}
+
+
+def test_numbers_in_a_list_of_answers_and_what_is_no_answer(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    records = rows(4)
+    for r, answers in zip(records, ([1.5, 2.0], [1.0, float("nan")], [], [3.0, None]), strict=True):
+        r["answers"] = answers
+    write_parquet(config.split_dir, records)
+    with pytest.raises(DataError) as error:
+        open_split(config, "train").load()
+    for part in ("3 bad records", "record 2 (image '0.png'): answers[1] is missing",
+                 "record 3 (image '1.png'): answers is empty", "answers[1] is missing"):  # fmt: skip
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,13 @@ def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) 
         "image": "1.png",
         "question": "what is 3",
         "answer": "answer 3",
+        "answers": ["answer 3"],
         "need_external_knowledge": True,
+        "description": None,
+        "tags": {},
         "prediction": "answer 3",
         "exact_match": True,
+        "scores": dict.fromkeys(("rigorous_match", "token_f1", "vqa_accuracy", "anls", "relaxed_accuracy"), 1),
         "raw_text": "answer 3<end>",
         "token_ids": [ord(c) for c in "answer 3"],
         "finish_reason": "stop",
@@ -124,7 +128,7 @@ def test_left_out_samples_are_said(stage: Stage, config: Config, caplog: pytest.
 
 def test_failed_records_are_null_scored_0_and_retried(stage: Stage, config: Config) -> None:
     samples = make_samples(200)
-    samples[7] = replace(samples[7], answer="the")  # normalises to the empty string
+    samples[7] = replace(samples[7], answer="the", answers=())  # normalises to the empty string
     stage.split = FakeSplit(samples)
     stage.model.reply = lambda sample: None if sample.sample_id in ("test-7", "test-8") else sample.answer
     results = evaluate(config)  # 2 of 200 is 1%, not more
@@ -313,7 +317,9 @@ def test_only_what_changed_in_the_data_is_answered_again(stage: Stage, config: C
     first = evaluate(config)
     samples = make_samples(12)
     samples[1] = replace(samples[1], question="what else")
-    samples[2] = replace(samples[2], answer="other")  # the answer is not shown to the model: scored again only
+    samples[2] = replace(
+        samples[2], answer="other", answers=()
+    )  # the answer is not shown to the model: scored again only
     samples[3] = replace(samples[3], description="a long story")
     # Sample 10 has another picture of this name, as embedded ones may.
     samples[11] = replace(samples[11], image=BytesImage("5.png", png("red")))

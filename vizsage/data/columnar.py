@@ -150,11 +150,9 @@ class _Columns:
                 f"{where}: the column 'image' holds {image_type}; expected file names, bytes or {{bytes, path}}"
             )
         self.embedded = not as_text
-        self.scalars = [
-            f.name for f in schema if f.name != "image" and not (pa.types.is_nested(f.type) or _is_binary(f.type))
-        ]
-        self.without_bytes = self.scalars + (["image"] if as_text else ["image.path"] if "path" in children else [])
-        self._name_column = next((c for c in NAME_COLUMNS if c in self.scalars), None)
+        self.fields = [f.name for f in schema if f.name != "image" and _is_field(f)]
+        self.without_bytes = self.fields + (["image"] if as_text else ["image.path"] if "path" in children else [])
+        self._name_column = next((c for c in NAME_COLUMNS if c in self.fields), None)
         self._labels = _class_labels(schema)
 
     def records(
@@ -162,7 +160,7 @@ class _Columns:
     ) -> Iterator[dict[str, Any]]:
         """The rows of `batch`; `reference(name or None, row in the batch)` stands for an embedded image."""
         names, inside = _names(batch)
-        for i, record in enumerate(batch.select(self.scalars).to_pylist()):
+        for i, record in enumerate(batch.select(self.fields).to_pylist()):
             for column, labels in self._labels.items():
                 record[column] = labels[record[column]] if record.get(column) in range(len(labels)) else None
             name = names[i]
@@ -194,6 +192,13 @@ def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     described = (schema.metadata or {}).get(b"huggingface")
     features = json.loads(described).get("info", {}).get("features", {}) if described else {}
     return {name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+
+
+def _is_field(column: pa.Field) -> bool:
+    """Scalars, and the list of accepted answers; what else is nested (or bytes) is not read."""
+    if column.name == "answers":
+        return not _is_binary(column.type)
+    return not (pa.types.is_nested(column.type) or _is_binary(column.type))
 
 
 def _is_binary(kind: pa.DataType) -> bool:

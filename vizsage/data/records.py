@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import date, time
 from decimal import Decimal
@@ -17,7 +18,7 @@ from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
 
-FIELDS = frozenset({"id", "image", "question", "answer", "need_external_knowledge"})
+FIELDS = frozenset({"id", "image", "question", "answer", "answers", "need_external_knowledge"})
 PROBLEMS_SHOWN = 10
 _NO_TAGS: Mapping[str, str] = {}
 
@@ -32,12 +33,14 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
         found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {_show(raw)}"
         raise BadRecord(f"record {number + 1}: {found}")
     try:
-        image, need = _image(raw, images_dir), _switch(raw)
+        image, need = _image(raw, images_dir), read_switch(raw)
+        answer, answers = read_answers(raw)
         return Sample(
             sample_id=_record_id(raw, split, number),
             image=image,
-            question=_required_text(raw, "question"),
-            answer=_required_text(raw, "answer").strip(),  # as a prediction is: rigorous matching compares the two
+            question=_required_text(raw.get("question"), "question"),
+            answer=answer,
+            answers=answers,
             need_external_knowledge=need,
             description=table.describe(image.name) if need and table is not None else None,
             tags=_tags(raw),
@@ -151,8 +154,28 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, (int, float, Decimal, date, time)) else None
 
 
-def _required_text(raw: dict[str, Any], field: str) -> str:
-    value = raw.get(field)
+def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What training learns, and all accepted answers in file order, duplicates kept. Raises BadRecord.
+
+    "answers" may stand beside "answer", which is accepted too, or instead of it: then the most frequent one is learned,
+    the first of several. All are stripped, as a prediction is, because rigorous matching compares the two.
+    """
+    several = raw.get("answers")
+    if several is None or several != several:  # absent, also as pandas writes it
+        answer = _required_text(raw.get("answer"), "answer").strip()
+        return answer, (answer,)
+    if not isinstance(several, list) or not several:
+        found = "empty" if several == [] else _show(several)
+        raise BadRecord(f"answers is {found}; write a list of one or more texts or numbers")
+    answers = tuple(_required_text(value, f"answers[{i}]").strip() for i, value in enumerate(several))
+    alone = raw.get("answer")
+    if alone is None or alone != alone:
+        return Counter(answers).most_common(1)[0][0], answers  # of equals the first, because a dict keeps its order
+    answer = _required_text(alone, "answer").strip()
+    return answer, answers if answer in answers else (*answers, answer)
+
+
+def _required_text(value: Any, field: str) -> str:
     if isinstance(value, str) and value.isascii() and value and not value.isspace():
         return value  # as nearly all are
     text = None if isinstance(value, bool) else _text(value)
@@ -165,7 +188,8 @@ def _required_text(raw: dict[str, Any], field: str) -> str:
     return text
 
 
-def _switch(raw: dict[str, Any]) -> bool:
+def read_switch(raw: Mapping[str, Any]) -> bool:
+    """need_external_knowledge; false where it is absent. Raises BadRecord."""
     value = raw.get("need_external_knowledge")
     if value is None or value != value:  # absent, also as pandas writes it
         return False

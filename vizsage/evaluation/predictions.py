@@ -22,7 +22,7 @@ from typing import Any
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
 from vizsage.files import append_jsonl, fsync_dir, write_json
-from vizsage.scoring.normalisation import exact_match
+from vizsage.scoring.metrics import score_row
 
 log = logging.getLogger(__name__)
 
@@ -143,14 +143,18 @@ class Predictions:
     def _row(self, sample: Sample, answer: Row) -> Row:
         """A line: the sample as it is now, what `answer` says of the prediction, and the score."""
         sample_id, input_sha256 = self._key_of(sample)
+        scored = {"prediction": answer["prediction"], "answers": list(sample.answers)}
         return {
             "sample_id": sample_id,
             "image": sample.image.name,
             "question": sample.question,
             "answer": sample.answer,
+            "answers": scored["answers"],
             "need_external_knowledge": sample.need_external_knowledge,
-            "prediction": answer["prediction"],
-            "exact_match": exact_match(answer["prediction"], sample.answer, normalise=self._normalise),
+            "description": sample.description,
+            "tags": dict(sample.tags),
+            "prediction": scored["prediction"],
+            **score_row(scored, normalise=self._normalise),
             **{name: answer[name] for name in ("raw_text", "token_ids", "finish_reason", "error")},
             "input_sha256": input_sha256,
         }

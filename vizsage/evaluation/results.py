@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vizsage.evaluation.predictions import Row
-from vizsage.scoring.metrics import summarise
+from vizsage.scoring.summary import summarise
 
 SCHEMA_VERSION = 1
 MAX_FAILED_SHARE = 0.01  # more than this and the evaluation itself has failed

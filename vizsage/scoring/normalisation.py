@@ -1,34 +1,58 @@
-"""When two answers count as the same text.
+"""How texts are made alike before they are compared: SQuAD's way, VQA's way and ANLS's way.
 
-SQuAD's exact match follows the official SQuAD v1.1 evaluation script (Rajpurkar et al., 2016, `evaluate-v1.1.py`), step
-by step and in its order. Rigorous exact match compares character by character.
+Each follows the official evaluation script, step by step and in its order, because published numbers depend on it.
 """
 
 from __future__ import annotations
 
 import re
 import string
+from functools import lru_cache
+
+from vizsage.scoring.contractions import CONTRACTIONS
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
+_VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_VQA_COMMA = re.compile(r"\d,\d")
+_VQA_PERIOD = re.compile(r"\.(?!\d)")
+_VQA_PERIODS = 32  # the script gives re.UNICODE, which is 32, where re.sub takes the number of replacements
+_VQA_NUMBERS = {
+    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+} | {"none": "0"}
+_VQA_ARTICLES = frozenset({"a", "an", "the"})
 
+
+@lru_cache(maxsize=4096)  # ten people often give one answer, and many questions have the same
 def normalise_squad(text: str) -> str:
-    """Lower, remove punctuation, remove articles, collapse whitespace: the official script's order.
+    """Lower, remove punctuation, remove articles, collapse whitespace: the order of SQuAD's evaluate-v1.1.py.
 
     The order matters: punctuation goes first, so "U.S.A." becomes "usa" and "A-frame" becomes "aframe"; with articles
-    first they would become "us" and "frame".
+    first they would become "us" and "frame". (Rajpurkar et al., 2016.)
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(prediction: str | None, answer: str, *, normalise: bool) -> bool:
-    """Whether `prediction` equals `answer`: after SQuAD normalisation, or character by character.
+@lru_cache(maxsize=4096)
+def normalise_vqa(text: str) -> str:
+    """Punctuation, number words, articles and contractions as vqaEval.py of GT-Vision-Lab/VQA treats them.
 
-    None stands for a record that failed. It never matches, not even an answer that normalises to the empty string.
+    Its odd rules are kept. A punctuation mark is removed where it stands beside a space anywhere in the text, or where
+    the text holds digits joined by a comma; else it becomes a space. A period is removed unless a digit follows, the
+    first 32 of them. Apostrophes and colons stay. (Antol et al., 2015; Goyal et al., 2017.)
     """
-    if prediction is None:
-        return False
-    if normalise:
-        return normalise_squad(prediction) == normalise_squad(answer)
-    return prediction == answer
+    before = text = text.replace("\n", " ").replace("\t", " ").strip()
+    joined = _VQA_COMMA.search(before) is not None
+    for mark in _VQA_PUNCTUATION:
+        if mark in before:
+            beside_space = f"{mark} " in before or f" {mark}" in before
+            text = text.replace(mark, "" if joined or beside_space else " ")
+    text = _VQA_PERIOD.sub("", text, count=_VQA_PERIODS)
+    words = (_VQA_NUMBERS.get(word, word) for word in text.lower().split())
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _VQA_ARTICLES)
+
+
+def normalise_anls(text: str) -> str:
+    """Lower and collapse white space, as the evaluation script of the Robust Reading Competition does for ANLS."""
+    return " ".join(text.lower().split())

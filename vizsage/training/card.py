@@ -22,7 +22,7 @@ def write_card(
 ) -> None:
     """Write README.md with Hugging Face's front matter: base, data, settings, scores.
 
-    `scores` are those of the best validation (see vizsage.scoring.metrics.summarise), `example` one held-out sample
+    `scores` are those of the best validation (see vizsage.scoring.summary.summarise), `example` one held-out sample
     with its answers before and after training.
     """
     front: dict[str, Any] = {

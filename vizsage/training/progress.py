@@ -16,7 +16,7 @@ class Progress:
 
     best_score: float | None = None
     best_step: int | None = None
-    best_scores: dict[str, Any] | None = None  # see vizsage.scoring.metrics.summarise
+    best_scores: dict[str, Any] | None = None  # see vizsage.scoring.summary.summarise
     reference_score: float | None = None  # the score that an improvement must exceed by the threshold
     reference_step: int = 0
     pending_validation: bool = False  # the run was interrupted in a step whose validation was still to come

@@ -15,7 +15,7 @@ from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.errors import RepeatingError, VizSageError, is_out_of_memory
-from vizsage.scoring.metrics import summarise
+from vizsage.scoring.summary import summarise
 
 
 def choose_samples(samples: Iterable[Sample], limit: int) -> list[Sample]:
@@ -55,8 +55,10 @@ def validate(
                 refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
             rows.append(
                 {
+                    "image": sample.image.name,
+                    "question": sample.question,
                     "prediction": answer.text,
-                    "answer": sample.answer,
+                    "answers": sample.answers,
                     "need_external_knowledge": sample.need_external_knowledge,
                     "finish_reason": answer.finish_reason,
                 }
