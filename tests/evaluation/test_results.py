@@ -12,7 +12,9 @@ from vizsage.evaluation.results import complaints, score
 def row(index: int, prediction: str | None = "yes", answer: str = "yes") -> dict[str, Any]:
     return {
         "sample_id": f"test-{index}",
-        "input_sha256": "00",
+        "image": f"{index // 2}.png",
+        "image_sha256": "00",
+        "question": "what",
         "prediction": prediction,
         "answer": answer,
         "exact_match": prediction == answer,
@@ -46,8 +48,10 @@ def test_the_hash_of_the_data_knows_order_questions_and_answers_but_no_predictio
 
     same = data([row(0), row(1)])
     assert data([row(0, "no"), row(1, None)]) == same
-    others = [[row(1), row(0)], [row(0)], [row(0), row(1, answer="no")], [row(0), {**row(1), "input_sha256": "01"}]]
-    assert len({same, *map(data, others)}) == 5
+    assert data([row(0), {**row(1), "description": "A long story."}]) == same  # shown to one model, and not to another
+    others = [[row(1), row(0)], [row(0)], [row(0), row(1, answer="no")], [row(0), {**row(1), "image_sha256": "01"}]]
+    others += [[row(0), {**row(1), **change}] for change in ({"question": "who"}, {"answers": ["yes", "no"]})]
+    assert len({same, *map(data, others)}) == 7
 
 
 @pytest.mark.parametrize(("failed", "error"), [(0, False), (1, False), (2, True)])

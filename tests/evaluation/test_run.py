@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted,
 from vizsage.evaluation.run import evaluate, find_adapter
 from vizsage.files import read_jsonl
 
-from .conftest import BytesImage, FakeModel, FakeSplit, Stage, make_samples, png
+from .conftest import WHITE, BytesImage, FakeModel, FakeSplit, Stage, make_samples, png
 
 
 def rows(config: Config, folder: str = "test") -> list[dict[str, Any]]:
@@ -43,12 +44,13 @@ def test_counts_every_sample(stage: Stage, config: Config, streaming: bool) -> N
     results = evaluate(config)
     assert results["total_samples"] == 12
     assert results["correct_predictions"] == 4
-    assert results["with_external_knowledge"] == {
-        "samples": 4,
-        "exact_match_score": 1.0,
-        "exact_match_percentage": 100.0,
-    }
+    group = results["with_external_knowledge"]
+    assert (group["samples"], group["images"], group["exact_match_score"]) == (4, 4, 1.0)
+    assert group["exact_match_percentage"] == 100.0
+    assert group["exact_match_interval"][0] > 0.2
     assert results["without_external_knowledge"]["samples"] == 8
+    assert results["by_question_word"].keys() == {"what"}
+    assert results["metrics"]["exact_match"] == results["metrics"]["vqa_accuracy"] == 4 / 12
     assert stage.model.calls == ([5, 5, 2] if streaming else [12])
     assert [row["sample_id"] for row in rows(config)] == [f"test-{i}" for i in range(12)]
     saved = json.loads((config.output_dir / "evaluation_results/test/results.json").read_text())
@@ -68,6 +70,7 @@ def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) 
     evaluate(config)
     row = rows(config)[3]
     assert re.fullmatch("[0-9a-f]{64}", row.pop("input_sha256"))
+    assert row.pop("image_sha256") == hashlib.sha256(WHITE).hexdigest()
     assert row == {
         "sample_id": "test-3",
         "image": "1.png",
@@ -89,7 +92,7 @@ def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) 
 
 def test_results_say_what_was_run(stage: Stage, config: Config) -> None:
     results = evaluate(config, limit=7)
-    assert results["schema_version"] == 1
+    assert results["schema_version"] == 2
     assert (results["split"], results["limit"], results["mode"], results["knowledge"]) == ("test", 7, "squad", "none")
     assert (results["total_samples"], results["left_out"]) == (7, {"need_external_knowledge": 0})
     assert results["adapter_sha256"] == "aa"

@@ -48,14 +48,17 @@ class InputHash:
     def __init__(self) -> None:
         self._images: dict[ImageRef, str] = {}  # not by name: two embedded pictures may have the same
 
-    def __call__(self, sample: Sample) -> str:
-        image = sample.image
+    def of_image(self, image: ImageRef) -> str:
+        """That of the picture alone; "unreadable" for one that cannot be had."""
         if image not in self._images:
             try:
                 self._images[image] = hashlib.sha256(image.read()).hexdigest()
             except DataError:
                 self._images[image] = "unreadable"
-        shown = [self._images[image], sample.question, sample.description]
+        return self._images[image]
+
+    def __call__(self, sample: Sample) -> str:
+        shown = [self.of_image(sample.image), sample.question, sample.description]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 
@@ -147,6 +150,7 @@ class Predictions:
         return {
             "sample_id": sample_id,
             "image": sample.image.name,
+            "image_sha256": self._input_hash.of_image(sample.image),
             "question": sample.question,
             "answer": sample.answer,
             "answers": scored["answers"],

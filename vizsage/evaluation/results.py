@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vizsage.evaluation.predictions import Row
+from vizsage.scoring.metrics import accepted_answers
 from vizsage.scoring.summary import summarise
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_FAILED_SHARE = 0.01  # more than this and the evaluation itself has failed
 MAX_TRUNCATED_SHARE = 0.01  # more than this and the score says as much about max_new_tokens as about the model
 
@@ -43,14 +44,19 @@ class Highlights:
 
 @dataclass
 class DataDigest:
-    """SHA-256 over what was asked and expected: sample ids, inputs (pictures included) and answers, in order."""
+    """SHA-256 over what was asked and expected: sample ids, pictures, questions and answers, in order.
+
+    Neither over descriptions nor over what was withheld, so that runs with other knowledge, or blind, share it.
+    """
 
     _digest: Any = field(default_factory=hashlib.sha256)
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Pass rows through and take them in."""
         for row in rows:
-            line = [row["sample_id"], row["input_sha256"], row["answer"], row["need_external_knowledge"]]
+            picture = row["image"], row.get("image_sha256")
+            asked = row["question"], list(accepted_answers(row)), row["need_external_knowledge"]
+            line = [row["sample_id"], *picture, *asked]
             self._digest.update(json.dumps(line).encode() + b"\n")
             yield row
 

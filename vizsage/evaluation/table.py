@@ -13,6 +13,16 @@ from vizsage.evaluation.predictions import Row
 from vizsage.evaluation.results import LISTED, Highlights
 from vizsage.scoring.normalisation import normalise_squad
 
+GROUPS_SHOWN = 12
+_METRIC_NAMES = {
+    "exact_match": "exact match",
+    "rigorous_match": "rigorous match",
+    "token_f1": "token F1",
+    "vqa_accuracy": "VQA accuracy",
+    "anls": "ANLS",
+    "relaxed_accuracy": "relaxed accuracy",
+}
+
 
 def show(console: Console, results: dict[str, Any], highlights: Highlights, *, debug_exact_match: bool = False) -> None:
     """Write all tables of an evaluation to `console`."""
@@ -25,35 +35,87 @@ def show(console: Console, results: dict[str, Any], highlights: Highlights, *, d
     if highlights.failed:
         listed = _first(highlights.failed, results["failed_predictions"])
         console.print(error_table(highlights.failed, f"Failed records{listed}", reasons=True))
-    console.print(overall_table(results))
+    for table in score_tables(results):
+        console.print(table)
+
+
+def score_tables(results: dict[str, Any]) -> list[Table]:
+    """The scores, without any row: exact match by group, and all metrics."""
+    return [metrics_table(results), overall_table(results)]
 
 
 def overall_table(results: dict[str, Any]) -> Table:
-    """Exact match over all samples and in both knowledge groups; what was left out, failed or cut in the caption."""
-    mode = "SQuAD" if results["mode"] == "squad" else "rigorous"
-    first = f", first {results['limit']}" if results["limit"] else ""
-    model = "base model" if results["adapter"] is None else "adapter"
-    table = Table(title=f"Exact match ({mode}) on {results['split']}{first}: {model}", title_justify="left")
-    table.add_column("group")
-    table.add_column("samples", justify="right")
-    table.add_column("exact match", justify="right")
-    table.add_row("all", str(results["total_samples"]), _percent(results["exact_match_percentage"]), style="bold")
+    """Exact match with its interval over all samples, by knowledge, question word and tag.
+
+    What was left out, failed or cut stands in the caption, and under what conditions the questions were asked. Takes
+    what `vizsage score` knows of another tool's file, too: scores, mode and a name in "split".
+    """
+    table = Table(title=_title(results), title_justify="left")
+    table.add_column("group", overflow="fold")
+    for column in ("samples", "images", "exact match", f"{results['interval']['confidence']:.0%} interval"):
+        table.add_column(column, justify="right")
+    _add_group(table, "all", {**results, "samples": results["total_samples"]}, style="bold")
     for key in ("with_external_knowledge", "without_external_knowledge"):
-        group = results[key]
-        table.add_row(key.replace("_", " "), str(group["samples"]), _percent(group["exact_match_percentage"]))
-    left_out = results["left_out"]
-    notes = [
-        f"knowledge: {results['knowledge']}",
+        _add_group(table, key.replace("_", " "), results[key])
+    _add_section(table, "question word", results["by_question_word"])
+    for tag, values in results["by_tag"].items():
+        _add_section(table, tag, values)
+    table.caption = Text("\n".join(_notes(results)))
+    table.caption_justify = "left"
+    return table
+
+
+def metrics_table(results: dict[str, Any]) -> Table:
+    """The mean of each metric over all samples, failed ones counted as 0."""
+    table = Table(title=f"Means over {results['total_samples']} samples", title_justify="left")
+    for name in results["metrics"]:
+        table.add_column(_METRIC_NAMES.get(name, name), justify="right")
+    table.add_row(*(_percent(None if mean is None else 100 * mean) for mean in results["metrics"].values()))
+    return table
+
+
+def _title(results: dict[str, Any]) -> Text:
+    mode = "SQuAD" if results["mode"] == "squad" else "rigorous"
+    first = f", first {results['limit']}" if results.get("limit") else ""
+    model = "" if "adapter" not in results else ": base model" if results["adapter"] is None else ": adapter"
+    blind = ", blind: the picture was withheld" if results.get("blind") else ""
+    return Text(f"Exact match ({mode}) on {results['split']}{first}{model}{blind}")
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    notes = [f"knowledge: {results['knowledge']}"] if "knowledge" in results else []
+    if "blind" in results:
+        notes.append(f"blind: {'yes, the picture was withheld' if results['blind'] else 'no'}")
+    notes += [
         f"failed: {results['failed_predictions']}",
         f"cut at max_new_tokens: {results['truncated_predictions']}",
     ]
-    if left_out["need_external_knowledge"]:
-        notes.append(f"left out, need external knowledge: {left_out['need_external_knowledge']}")
-    if results["missing_descriptions"]:
-        notes.append(f"without the description they need: {results['missing_descriptions']}")
-    table.caption = "\n".join(notes)
-    table.caption_justify = "left"
-    return table
+    if left_out := results.get("left_out", {}).get("need_external_knowledge"):
+        notes.append(f"left out, need external knowledge: {left_out}")
+    if missing := results.get("missing_descriptions"):
+        notes.append(f"without the description they need: {missing}")
+    if results["tags_not_grouped"]:
+        notes.append(f"too many values to group by: {', '.join(results['tags_not_grouped'])}")
+    return notes
+
+
+def _add_section(table: Table, name: str, groups: dict[str, dict[str, Any]]) -> None:
+    """The groups by one property, the first GROUPS_SHOWN of them; none where all samples are alike in it."""
+    if len(groups) < 2:
+        return
+    table.add_section()
+    more = len(groups) - GROUPS_SHOWN
+    table.add_row(Text(f"by {name}" + (f" ({more} more in results.json)" if more > 0 else "")), style="dim")
+    for label, group in list(groups.items())[:GROUPS_SHOWN]:
+        _add_group(table, f"  {label}", group)
+
+
+def _add_group(table: Table, label: str, group: dict[str, Any], style: str | None = None) -> None:
+    interval = group["exact_match_interval"]
+    ends = "-" if interval is None else " to ".join(f"{100 * end:.1f}" for end in interval) + " %"
+    score = _percent(group["exact_match_percentage"])
+    # Text, never markup: the label may come from the data.
+    table.add_row(Text(label), str(group["samples"]), str(group["images"]), score, ends, style=style)
 
 
 def preview_table(rows: Iterable[Row]) -> Table:

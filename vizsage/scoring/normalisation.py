@@ -24,7 +24,7 @@ _VQA_NUMBERS = {
 _VQA_ARTICLES = frozenset({"a", "an", "the"})
 
 
-@lru_cache(maxsize=4096)  # ten people often give one answer, and many questions have the same
+@lru_cache(maxsize=1024)  # ten people often give one answer, and many questions have the same
 def normalise_squad(text: str) -> str:
     """Lower, remove punctuation, remove articles, collapse whitespace: the order of SQuAD's evaluate-v1.1.py.
 
@@ -34,7 +34,7 @@ def normalise_squad(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def normalise_vqa(text: str) -> str:
     """Punctuation, number words, articles and contractions as vqaEval.py of GT-Vision-Lab/VQA treats them.
 

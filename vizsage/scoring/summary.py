@@ -1,69 +1,145 @@
-"""The scores of a set of answered questions."""
+"""The scores of a set of answered questions: the numbers of results.json, the same whoever computes them."""
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from vizsage.scoring.metrics import accepted_answers, exact_match
+import numpy as np
 
+from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
+from vizsage.scoring.metrics import METRICS, score_row
+from vizsage.scoring.statistics import CONFIDENCE, INTERVAL_METHOD, RESAMPLES, SEED, bootstrap_intervals
 
-@dataclass(slots=True)
-class _Tally:
-    samples: int = 0
-    correct: int = 0
-
-    def add(self, correct: bool) -> None:
-        self.samples += 1
-        self.correct += correct
-
-    @property
-    def score(self) -> float | None:
-        """Share of correct answers, 0 to 1; None without samples."""
-        return self.correct / self.samples if self.samples else None
-
-    @property
-    def percentage(self) -> float | None:
-        return 100 * self.correct / self.samples if self.samples else None
-
-    def as_group(self) -> dict[str, Any]:
-        return {
-            "samples": self.samples,
-            "exact_match_score": self.score,
-            "exact_match_percentage": self.percentage,
-        }
+FAILED_LISTED = 100
 
 
 def summarise(rows: Iterable[Mapping[str, Any]], *, normalise: bool = True) -> dict[str, Any]:
-    """Exact match over all rows, and over those with and without external knowledge.
+    """All scores of `rows`, and exact match with its interval for every group of them.
 
-    Reads the rows once and keeps none, so an iterator over a long file is fine.
+    Reads the rows once and keeps numbers only, some 60 bytes a row, so an iterator over a long file is fine. Scores
+    that a row may hold are computed anew. Questions on one image are one cluster; a row without an image is its own.
 
     Args:
-        rows: mappings with `prediction` (text, or None where the record failed), `answer`, `need_external_knowledge`
-            and, if known, `finish_reason` ("length" where the answer was cut at max_new_tokens).
-        normalise: SQuAD normalisation first; False: character by character.
+        rows: mappings with `prediction` (text, or None where the record failed), `answers` or `answer`, and if known
+            `image`, `question`, `need_external_knowledge` (else false), `tags`, `finish_reason` ("length" where the
+            answer was cut at max_new_tokens), `sample_id` and `error`.
+        normalise: SQuAD normalisation first for exact match; False: character by character.
 
     Returns:
         The names of results.json. A failed record counts as incorrect; a group without samples has null scores.
     """
-    overall, with_knowledge, without_knowledge = _Tally(), _Tally(), _Tally()
-    failed = truncated = 0
+    columns = _Columns(normalise)
     for row in rows:
-        correct = exact_match(row["prediction"], accepted_answers(row), normalise=normalise)
-        overall.add(correct)
-        (with_knowledge if row["need_external_knowledge"] else without_knowledge).add(correct)
-        failed += row["prediction"] is None
-        truncated += row.get("finish_reason") == "length"
-    return {
-        "total_samples": overall.samples,
-        "correct_predictions": overall.correct,
-        "incorrect_predictions": overall.samples - overall.correct,
-        "exact_match_score": overall.score,
-        "exact_match_percentage": overall.percentage,
-        "with_external_knowledge": with_knowledge.as_group(),
-        "without_external_knowledge": without_knowledge.as_group(),
-        "failed_predictions": failed,
-        "truncated_predictions": truncated,
-    }
+        columns.add(row)
+    return columns.summary()
+
+
+class _Columns:
+    """What is kept of the rows: a number a row in each of several columns."""
+
+    def __init__(self, normalise: bool) -> None:
+        self._normalise = normalise
+        self._images: dict[str, int] = {}
+        self._cluster, self._unnamed = array("q"), 0
+        self._correct, self._knowledge, self._word = array("b"), array("b"), array("b")
+        self._scores = {name: array("d") for name in METRICS}
+        self._tags = TagColumns()
+        self._failed_count = self._truncated = 0
+        self._failed: list[dict[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        scored = score_row(row, normalise=self._normalise)
+        self._correct.append(scored["exact_match"])
+        for name, score in scored["scores"].items():
+            self._scores[name].append(score)
+        self._cluster.append(self._cluster_of(row.get("image")))
+        self._knowledge.append(bool(row.get("need_external_knowledge")))
+        question = row.get("question")
+        self._word.append(-1 if question is None else QUESTION_WORDS.index(question_word(question)))
+        self._tags.add(row.get("tags") or {})
+        self._truncated += row.get("finish_reason") == "length"
+        if row["prediction"] is None:
+            self._failed_count += 1
+            if len(self._failed) < FAILED_LISTED:
+                self._failed.append({"sample_id": row.get("sample_id"), "error": row.get("error")})
+
+    def _cluster_of(self, image: str | None) -> int:
+        """Its number from 0; below 0 for a row without an image."""
+        if image is not None:
+            return self._images.setdefault(image, len(self._images))
+        self._unnamed += 1
+        return -self._unnamed
+
+    def summary(self) -> dict[str, Any]:
+        groups = _Groups(self._ordered_clusters(), np.array(self._correct, dtype=bool))
+        everything = groups.group(np.ones(len(self._correct), dtype=bool))
+        correct, total = sum(self._correct), len(self._correct)
+        knowledge, words = np.array(self._knowledge, dtype=bool), np.array(self._word)
+        present = [(number, word) for number, word in enumerate(QUESTION_WORDS) if (words == number).any()]
+        return {
+            "total_samples": total,
+            "images": everything["images"],
+            "correct_predictions": correct,
+            "incorrect_predictions": total - correct,
+            **{name: everything[name] for name in everything if name.startswith("exact_match")},
+            "with_external_knowledge": groups.group(knowledge),
+            "without_external_knowledge": groups.group(~knowledge),
+            "by_question_word": {word: groups.group(words == number) for number, word in present},
+            "by_tag": {tag: groups.by_value(*column) for tag, column in self._tags.columns().items()},
+            "tags_not_grouped": sorted(self._tags.dropped),
+            "metrics": {
+                "exact_match": everything["exact_match_score"],
+                **{name: math.fsum(scores) / total if total else None for name, scores in self._scores.items()},
+            },
+            "interval": {
+                "confidence": CONFIDENCE,
+                "method": INTERVAL_METHOD,
+                "clusters": "image",
+                "resamples": RESAMPLES,
+                "seed": SEED,
+            },
+            "failed_predictions": self._failed_count,
+            "truncated_predictions": self._truncated,
+            "failed": self._failed,
+        }
+
+    def _ordered_clusters(self) -> np.ndarray:
+        """A number from 0 a row, images in the order of their names: intervals do not depend on the order of rows."""
+        place = np.empty(len(self._images), dtype=np.int64)
+        place[[self._images[name] for name in sorted(self._images)]] = np.arange(len(self._images))
+        clusters = np.array(self._cluster, dtype=np.int64)
+        named = clusters >= 0
+        clusters[named] = place[clusters[named]]
+        clusters[~named] = len(place) - 1 - clusters[~named]
+        return clusters
+
+
+class _Groups:
+    """Exact match in parts of the rows; clusters, correct: one entry a row."""
+
+    def __init__(self, clusters: np.ndarray, correct: np.ndarray) -> None:
+        self._clusters, self._correct = clusters, correct
+
+    def group(self, members: np.ndarray) -> dict[str, Any]:
+        """Scores and interval of the rows where `members` is true."""
+        _, clusters = np.unique(self._clusters[members], return_inverse=True)
+        counts = np.bincount(clusters)
+        sums = np.bincount(clusters, weights=self._correct[members])
+        samples, correct = int(counts.sum()), int(sums.sum())
+        interval = bootstrap_intervals(sums[None], counts[None])[0] if samples else [math.nan]
+        return {
+            "samples": samples,
+            "images": len(counts),
+            "exact_match_score": correct / samples if samples else None,
+            "exact_match_percentage": 100 * correct / samples if samples else None,
+            "exact_match_interval": None if math.isnan(interval[0]) else [float(end) for end in interval],
+        }
+
+    def by_value(self, numbers: array[int], values: list[str]) -> dict[str, dict[str, Any]]:
+        """A group for each value of a tag, the largest first; see TagColumns.columns."""
+        column = np.array(numbers)
+        groups = {value: self.group(column == number) for number, value in enumerate(values, start=1)}
+        return dict(sorted(groups.items(), key=lambda item: (-item[1]["samples"], item[0])))
