@@ -112,9 +112,10 @@ benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARG
 benchmark-aqua: $(STAMP) ## count what AQUA gives away without a picture (ARGS="data/AQUA --table data/SemArt")
 	$(BIN)/python benchmarks/aqua_baselines.py --json benchmarks/results/aqua.json $(ARGS)
 
-figures: $(STAMP) ## measure, and rewrite the table of figures in README.md (needs the results of `make demo`)
+figures: $(STAMP) ## measure, and rewrite the table of figures and the comparison in README.md (needs the results of `make demo`)
 	$(BIN)/python benchmarks/data.py --json outputs/benchmark.json
 	$(BIN)/python -m tools.figures README.md
+	$(BIN)/python -m tools.compare_example README.md
 
 training-figures: $(STAMP) ## rewrite the tables of training speed in README.md from benchmarks/results
 	$(BIN)/python -m tools.training_figures README.md

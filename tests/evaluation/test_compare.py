@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
+from tools.compare_example import BEGIN, END
+from tools.compare_example import main as compare_example
 from vizsage import cli
 from vizsage.errors import ConfigError, DataError
 from vizsage.evaluation.compare import compare
 from vizsage.evaluation.compare_table import CHANGES_SHOWN, show
 from vizsage.scoring.metrics import exact_match, token_f1
 
-AQUA = Path(__file__).parents[3] / "shared" / "data" / "aqua" / "val.json"
+ROOT = Path(__file__).parents[2]
+AQUA = ROOT.parent / "shared" / "data" / "aqua" / "val.json"
 Row = dict[str, Any]
 
 
@@ -217,7 +221,10 @@ def test_files_of_other_tools_are_joined_by_image_and_question(two: tuple[Path, 
 def test_an_output_dir_an_evaluation_and_a_file_name_the_same_run(two: tuple[Path, Path]) -> None:
     other = two[1]
     evaluation = other / "evaluation_results" / "test"
-    found = [compare([two[0], path]) for path in (other, evaluation, evaluation / "predictions.jsonl")]
+    paths = [other, evaluation, evaluation / "predictions.jsonl"]
+    found = [compare([two[0], path]) for path in paths]
+    assert [each["runs"][1]["path"] for each in found] == [str(path) for path in paths]
+    assert {each["runs"][1]["predictions"] for each in found} == {str(paths[2])}
     assert found[0]["pairs"] == found[1]["pairs"] == found[2]["pairs"]
 
 
@@ -439,3 +446,36 @@ def test_perturbed_answers_of_the_real_split(tmp_path: Path) -> None:
     assert 0 < pair["interval"][0] < 0.06 < pair["interval"][1]
     assert pair["with_external_knowledge"]["samples"] == 3617
     assert len(pair["gained_samples"]) == pair["gained"]
+
+
+# --- the example in README.md ----------------------------------------------------------------------------------------
+
+
+def test_the_example_is_what_the_command_says_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    for split, words in (("test-base", "dddd"), ("test", "cccd")):
+        run(tmp_path / "outputs" / "demo", answered(words), results(), split=split)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    monkeypatch.setattr("sys.argv", ["compare_example.py", str(page)])
+    assert compare_example() == 0
+    text = page.read_text(encoding="utf-8")
+    assert "old" not in text
+    assert text.startswith(
+        f"before\n{BEGIN}\n\n    $ vizsage compare outputs/demo/evaluation_results/test-base outputs"
+    )
+    assert text.endswith(f"\n\n{END}\nafter\n")
+    assert "+75.00" in text
+    assert "Better in" not in text
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_the_example_is_that_of_the_figures() -> None:
+    """Both come from `make figures`: scores before and after, and the number of questions."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, after, samples = re.findall(r"before, after training \| ([\d.]+), ([\d.]+) \((\d+) questions", text)[0]
+    example = text.partition(BEGIN)[2].partition(END)[0]
+    assert f" on {samples} samples" in example
+    shown = re.findall(r"│ [AB] +│ outputs/\S+ +│ +([\d.]+) %", example)
+    assert [f"{float(percent) / 100:.3f}" for percent in shown] == [before, after]

@@ -64,6 +64,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
     for file, results in files[1:]:
         run = same_samples(first, read_run(file, results, score))
         runs.append(run if len(files) == 2 else run.with_scores_only())
+    groups = _Groups(first.asked)
     warnings = [warning for run in runs for warning in _warnings(first, run)]
     for warning in warnings:
         log.warning("%s", warning)
@@ -83,7 +84,8 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
         "test": "mcnemar_exact" if metric in BINARY else "sign_exact",
         "correction": "holm" if len(runs) > 2 else None,
         "warnings": warnings,
-        **_comparisons(runs),
+        "runs": [{"path": str(path), **_scores(run, groups)} for path, run in zip(paths, runs, strict=True)],
+        "pairs": _pairs(runs, groups),
     }
 
 
@@ -97,26 +99,23 @@ def _scorer(metric: str, *, normalise: bool) -> Callable[[Mapping[str, Any]], fl
     return score
 
 
-def _comparisons(runs: list[Run]) -> dict[str, Any]:
-    """The scores of the runs, and each pair of them."""
-    groups = _Groups(runs[0].asked)
-    everything = np.ones(len(runs[0].scores), dtype=bool)
+def _scores(run: Run, groups: _Groups) -> dict[str, Any]:
+    """What is said of a run by itself."""
+    return {
+        "predictions": str(run.path),
+        **groups.score(run.scores),
+        "failed_predictions": run.failed,
+        **{name: (run.results or {}).get(name) for name in ("split", "adapter", *CONDITIONS)},
+    }
+
+
+def _pairs(runs: list[Run], groups: _Groups) -> list[dict[str, Any]]:
+    """All pairs, the earlier run as the baseline."""
     pairs = [_pair(runs, a, b, groups) for a, b in combinations(range(len(runs)), 2)]
     if len(runs) > 2:
         for pair, adjusted in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
             pair["adjusted_p_value"] = adjusted
-    return {
-        "runs": [
-            {
-                "path": str(run.path),
-                **groups.score(run.scores, everything),
-                "failed_predictions": run.failed,
-                **{name: (run.results or {}).get(name) for name in ("split", "adapter", *CONDITIONS)},
-            }
-            for run in runs
-        ],
-        "pairs": pairs,
-    }
+    return pairs
 
 
 def _pair(runs: list[Run], a: int, b: int, groups: _Groups) -> dict[str, Any]:
@@ -177,10 +176,10 @@ class _Groups:
             tags.add(of_sample)
         self.tags = {tag: (np.array(column), values) for tag, (column, values) in tags.columns().items()}
 
-    def score(self, scores: np.ndarray, members: np.ndarray) -> dict[str, Any]:
-        """Mean of the scores where `members` is true, and its interval."""
-        (sums,), counts = self._by_image(members, scores)
-        return {"score": _mean(scores[members]), "interval": _ends(bootstrap_intervals(sums, counts)[0])}
+    def score(self, scores: np.ndarray) -> dict[str, Any]:
+        """Mean of all scores and its interval."""
+        (sums,), counts = self._by_image(np.ones(len(scores), dtype=bool), scores)
+        return {"score": _mean(scores), "interval": _ends(bootstrap_intervals(sums, counts)[0])}
 
     def difference(self, baseline: np.ndarray, scores: np.ndarray, members: np.ndarray) -> dict[str, Any]:
         """Both means, their difference with its interval, and how many samples changed either way."""

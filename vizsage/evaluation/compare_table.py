@@ -55,7 +55,7 @@ def pairs_table(comparison: dict[str, Any]) -> Table:
         if corrected:
             cells.append(_p_value(pair["adjusted_p_value"]))
         table.add_row(f"{_letter(pair['run'])} - {_letter(pair['baseline'])}", *cells)
-    table.caption = f"{test}: exact, takes questions as independent; the intervals do not"
+    table.caption = f"{test} takes questions as independent, the intervals do not"
     table.caption_justify = "left"
     return table
 
@@ -63,7 +63,7 @@ def pairs_table(comparison: dict[str, Any]) -> Table:
 def groups_table(pair: dict[str, Any]) -> Table:
     """Both scores and their difference by knowledge, question word and tag."""
     columns = ("samples", "images", "A", "B", "B - A", "interval", "better", "worse")
-    table = _table("By group", ("group",), columns)
+    table = _table("By group, in percent and percentage points", ("group",), columns)
     _add_group(table, "all", pair)
     for key in ("with_external_knowledge", "without_external_knowledge"):
         _add_group(table, key.replace("_", " "), pair[key])
@@ -104,8 +104,8 @@ def _add_group(table: Table, label: str, group: dict[str, Any]) -> None:
         Text(label),
         str(group["samples"]),
         str(group["images"]),
-        _percent(group["baseline_score"]),
-        _percent(group["score"]),
+        _percent(group["baseline_score"], unit=""),
+        _percent(group["score"], unit=""),
         _points(group["difference"]),
         _point_range(group),
         str(group["gained"]),
@@ -118,8 +118,8 @@ def _letter(number: int) -> str:
     return ascii_uppercase[number] if number < len(ascii_uppercase) else f"R{number + 1}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
+def _percent(share: float | None, unit: str = " %") -> str:
+    return "-" if share is None else f"{100 * share:.2f}{unit}"
 
 
 def _range(run: dict[str, Any]) -> str:
