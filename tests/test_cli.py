@@ -54,12 +54,12 @@ def test_help_is_quick_and_names_every_command() -> None:
     done = vizsage("--help")
     seconds = time.perf_counter() - started
     assert done.returncode == 0
-    for command in ("train", "eval", "check", "predict", "config", "demo"):
+    for command in ("train", "eval", "score", "check", "predict", "config", "demo"):
         assert f"    {command} " in done.stdout
     assert seconds < 0.6
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "check", "predict", "config", "demo"])
+@pytest.mark.parametrize("command", ["train", "eval", "score", "check", "predict", "config", "demo"])
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])

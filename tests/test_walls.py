@@ -39,8 +39,8 @@ TORCH_FREE = [
     for name in MODULES
     if name.split(".")[1:2] in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
-    or name in ("vizsage.evaluation.results", "vizsage.evaluation.table", "vizsage.evaluation.predictions")
-    or name in ("vizsage.evaluation.compare", "vizsage.evaluation.compare_table", "vizsage.evaluation.joining")
+    or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
+    or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
 

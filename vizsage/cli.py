@@ -90,6 +90,24 @@ def _eval(options: argparse.Namespace) -> None:
     )
 
 
+def _score(options: argparse.Namespace) -> None:
+    from vizsage.evaluation.score import score_file
+
+    rescored = score_file(options.predictions, rigorous=options.rigorous)
+    if options.json:
+        import json
+
+        print(json.dumps(rescored.scores, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from vizsage.evaluation.table import score_tables
+
+    console = Console()
+    for table in score_tables({**rescored.scores, **rescored.conditions}):
+        console.print(table)
+
+
 def _check(options: argparse.Namespace) -> None:
     config = _config(options)
     from rich.console import Console
@@ -171,6 +189,7 @@ def _prepare_backend(config: Config) -> None:
 _COMMANDS = {
     "train": _train,
     "eval": _eval,
+    "score": _score,
     "check": _check,
     "predict": _predict,
     "config": _config_command,

@@ -80,6 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     model(evaluation)
     evaluation.add_argument("--fresh", action="store_true", help="set earlier predictions aside and start anew")
 
+    score = command("score", "score a file of predictions again, also another tool's; needs no model and no GPU")
+    score.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="a JSON object a line; -: standard input")
+    score.add_argument("--json", action="store_true", help="print what results.json holds instead of tables")
+    score.add_argument(
+        "--rigorous",
+        action=argparse.BooleanOptionalAction,
+        help="exact match character by character (default: as results.json beside the file says, else SQuAD's)",
+    )
+
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
     check.add_argument("--fast", action="store_true", help="neither decode images nor measure lengths")

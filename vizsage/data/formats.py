@@ -100,13 +100,14 @@ class JsonlFile:
                     if line.isspace() or not line:
                         continue
                     if number >= start:
-                        yield _parse_line(line, line_number)
+                        yield parse_line(line, line_number)
                     number += 1
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.path}: cannot be read after record {number}: {error}") from None
 
 
-def _parse_line(line: bytes, line_number: int) -> Any:
+def parse_line(line: bytes, line_number: int) -> Any:
+    """The value of a line of JSON, or a BrokenRecord that names the line."""
     try:
         # Decimal, as ijson gives: the text of a number is the same in every format.
         return json.loads(line.decode("utf-8"), parse_float=Decimal, parse_constant=_no_constant)

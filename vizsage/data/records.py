@@ -30,7 +30,7 @@ class BadRecord(Exception):
 def read_record(raw: Any, number: int, split: str, images_dir: Path, table: KnowledgeTable | None) -> Sample:
     """The sample of record `number` (from 0), with a description if it needs one. Raises BadRecord that names it."""
     if not isinstance(raw, dict):
-        found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {_show(raw)}"
+        found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {show_value(raw)}"
         raise BadRecord(f"record {number + 1}: {found}")
     try:
         image, need = _image(raw, images_dir), read_switch(raw)
@@ -50,9 +50,10 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
 
 
 class Problems:
-    """The first bad records of a file and the count of all."""
+    """The first bad records (or what `kind` calls them) of a file and the count of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "record") -> None:
+        self.kind = kind
         self.count = 0
         self.first: list[str] = []
 
@@ -62,12 +63,12 @@ class Problems:
         if len(self.first) < PROBLEMS_SHOWN:
             self.first.append(problem)
 
-    def raise_if_any(self, path: Path) -> None:
+    def raise_if_any(self, path: Path | str) -> None:
         """Raise DataError with all of it in one line."""
         if self.count:
             more = f"; and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
-            word = "record" if self.count == 1 else "records"
-            raise DataError(f"{path}: {self.count} bad {word}: {'; '.join(self.first)}{more}")
+            kind = self.kind if self.count == 1 else f"{self.kind}s"
+            raise DataError(f"{path}: {self.count} bad {kind}: {'; '.join(self.first)}{more}")
 
 
 class IdCheck:
@@ -118,7 +119,7 @@ def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
     if value is None:
         return f"{split}-{number}"
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise BadRecord(f"id is {_show(value)}; write a text or a whole number, or leave it out")
+        raise BadRecord(f"id is {show_value(value)}; write a text or a whole number, or leave it out")
     return str(value)
 
 
@@ -131,7 +132,7 @@ def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
     if image is None:
         raise BadRecord(f"image is missing; found the keys {', '.join(map(str, raw))[:100] or 'of an empty object'}")
     if isinstance(image, (bool, int, float, Decimal, list, dict)):
-        raise BadRecord(f"image is {_show(image)}; write a file name below Images/")
+        raise BadRecord(f"image is {show_value(image)}; write a file name below Images/")
     return image  # the reference to an embedded image
 
 
@@ -143,7 +144,7 @@ def _file_image(name: str, folder: Path) -> FileImage:
     return FileImage(name, folder)
 
 
-def _text(value: Any) -> str | None:
+def scalar_text(value: Any) -> str | None:
     """A scalar as text; None for null, not-a-number, lists and objects."""
     if isinstance(value, str):
         return value
@@ -165,7 +166,7 @@ def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         answer = _required_text(raw.get("answer"), "answer").strip()
         return answer, (answer,)
     if not isinstance(several, list) or not several:
-        found = "empty" if several == [] else _show(several)
+        found = "empty" if several == [] else show_value(several)
         raise BadRecord(f"answers is {found}; write a list of one or more texts or numbers")
     answers = tuple(_required_text(value, f"answers[{i}]").strip() for i, value in enumerate(several))
     alone = raw.get("answer")
@@ -178,10 +179,10 @@ def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
 def _required_text(value: Any, field: str) -> str:
     if isinstance(value, str) and value.isascii() and value and not value.isspace():
         return value  # as nearly all are
-    text = None if isinstance(value, bool) else _text(value)
+    text = None if isinstance(value, bool) else scalar_text(value)
     if text is None or not text.strip():
         missing = value is None or value != value
-        found = "missing" if missing else _show(value) if text is None else "empty"
+        found = "missing" if missing else show_value(value) if text is None else "empty"
         raise BadRecord(f"{field} is {found}; write a text or a number")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise BadRecord(f"{field} is no valid Unicode: it holds half of a surrogate pair")
@@ -197,17 +198,18 @@ def read_switch(raw: Mapping[str, Any]) -> bool:
         return value.strip().lower() == "true"
     if isinstance(value, (bool, int, float, Decimal)) and value in (0, 1):
         return bool(value)
-    raise BadRecord(f"need_external_knowledge is {_show(value)}; write true or false")
+    raise BadRecord(f"need_external_knowledge is {show_value(value)}; write true or false")
 
 
 def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
     extra = raw.keys() - FIELDS
     if not extra:
         return _NO_TAGS
-    texts = ((str(key), _text(raw[key])) for key in raw if key in extra)
+    texts = ((str(key), scalar_text(raw[key])) for key in raw if key in extra)
     return {key: text for key, text in texts if text is not None}
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """How an error names a value that has no place where it stands."""
     kinds = {dict: "an object", list: "a list", bool: str(value).lower(), type(None): "null"}
     return kinds.get(type(value)) or ascii(value)[:60]

@@ -1,0 +1,177 @@
+"""`vizsage score`: score a file of predictions again, whoever made it. Needs no model, no settings, no torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vizsage.data.formats import BrokenRecord, parse_line
+from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
+from vizsage.errors import DataError
+from vizsage.evaluation.predictions import Row
+from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE, SCHEMA_VERSION
+from vizsage.scoring.summary import summarise
+
+log = logging.getLogger(__name__)
+
+STDIN = Path("-")
+_CONDITIONS = ("split", "limit", "adapter", "knowledge", "blind", "left_out", "missing_descriptions")
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """`scores`: the part of results.json that predictions decide; `conditions`: what the tables say beside them."""
+
+    scores: dict[str, Any]
+    conditions: dict[str, Any]
+
+
+def score_file(path: Path, *, rigorous: bool | None = None) -> Rescored:
+    """Score the predictions in `path`, one JSON object a line; `-` is the standard input.
+
+    A line holds `prediction` (null: the record failed) and `answer`, `answers` or both; `image`, `question`,
+    `need_external_knowledge`, `tags`, `sample_id`, `finish_reason` and `error` are optional. Of a file that `vizsage
+    eval` wrote the scores are exactly those in its results.json.
+
+    More than 1% of failed records are a warning here and no error, unlike in an evaluation: that one reports that
+    answering went wrong, which another start may mend; scoring did what it was asked to.
+
+    Args:
+        path: the file, or `-`.
+        rigorous: exact match character by character; None: as the results.json beside the file says, else SQuAD's.
+
+    Raises DataError that names the bad lines.
+    """
+    name = "standard input" if path == STDIN else str(path)
+    known = {} if path == STDIN else _results_beside(path)
+    if rigorous is None:
+        rigorous = known.get("mode") == "rigorous"
+    scores = summarise(_rows(path, name), normalise=not rigorous)
+    total = scores["total_samples"]
+    if scores["failed_predictions"] > MAX_FAILED_SHARE * total:
+        log.warning("%s: %d of %d records failed; they score 0", name, scores["failed_predictions"], total)
+    if scores["truncated_predictions"] > MAX_TRUNCATED_SHARE * total:
+        log.warning("%s: %d of %d answers were cut short", name, scores["truncated_predictions"], total)
+    conditions = {"split": name, **{key: known[key] for key in _CONDITIONS if key in known}}
+    return Rescored(
+        {"schema_version": SCHEMA_VERSION, **scores}, {**conditions, "mode": "rigorous" if rigorous else "squad"}
+    )
+
+
+def _rows(path: Path, name: str) -> Iterator[Row]:
+    """The rows of a file, in order. Raises DataError in the end if a line was bad, or if there was none."""
+    problems, first_lines = Problems("line"), dict[str, int]()
+    empty = True
+    with _opened(path, name) as file:
+        for number, line in enumerate(file, 1):
+            if line.isspace():
+                continue
+            empty = False
+            try:
+                row = _row(line, number)
+                sample_id = row["sample_id"]
+                if sample_id is not None and first_lines.setdefault(sample_id, number) != number:
+                    raise BadRecord(
+                        f"line {number}: sample_id {sample_id!r} is already that of line {first_lines[sample_id]}"
+                    )
+            except BadRecord as error:
+                problems.add(str(error))
+            else:
+                yield row
+    problems.raise_if_any(name)
+    if empty:
+        raise DataError(f"{name}: holds no predictions; expected a JSON object a line")
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
+    try:
+        if path == STDIN:
+            yield sys.stdin.buffer
+        else:
+            with path.open("rb") as file:
+                yield file
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+
+
+def _row(line: bytes, number: int) -> Row:
+    """What scoring needs of a line. Raises BadRecord that names it."""
+    raw = parse_line(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, number)
+    if isinstance(raw, BrokenRecord):
+        raise BadRecord(raw.reason)
+    try:
+        if not isinstance(raw, dict):
+            raise BadRecord(f"expected an object, found {show_value(raw)}")
+        _refuse_half_pairs(line, raw)
+        answer, answers = read_answers(raw)
+        return {
+            "sample_id": scalar_text(raw.get("sample_id")),
+            "image": _optional_text(raw, "image"),
+            "question": _optional_text(raw, "question"),
+            "answer": answer,
+            "answers": answers,
+            "need_external_knowledge": read_switch(raw),
+            "tags": _tags(raw),
+            "prediction": _prediction(raw),
+            "finish_reason": _optional_text(raw, "finish_reason"),
+            "error": _optional_text(raw, "error"),
+        }
+    except BadRecord as error:
+        raise BadRecord(f"line {number}: {error}") from None
+
+
+def _prediction(raw: dict[str, Any]) -> str | None:
+    """The prediction, stripped as the answers are."""
+    if "prediction" not in raw:
+        raise BadRecord("prediction is missing; write a text, or null where the record failed")
+    value = raw["prediction"]
+    text = None if isinstance(value, bool) else scalar_text(value)
+    if text is None and value is not None:
+        raise BadRecord(f"prediction is {show_value(value)}; write a text, or null where the record failed")
+    return text if text is None else text.strip()
+
+
+def _optional_text(raw: dict[str, Any], field: str) -> str | None:
+    value = raw.get(field)
+    if value is not None and not isinstance(value, str):
+        raise BadRecord(f"{field} is {show_value(value)}; write a text or leave it out")
+    return value or None
+
+
+def _tags(raw: dict[str, Any]) -> dict[str, str]:
+    tags = raw.get("tags") or {}
+    if not isinstance(tags, dict):
+        raise BadRecord(f"tags is {show_value(tags)}; write an object of texts or leave it out")
+    texts = {tag: scalar_text(value) for tag, value in tags.items()}
+    return {tag: text for tag, text in texts.items() if text is not None}
+
+
+def _refuse_half_pairs(line: bytes, raw: dict[str, Any]) -> None:
+    """Half of a surrogate pair can be written in JSON and printed nowhere."""
+    if b"\\ud" in line.lower():
+        try:
+            json.dumps(raw, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise BadRecord("no valid Unicode: it holds half of a surrogate pair") from None
+
+
+def _results_beside(path: Path) -> dict[str, Any]:
+    """The results.json of the evaluation that wrote `path`; empty where there is none."""
+    results = path.parent / "results.json"
+    try:
+        known = json.loads(results.read_text(encoding="utf-8"))
+        if not isinstance(known, dict):
+            raise ValueError("no object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s: cannot be read (%s); exact match is computed as without it", results, error)
+        return {}
+    return known
