@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from vizsage.errors import ConfigError, DataError
 from vizsage.evaluation.predictions import PREDICTIONS
+from vizsage.evaluation.score import read_rows
 from vizsage.scoring.metrics import accepted_answers
 
 RESULTS = "results.json"
@@ -32,12 +33,12 @@ class Asked:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in the next line."""
-        self.ids.append(row.get("sample_id"))
+        self.ids.append(row["sample_id"])
         self.images.append(row["image"])
         self.questions.append(row["question"])
         self.answers.append(tuple(sorted(accepted_answers(row))))
-        self.knowledge.append(bool(row.get("need_external_knowledge")))
-        self.tags.append(row.get("tags") or {})
+        self.knowledge.append(row["need_external_knowledge"])
+        self.tags.append(row["tags"])
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,15 @@ def find_predictions(path: Path, split: str) -> tuple[Path, Mapping[str, Any] | 
 
 
 def read_run(path: Path, results: Mapping[str, Any] | None, score: Callable[[Mapping[str, Any]], float]) -> Run:
-    """Read a file of predictions and score each line. Raises DataError that names the line that is wrong."""
+    """Read a file of predictions and score each line. Raises DataError that names the lines that are wrong."""
     asked, scores, predictions = Asked(), [], []
-    for row in _rows(path):
+    for number, row in enumerate(read_rows(path, str(path)), start=1):
+        for name in ("image", "question"):
+            if row[name] is None:
+                raise DataError(f"{path}: prediction {number}: {name} is missing; runs are compared image by image")
         asked.add(row)
         scores.append(float(score(row)))
         predictions.append(row["prediction"])
-    if not scores:
-        raise DataError(f"{path}: no predictions in it")
     return Run(path, results, asked, np.array(scores), predictions, sum(text is None for text in predictions))
 
 
@@ -114,11 +116,7 @@ def _places(run: Run, *, by_id: bool) -> dict[Hashable, int]:
     """Where each sample stands in the file, by what tells it from others, in the order of the file."""
     asked = run.asked
     if by_id:
-        keys: dict[Hashable, int] = {}
-        for place, sample_id in enumerate(asked.ids):
-            if keys.setdefault(sample_id, place) != place:
-                raise DataError(f"{run.path}: sample_id {sample_id!r} stands in it twice")
-        return keys
+        return {sample_id: place for place, sample_id in enumerate(asked.ids)}
     same: defaultdict[tuple[str, str], list[tuple[tuple[str, ...], int]]] = defaultdict(list)
     for place, (image, question) in enumerate(zip(asked.images, asked.questions, strict=True)):
         same[image, question].append((asked.answers[place], place))
@@ -163,31 +161,6 @@ def _refuse_other_pictures(first: Run, run: Run) -> None:
 
 def _made_from(results: Mapping[str, Any]) -> tuple[Any, Any]:
     return results.get("schema_version"), (results.get("data") or {}).get("sha256")
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _row(line, f"{path}: line {number}")
-
-
-def _row(line: str, place: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise DataError(f"{place}: not a JSON object; expected one a line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    for name in ("image", "question"):
-        if not isinstance(row.get(name), str):
-            raise DataError(f"{place}: {name}: expected a text, found {row.get(name)!r:.80}")
-    if not isinstance(row.get("prediction", 0), str | None):
-        raise DataError(f"{place}: prediction: expected a text, or null where the record failed")
-    answers = row.get("answers") or [row.get("answer")]
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise DataError(f"{place}: answer or answers: expected a text or a list of texts")
-    return row
 
 
 def _named(keys: list[Any]) -> str:
