@@ -14,7 +14,8 @@ CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slurm test-k8s lint format train eval submit-slurm submit-k8s check
-.PHONY: schema settings-table benchmark benchmark-train figures training-figures lock image test-image clean
+.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua figures training-figures aqua-figures
+.PHONY: lock image test-image clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -108,12 +109,19 @@ benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the fi
 benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARGS="--size real --family mllama": on a GPU)
 	$(BIN)/python benchmarks/train_throughput.py $(ARGS)
 
-figures: $(STAMP) ## measure, and rewrite the table of figures in README.md (needs the results of `make demo`)
+benchmark-aqua: $(STAMP) ## count what AQUA gives away without a picture (ARGS="data/AQUA --table data/SemArt")
+	$(BIN)/python benchmarks/aqua_baselines.py --json benchmarks/results/aqua.json $(ARGS)
+
+figures: $(STAMP) ## measure, and rewrite the table of figures and the comparison in README.md (needs the results of `make demo`)
 	$(BIN)/python benchmarks/data.py --json outputs/benchmark.json
 	$(BIN)/python -m tools.figures README.md
+	$(BIN)/python -m tools.compare_example README.md
 
 training-figures: $(STAMP) ## rewrite the tables of training speed in README.md from benchmarks/results
 	$(BIN)/python -m tools.training_figures README.md
+
+aqua-figures: $(STAMP) ## rewrite what AQUA gives away in README.md from benchmarks/results/aqua.json
+	$(BIN)/python -m tools.aqua_figures README.md
 
 # First the set that fits together with unsloth; then the same versions, for developers and for the image with unsloth.
 lock: $(STAMP) ## choose exact versions anew and write requirements.lock and requirements-unsloth.lock

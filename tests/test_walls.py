@@ -40,6 +40,7 @@ TORCH_FREE = [
     if name.split(".")[1:2] in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
+    or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
 

@@ -1,7 +1,7 @@
 """Rewrite the tables of training speed in a Markdown file: python -m tools.training_figures README.md
 
-Reads what `benchmarks/train_throughput.py --json benchmarks/results/NAME.json` wrote, a table for each file. They stand
-between two markers; the rest of the page is left as it is.
+Reads what `benchmarks/train_throughput.py --json benchmarks/results/NAME.json` wrote, a table for each file; other
+benchmarks keep their figures beside them. The tables stand between two markers; the rest of the page is left as it is.
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ def main() -> int:
 
 def with_tables(markdown: str, results: Path = RESULTS) -> str:
     """`markdown` with the present tables between its markers. Raises ValueError when they are not there."""
-    measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    measured = kept(results)
     # Real sizes first, whatever the files are called.
     measured.sort(key=lambda result: list(MODELS).index((result["settings"]["size"], result["settings"]["family"])))
     return replace_between(markdown, BEGIN, END, "".join(f"{line}\n" for line in result_lines(measured)))
+
+
+def kept(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """What was measured of training: the files of `results` that tell of optimizer steps."""
+    everything = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
+    return [result for result in everything if "step_questions" in result.get("settings", {})]
 
 
 def result_lines(measured: Iterable[dict[str, Any]]) -> list[str]:

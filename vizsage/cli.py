@@ -148,6 +148,22 @@ def _config_command(options: argparse.Namespace) -> None:
         print(config_to_yaml(_config(options)), end="")
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from vizsage.evaluation.compare import compare
+
+    comparison = compare(options.runs, split=options.split, metric=options.metric)
+    if options.json:
+        import json
+
+        print(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        from vizsage.evaluation.compare_table import show
+
+        show(Console(), comparison)
+
+
 def _demo(options: argparse.Namespace) -> None:
     from vizsage.data.demo import write_demo
 
@@ -177,6 +193,7 @@ _COMMANDS = {
     "check": _check,
     "predict": _predict,
     "config": _config_command,
+    "compare": _compare,
     "demo": _demo,
 }
 

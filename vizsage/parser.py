@@ -104,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     settings(config, optional=True)
     config.add_argument("--schema", action="store_true", help="print a JSON Schema of the settings, for editors")
 
+    compare = command("compare", "set runs on the same samples against each other, sample by sample")
+    compare.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="an output_dir, an evaluation's folder or file"
+    )
+    compare.add_argument("--split", default="test", help="which evaluation of an output_dir: test, val, test-base, ...")
+    compare.add_argument("--metric", default="exact_match", help="exact_match (default), token_f1, anls, ...")
+    compare.add_argument("--json", action="store_true", help="print all of it as JSON")
+
     demo = command("demo", "write the demo data set: drawn paintings with questions")
     demo.add_argument("folder", metavar="DIR", type=Path, help="folder to write into")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="draw other paintings (default: 0)")

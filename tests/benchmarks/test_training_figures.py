@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.training_figures import BEGIN, END, RESULTS, with_tables
+from tools.training_figures import BEGIN, END, kept, with_tables
 from vizsage.backends.hardware import choose_backend
 from vizsage.config import Config
 
@@ -40,13 +40,16 @@ def test_the_page_shows_what_is_kept() -> None:
 def test_auto_is_the_backend_that_was_measured_to_be_the_faster() -> None:
     """In every pair of one run that is alike but for the backend."""
     pairs = 0
-    for path in RESULTS.glob("*.json"):
-        rows = json.loads(path.read_text(encoding="utf-8"))["measurements"]
+    for result in kept():
+        rows = result["measurements"]
         speeds = {(row["contender"], row["questions"]): row["samples_per_s"] for row in rows if "samples_per_s" in row}
         for (name, questions), unsloth in speeds.items():
             hf = speeds.get((name.replace("-unsloth-", "-hf-"), questions))
             if "-unsloth-" in name and hf is not None:
-                assert choose_backend(Config(backend="auto")) == ("hf" if hf >= unsloth else "unsloth"), (path, name)
+                assert choose_backend(Config(backend="auto")) == ("hf" if hf >= unsloth else "unsloth"), (
+                    result["model"],
+                    name,
+                )
                 pairs += 1
     assert pairs
 
@@ -55,6 +58,7 @@ def test_a_table_for_each_file_real_sizes_first(tmp_path: Path) -> None:
     write(tmp_path, "a.json", "tiny", measured("small"), {"contender": "none", "not_run": "no GPU"})
     starred = measured("large", merged=True, ratio_merged=["unsloth"], data_wait_share=None, peak_gb=None)
     write(tmp_path, "b.json", "real", starred, notes=("none not run: no GPU", "* measured before"))
+    (tmp_path / "other.json").write_text('{"rows": []}')
     page = with_tables(f"before\n{BEGIN}\nold\n{END}\nafter\n", tmp_path)
     assert "old" not in page
     assert page.startswith("before\n")

@@ -52,7 +52,7 @@ def score_file(path: Path, *, rigorous: bool | None = None) -> Rescored:
     known = {} if path == STDIN else _results_beside(path)
     if rigorous is None:
         rigorous = known.get("mode") == "rigorous"
-    scores = summarise(_rows(path, name), normalise=not rigorous)
+    scores = summarise(read_rows(path, name), normalise=not rigorous)
     total = scores["total_samples"]
     if scores["failed_predictions"] > MAX_FAILED_SHARE * total:
         log.warning("%s: %d of %d records failed; they score 0", name, scores["failed_predictions"], total)
@@ -64,8 +64,11 @@ def score_file(path: Path, *, rigorous: bool | None = None) -> Rescored:
     )
 
 
-def _rows(path: Path, name: str) -> Iterator[Row]:
-    """The rows of a file, in order. Raises DataError in the end if a line was bad, or if there was none."""
+def read_rows(path: Path, name: str) -> Iterator[Row]:
+    """The rows of a file, in order, with what scoring needs of each; messages call it `name`.
+
+    Raises DataError in the end if a line was bad, or if there was none.
+    """
     problems, first_lines = Problems("line"), dict[str, int]()
     empty = True
     with _opened(path, name) as file:

@@ -40,11 +40,11 @@ def bootstrap_intervals(
     of equal size that would tell as much as those of n questions each (Kish 1965).
 
     The interval is symmetric on the logit scale, which keeps it inside 0 to 1 and follows the skewness of rare events,
-    with a quantile of Student's t (Dean & Pagano 2015, "Evaluating confidence interval methods for binomial proportions
-    in clustered surveys"). Its degrees of freedom are Satterthwaite's, from the kurtosis of the clusters' residuals, and
-    at most C' - 1: where few of many clusters make all the variance, the standard error is as uncertain as that of few.
-    Percentiles of the resamples, the plain bootstrap interval, cover the truth too seldom with few clusters or rare
-    events; so does bootstrap-t.
+    with a quantile of Student's t (Dean & Pagano 2015, "Evaluating confidence interval methods for binomial
+    proportions in clustered surveys"). Its degrees of freedom are Satterthwaite's, from the kurtosis of the clusters'
+    residuals, and at most C' - 1: where few of many clusters make all the variance, the standard error is as uncertain
+    as that of few. Percentiles of the resamples, the plain bootstrap interval, cover the truth too seldom with few
+    clusters or rare events; so does bootstrap-t.
 
     Where all clusters have the same ratio r, the bootstrap sees no variance at all. As many as u = 1 - (a/2)^(1/C) of
     the clusters could be otherwise without one of them in C draws (a = 1 - confidence; Clopper & Pearson 1934 for 0 of
