@@ -85,6 +85,7 @@ def _eval(options: argparse.Namespace) -> None:
         limit=options.limit,
         base=options.base,
         adapter=options.adapter,
+        blind=options.blind,
         fresh=options.fresh,
         console=Console(),
     )

@@ -174,6 +174,10 @@ class Config(BaseModel):
     external_knowledge_path: FilePath | None = Field(
         None, description="Table of descriptions (SemArt: tab-separated; or CSV), or a folder of such tables."
     )
+    external_knowledge_source: Literal["oracle", "retrieved"] = Field(
+        "oracle",
+        description="What the results say of the descriptions: the image's own (oracle), or found by a retriever.",
+    )
     use_streaming: bool = Field(False, description="Read the training split piece by piece; memory stays flat.")
     use_val_streaming: bool = Field(False, description="Read the validation and test splits piece by piece.")
     stream_buffer_size: PositiveInt = Field(1000, description="Samples among which a streamed split is shuffled.")

@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--split", default="test", help="train, val, test or another file's name (default: test)")
     evaluation.add_argument("--limit", type=_count, metavar="N", help="only the first N samples")
     model(evaluation)
-    evaluation.add_argument("--fresh", action="store_true", help="set earlier predictions aside and start anew")
+    evaluation.add_argument("--blind", action="store_true", help="the same questions with the pictures withheld")
+    evaluation.add_argument("--fresh", action="store_true", help="set earlier answers aside and start anew")
 
     score = command("score", "score a file of predictions again, also another tool's; needs no model and no GPU")
     score.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="a JSON object a line; -: standard input")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from PIL import Image
 
+from vizsage.backends.base import Answer
 from vizsage.config import Config
 from vizsage.data.sample import Sample
 from vizsage.evaluation import run
-from vizsage.evaluation.run import Answerer
+from vizsage.evaluation.answerer import Answerer
 
 
 def png(colour: str = "white") -> bytes:
@@ -68,46 +67,35 @@ class FakeSplit:
 
 
 @dataclass
-class FakeAnswer:
-    sample_id: str
-    text: str | None
-    token_ids: list[int]
-    finish_reason: str
-    error: str | None = None
-
-
-@dataclass
 class FakeModel:
-    """Answers by `reply`, last sample first, and remembers what it was asked and in calls of how many."""
+    """Answers by `reply`, last sample first and 4 at a time, and remembers what it was asked."""
 
     reply: Callable[[Sample], str | None] = lambda sample: sample.answer
-    finish_reason: str = "stop"
+    finish_reason: Literal["stop", "length"] = "stop"
     asked: list[str] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
+    """Samples that batches were made of, by call."""
     before: Callable[[int], None] = lambda asked: None
 
-    def generate(
-        self, model: Any, processor: Any, samples: Sequence[Sample], config: Config, *, batch_size: int
-    ) -> Iterator[FakeAnswer]:
+    def prompt_ids(self, sample: Sample) -> list[int]:
+        return list(map(ord, f"{sample.question}|{sample.description}"))
+
+    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         self.calls.append(len(samples))
-        for sample in (sample for batch in answer_batches(samples, batch_size) for sample in batch):
-            self.before(len(self.asked))
-            self.asked.append(sample.sample_id)
-            text = self.reply(sample)
-            if text is None:
-                yield FakeAnswer(sample.sample_id, None, [], "failed", "it broke")
-            else:
-                yield FakeAnswer(sample.sample_id, text, [ord(c) for c in text], self.finish_reason)
+        backwards = list(reversed(samples))
+        return [backwards[i : i + 4] for i in range(0, len(backwards), 4)]
 
+    def answer(self, batches: Sequence[Sequence[Sample]]) -> Iterator[list[Answer]]:
+        for batch in batches:
+            yield [self.say(sample) for sample in batch]
 
-def answer_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    backwards = list(reversed(samples))
-    return [backwards[i : i + batch_size] for i in range(0, len(backwards), batch_size)]
-
-
-class FakeTokenizer:
-    def decode(self, ids: list[int], **options: Any) -> str:
-        return "".join(map(chr, ids)) + "<end>"
+    def say(self, sample: Sample) -> Answer:
+        self.before(len(self.asked))
+        self.asked.append(sample.sample_id)
+        text = self.reply(sample)
+        if text is None:
+            return Answer(sample.sample_id, None, [], "failed", "it broke")
+        return Answer(sample.sample_id, text, [ord(c) for c in text], self.finish_reason, raw_text=text + "<end>")
 
 
 @dataclass
@@ -133,19 +121,14 @@ def make_samples(count: int) -> list[Sample]:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     """12 samples, a model that is always right; data and model are replaced in `vizsage.evaluation.run`."""
     stage = Stage(FakeSplit(make_samples(12)), FakeModel(), {"adapter_sha256": "aa", "generation": {"num_beams": 1}})
-    processor = types.SimpleNamespace(tokenizer=FakeTokenizer())
     monkeypatch.setattr(run, "open_split", lambda config, split: stage.split)
     monkeypatch.setattr(run, "find_adapter", lambda config, *, base, adapter: None if base else Path("adapter"))
     monkeypatch.setattr(
-        run, "load_answerer", lambda config, adapter: Answerer(None, processor, config, adapter, stage.made_by)
+        run, "load_answerer", lambda config, adapter: Answerer(stage.model, config, adapter, stage.made_by)
     )
-    generation = types.ModuleType("vizsage.backends.generation")
-    generation.answer_batches = answer_batches  # type: ignore[attr-defined]
-    generation.generate_answers = lambda *args, **kwargs: stage.model.generate(*args, **kwargs)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vizsage.backends.generation", generation)
     return stage
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(output_dir=tmp_path / "out", stream_buffer_size=5, eval_batch_size=4, load_in_4bit=False)
+    return Config(output_dir=tmp_path / "out", stream_buffer_size=5, load_in_4bit=False)

@@ -119,7 +119,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
         answerer = load_answerer(*args)
-        answerer.model.register_forward_pre_hook(refuse, with_kwargs=True)
+        answerer.model.base.register_forward_pre_hook(refuse, with_kwargs=True)
         return answerer
 
     monkeypatch.setattr(memory, "usage", lambda: "peak 9.1 of 10.0 GiB")

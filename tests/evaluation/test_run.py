@@ -19,7 +19,8 @@ from rich.console import Console
 
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, VizSageError
-from vizsage.evaluation.run import evaluate, find_adapter
+from vizsage.evaluation.answerer import find_adapter
+from vizsage.evaluation.run import evaluate
 from vizsage.files import read_jsonl
 
 from .conftest import WHITE, BytesImage, FakeModel, FakeSplit, Stage, make_samples, png
@@ -35,6 +36,12 @@ def content(config: Config) -> bytes:
 
 def set_aside(config: Config) -> list[Path]:
     return sorted((config.output_dir / "evaluation_results/test").glob("earlier-*"))
+
+
+def kept(config: Config) -> list[dict[str, Any]]:
+    """All answers on disk."""
+    files = sorted((config.output_dir / "evaluation_results/test/answers").glob("*.jsonl"))
+    return [row for file in files for row in read_jsonl(file)]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -62,14 +69,14 @@ def test_streaming_writes_the_same_files(stage: Stage, config: Config, tmp_path:
     first, second = evaluate(config), evaluate(other)
     assert content(config) == content(other)
     for results in (first, second):
-        del results["finished"], results["throughput"]
+        del results["finished"], results["throughput"], results["settings"]
     assert first == second
 
 
 def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) -> None:
     evaluate(config)
     row = rows(config)[3]
-    assert re.fullmatch("[0-9a-f]{64}", row.pop("input_sha256"))
+    assert re.fullmatch("[0-9a-f]{64}", row.pop("key"))
     assert row.pop("image_sha256") == hashlib.sha256(WHITE).hexdigest()
     assert row == {
         "sample_id": "test-3",
@@ -166,11 +173,12 @@ def test_more_than_one_percent_failed(stage: Stage, config: Config) -> None:
 
 
 def test_a_sample_the_backend_forgets_is_a_failed_record(stage: Stage, config: Config, monkeypatch: Any) -> None:
-    def forgetful(model: Any, processor: Any, samples: Any, config: Config, *, batch_size: int) -> Any:
-        yield from FakeModel().generate(model, processor, samples[1:], config, batch_size=batch_size)
+    def forgetful(batches: Any) -> Any:
+        for answers in FakeModel().answer(batches):
+            yield [answer for answer in answers if answer.sample_id != "test-0"]
 
     stage.split = FakeSplit(make_samples(100))
-    monkeypatch.setattr(stage.model, "generate", forgetful)
+    monkeypatch.setattr(stage.model, "answer", forgetful)
     results = evaluate(config)
     assert (results["total_samples"], results["failed_predictions"]) == (100, 1)
     assert rows(config)[0]["error"]
@@ -223,12 +231,13 @@ def test_a_signal_keeps_the_answers(stage: Stage, config: Config, tmp_path: Path
     with pytest.raises(Interrupted, match=name) as error:
         evaluate(config)
     assert error.value.exit_code == 75
-    assert len(rows(config)) == 4  # the batch under way is finished
+    assert len(kept(config)) == 4  # the batch under way is finished
     assert not (config.output_dir / "evaluation_results/test/results.json").exists()
 
     first = stage.model.asked
     stage.model = FakeModel()
     results = evaluate(config)
+    assert first
     assert not set(first) & set(stage.model.asked)
     assert results["total_samples"] == 12
     whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
@@ -261,25 +270,28 @@ def test_a_kill_in_the_middle_of_a_line(stage: Stage, config: Config, tmp_path: 
     evaluate(config)
     whole = content(config)
     folder = config.output_dir / "evaluation_results/test"
-    for cut in (0, 1, len(whole) // 2, len(whole) - 1):
+    [file] = (folder / "answers").iterdir()
+    lines = file.read_bytes()
+    for cut in (0, 1, len(lines) // 2, len(lines) - 1):
         killed = config.model_copy(update={"output_dir": tmp_path / f"killed-{cut}"})
         shutil.copytree(folder, killed.output_dir / "evaluation_results/test")
-        (killed.output_dir / "evaluation_results/test/predictions.jsonl").write_bytes(whole[:cut])
+        (killed.output_dir / "evaluation_results/test/answers" / file.name).write_bytes(lines[:cut])
         stage.model = FakeModel()
         assert evaluate(killed)["total_samples"] == 12
-        assert len(stage.model.asked) == 12 - whole[:cut].count(b"\n")
+        assert len(stage.model.asked) == 12 - lines[:cut].count(b"\n")
         assert content(killed) == whole
 
 
 def test_a_damaged_line_is_answered_again(stage: Stage, config: Config) -> None:
     evaluate(config)
     whole = content(config)
-    lines = whole.splitlines(keepends=True)
-    lines[4] = b'{"sample_id": "test-4"\n'
-    (config.output_dir / "evaluation_results/test/predictions.jsonl").write_bytes(b"".join(lines))
+    [file] = (config.output_dir / "evaluation_results/test/answers").iterdir()
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[4] = b'{"key": "abc"\n'
+    file.write_bytes(b"".join(lines))
     stage.model = FakeModel()
     evaluate(config)
-    assert stage.model.asked == ["test-4"]
+    assert len(stage.model.asked) == 1
     assert content(config) == whole
 
 
@@ -291,7 +303,7 @@ def test_a_damaged_line_is_answered_again(stage: Stage, config: Config) -> None:
         {"adapter_sha256": "aa", "generation": {"num_beams": 1}, "precision": "bfloat16"},
     ],
 )
-def test_answers_of_another_model_are_set_aside(
+def test_results_of_another_model_are_set_aside_and_its_answers_kept(
     stage: Stage, config: Config, caplog: pytest.LogCaptureFixture, made_by: dict[str, Any]
 ) -> None:
     evaluate(config)
@@ -306,15 +318,31 @@ def test_answers_of_another_model_are_set_aside(
     assert (aside / "results.json").exists()
     assert aside.name in caplog.text
 
+    stage.made_by, stage.model = {"adapter_sha256": "aa", "generation": {"num_beams": 1}}, FakeModel()
+    evaluate(config)  # the first model again: its answers are still true
+    assert stage.model.asked == []
+    assert content(config) == before
 
-def test_answers_of_an_unknown_maker_are_set_aside(stage: Stage, config: Config) -> None:
-    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{"), lambda path: path.write_text("[]")):
+
+def test_results_are_gone_while_another_model_answers(stage: Stage, config: Config) -> None:
+    """Nobody shall take the results of an earlier adapter for those to come."""
+    evaluate(config)
+    stage.made_by = {"adapter_sha256": "bb", "generation": {"num_beams": 1}}
+    stage.model = FakeModel(before=lambda asked: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
         evaluate(config)
-        damage(config.output_dir / "evaluation_results/test/evaluation.json")
-        stage.model = FakeModel()
-        evaluate(config)
-        assert len(stage.model.asked) == 12
-    assert len(set_aside(config)) == 3
+    folder = config.output_dir / "evaluation_results/test"
+    assert [path.name for path in folder.iterdir() if path.is_file()] == []
+
+
+@pytest.mark.parametrize("damage", ["{", "[]"])
+def test_a_damaged_results_file_is_set_aside(stage: Stage, config: Config, damage: str) -> None:
+    first = evaluate(config)
+    (config.output_dir / "evaluation_results/test/results.json").write_text(damage)
+    stage.model = FakeModel()
+    assert evaluate(config)["correct_predictions"] == first["correct_predictions"]
+    assert stage.model.asked == []
+    assert len(set_aside(config)) == 1
 
 
 def test_a_fresh_start(stage: Stage, config: Config) -> None:
@@ -322,7 +350,8 @@ def test_a_fresh_start(stage: Stage, config: Config) -> None:
     stage.model = FakeModel()
     evaluate(config, fresh=True)
     assert len(stage.model.asked) == 12
-    assert len(set_aside(config)) == 1
+    [aside] = set_aside(config)
+    assert aside.name.endswith("-answers")
 
 
 def test_only_what_changed_in_the_data_is_answered_again(stage: Stage, config: Config) -> None:
@@ -356,21 +385,20 @@ def test_a_smaller_limit_loses_no_answer(stage: Stage, config: Config) -> None:
     assert evaluate(config, limit=500)["total_samples"] == 12
     assert stage.model.asked == []
     assert content(config) == whole
-    assert not (config.output_dir / "evaluation_results/test/predictions_unused.jsonl").exists()
 
 
 def test_an_error_on_the_way_keeps_the_answers(stage: Stage, config: Config) -> None:
     def crash(asked: int) -> None:
-        if asked == 3:
+        if asked == 6:
             raise RuntimeError("CUDA error")
 
     stage.model.before = crash
     with pytest.raises(RuntimeError, match="CUDA error"):
         evaluate(config)
-    assert len(rows(config)) == 3
+    assert len(kept(config)) == 4  # those of the batch before
     stage.model = FakeModel()
     evaluate(config)
-    assert len(stage.model.asked) == 9
+    assert len(stage.model.asked) == 8
 
 
 # --- what a user may get wrong ---------------------------------------------------------------------------------------
@@ -379,12 +407,6 @@ def test_an_error_on_the_way_keeps_the_answers(stage: Stage, config: Config) -> 
 def test_limit_below_one(stage: Stage, config: Config) -> None:
     with pytest.raises(ConfigError, match="limit"):
         evaluate(config, limit=0)
-
-
-def test_several_processes(stage: Stage, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="torchrun"):
-        evaluate(config)
 
 
 def test_no_adapter(config: Config, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vizsage.config import Config
+from vizsage.data.sample import Sample
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,35 @@ class LoadedModel:
     base_identity: str
     dtype: torch.dtype
     checkpointing: Callable[[Any, Config], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one sample; `text` is None when the sample failed, and `error` says why.
+
+    `text` is decoded from `token_ids`, those before the end, without outer white space; `raw_text` is as decoded, with
+    special tokens.
+    """
+
+    sample_id: str
+    text: str | None
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: Literal["stop", "length", "failed"] = "stop"
+    error: str | None = None
+    raw_text: str | None = None
+
+
+class Answering(Protocol):
+    """A loaded model that answers samples, whatever library runs it."""
+
+    def prompt_ids(self, sample: Sample) -> list[int]:
+        """The token ids of a sample's prompt, its description uncut and the picture a placeholder."""
+
+    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """All of `samples` in the batches that `answer` takes; they depend on nothing but samples and settings."""
+
+    def answer(self, batches: Sequence[Sequence[Sample]]) -> Iterator[list[Answer]]:
+        """The answers to each of `batches`, in its order. Raises DataError and running out of memory."""
 
 
 def base_path_of(config: Config) -> str:

@@ -8,12 +8,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from vizsage.backends.base import cuda_devices
+from vizsage.backends.base import Answer, cuda_devices
 from vizsage.backends.shared_image.decoding import BranchDecoder
 from vizsage.backends.shared_image.sharing import why_plain
 from vizsage.config import Config
@@ -23,17 +22,6 @@ from vizsage.data.sample import Sample
 from vizsage.errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said to one sample; `text` is None when the sample failed, and `error` says why."""
-
-    sample_id: str
-    text: str | None
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "failed"] = "stop"
-    error: str | None = None
 
 
 class Generator:
@@ -46,16 +34,19 @@ class Generator:
     def __init__(self, model: Any, processor: Any, config: Config, *, greedy: bool = False) -> None:
         """`greedy` overrides do_sample and num_beams. Raises ConfigError for a chat template that cannot serve."""
         self.model, self.base, self.config = model, _base_of(model), config
-        alone = self._why_alone(processor, greedy=greedy)
-        if alone:
-            log.info("each question is answered with a picture of its own: %s", alone)
-        self.decoder = None if alone else BranchDecoder(self.base)
-        self.collate = PromptCollator(processor, config, share_images=not alone)
+        self.alone = self._why_alone(processor, greedy=greedy)
+        """Why each question has a picture of its own; None where they share it."""
+        self.decoder = None if self.alone else BranchDecoder(self.base)
+        self.collate = PromptCollator(processor, config, share_images=not self.alone)
         self.tokenizer = processor.tokenizer
         self.end_ids = self._end_ids()
         self.settings = generation_settings(config, self.end_ids, self.tokenizer.pad_token_id, greedy=greedy)
         self._fits = config.eval_batch_size  # fewer once that many did not fit into memory
         self._collating = threading.Lock()  # tokenizers and processors serve one thread at a time
+
+    def prompt_ids(self, sample: Sample) -> list[int]:
+        """The token ids of a sample's prompt, its description uncut and the picture a placeholder."""
+        return self.collate.encoder.prompt_ids(sample)
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """All of `samples` in batches as config.eval_batch_size and eval_batch_tokens say; see answer_batches."""
@@ -143,8 +134,8 @@ class Generator:
                 answers.append(Answer(sample.sample_id, None, [], "failed", failed[i]))
                 continue
             kept, stopped = _cut_at_end(ids[i], self.end_ids)
-            text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            answers.append(Answer(sample.sample_id, text.strip(), kept, "stop" if stopped else "length"))
+            text, raw = decoded(self.tokenizer, kept)
+            answers.append(Answer(sample.sample_id, text, kept, "stop" if stopped else "length", raw_text=raw))
         return answers
 
     def _shared_ids(self, inputs: dict[str, Any]) -> dict[int, list[int]]:
@@ -221,6 +212,14 @@ def generation_settings(config: Config, end_ids: list[int], pad_token_id: int, *
         use_cache=True,
         **sampling,
     )
+
+
+def decoded(tokenizer: Any, ids: list[int]) -> tuple[str, str]:
+    """The text of an answer without outer white space and special tokens, and the text with all of it."""
+    text, raw = (
+        tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False) for skip in (True, False)
+    )
+    return text.strip(), raw
 
 
 def _cut_at_end(ids: list[int], end_ids: list[int]) -> tuple[list[int], bool]:

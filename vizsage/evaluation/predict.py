@@ -9,10 +9,10 @@ from vizsage.config import Config
 from vizsage.data.images import FileImage, load_image
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError, DataError
-from vizsage.evaluation.run import find_adapter, load_answerer
+from vizsage.evaluation.answerer import find_adapter, load_answerer
 
 if TYPE_CHECKING:
-    from vizsage.backends.generation import Answer
+    from vizsage.backends.base import Answer
 
 
 def predict(
@@ -57,13 +57,11 @@ def predict(
     )
     load_image(sample.image, max_image_px=config.max_image_px)
 
-    from vizsage.backends.generation import generate_answers
     from vizsage.backends.memory import memory_reported
 
     answerer = load_answerer(config, adapter)
-    answers = generate_answers(answerer.model, answerer.processor, [sample], answerer.config)
     with memory_reported(answerer.config.model_copy(update={"eval_batch_size": 1}), "answering"):
-        answer = next(iter(answers))
+        [[answer]] = answerer.model.answer([[sample]])
     if answer.text is None:
         raise DataError(f"{image}: {answer.error}")
     return answer

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vizsage.evaluation.predictions import Row
+from vizsage.evaluation.answers import Row
 from vizsage.scoring.metrics import accepted_answers
 from vizsage.scoring.summary import summarise
 
@@ -63,6 +63,27 @@ class DataDigest:
     def hexdigest(self) -> str:
         """The hash of the rows that passed."""
         return str(self._digest.hexdigest())
+
+
+@dataclass
+class Throughput:
+    """How many answers were generated and how long that took, over all starts, from the rows' "seconds"."""
+
+    answers: int = 0
+    process_s: float = 0.0
+
+    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Pass rows through and count them; their "seconds" are taken out."""
+        for row in rows:
+            seconds = row.pop("seconds")
+            self.answers += seconds > 0
+            self.process_s += seconds
+            yield row
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results.json; several processes work at the same time, each at this speed."""
+        speed = self.answers / self.process_s if self.process_s else None
+        return {"answers": self.answers, "process_s": self.process_s, "answers_per_process_s": speed}
 
 
 def score(rows: Iterable[Row], total: int, *, normalise: bool) -> tuple[dict[str, Any], Highlights, str]:

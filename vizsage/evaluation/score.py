@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from vizsage.data.formats import BrokenRecord, parse_line
 from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
 from vizsage.errors import DataError
-from vizsage.evaluation.predictions import Row
+from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE, SCHEMA_VERSION
 from vizsage.scoring.summary import summarise
 

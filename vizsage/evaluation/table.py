@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vizsage.evaluation.predictions import Row
+from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import LISTED, Highlights
 from vizsage.scoring.normalisation import normalise_squad
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
-from accelerate.utils import gather_object
-
-from vizsage.backends.generation import generate_answers
+from vizsage.backends.generation import Generator
 from vizsage.backends.memory import memory_exceeded
+from vizsage.backends.processes import Processes
 from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
-from vizsage.errors import RepeatingError, VizSageError, is_out_of_memory
+from vizsage.errors import RepeatingError, is_out_of_memory
 from vizsage.scoring.summary import summarise
 
 
@@ -43,13 +43,14 @@ def validate(
     Returns summarise()'s dictionary, the same on each process; None when `stop` became true on any of them. An error
     in one process raises in all of them. Raises BadImage where on_bad_image says so.
     """
-    share = samples[rank * len(samples) // world_size : (rank + 1) * len(samples) // world_size]
-    by_id = {sample.sample_id: sample for sample in share}
+    by_id = {sample.sample_id: sample for sample in samples}
     rows: list[dict[str, Any]] = []
     problem: Exception | None = None
     stopped = False
     try:
-        for answer in generate_answers(model, processor, share, config, batch_size=config.eval_batch_size, greedy=True):
+        generator = Generator(model, processor, config, greedy=True)
+        batches = generator.batches(samples)[rank::world_size]
+        for answer in chain.from_iterable(generator.answer(batches)):
             sample = by_id[answer.sample_id]
             if answer.text is None:
                 refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
@@ -70,16 +71,7 @@ def validate(
         if is_out_of_memory(error):
             problem = RepeatingError(memory_exceeded(config, error, "a validation"))
             problem.__cause__ = error
-    parts = [(rows, stopped, problem and (getattr(problem, "exit_code", 1), str(problem)))]
-    if world_size > 1:
-        parts = gather_object(parts)
-    if problem is not None:
-        raise problem
-    for _, _, elsewhere in parts:
-        if elsewhere:
-            failure = VizSageError(f"validation failed in another process: {elsewhere[1]}")
-            failure.exit_code = elsewhere[0]
-            raise failure
-    if any(stopped for _, stopped, _ in parts):
+    parts = Processes(rank, world_size).gather((rows, stopped), problem)
+    if any(stopped for _, stopped in parts):
         return None
-    return summarise((row for rows, _, _ in parts for row in rows), normalise=config.use_text_normalization)
+    return summarise((row for rows, _ in parts for row in rows), normalise=config.use_text_normalization)

@@ -98,7 +98,7 @@ class BranchDecoder:
                 index = branches.tokens.new_tensor(alive)
                 cache.batch_select_indices(index)
                 branches, key_depth = branches.rows(index), key_depth[index]
-                rows, columns, kept = ([values[i] for i in alive] for values in (rows, columns, kept))
+                rows, columns, kept = [rows[i] for i in alive], [columns[i] for i in alive], [kept[i] for i in alive]
             if sum(map(len, kept)) < sum(map(len, columns)):
                 width = max(map(len, kept))
                 spare = [(left + [0] * width)[:width] for left in kept]
@@ -109,10 +109,10 @@ class BranchDecoder:
 
     def _begin(self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], cache: DynamicCache) -> _Branches:
         """Compute the trees and choose the first token of each answer."""
-        inputs = {name: value for name, value in trees.items() if name not in ("depth", "subtree_end")}
+        inputs: dict[str, Any] = {k: value for k, value in trees.items() if k not in ("depth", "subtree_end")}
         depth, subtree_end = trees["depth"], trees["subtree_end"]
         width = max(map(len, last))
-        node = depth.new_tensor([[*nodes, *nodes[:1] * (width - len(nodes))] for nodes in last])  # [I, Q]
+        node = depth.new_tensor([[*nodes, *[nodes[0]] * (width - len(nodes))] for nodes in last])  # [I, Q]
         position = self._positions(trees)
         tiles = None
         if self.kind == "mllama":

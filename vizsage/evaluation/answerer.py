@@ -1,0 +1,97 @@
+"""The model that answers: which adapter, loaded by which library, and all that decides what it says."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vizsage.config import Config
+from vizsage.errors import CheckpointError, ConfigError
+from vizsage.files import sha256_file
+
+if TYPE_CHECKING:
+    from vizsage.backends.base import Answering
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A model ready to answer, and `made_by`: all that decides its answers besides the samples."""
+
+    model: Answering
+    config: Config  # as resolved for this hardware
+    adapter: Path | None
+    made_by: dict[str, Any]
+
+
+def find_adapter(config: Config, *, base: bool = False, adapter: Path | None = None) -> Path | None:
+    """The adapter's folder: `adapter`, or the one that `config` trains; None for the base model.
+
+    Raises ConfigError (`base` together with `adapter`), CheckpointError (no adapter there).
+    """
+    if base:
+        if adapter is not None:
+            raise ConfigError(f"the base model was asked for together with adapter {adapter}; leave one of them out")
+        return None
+    folder = adapter or config.adapter_dir
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: no adapter there (adapter_config.json is missing); train it first, name another folder, or "
+            "evaluate the base model"
+        )
+    return folder
+
+
+def load_answerer(config: Config, adapter: Path | None) -> Answerer:
+    """Load the base model and put the adapter in folder `adapter` on it; None: the base model alone.
+
+    Raises ConfigError, CheckpointError (an adapter of another base, template, instruction or pixel limits) or
+    RepeatingError (GPU memory exceeded).
+    """
+    from vizsage.backends.generation import Generator
+    from vizsage.backends.hardware import resolve_for_hardware
+    from vizsage.backends.loading import load_base
+    from vizsage.backends.lora import load_adapter
+    from vizsage.backends.memory import memory_reported
+    from vizsage.data.prompts import fingerprint
+
+    config, replaced = resolve_for_hardware(config)
+    for warning in replaced:
+        log.warning("%s", warning)
+    with memory_reported(config, "loading the base model"):
+        loaded = load_base(config)
+        model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
+    generator = Generator(model, loaded.processor, config)
+    if generator.alone:
+        log.info("each question is answered with a picture of its own, which is slower: %s", generator.alone)
+    prompt = fingerprint(loaded.processor, config, loaded.base_identity)
+    del prompt["base_model"]  # a name, and the same base may lie under another one; base_identity tells it
+    made_by = {
+        **_adapter_hashes(adapter),
+        "fingerprint": prompt,
+        "generation": generation_settings(config),
+        "precision": {"dtype": str(loaded.dtype).removeprefix("torch."), "load_in_4bit": config.load_in_4bit},
+        "max_seq_length": config.max_seq_length,  # longer descriptions are shortened to fit
+    }
+    return Answerer(generator, config, adapter, made_by)
+
+
+def generation_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide how an answer is generated."""
+    names = ["max_new_tokens", "num_beams", "do_sample"]
+    if config.do_sample:
+        names += ["temperature", "top_p", "top_k", "seed"]
+    return {name: getattr(config, name) for name in names}
+
+
+def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
+    """Weights and configuration (rank, scale) of an adapter decide alike what it answers."""
+    if adapter is None:
+        return {"adapter_sha256": None, "adapter_config_sha256": None}
+    return {
+        "adapter_sha256": sha256_file(next(adapter.glob("adapter_model.*"))),
+        "adapter_config_sha256": sha256_file(adapter / "adapter_config.json"),
+    }

@@ -1,0 +1,86 @@
+"""The samples that an evaluation asks, and what the model is shown of them."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+
+from PIL import Image
+
+from vizsage.data.images import EmbeddedImage
+from vizsage.data.sample import Sample
+from vizsage.data.sources import Split
+
+log = logging.getLogger(__name__)
+
+_SCAN_RECORDS = 1000
+_WITHHELD_PX = 448
+
+
+class Questions:
+    """The samples of a split that are asked, in file order; held in memory, or read anew each time when `streaming`.
+
+    `total` is their number. `left_out` counts, over the whole split, the samples left out because they need external
+    knowledge and those that need a description the table lacks. Raises DataError that lists the bad records.
+    """
+
+    def __init__(self, split: Split, *, streaming: bool, limit: int | None) -> None:
+        self._split, self._limit = split, limit
+        self._samples = None if streaming else split.load()
+        kept = sum(split.scan(_SCAN_RECORDS)) if self._samples is None else len(self._samples)
+        self.total = kept if limit is None else min(limit, kept)
+        counts = split.counts
+        self.left_out = {
+            "left_out": {"need_external_knowledge": counts.left_out_knowledge},
+            "missing_descriptions": counts.missing_description,
+        }
+        if counts.left_out_knowledge:
+            log.info(
+                "%s: %d of %d samples need external knowledge and are left out (external_knowledge: false)",
+                split.path,
+                counts.left_out_knowledge,
+                counts.records,
+            )
+        if counts.missing_description:
+            log.warning(
+                "%s: %d samples need a description that the table of external knowledge lacks; asked without it",
+                split.path,
+                counts.missing_description,
+            )
+
+    def __iter__(self) -> Iterator[Sample]:
+        samples: Iterable[Sample] = self._split.stream() if self._samples is None else self._samples
+        return islice(samples, self._limit)
+
+    def chunks(self, size: int) -> Iterator[list[Sample]]:
+        """All at once when in memory, where all questions on an image meet; else `size` consecutive ones at a time."""
+        if self._samples is not None:
+            yield list(self)
+            return
+        samples = iter(self)
+        while chunk := list(islice(samples, size)):
+            yield chunk
+
+
+def as_shown(sample: Sample) -> Sample:
+    """A sample as the model sees it: as it is."""
+    return sample
+
+
+def blinded(sample: Sample) -> Sample:
+    """A sample as a blind evaluation shows it: a plain grey picture in the place of its own, all else as it is.
+
+    So the prompt keeps the form that the model was trained on, and nothing of the picture is left in it.
+    """
+    return replace(sample, image=_grey())
+
+
+@cache
+def _grey() -> EmbeddedImage:
+    buffer = io.BytesIO()
+    Image.new("RGB", (_WITHHELD_PX, _WITHHELD_PX), (128, 128, 128)).save(buffer, "PNG")
+    return EmbeddedImage("withheld.png", buffer.getvalue())
