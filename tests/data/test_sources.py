@@ -13,6 +13,7 @@ import pytest
 
 from vizsage.config import Config, build_config
 from vizsage.data.images import FileImage
+from vizsage.data.records import read_answers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, SplitCounts, find_split, open_split
 from vizsage.errors import DataError
@@ -264,6 +265,12 @@ def test_several_answers(tmp_path: Path, file: str, answer: Any, answers: Any, l
     (sample,) = split_of(tmp_path, [record(answer=answer, answers=answers, school="Dutch")], file).load()
     assert (sample.answer, sample.answers) == (learned, accepted)
     assert sample.tags == {"school": "Dutch"}
+
+
+def test_what_a_record_accepts_is_all_of_its_answers() -> None:
+    """Also where no Sample is made of it: `vizsage score` reads lines of other tools this way."""
+    assert read_answers({"answer": "cow", "answers": ["cat", "cat"]}) == ("cow", ("cat", "cat", "cow"))
+    assert read_answers({"answer": "cat", "answers": ["dog", "cat"]}) == ("cat", ("dog", "cat"))
 
 
 def test_answers_may_stand_instead_of_answer(tmp_path: Path) -> None:

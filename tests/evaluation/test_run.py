@@ -90,6 +90,15 @@ def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) 
     }
 
 
+def test_any_accepted_answer_is_right(stage: Stage, config: Config) -> None:
+    samples = [replace(sample, answers=("two", "dog", "dog")) for sample in make_samples(4)]
+    stage.split, stage.model.reply = FakeSplit(samples), lambda sample: "The dog"
+    results = evaluate(config)
+    assert results["exact_match_score"] == 1.0
+    assert results["metrics"]["vqa_accuracy"] == pytest.approx((2 * 1 / 3 + 2 * 2 / 3) / 4)
+    assert rows(config)[3]["answers"] == ["two", "dog", "dog", "answer 3"]
+
+
 def test_results_say_what_was_run(stage: Stage, config: Config) -> None:
     results = evaluate(config, limit=7)
     assert results["schema_version"] == 2

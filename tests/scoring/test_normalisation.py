@@ -87,6 +87,8 @@ def test_result_is_tidy(text: str) -> None:
         ("red,white", "red white"),
         ("3.5", "3.5"),
         ("U.S.A.", "usa"),
+        ("3. of 4.", "3 of 4"),  # the script means to keep a period after a digit too, and does not
+        ("red;-white blue-green", "red white blue green"),  # beside a space as the text was written
         ("v.2", "v.2"),  # a period before a digit stays, whatever stands before it
         ("10:30 o'clock", "10:30 o'clock"),  # colon and apostrophe stay
         ("what?!", "what"),
