@@ -31,10 +31,10 @@ SCHEMA_VERSION = 1
 # Settings that may differ when a run is continued: none of them changes the weights that come out, or which of them
 # are kept as the best. batch_size and grad_accum may differ while their product with the processes stays.
 FREE_SETTINGS = frozenset(
-    "num_proc logging_steps save_steps n_saves resume eval_batch_size do_sample temperature top_p top_k num_beams "
-    "debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model save_path "
-    "name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device "
-    "batch_size grad_accum share_images torch_compile use_gradient_checkpointing seed reproducible".split()
+    "num_proc logging_steps save_steps n_saves resume eval_batch_size eval_batch_tokens do_sample temperature top_p "
+    "top_k num_beams debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model "
+    "save_path name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device batch_size "
+    "grad_accum share_images torch_compile use_gradient_checkpointing seed reproducible".split()
 )
 GLOBAL_BATCH = "batch_size x grad_accum x processes"
 """Name in an identity of the samples of one optimizer step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +12,11 @@ from tests.families import BUILDERS, END_OF_TURN
 from tests.families.data import picture, samples, settings
 from vizsage.backends import hf
 from vizsage.backends.base import LoadedModel
-from vizsage.backends.generation import answer_batches, generate_answers, generation_settings
+from vizsage.backends.generation import Answer, Generator, generate_answers, generation_settings
 from vizsage.backends.hf import load_base
 from vizsage.backends.lora import add_adapter
+from vizsage.backends.shared_image.decoding import BranchDecoder
+from vizsage.config import Config
 from vizsage.data.collate import PromptCollator
 from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
@@ -28,37 +29,36 @@ def loaded() -> LoadedModel:
     return load_base(settings("mllama"))
 
 
+def ask(
+    model: Any, processor: Any, rows: list[Sample], config: Config, batch_size: int, *, greedy: bool = False
+) -> list[Answer]:
+    """The answers to `rows`, at most `batch_size` at once."""
+    config = config.model_copy(update={"eval_batch_size": batch_size})
+    return list(generate_answers(model, processor, rows, config, greedy=greedy))
+
+
 def say(model: Any, monkeypatch: pytest.MonkeyPatch, text: str, processor: Any) -> None:
-    """Make the model generate `text` whatever it is asked."""
+    """Make the model generate `text` whatever it is asked and whichever way it answers."""
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def generate(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
         said = torch.tensor([ids]).expand(len(input_ids), -1)
         return torch.cat([input_ids, said], dim=1)
 
+    def decode(_self: Any, _trees: Any, last: list[list[int]], *_: Any) -> list[list[list[int]]]:
+        return [[ids for _ in nodes] for nodes in last]
+
     monkeypatch.setattr(model, "generate", generate)
+    monkeypatch.setattr(BranchDecoder, "generate", decode)
 
 
-def test_batches_keep_an_image_together_and_lengths_alike() -> None:
-    rows = [
-        Sample(f"{image}-{n}", EmbeddedImage(image, b""), "x" * (size + n), "a")
-        for image, size in (("long", 90), ("short", 5), ("middle", 40))
-        for n in range(4)
-    ]
-    random.Random(0).shuffle(rows)
-    batches = answer_batches(rows, 4)
-    assert [[s.image.name for s in batch] for batch in batches] == [["long"] * 4, ["middle"] * 4, ["short"] * 4]
-    assert [len(s.question) for s in batches[0]] == [93, 92, 91, 90]
-    assert answer_batches(rows, 5) == answer_batches(list(reversed(rows)), 5)
-    assert sorted(s.sample_id for b in answer_batches(rows, 5) for s in b) == sorted(s.sample_id for s in rows)
-
-
+@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_text_ends_at_the_end_of_turn(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(family)
+def test_text_ends_at_the_end_of_turn(family: str, share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(family, share_images=share)
     loaded = load_base(config)
     say(loaded.model, monkeypatch, f" a woman, assistant {END_OF_TURN[family]} more", loaded.processor)
-    answers = list(generate_answers(loaded.model, loaded.processor, samples(), config, batch_size=4))
+    answers = ask(loaded.model, loaded.processor, samples(), config, 4)
     assert {answer.text for answer in answers} == {"a woman, assistant"}
     assert {answer.finish_reason for answer in answers} == {"stop"}
     assert {answer.error for answer in answers} == {None}
@@ -69,13 +69,13 @@ def test_text_ends_at_the_end_of_turn(family: str, monkeypatch: pytest.MonkeyPat
 
 def test_cut_answer_says_so(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     say(loaded.model, monkeypatch, "a woman", loaded.processor)
-    answers = list(generate_answers(loaded.model, loaded.processor, samples()[:2], settings("mllama"), batch_size=2))
+    answers = ask(loaded.model, loaded.processor, samples()[:2], settings("mllama"), 2)
     assert [(a.text, a.finish_reason) for a in answers] == [("a woman", "length")] * 2
 
 
 def test_empty_answer_is_an_answer(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     say(loaded.model, monkeypatch, "<|eot_id|>", loaded.processor)
-    (answer,) = generate_answers(loaded.model, loaded.processor, samples()[:1], settings("mllama"), batch_size=2)
+    (answer,) = ask(loaded.model, loaded.processor, samples()[:1], settings("mllama"), 2)
     assert (answer.text, answer.token_ids, answer.finish_reason) == ("", [], "stop")
 
 
@@ -83,13 +83,13 @@ def test_stops_at_the_ends_the_base_model_names_too(loaded: LoadedModel, monkeyp
     say(loaded.model, monkeypatch, "red<|eom_id|>blue", loaded.processor)
     eom = loaded.processor.tokenizer.convert_tokens_to_ids("<|eom_id|>")
     monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", [eom])
-    (answer,) = generate_answers(loaded.model, loaded.processor, samples()[:1], settings("mllama"), batch_size=2)
+    (answer,) = ask(loaded.model, loaded.processor, samples()[:1], settings("mllama"), 2)
     assert (answer.text, answer.finish_reason) == ("red", "stop")
 
 
 def test_length_is_bounded(loaded: LoadedModel) -> None:
     config = settings("mllama", max_new_tokens=3)
-    answers = list(generate_answers(loaded.model, loaded.processor, samples(), config, batch_size=8))
+    answers = ask(loaded.model, loaded.processor, samples(), config, 8)
     assert max(len(answer.token_ids) for answer in answers) == 3
 
 
@@ -98,29 +98,53 @@ def test_failed_samples_are_null_beside_good_ones(loaded: LoadedModel) -> None:
     good = samples()[0]
     bad = replace(good, sample_id="bad", image=EmbeddedImage("broken.png", b"nothing"))
     long = replace(good, sample_id="long", question="why " * 300)
-    found = {
-        answer.sample_id: answer
-        for answer in generate_answers(loaded.model, loaded.processor, [bad, long, good], config, batch_size=3)
-    }
+    found = {answer.sample_id: answer for answer in ask(loaded.model, loaded.processor, [bad, long, good], config, 3)}
     assert found["test-0"].text is not None
     for sample_id, reason in (("bad", "'broken.png'"), ("long", "max_seq_length is 128")):
         assert (found[sample_id].text, found[sample_id].finish_reason) == (None, "failed")
         assert reason in str(found[sample_id].error)
         assert found[sample_id].token_ids == []
-    (only,) = generate_answers(loaded.model, loaded.processor, [bad], config, batch_size=3)
+    (only,) = ask(loaded.model, loaded.processor, [bad], config, 3)
     assert only.text is None
-    (alone,) = generate_answers(loaded.model, loaded.processor, [good], config, batch_size=1)
+    (alone,) = ask(loaded.model, loaded.processor, [good], config, 1)
     assert alone == found["test-0"]
 
 
-def test_running_out_of_memory_is_not_an_answer(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def generate(**_: Any) -> Any:
+@pytest.mark.parametrize("share", [True, False])
+def test_too_many_at_once_are_answered_in_halves(
+    loaded: LoadedModel, share: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings("mllama", share_images=share, max_new_tokens=3)
+    expected = {answer.sample_id: answer for answer in ask(loaded.model, loaded.processor, samples(), config, 2)}
+    tried: list[int] = []
+    for name in ("_shared_ids", "_plain_ids"):
+        original = getattr(Generator, name)
+
+        def bounded(self: Generator, inputs: dict[str, Any], original: Any = original) -> Any:
+            asked = sum(map(len, inputs["asked"])) if self.decoder else len(inputs["input_ids"])
+            tried.append(asked)
+            if asked > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return original(self, inputs)
+
+        monkeypatch.setattr(Generator, name, bounded)
+    found = ask(loaded.model, loaded.processor, samples(), config, 4)
+    assert {answer.sample_id: answer for answer in found} == expected
+    assert len(found) == len(expected)
+    assert sum(n > 2 for n in tried) == 1  # later batches are cut before they are tried
+    assert "no more than 2 at once (eval_batch_size)" in caplog.text
+
+
+def test_running_out_of_memory_with_one_question_is_not_an_answer(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loaded.model, "generate", generate)
+    monkeypatch.setattr(BranchDecoder, "generate", generate)
     own = loaded.model.generation_config
     with pytest.raises(torch.OutOfMemoryError):
-        list(generate_answers(loaded.model, loaded.processor, samples(), settings("mllama"), batch_size=8))
+        ask(loaded.model, loaded.processor, samples(), settings("mllama"), 8)
     assert loaded.model.generation_config is own
 
 
@@ -134,7 +158,7 @@ def test_everything_is_left_as_it_was() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     count = 0
-    for _ in generate_answers(model, loaded.processor, samples(), config, batch_size=2):
+    for _ in ask(model, loaded.processor, samples(), config, 2):
         count += 1
         # Also between two answers: the caller may compute.
         assert torch.is_grad_enabled()
@@ -160,7 +184,7 @@ def test_cache_is_used_although_training_checkpoints(monkeypatch: pytest.MonkeyP
         return original(*args, **inputs)
 
     monkeypatch.setattr(loaded.model, "forward", forward)
-    list(generate_answers(model, loaded.processor, samples()[:1], config, batch_size=1))
+    ask(model, loaded.processor, samples()[:1], config, 1)
     assert lengths[0] > 1
     assert lengths[1:] == [1] * 5
 
@@ -176,8 +200,8 @@ def seen_settings(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, greedy: 
         return result
 
     monkeypatch.setattr(loaded.model, "_prepare_generation_config", spy)
-    config = settings("mllama", max_new_tokens=2, **changed)
-    list(generate_answers(loaded.model, loaded.processor, samples()[:2], config, batch_size=2, greedy=greedy))
+    config = settings("mllama", max_new_tokens=2, share_images=False, **changed)
+    ask(loaded.model, loaded.processor, samples()[:2], config, 2, greedy=greedy)
     return seen[0]
 
 
@@ -210,7 +234,7 @@ def test_habits_of_the_base_model_do_not_slip_in(
 def test_sampling_repeats_with_its_seed(loaded: LoadedModel) -> None:
     def texts(**changed: Any) -> list[str | None]:
         config = settings("mllama", do_sample=True, max_new_tokens=6, **changed)
-        answers = generate_answers(loaded.model, loaded.processor, samples(), config, batch_size=4)
+        answers = ask(loaded.model, loaded.processor, samples(), config, 4)
         return [answer.text for answer in answers]
 
     torch.manual_seed(1)
@@ -223,7 +247,7 @@ def test_sampling_repeats_with_its_seed(loaded: LoadedModel) -> None:
 @pytest.mark.parametrize("changed", [{"num_beams": 3}, {"do_sample": True, "top_k": 0}])
 def test_beams_and_open_sampling_run(loaded: LoadedModel, changed: dict[str, Any]) -> None:
     config = settings("mllama", max_new_tokens=3, **changed)
-    answers = list(generate_answers(loaded.model, loaded.processor, samples(), config, batch_size=4))
+    answers = ask(loaded.model, loaded.processor, samples(), config, 4)
     assert len(answers) == len(samples())
     assert all(answer.text is not None for answer in answers)
 
@@ -249,7 +273,7 @@ def test_layers_in_full_precision_answer_beside_bfloat16_ones(monkeypatch: pytes
     assert loaded.dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    answers = list(generate_answers(model, loaded.processor, samples(), config, batch_size=4))
+    answers = ask(model, loaded.processor, samples(), config, 4)
     assert all(answer.text is not None for answer in answers)
 
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def answers(model: Any, processor: Any, config: Config, batch_size: int) -> dict[str, Answer]:
-    found = generate_answers(model, processor, samples(), config, batch_size=batch_size)
+    found = generate_answers(model, processor, samples(), config.model_copy(update={"eval_batch_size": batch_size}))
     return {answer.sample_id: answer for answer in found}
 
 
@@ -294,10 +294,11 @@ from vizsage.errors import ConfigError
 found = {}
 for family, folder in json.loads(sys.argv[1]).items():
     config = build_config({"model_name": folder, "device": "cpu", "load_in_4bit": False, "use_bf16": False,
-                           "use_gradient_checkpointing": False, "max_new_tokens": 2, "max_seq_length": 512})
+                           "use_gradient_checkpointing": False, "max_new_tokens": 2, "max_seq_length": 512,
+                           "eval_batch_size": 3})
     try:
         loaded = load_base(config)
-        found[family] = len(list(generate_answers(loaded.model, loaded.processor, samples(), config, batch_size=3)))
+        found[family] = len(list(generate_answers(loaded.model, loaded.processor, samples(), config)))
     except ConfigError as error:
         found[family] = str(error)
 print(json.dumps(found))

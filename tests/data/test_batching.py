@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vizsage.config import build_config
-from vizsage.data.batching import SampleOrder, evaluation_order, memory_order, step_samples, stream_order
+from vizsage.data.batching import (
+    SampleOrder,
+    answer_batches,
+    evaluation_order,
+    memory_order,
+    step_samples,
+    stream_order,
+)
 from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, open_split
@@ -273,3 +283,61 @@ def test_the_real_validation_split_has_one_group_a_painting() -> None:
     names = [s.image.name for s in islice(order.from_position(order.total), order.total)]
     assert len(_runs(names)) == 1040
     assert len(_runs([s.image.name for s in samples])) > 2000  # as AQUA has them
+
+
+# --- batches of answers ----------------------------------------------------------------------------------------------
+
+
+def asked(counts: dict[str, tuple[int, int]], seed: int = 0) -> list[Sample]:
+    """Questions on images, by name: how many, and the words of the shortest; each next one has a word more."""
+    rows = [
+        Sample(f"{name}-{n}", EmbeddedImage(name, b""), " ".join(["the"] + ["word"] * (words + n)), "a")
+        for name, (count, words) in counts.items()
+        for n in range(count)
+    ]
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def batches_of(samples: list[Sample], **options: Any) -> list[list[Sample]]:
+    """Prompts of a token a word, pictures of 10."""
+    return answer_batches(samples, lambda s: list(map(hash, s.question.split())), lambda _: 10, **options)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_of_answers_keep_an_image_together_and_the_longest_first(shared: bool) -> None:
+    rows = asked({"long": (4, 90), "short": (4, 5), "middle": (4, 40)})
+    batches = batches_of(rows, questions=4, tokens=10_000, shared=shared)
+    assert [{s.image.name for s in batch} for batch in batches] == [{"long"}, {"middle"}, {"short"}]
+    assert [len(s.question.split()) for s in batches[0]] == [94, 93, 92, 91]
+    five = batches_of(rows, questions=5, tokens=10_000, shared=shared)
+    assert sorted(s.sample_id for batch in five for s in batch) == sorted(s.sample_id for s in rows)
+    assert max(map(len, five)) <= 5
+
+
+def test_batches_of_answers_are_filled_up_to_a_budget_of_tokens() -> None:
+    rows = asked({str(i): (1, 29) for i in range(20)})  # 30 tokens and 10 of the picture each
+    assert [len(b) for b in batches_of(rows, questions=99, tokens=320, shared=False)] == [8, 8, 4]
+    assert [len(b) for b in batches_of(rows, questions=99, tokens=319, shared=False)] == [7, 7, 6]
+    assert [len(b) for b in batches_of(rows, questions=99, tokens=1, shared=True)] == [1] * 20
+    # Each question on one picture adds the word that it does not share with the longest: 10 + 30 + 19.
+    alike = asked({"one": (20, 10)})
+    assert [len(b) for b in batches_of(alike, questions=99, tokens=10 + 30, shared=True)] == [20]
+    assert len(batches_of(alike, questions=99, tokens=10 + 30, shared=False)) == 20
+    apart = [replace(s, question=f"{s.sample_id} {s.question}") for s in alike]
+    whole = 10 + sum(len(s.question.split()) for s in apart)
+    assert [len(b) for b in batches_of(apart, questions=99, tokens=whole, shared=True)] == [20]
+    assert len(batches_of(apart, questions=99, tokens=whole - 1, shared=True)) == 2
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 60)), min_size=1, max_size=12), st.booleans())
+def test_batches_of_answers_hold_every_sample_once_within_their_bounds(
+    groups: list[tuple[int, int]], shared: bool
+) -> None:
+    rows = asked({str(i): group for i, group in enumerate(groups)})
+    batches = batches_of(rows, questions=6, tokens=150, shared=shared)
+    assert sorted(s.sample_id for batch in batches for s in batch) == sorted(s.sample_id for s in rows)
+    for batch in batches:
+        assert len(batch) <= 6
+        if not shared and len(batch) > 1:
+            assert len(batch) * (10 + max(len(s.question.split()) for s in batch)) <= 150

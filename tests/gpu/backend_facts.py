@@ -52,7 +52,9 @@ def write_facts(config: Config, folder: Path) -> None:
         return loss.item(), gradients
 
     facts: dict[str, Any] = {"plain": step(share=False), "shared": step(share=True)}
-    answers = generate_answers(model, loaded.processor, samples(), config, batch_size=4, greedy=True)
+    answers = generate_answers(
+        model, loaded.processor, samples(), config.model_copy(update={"eval_batch_size": 4}), greedy=True
+    )
     facts["answers"] = [answer.token_ids for answer in answers]
     assert model.training
     facts |= {"plain again": step(share=False), "shared again": step(share=True)}

@@ -1,7 +1,9 @@
-"""Answers of a model to samples: batched, left-padded, only what follows the prompt decoded."""
+"""Answers of a model to samples: in batches that share pictures, or left-padded; only what follows a prompt decoded."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +14,15 @@ from typing import Any, Literal
 import torch
 
 from vizsage.backends.base import cuda_devices
+from vizsage.backends.shared_image.decoding import BranchDecoder
+from vizsage.backends.shared_image.sharing import why_plain
 from vizsage.config import Config
+from vizsage.data.batching import answer_batches
 from vizsage.data.collate import PromptCollator
 from vizsage.data.sample import Sample
+from vizsage.errors import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,35 +36,169 @@ class Answer:
     error: str | None = None
 
 
-def generate_answers(
-    model: Any, processor: Any, samples: Sequence[Sample], config: Config, *, batch_size: int, greedy: bool = False
-) -> Iterator[Answer]:
-    """Answer `samples`, a batch after the other, in an order of its own (image groups together, by length).
+class Generator:
+    """A loaded model that answers samples.
 
-    `greedy` overrides do_sample and num_beams. Train or eval mode and the random state are as before when the
-    iterator ends. Raises ConfigError for a model whose chat template cannot serve; running out of GPU memory is not
-    caught.
+    Greedy answers to questions on one picture read it once (config.share_images) where the model can; sampling and
+    beams take a row for each question.
     """
-    collate = PromptCollator(processor, config)
-    end_ids = _end_ids(model, collate)
-    settings = generation_settings(config, end_ids, processor.tokenizer.pad_token_id, greedy=greedy)
-    for batch, inputs in _collated(collate, answer_batches(samples, batch_size)):
-        # Not around the loop: between two answers the caller must find its own random state, mode and gradients.
-        with _answering(model, settings, zlib.crc32(batch[0].sample_id.encode(), config.seed)):
-            answers = _answer_batch(model, processor, batch, inputs, settings)
+
+    def __init__(self, model: Any, processor: Any, config: Config, *, greedy: bool = False) -> None:
+        """`greedy` overrides do_sample and num_beams. Raises ConfigError for a chat template that cannot serve."""
+        self.model, self.base, self.config = model, _base_of(model), config
+        alone = self._why_alone(processor, greedy=greedy)
+        if alone:
+            log.info("each question is answered with a picture of its own: %s", alone)
+        self.decoder = None if alone else BranchDecoder(self.base)
+        self.collate = PromptCollator(processor, config, share_images=not alone)
+        self.tokenizer = processor.tokenizer
+        self.end_ids = self._end_ids()
+        self.settings = generation_settings(config, self.end_ids, self.tokenizer.pad_token_id, greedy=greedy)
+        self._fits = config.eval_batch_size  # fewer once that many did not fit into memory
+        self._collating = threading.Lock()  # tokenizers and processors serve one thread at a time
+
+    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """All of `samples` in batches as config.eval_batch_size and eval_batch_tokens say; see answer_batches."""
+        config, encoder = self.config, self.collate.encoder
+        return answer_batches(
+            samples,
+            encoder.prompt_ids,
+            encoder.picture_tokens,
+            questions=config.eval_batch_size,
+            tokens=config.eval_batch_tokens,
+            shared=self.decoder is not None,
+        )
+
+    def answer(self, batches: Sequence[Sequence[Sample]]) -> Iterator[list[Answer]]:
+        """The answers to each of `batches`, in its order.
+
+        A batch that memory does not suffice for is answered in halves. Train or eval mode, gradients and the random
+        state are as before whenever this waits for its caller. Raises torch.OutOfMemoryError where one question does
+        not fit, DataError where a picture's file cannot be read any more.
+        """
+        for batch, inputs in self._collated(batches):
+            # Not around the loop: between two batches the caller must find its own random state, mode and gradients.
+            with self._answering(zlib.crc32(batch[0].sample_id.encode(), self.config.seed)):
+                answers = self._answer(batch, inputs)
+            yield answers
+
+    def _why_alone(self, processor: Any, *, greedy: bool) -> str | None:
+        config = self.config
+        if config.share_images is False:
+            return "share_images is false"
+        if not greedy and (config.do_sample or config.num_beams > 1):
+            return "do_sample is true" if config.do_sample else f"num_beams is {config.num_beams}"
+        return why_plain(self.base, processor, config)
+
+    def _end_ids(self) -> list[int]:
+        """Ids that end an answer: those the base model names and the one the prompts of training end a turn with."""
+        named = self.base.generation_config.eos_token_id
+        ids = set(named if isinstance(named, (list, tuple)) else [] if named is None else [named])
+        return sorted(ids | {self.collate.encoder.layout.end_of_turn_id})
+
+    def _collated(self, batches: Sequence[Sequence[Sample]]) -> Iterator[tuple[Sequence[Sample], dict[str, Any]]]:
+        """Each batch with its inputs; a thread decodes and tokenises the next one while the model answers this one."""
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            following = [thread.submit(self._inputs, batch) for batch in batches[:1]]
+            for i, batch in enumerate(batches):
+                inputs = following.pop().result()
+                following += [thread.submit(self._inputs, later) for later in batches[i + 1 : i + 2]]
+                yield batch, inputs
+
+    def _inputs(self, batch: Sequence[Sample]) -> dict[str, Any]:
+        with self._collating:
+            return self.collate(batch)
+
+    def _answer(self, batch: Sequence[Sample], inputs: dict[str, Any] | None = None) -> list[Answer]:
+        """`inputs` where they are made already."""
+        if len(batch) > self._fits:
+            return self._in_halves(batch)
+        try:
+            return self._answer_whole(batch, self._inputs(batch) if inputs is None else inputs)
+        except Exception as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+        self._fits = -(-len(batch) // 2)
+        log.warning(
+            "%d questions at once do not fit into memory; they are answered in halves, and later ones no more than %d "
+            "at once (eval_batch_size)",
+            len(batch),
+            self._fits,
+        )
+        torch.cuda.empty_cache()
+        return self._in_halves(batch)
+
+    def _in_halves(self, batch: Sequence[Sample]) -> list[Answer]:
+        middle = -(-len(batch) // 2)
+        return self._answer(batch[:middle]) + self._answer(batch[middle:])
+
+    def _answer_whole(self, batch: Sequence[Sample], inputs: dict[str, Any]) -> list[Answer]:
+        failed: dict[int, str] = dict(inputs["failed"])
+        ids: dict[int, list[int]] = {}
+        if len(failed) < len(batch):
+            ids = self._shared_ids(inputs) if self.decoder else self._plain_ids(inputs)
+        answers = []
+        for i, sample in enumerate(batch):
+            if i in failed:
+                answers.append(Answer(sample.sample_id, None, [], "failed", failed[i]))
+                continue
+            kept, stopped = _cut_at_end(ids[i], self.end_ids)
+            text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            answers.append(Answer(sample.sample_id, text.strip(), kept, "stop" if stopped else "length"))
+        return answers
+
+    def _shared_ids(self, inputs: dict[str, Any]) -> dict[int, list[int]]:
+        """By sample, what a model that shares pictures generates, an end included."""
+        assert self.decoder is not None
+        trees, asked = self._on_device(inputs), inputs["asked"]
+        with self._precision():
+            found = self.decoder.generate(trees, inputs["last"], set(self.end_ids), self.config.max_new_tokens)
+        pairs = zip(asked, found, strict=True)
+        return {i: ids for samples, answers in pairs for i, ids in zip(samples, answers, strict=True)}
+
+    def _plain_ids(self, inputs: dict[str, Any]) -> dict[int, list[int]]:
+        """By sample, what transformers' generate appends to its row, an end and padding included."""
+        rows = self._on_device(inputs)
+        width = rows["input_ids"].shape[1]
+        with self._precision():
+            output = self.base.generate(**rows, generation_config=self.settings)
+        return dict(enumerate(output[:, width:].tolist()))
+
+    def _on_device(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        device, dtype = self.base.device, self.base.dtype
+        tensors = {name: value for name, value in inputs.items() if torch.is_tensor(value)}
+        return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in tensors.items()}
+
+    def _precision(self) -> torch.autocast:
+        """Layers trained in full precision stand beside bfloat16 ones: autocast computes as training did."""
+        dtype = self.base.dtype
+        return torch.autocast(self.base.device.type, dtype, enabled=dtype is not torch.float32)
+
+    @contextmanager
+    def _answering(self, seed: int) -> Iterator[None]:
+        """Eval mode, no gradient, own settings of generation, a random state of its own; as before afterwards."""
+        training = [module for module in self.model.modules() if module.training]
+        own_settings = self.base.generation_config
+        # generate() fills what its settings leave open from those of the model: a repetition penalty would slip in.
+        self.base.generation_config = self.settings
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices=cuda_devices(self.base)), torch.no_grad():
+                torch.manual_seed(seed)
+                yield
+        finally:
+            self.base.generation_config = own_settings
+            for module in training:
+                module.training = True
+
+
+def generate_answers(
+    model: Any, processor: Any, samples: Sequence[Sample], config: Config, *, greedy: bool = False
+) -> Iterator[Answer]:
+    """Answer `samples`, a batch after the other, in an order of its own; see Generator."""
+    generator = Generator(model, processor, config, greedy=greedy)
+    for answers in generator.answer(generator.batches(samples)):
         yield from answers
-
-
-def answer_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    """Samples in batches: those of one image next to each other, groups of similar length together."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.image.name, []).append(sample)
-    for group in groups.values():
-        group.sort(key=_length, reverse=True)
-    # The longest first: what does not fit into memory shows at once and not after hours.
-    ordered = [s for group in sorted(groups.values(), key=lambda g: _length(g[0]), reverse=True) for s in group]
-    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
 
 
 def generation_settings(config: Config, end_ids: list[int], pad_token_id: int, *, greedy: bool) -> Any:
@@ -81,40 +223,6 @@ def generation_settings(config: Config, end_ids: list[int], pad_token_id: int, *
     )
 
 
-def _collated(collate: PromptCollator, batches: list[list[Sample]]) -> Iterator[tuple[list[Sample], dict[str, Any]]]:
-    """Each batch with its inputs; a thread decodes and tokenises the next one while the model answers this one."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        following = [thread.submit(collate, batch) for batch in batches[:1]]
-        for i, batch in enumerate(batches):
-            inputs = following.pop().result()
-            following += [thread.submit(collate, later) for later in batches[i + 1 : i + 2]]
-            yield batch, inputs
-
-
-def _answer_batch(
-    model: Any, processor: Any, samples: list[Sample], inputs: dict[str, Any], settings: Any
-) -> list[Answer]:
-    failed = dict(inputs.pop("failed"))
-    if len(failed) == len(samples):
-        return [Answer(s.sample_id, None, [], "failed", failed[i]) for i, s in enumerate(samples)]
-    base = _base_of(model)
-    device, dtype = base.device, base.dtype
-    inputs = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
-    width = inputs["input_ids"].shape[1]
-    # Layers trained in full precision stand beside bfloat16 ones: autocast computes as training did.
-    with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-        output = base.generate(**inputs, generation_config=settings)
-    answers = []
-    for i, sample in enumerate(samples):
-        if i in failed:
-            answers.append(Answer(sample.sample_id, None, [], "failed", failed[i]))
-            continue
-        ids, stopped = _cut_at_end(output[i, width:].tolist(), settings.eos_token_id)
-        text = processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        answers.append(Answer(sample.sample_id, text.strip(), ids, "stop" if stopped else "length"))
-    return answers
-
-
 def _cut_at_end(ids: list[int], end_ids: list[int]) -> tuple[list[int], bool]:
     """The ids before the first end-of-turn id, and whether there was one."""
     for i, token in enumerate(ids):
@@ -123,36 +231,6 @@ def _cut_at_end(ids: list[int], end_ids: list[int]) -> tuple[list[int], bool]:
     return ids, False
 
 
-def _end_ids(model: Any, collate: PromptCollator) -> list[int]:
-    """Ids that end an answer: those the base model names and the one the prompts of training end a turn with."""
-    named = _base_of(model).generation_config.eos_token_id
-    ids = set(named if isinstance(named, (list, tuple)) else [] if named is None else [named])
-    return sorted(ids | {collate.encoder.layout.end_of_turn_id})
-
-
 def _base_of(model: Any) -> Any:
     """The model of transformers inside; adapters act in its layers, so it answers with them."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _length(sample: Sample) -> int:
-    return len(sample.question) + len(sample.description or "")
-
-
-@contextmanager
-def _answering(model: Any, settings: Any, seed: int) -> Iterator[None]:
-    """Eval mode, no gradient, `settings` alone for generation, a random state of its own; as before afterwards."""
-    base = _base_of(model)
-    training = [module for module in model.modules() if module.training]
-    own_settings = base.generation_config
-    # generate() fills what its settings leave open from those of the model: a repetition penalty would slip in.
-    base.generation_config = settings
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=cuda_devices(base)), torch.no_grad():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        base.generation_config = own_settings
-        for module in training:
-            module.training = True

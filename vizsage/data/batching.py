@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby, islice
 from typing import Protocol, TypeVar
 
+from vizsage.data.packing import common_prefix
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import Split
 from vizsage.errors import DataError
@@ -60,6 +61,54 @@ def evaluation_order(samples: Iterable[Sample]) -> list[list[Sample]]:
     for sample in samples:
         groups.setdefault(sample.image.name, []).append(sample)
     return list(groups.values())
+
+
+def answer_batches(
+    samples: Iterable[Sample],
+    prompt_ids: Callable[[Sample], Sequence[int]],
+    picture_tokens: Callable[[ImageRef], int],
+    *,
+    questions: int,
+    tokens: int,
+    shared: bool,
+) -> list[list[Sample]]:
+    """Batches for generation: questions on one image next to each other, groups of similar length together.
+
+    A batch has at most `questions` samples and, unless it is a single one, at most `tokens` tokens of prompts, padding
+    included. With `shared` a row is an image with all its questions, otherwise an image with one. The longest come
+    first: what does not fit into memory shows at once and not after hours. The batches depend on nothing but the
+    samples and their order.
+
+    Args:
+        samples: with different ids.
+        prompt_ids: the token ids of a prompt, the image a placeholder.
+        picture_tokens: about how many tokens the image takes in the place of that.
+    """
+    pieces: list[tuple[int, list[Sample]]] = []
+    for group in evaluation_order(samples):
+        asked = sorted(((list(prompt_ids(sample)), sample) for sample in group), key=lambda row: -len(row[0]))
+        picture = picture_tokens(group[0].image)
+        row: list[Sample] = []
+        length = 0
+        for ids, sample in asked:
+            # Rows of one picture share at least what this one shares with the longest.
+            alike = common_prefix(asked[0][0], ids) if shared and row else 0
+            if row and (not shared or len(row) == questions or length + len(ids) - alike > tokens):
+                pieces.append((length, row))
+                row, length, alike = [], 0, 0
+            length += len(ids) - alike + (0 if row else picture)
+            row.append(sample)
+        pieces.append((length, row))
+    batches: list[list[Sample]] = []
+    longest = rows = 0
+    for length, row in sorted(pieces, key=lambda piece: -piece[0]):  # stable: pieces of one image stay together
+        full = not batches or len(batches[-1]) + len(row) > questions or (rows + 1) * longest > tokens
+        if full:
+            batches.append([])
+            longest, rows = length, 0
+        batches[-1] += row
+        rows += 1
+    return batches
 
 
 def step_samples(

@@ -29,15 +29,80 @@ _TOKEN_PADDING = {
 
 
 class PromptCollator:
-    """samples -> left-padded inputs of `generate`, and "failed": (index, reason) of those only stood in for."""
+    """samples -> inputs of an answer, and "failed": (index, reason) of those that cannot be asked.
 
-    def __init__(self, processor: Any, config: Config) -> None:
+    Unusable images and prompts that are too long fail.
+    """
+
+    def __init__(self, processor: Any, config: Config, *, share_images: bool = False) -> None:
+        """`share_images`: the prompts on one picture become a tree behind it (vizsage.data.packing)."""
+        self.share_images = share_images
+        if share_images:
+            self.once = _PicturesOnce(processor)
+            processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Tensors [B, P] and those of the pictures; "failed" counts unusable images and prompts that are too long."""
-        encoded = self.encoder.encode(samples, [1] * len(samples), skip_bad=True)
+        """One batch: that of `plain`, or with `share_images` that of `trees`."""
+        return self.trees(samples) if self.share_images else self.plain(samples)
+
+    def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Left-padded rows: tensors [B, P] and those of the pictures. A failed sample is stood in for."""
+        encoded = self._encode(samples)
         return {**encoded.inputs, "failed": sorted(encoded.rejected.items())}
+
+    def trees(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """A row for each picture, right-padded to the W tokens of the widest tree, without failed samples.
+
+        Returns tensors [I, W] of the tokens, "depth" and "subtree_end" (see TokenTree) among them; those of the
+        pictures, one entry a picture; "asked": by picture, the indices of its samples; "last": by picture, the node
+        that ends the prompt of each. Without a usable sample there is nothing but "failed".
+        """
+        failed: dict[int, str] = {}
+        asked = list(range(len(samples)))
+        while asked:
+            encoded = self._encode([samples[i] for i in asked])
+            if not encoded.rejected:
+                return {**self._plant(encoded, asked), "failed": sorted(failed.items())}
+            failed |= {asked[i]: reason for i, reason in encoded.rejected.items()}
+            asked = [index for i, index in enumerate(asked) if i not in encoded.rejected]
+        return {"failed": sorted(failed.items())}
+
+    def _encode(self, samples: Sequence[Sample]) -> EncodedPrompts:
+        return self.encoder.encode(samples, [1] * len(samples), skip_bad=True)
+
+    def _plant(self, encoded: EncodedPrompts, asked: Sequence[int]) -> dict[str, Any]:
+        groups = by_picture(encoded.pictures)
+        self.once.require(len(groups))
+        keep = encoded.inputs["attention_mask"].bool()
+        first = keep.int().argmax(dim=1)  # of a row's tokens: padding stands on the left
+        rows = [ids[kept].tolist() for ids, kept in zip(encoded.inputs["input_ids"], keep, strict=True)]
+        trees = [plant(rows, [len(row) for row in rows], [group]) for group in groups]
+        width = max(map(len, trees))
+        row, depth = (torch.zeros(len(trees), width, dtype=torch.long) for _ in range(2))
+        subtree_end = torch.arange(1, width + 1).repeat(len(trees), 1)  # padding sees itself
+        padding = torch.ones(len(trees), width, dtype=torch.bool)
+        for i, tree in enumerate(trees):
+            row[i, : len(tree)], depth[i, : len(tree)] = torch.tensor(tree.row), torch.tensor(tree.depth)
+            subtree_end[i, : len(tree)] = torch.tensor(tree.subtree_end)
+            padding[i, : len(tree)] = False
+        batch: dict[str, Any] = {}
+        for name, value in encoded.inputs.items():
+            if name in _TOKEN_PADDING:
+                value = value[row, first[row] + depth]
+                value[padding] = self._pad_token_id if name == "input_ids" else _TOKEN_PADDING[name]
+            batch[name] = value
+        del batch["attention_mask"]
+        return batch | {
+            "depth": depth,
+            "subtree_end": subtree_end,
+            "asked": [[asked[i] for i in group] for group in groups],
+            "last": [[tree.last[i] for i in group] for tree, group in zip(trees, groups, strict=True)],
+        }
+
+    @property
+    def _pad_token_id(self) -> int:
+        return int(self.encoder.processor.tokenizer.pad_token_id)
 
 
 class TrainCollator:
@@ -63,8 +128,7 @@ class TrainCollator:
         """
         if share_images:
             self.once = _PicturesOnce(processor)
-            processor = copy.copy(processor)
-            processor._process_images = self.once
+            processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
         self.config, self.share_images, self.pixels, self.row_tokens = config, share_images, pixels, row_tokens
 
@@ -100,12 +164,7 @@ class TrainCollator:
                 break
             samples = kept or samples[:1]  # the stand-in of one that is left out: a loss of 0 that has a gradient
         groups = by_picture(encoded.pictures)
-        if self.once.pictures != len(groups):
-            # Trees and pixels would not belong together. transformers promises nothing of what is used here.
-            raise ConfigError(
-                f"share_images: found the pixels of {self.once.pictures} pictures where there are {len(groups)}: this "
-                "release of transformers prepares pictures in another way; set share_images: false"
-            )
+        self.once.require(len(groups))
         batch = _pack(_append_answers(encoded, answers, 0), groups)
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}
         batch["left_out"] = list(left_out.items())
@@ -128,8 +187,22 @@ class _PicturesOnce:
 
     def __init__(self, processor: Any) -> None:
         self.original = processor._process_images
+        self.processor = copy.copy(processor)
+        """A processor like the given one that uses this."""
+        self.processor._process_images = self
         self.pictures = 0
         """Pictures of the last call."""
+
+    def require(self, pictures: int) -> None:
+        """Raise ConfigError unless the last call found `pictures`: trees and pixels would not belong together.
+
+        transformers promises nothing of what is used here.
+        """
+        if self.pictures != pictures:
+            raise ConfigError(
+                f"share_images: found the pixels of {self.pictures} pictures where there are {pictures}: this release "
+                "of transformers prepares pictures in another way; set share_images: false"
+            )
 
     def __call__(self, images: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         pictures = [image[0] if isinstance(image, (list, tuple)) else image for image in images]

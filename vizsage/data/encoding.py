@@ -6,6 +6,7 @@ Shapes: B samples, P prompt tokens. Image tokens are expanded by the model's own
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from vizsage.config import Config
-from vizsage.data.images import BadImage, EmbeddedImage, load_image
+from vizsage.data.images import BadImage, EmbeddedImage, header_px, load_image
 from vizsage.data.prompts import AnswerLayout, render_prompt
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import ConfigError, one_line
@@ -64,6 +65,7 @@ class PromptEncoder:
         self._add_special_tokens = True
         self._add_special_tokens = self._bos_is_the_tokenizers()
         blank_tokens = int(self._process([self._blank_prompt], [self._blank_image])["input_ids"].shape[1])
+        self._blank_picture_tokens = blank_tokens - self._text_tokens(self._blank_prompt)
         if blank_tokens >= config.max_seq_length:
             raise ConfigError(
                 f"max_seq_length {config.max_seq_length}: picture and instruction alone take {blank_tokens} tokens "
@@ -129,6 +131,27 @@ class PromptEncoder:
                 self._reject(row, str(bad))
                 found = True
         return found
+
+    def prompt_ids(self, sample: Sample) -> list[int]:
+        """The token ids of a prompt with the whole description, the image still its placeholder."""
+        text = self._render(sample, len(_word_ends(sample.description)))
+        return [int(i) for i in self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    def picture_tokens(self, image: ImageRef) -> int:
+        """About how many tokens a picture takes instead of its placeholder: enough to fill batches by.
+
+        As many as the processor says of a square picture with as many pixels; as many as the blank one where it cannot
+        tell, or where the picture cannot be read.
+        """
+        count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # not of transformers' interface
+        if count is None:
+            return self._blank_picture_tokens
+        try:
+            px = min(header_px(image), self.config.resize_px or self.config.max_image_px)
+            side = max(1, math.isqrt(px))
+            return int(count(image_sizes=[(side, side)])["num_image_tokens"][0])
+        except (BadImage, KeyError, TypeError, ValueError, AttributeError):
+            return self._blank_picture_tokens
 
     def answer_ids(self, sample: Sample) -> list[int]:
         """The supervised tokens of a sample: its answer and the end of the turn.

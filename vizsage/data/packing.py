@@ -32,6 +32,8 @@ class TokenTree:
     """[K] the token that predicts."""
     targets: list[int] = field(default_factory=list)
     """[K] the token id that it shall predict. One position has several where rows part after it."""
+    last: dict[int, int] = field(default_factory=dict)
+    """By row, its last token. Rows that are alike have the same."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -61,6 +63,7 @@ def plant(rows: Sequence[Sequence[int]], prompt_tokens: Sequence[int], groups: S
                 out.depth.append(depth)
                 out.subtree_end.append(0)
                 out.tree.append(number)
+            out.last[index] = path[-1]
             for depth in range(max(prompt_tokens[index], 1), len(tokens)):
                 out.target_positions.append(path[depth - 1])
                 out.targets.append(tokens[depth])

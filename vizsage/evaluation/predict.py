@@ -61,7 +61,7 @@ def predict(
     from vizsage.backends.memory import memory_reported
 
     answerer = load_answerer(config, adapter)
-    answers = generate_answers(answerer.model, answerer.processor, [sample], answerer.config, batch_size=1)
+    answers = generate_answers(answerer.model, answerer.processor, [sample], answerer.config)
     with memory_reported(answerer.config.model_copy(update={"eval_batch_size": 1}), "answering"):
         answer = next(iter(answers))
     if answer.text is None:

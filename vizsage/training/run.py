@@ -276,7 +276,7 @@ class _Run:
             return None
         sample = self.plan.example
         with memory_reported(self.config.model_copy(update={"eval_batch_size": 1}), "a validation"):
-            [answer] = generate_answers(self.model, self.processor, [sample], self.config, batch_size=1, greedy=True)
+            [answer] = generate_answers(self.model, self.processor, [sample], self.config, greedy=True)
         log.info("%s, %s: %r -> %r (expected %r)", when, sample.image.name, sample.question, answer.text, sample.answer)
         return answer.text
 

@@ -20,10 +20,10 @@ _CELLS = 2**24  # pairs of a query and a key that a rule is asked for at a time
 
 @dataclass(frozen=True)
 class CrossMask:
-    """What Mllama's cross-attention gets in a packed row, in the place of a mask [B, T, pictures, tiles]."""
+    """What Mllama's cross-attention gets in rows of trees, in the place of a mask [B, T, pictures, tiles]."""
 
-    attention: Any  # mask [1, 1, N, vision tokens of all pictures]
-    reads_picture: torch.Tensor  # [1, 1, N, 1]: 0 where a token stands before its picture, else 1
+    attention: Any  # mask [B, 1, N, vision tokens of all pictures of the row]; None: each token sees all of them
+    reads_picture: torch.Tensor  # [B, 1, N, 1]: 0 where a token stands before its picture, else 1
 
 
 def build_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, flex: bool) -> Any:

@@ -12,7 +12,7 @@ def accept_cross_masks(base: Any) -> None:
     """Let `base.model` take a CrossMask as cross_attention_mask. Everything else it does as before.
 
     Its own code makes a dense mask from numbers of tiles, in which a token before its picture would see those of all
-    other trees.
+    other trees. Without pictures it goes on with those of the cache.
     """
     inner = base.model
     if getattr(inner.forward, "takes_cross_masks", False):
@@ -27,15 +27,21 @@ def accept_cross_masks(base: Any) -> None:
         pixels = {name: kwargs.pop(name) for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}
         kwargs.pop("cross_attention_mask")
         kwargs.pop("cross_attention_states", None)
-        features = inner.vision_model(**pixels).last_hidden_state  # [I, 1, tiles, tile tokens, width]
-        states = inner.multi_modal_projector(features)
+        states = None
+        if pixels["pixel_values"] is not None:
+            features = inner.vision_model(**pixels).last_hidden_state  # [I, 1, tiles, tile tokens, width]
+            states = inner.multi_modal_projector(features)
+            states = states.reshape(len(mask.reads_picture), -1, states.shape[-1])
         return inner.language_model(
             *args,
-            cross_attention_states=states.reshape(1, -1, states.shape[-1]),
+            cross_attention_states=states,
             cross_attention_mask=mask.attention,
             full_text_row_masked_out_mask=mask.reads_picture,
             **kwargs,
         )
 
+    for layer in inner.language_model.layers:
+        if hasattr(layer, "cross_attn"):
+            layer.cross_attn.is_causal = False  # what transformers takes it for where there is no mask
     forward.takes_cross_masks = True  # type: ignore[attr-defined]
     inner.forward = forward

@@ -26,7 +26,7 @@ from vizsage.data.prompts import picture_precedes_question
 log = logging.getLogger(__name__)
 
 # Names of the architectures in transformers. Others may well work; none is used that no test compares.
-_MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
 _DENSE_ROW_TOKENS = 1024
 _STEPS_WORTH_COMPILING = 500
@@ -40,7 +40,7 @@ def why_plain(base: Any, processor: Any, config: Config) -> str | None:
     """Why `base` has to train the plain way, a row for each question; None where it can share pictures."""
     kind = base.config.model_type
     text = base.config.get_text_config()
-    if kind not in _MULTIMODAL_POSITIONS + _PLAIN_POSITIONS:
+    if kind not in MULTIMODAL_POSITIONS + _PLAIN_POSITIONS:
         return f"models of the kind {kind!r} are not known to give the same result"
     if text._attn_implementation not in ("eager", "sdpa", BESIDE_SDPA):
         return (
@@ -124,21 +124,13 @@ class Sharing:
         only count up.
         """
         depth = batch["depth"]
-        if self.kind not in _MULTIMODAL_POSITIONS:
+        if self.kind not in MULTIMODAL_POSITIONS:
             return batch | {"position_ids": depth[None]}
         positions = depth.new_zeros(3, 1, len(depth))
         for number, grid in enumerate(batch["image_grid_thw"]):
             members = (batch["tree"] == number).nonzero().flatten()
-            # A node of each depth, whichever: rows differ behind the picture only.
-            rows = members[depth[members].sort(stable=True).indices]
-            first = torch.searchsorted(depth[rows], torch.arange(int(depth[rows].max()) + 1))
-            row = rows[first]
-            found, _ = self.base.model.get_rope_index(
-                batch["input_ids"][:, row],
-                mm_token_type_ids=batch["mm_token_type_ids"][:, row],
-                image_grid_thw=grid[None],
-            )
-            positions[:, 0, members] = found[:, 0, depth[members]]
+            ids, types = batch["input_ids"][0, members], batch["mm_token_type_ids"][0, members]
+            positions[:, 0, members] = multimodal_positions(self.base, ids, types, depth[members], grid)
         return batch | {"position_ids": positions}
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -166,9 +158,7 @@ class Sharing:
     def _mask(self, rule: Any, batch: dict[str, Any], keys: int | None = None) -> Any:
         tokens = batch["input_ids"].shape[1]
         mask = build_mask(rule, tokens, keys or tokens, batch["input_ids"].device, flex=self.flex)
-        if self.flex or self.base.config.get_text_config()._attn_implementation != "eager":
-            return mask
-        return torch.zeros_like(mask, dtype=torch.float).masked_fill(~mask, torch.finfo(torch.float).min)
+        return mask if self.flex else as_attended(self.base, mask)
 
     def _cross_mask(self, batch: dict[str, Any]) -> CrossMask:
         tiles = batch["cross_attention_mask"][0, :, 0]  # [N, tiles]
@@ -177,3 +167,24 @@ class Sharing:
         rule = picture_rule(batch["tree"], tiles, tile_tokens)
         reads = tiles.any(dim=1).to(self.base.dtype)[None, None, :, None]
         return CrossMask(self._mask(rule, batch, keys), reads)
+
+
+def multimodal_positions(
+    base: Any, ids: torch.Tensor, types: torch.Tensor, depth: torch.Tensor, grid: torch.Tensor
+) -> torch.Tensor:
+    """The positions [3, n] of Qwen's models for a tree of n tokens, each that of its own row.
+
+    `ids`, `types` (multimodal token types) and `depth` are [n], `grid` [3] the picture's patches.
+    """
+    # A node of each depth, whichever: rows differ behind the picture only.
+    order = depth.sort(stable=True).indices
+    row = order[torch.searchsorted(depth[order], torch.arange(int(depth.max()) + 1))]
+    found, _ = base.model.get_rope_index(ids[row][None], mm_token_type_ids=types[row][None], image_grid_thw=grid[None])
+    return found[:, 0, depth]
+
+
+def as_attended(base: Any, mask: torch.Tensor) -> torch.Tensor:
+    """A boolean mask as the attention of `base` takes it: eager adds it to its scores."""
+    if base.config.get_text_config()._attn_implementation != "eager":
+        return mask
+    return torch.zeros_like(mask, dtype=torch.float).masked_fill(~mask, torch.finfo(torch.float).min)
