@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "runs", metavar="RUN", type=Path, nargs="+", help="an output_dir, an evaluation's folder or file"
     )
     compare.add_argument("--split", default="test", help="which evaluation of an output_dir: test, val, test-base, ...")
-    compare.add_argument("--metric", default="exact_match", help="exact_match (default), token_f1, anls, ...")
+    compare.add_argument("--metric", default="exact_match", help="exact_match (default) or another of results.json")
     compare.add_argument("--json", action="store_true", help="print all of it as JSON")
 
     demo = command("demo", "write the demo data set: drawn paintings with questions")

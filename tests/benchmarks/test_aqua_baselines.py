@@ -49,6 +49,7 @@ def write(folder: Path, *records: tuple[str, str, str, bool]) -> Path:
         ("river mill", "mill by the river", False),
         ("the", "the mill", False),  # nothing is left of it
         ("mill", "", False),
+        ("the", "a", False),
     ],
 )
 def test_an_answer_stands_in_its_description_word_for_word(answer: str, description: str, there: bool) -> None:

@@ -89,6 +89,12 @@ def test_as_wide_as_theory_says_for_many_independent_questions() -> None:
     assert low < 0.3 < high
 
 
+def test_every_cluster_is_drawn_as_often_as_the_others() -> None:
+    counts = np.full((4, 4), 10)
+    ends = bootstrap_intervals(counts / 2 + 2 * np.eye(4), counts)  # one cluster is otherwise, each in turn
+    assert ends == pytest.approx(np.tile(ends.mean(axis=0), (4, 1)), abs=0.01)
+
+
 @pytest.mark.parametrize("images", [2, 3, 30, 1000])
 def test_all_right_and_all_wrong_claim_no_certainty(images: int) -> None:
     counts = np.full((2, images), 5)

@@ -62,11 +62,11 @@ def pairs_table(comparison: dict[str, Any]) -> Table:
 
 def groups_table(pair: dict[str, Any]) -> Table:
     """Both scores and their difference by knowledge, question word and tag."""
-    columns = ("samples", "images", "A", "B", "B - A", "interval", "better", "worse")
+    columns = ("samples", "A", "B", "B - A", "interval", "better", "worse")
     table = _table("By group, in percent and percentage points", ("group",), columns)
     _add_group(table, "all", pair)
     for key in ("with_external_knowledge", "without_external_knowledge"):
-        _add_group(table, key.replace("_", " "), pair[key])
+        _add_group(table, key.replace("_external_", " "), pair[key])
     for name, groups in (("question word", pair["by_question_word"]), *pair["by_tag"].items()):
         if len(groups) < 2:
             continue
@@ -95,7 +95,7 @@ def _table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> Table:
     for name in texts:
         table.add_column(name, overflow="fold")
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -103,7 +103,6 @@ def _add_group(table: Table, label: str, group: dict[str, Any]) -> None:
     table.add_row(
         Text(label),
         str(group["samples"]),
-        str(group["images"]),
         _percent(group["baseline_score"], unit=""),
         _percent(group["score"], unit=""),
         _points(group["difference"]),
