@@ -121,16 +121,18 @@ def test_a_model_that_is_not_at_hand_leaves_lengths_unmeasured(write_data: Write
 
 
 @pytest.mark.parametrize(
-    ("backend", "installed", "warned"), [("unsloth", False, 1), ("unsloth", True, 0), ("auto", False, 0)]
+    ("backend", "installed", "warned"),
+    [("unsloth", False, 1), ("unsloth", True, 0), ("vllm", False, 1), ("vllm", True, 0), ("auto", False, 0)],
 )
 def test_a_backend_that_is_not_installed_is_warned_about(
     write_data: WriteData, monkeypatch: pytest.MonkeyPatch, backend: str, installed: bool, warned: int
 ) -> None:
     """No more than that: on clusters `check` runs where there is no GPU, and jobs in an image of their own."""
-    monkeypatch.setattr("vizsage.check.unsloth_is_installed", lambda: installed)
+    monkeypatch.setattr("vizsage.check.is_installed", lambda package: installed)
     text, error = report(settings(write_data(), backend=backend), decode=False)
     assert error is None
-    assert text.count("unsloth is not installed here") == warned
+    assert text.count(f"{backend} is not installed here") == warned
+    assert text.count("vllm evaluates only; training takes hf or unsloth") == (backend == "vllm")
 
 
 def test_a_folder_that_is_no_model_is_a_wrong_setting(write_data: WriteData, tmp_path: Path) -> None:

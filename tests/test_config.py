@@ -83,7 +83,8 @@ NUMBERS = [
 def test_what_the_schema_allows_is_accepted_and_survives_yaml(
     tmp_path_factory: pytest.TempPathFactory, chosen: dict[str, Any]
 ) -> None:
-    assume((chosen.get("backend"), chosen.get("device")) != ("unsloth", "cpu"))
+    assume(chosen.get("backend") not in ("unsloth", "vllm") or chosen.get("device") != "cpu")
+    assume(chosen.get("backend") != "vllm" or not (chosen.get("do_sample") or chosen.get("num_beams", 1) > 1))
     jsonschema.validate(chosen, SCHEMA)
     config = build_config(chosen)
     path = tmp_path_factory.getbasetemp() / "settings.yaml"
@@ -164,6 +165,12 @@ def test_a_rule_over_several_settings_is_silent_about_a_key_that_is_wrong_itself
         ({"loftq_config": {"loftq_bits": 4}}, "needs load_in_4bit: false"),
         ({"loftq_config": {"loftq_bits": 4}, "load_in_4bit": False, "use_dora": True}, "cannot be combined"),
         ({"backend": "unsloth", "device": "cpu"}, "backend: found 'unsloth', but it needs a GPU and device is cpu"),
+        ({"backend": "vllm", "device": "cpu"}, "backend: found 'vllm', but it needs a GPU and device is cpu"),
+        (
+            {"backend": "vllm", "do_sample": True},
+            "answers greedily here, and do_sample: true; leave that out or set hf",
+        ),
+        ({"backend": "vllm", "num_beams": 3}, "answers greedily here, and num_beams: 3; leave that out or set hf"),
         ({"name_trained_model": "../elsewhere"}, "name_trained_model: String should match"),
     ],
 )

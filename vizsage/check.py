@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vizsage.backends.base import foreign_folder
-from vizsage.backends.hardware import choose_backend, unsloth_is_installed
+from vizsage.backends.hardware import choose_backend, is_installed
 from vizsage.config import Config
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
@@ -50,8 +50,11 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
     survey, notes = Survey(), list[str]()
     survey_splits(config, survey)
     wrong = _output_problems(config)
-    if choose_backend(config) == "unsloth" and not unsloth_is_installed():  # a warning: jobs may run elsewhere
-        survey.add("backend", "unsloth is not installed here; where the run is to be, it has to be", warning=True)
+    backend = choose_backend(config)
+    if backend != "hf" and not is_installed(backend):  # a warning: jobs may run elsewhere
+        survey.add("backend", f"{backend} is not installed here; where the run is to be, it has to be", warning=True)
+    if backend == "vllm":
+        survey.add("backend", "vllm evaluates only; training takes hf or unsloth", warning=True)
     if decode:
         workers = len(os.sched_getaffinity(0)) if config.num_proc is None else config.num_proc
         with _progress(len(survey.images)) as advance:

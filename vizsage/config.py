@@ -66,8 +66,10 @@ class Config(BaseModel):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
     trust_remote_code: bool = Field(False, description="Allow the base model to bring Python code of its own.")
-    backend: Literal["auto", "hf", "unsloth"] = Field(
-        "auto", description="Library that runs the model: hf (transformers and peft) or unsloth; auto: hf."
+    backend: Literal["auto", "hf", "unsloth", "vllm"] = Field(
+        "auto",
+        description="Library that runs the model: hf (transformers and peft), unsloth, or vllm, which answers only; "
+        "auto: hf.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto: a GPU where there is one.")
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
@@ -212,8 +214,15 @@ class Config(BaseModel):
     def _together(self) -> Config:
         """Rules over several settings."""
         problems = []
-        if self.backend == "unsloth" and self.device == "cpu":
-            problems.append("backend: found 'unsloth', but it needs a GPU and device is cpu, so set either to auto")
+        if self.backend in ("unsloth", "vllm") and self.device == "cpu":
+            problems.append(
+                f"backend: found {self.backend!r}, but it needs a GPU and device is cpu, so set either to auto"
+            )
+        if self.backend == "vllm" and (self.do_sample or self.num_beams > 1):
+            found = "do_sample: true" if self.do_sample else f"num_beams: {self.num_beams}"
+            problems.append(
+                f"backend: found 'vllm', which answers greedily here, and {found}; leave that out or set hf"
+            )
         if self.external_knowledge and self.external_knowledge_path is None:
             problems.append("external_knowledge: true needs external_knowledge_path, the table of descriptions")
         if not (self.finetune_vision_layers or self.finetune_language_layers):

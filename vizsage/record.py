@@ -48,7 +48,7 @@ def now() -> str:
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     found = {"vizsage": __version__, "python": platform.python_version()}
-    packages = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "pillow", "bitsandbytes", "unsloth")
+    packages = "torch transformers peft trl accelerate tokenizers pillow bitsandbytes unsloth vllm".split()
     for name in packages:
         try:
             found[name] = metadata.version(name)

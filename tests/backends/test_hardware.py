@@ -122,6 +122,15 @@ def test_unsloth_is_demanded_where_it_cannot_run(facts: Hardware, problem: str) 
     assert caught.value.exit_code == 2
 
 
+def test_vllm_holds_the_base_whole_and_has_attention_of_its_own() -> None:
+    facts = Hardware(cuda=True, bf16=True, bitsandbytes=True, flash_attention=True, vllm=True)
+    config, warnings = resolve_for_hardware(Config(backend="vllm", attn_implementation="flash_attention_2"), facts)
+    assert (config.backend, config.device, config.load_in_4bit, config.use_bf16) == ("vllm", "cuda", False, True)
+    assert config.attn_implementation == "auto"
+    assert [warning.partition(":")[0] for warning in warnings] == ["load_in_4bit", "attn_implementation"]
+    assert resolve_for_hardware(config, facts) == (config, [])
+
+
 def test_other_settings_are_untouched() -> None:
     before = Config(lora_r=3, seed=5)
     after, _ = resolve_for_hardware(before, CPU)

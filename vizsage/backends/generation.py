@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +22,7 @@ from vizsage.data.sample import Sample
 from vizsage.errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Generator:
@@ -39,7 +40,7 @@ class Generator:
         self.decoder = None if self.alone else BranchDecoder(self.base)
         self.collate = PromptCollator(processor, config, share_images=not self.alone)
         self.tokenizer = processor.tokenizer
-        self.end_ids = self._end_ids()
+        self.end_ids = end_ids(self.base.generation_config, self.collate.encoder.layout.end_of_turn_id)
         self.settings = generation_settings(config, self.end_ids, self.tokenizer.pad_token_id, greedy=greedy)
         self._fits = config.eval_batch_size  # fewer once that many did not fit into memory
         self._collating = threading.Lock()  # tokenizers and processors serve one thread at a time
@@ -67,7 +68,7 @@ class Generator:
         state are as before whenever this waits for its caller. Raises torch.OutOfMemoryError where one question does
         not fit, DataError where a picture's file cannot be read any more.
         """
-        for batch, inputs in self._collated(batches):
+        for batch, inputs in made_ahead(batches, self._inputs):
             # Not around the loop: between two batches the caller must find its own random state, mode and gradients.
             with self._answering(zlib.crc32(batch[0].sample_id.encode(), self.config.seed)):
                 answers = self._answer(batch, inputs)
@@ -80,21 +81,6 @@ class Generator:
         if not greedy and (config.do_sample or config.num_beams > 1):
             return "do_sample is true" if config.do_sample else f"num_beams is {config.num_beams}"
         return why_plain(self.base, processor, config)
-
-    def _end_ids(self) -> list[int]:
-        """Ids that end an answer: those the base model names and the one the prompts of training end a turn with."""
-        named = self.base.generation_config.eos_token_id
-        ids = set(named if isinstance(named, (list, tuple)) else [] if named is None else [named])
-        return sorted(ids | {self.collate.encoder.layout.end_of_turn_id})
-
-    def _collated(self, batches: Sequence[Sequence[Sample]]) -> Iterator[tuple[Sequence[Sample], dict[str, Any]]]:
-        """Each batch with its inputs; a thread decodes and tokenises the next one while the model answers this one."""
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            following = [thread.submit(self._inputs, batch) for batch in batches[:1]]
-            for i, batch in enumerate(batches):
-                inputs = following.pop().result()
-                following += [thread.submit(self._inputs, later) for later in batches[i + 1 : i + 2]]
-                yield batch, inputs
 
     def _inputs(self, batch: Sequence[Sample]) -> dict[str, Any]:
         with self._collating:
@@ -133,9 +119,7 @@ class Generator:
             if i in failed:
                 answers.append(Answer(sample.sample_id, None, [], "failed", failed[i]))
                 continue
-            kept, stopped = _cut_at_end(ids[i], self.end_ids)
-            text, raw = decoded(self.tokenizer, kept)
-            answers.append(Answer(sample.sample_id, text, kept, "stop" if stopped else "length", raw_text=raw))
+            answers.append(as_answer(sample, ids[i], self.end_ids, self.tokenizer))
         return answers
 
     def _shared_ids(self, inputs: dict[str, Any]) -> dict[int, list[int]]:
@@ -212,6 +196,32 @@ def generation_settings(config: Config, end_ids: list[int], pad_token_id: int, *
         use_cache=True,
         **sampling,
     )
+
+
+def end_ids(generation_config: Any, end_of_turn_id: int) -> list[int]:
+    """Ids that end an answer: those the base model names and the one the prompts of training end a turn with."""
+    named = generation_config.eos_token_id
+    ids = set(named if isinstance(named, (list, tuple)) else [] if named is None else [named])
+    return sorted(ids | {end_of_turn_id})
+
+
+def made_ahead(
+    batches: Sequence[Sequence[Sample]], make: Callable[[Sequence[Sample]], T]
+) -> Iterator[tuple[Sequence[Sample], T]]:
+    """Each batch with its inputs; a thread decodes and tokenises the next one while the model answers this one."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        following = [thread.submit(make, batch) for batch in batches[:1]]
+        for i, batch in enumerate(batches):
+            inputs = following.pop().result()
+            following += [thread.submit(make, later) for later in batches[i + 1 : i + 2]]
+            yield batch, inputs
+
+
+def as_answer(sample: Sample, ids: list[int], end_ids: list[int], tokenizer: Any) -> Answer:
+    """The answer in `ids`, what a model generated, an end and what follows it included."""
+    kept, stopped = _cut_at_end(ids, end_ids)
+    text, raw = decoded(tokenizer, kept)
+    return Answer(sample.sample_id, text, kept, "stop" if stopped else "length", raw_text=raw)
 
 
 def decoded(tokenizer: Any, ids: list[int]) -> tuple[str, str]:

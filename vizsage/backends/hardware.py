@@ -27,9 +27,10 @@ class Hardware:
     bitsandbytes: bool = False
     flash_attention: bool = False
     unsloth: bool = False
+    vllm: bool = False
 
 
-def choose_backend(config: Config) -> Literal["hf", "unsloth"]:
+def choose_backend(config: Config) -> Literal["hf", "unsloth", "vllm"]:
     """The library that runs the model. Whether it can is for `resolve_for_hardware` to say. Imports nothing."""
     return _AUTO_BACKEND if config.backend == "auto" else config.backend
 
@@ -44,20 +45,21 @@ def detect_hardware() -> Hardware:
         bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         flash_attention=importlib.util.find_spec("flash_attn") is not None,
-        unsloth=unsloth_is_installed(),
+        unsloth=is_installed("unsloth"),
+        vllm=is_installed("vllm"),
     )
 
 
-def unsloth_is_installed() -> bool:
+def is_installed(package: str) -> bool:
     """Whether the package is there; it is not imported."""
-    return importlib.util.find_spec("unsloth") is not None
+    return importlib.util.find_spec(package) is not None
 
 
 def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple[Config, list[str]]:
     """Replace what cannot act here; a second pass over the result changes nothing.
 
-    Returns the settings with `device` (cpu or cuda) and `backend` (hf or unsloth) decided and one warning for each
-    replaced setting. Raises ConfigError when a GPU or unsloth is demanded and not there.
+    Returns the settings with `device` (cpu or cuda) and `backend` (hf, unsloth or vllm) decided and one warning for
+    each replaced setting. Raises ConfigError when a GPU or a backend is demanded and not there.
     """
     facts = facts or detect_hardware()
     if config.device == "cuda" and not facts.cuda:
@@ -67,6 +69,8 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     backend = choose_backend(config)
     if backend == "unsloth":
         demand_unsloth(config, facts)
+    if backend == "vllm":
+        _demand_vllm(facts)
     changes: dict[str, object] = {"device": "cuda" if cuda else "cpu", "backend": backend}
     warnings: list[str] = []
 
@@ -74,7 +78,9 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
         changes[key] = value
         warnings.append(f"{key}: {_yaml(getattr(config, key))} replaced by {_yaml(value)}: {reason}")
 
-    if config.load_in_4bit and not (cuda and facts.bitsandbytes):
+    if config.load_in_4bit and backend == "vllm":
+        replace("load_in_4bit", False, "vLLM no longer quantises with bitsandbytes; it holds the base model as it is")
+    elif config.load_in_4bit and not (cuda and facts.bitsandbytes):
         missing = "4-bit weights need a GPU" if not cuda else "4-bit weights need bitsandbytes, which is not installed"
         replace("load_in_4bit", False, f"{missing}; the base model is held in full precision")
     if config.use_bf16 and not (cuda and facts.bf16):
@@ -82,6 +88,10 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     if config.optim in _NEED_BITSANDBYTES and not (cuda and facts.bitsandbytes):
         missing = "a GPU" if not cuda else "bitsandbytes, which is not installed"
         replace("optim", "adamw_torch", f"this optimizer needs {missing}")
+    if backend == "vllm":  # it trains nothing, and has attention kernels of its own
+        if config.attn_implementation != "auto":
+            replace("attn_implementation", "auto", "vLLM chooses its attention kernels itself")
+        return config.model_copy(update=changes), warnings
     if config.use_gradient_checkpointing == "unsloth" and backend != "unsloth":
         replace("use_gradient_checkpointing", True, "the hf backend has the ordinary variant only")
     if config.attn_implementation == "flash_attention_2":
@@ -101,6 +111,17 @@ def demand_unsloth(config: Config, facts: Hardware) -> None:
         problem = "it is not installed; `pip install -e '.[unsloth]'`"
     if problem:
         raise ConfigError(f"backend: found 'unsloth', but {problem}; or set backend to auto or hf")
+
+
+def _demand_vllm(facts: Hardware) -> None:
+    """Raise ConfigError unless vLLM can run here."""
+    problem = None
+    if not facts.cuda:
+        problem = "it needs a GPU and PyTorch sees none here"
+    elif not facts.vllm:
+        problem = "it is not installed; `pip install -e '.[vllm]'` in an environment of its own"
+    if problem:
+        raise ConfigError(f"backend: found 'vllm', but {problem}; or set backend to auto or hf")
 
 
 def _yaml(value: object) -> str:

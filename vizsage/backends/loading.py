@@ -7,6 +7,7 @@ import os
 from vizsage.backends.base import LoadedModel
 from vizsage.backends.hardware import choose_backend
 from vizsage.config import Config
+from vizsage.errors import ConfigError
 
 
 def prepare(config: Config) -> None:
@@ -27,6 +28,7 @@ def load_base(config: Config) -> LoadedModel:
     Raises ConfigError (no such model, no vision-language model, a backend that cannot run here) or CheckpointError
     (files damaged).
     """
+    refuse_vllm(config)
     if choose_backend(config) == "unsloth":
         from vizsage.backends import unsloth
 
@@ -34,6 +36,14 @@ def load_base(config: Config) -> LoadedModel:
     from vizsage.backends import hf
 
     return hf.load_base(config)
+
+
+def refuse_vllm(config: Config) -> None:
+    """Raise ConfigError for a backend that only answers."""
+    if choose_backend(config) == "vllm":
+        raise ConfigError(
+            "backend: found 'vllm', but vLLM evaluates only; train with hf or unsloth and evaluate with backend=vllm"
+        )
 
 
 def load_early(config: Config) -> LoadedModel | None:

@@ -70,7 +70,7 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
     The decoder is the language part; the vision tower and whatever joins it to the decoder are the vision part.
     The output head, embeddings and convolutions are never chosen.
     """
-    language = _name_of(model, model.get_decoder())
+    language = language_part(model)
     head = model.get_output_embeddings()
     skipped = tuple(f"{unused}." for unused in _unused_vision_layers(model))
     targets, norms = [], []
@@ -90,6 +90,11 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
     return sorted(targets), sorted(norms)
 
 
+def language_part(model: Any) -> str:
+    """The name of the language model inside `model`; all else belongs to the vision part. Raises ConfigError."""
+    return _name_of(model, model.get_decoder())
+
+
 def exact_pattern(names: list[str], model: nn.Module) -> str:
     """A short regular expression that matches `names` and no other module of `model`."""
     shapes = sorted({re.sub(r"\\\.\d+(?=\\\.|$)", r"\\.\\d+", re.escape(name)) for name in names})
@@ -106,7 +111,7 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    check_adapter(loaded, config, folder)
+    check_adapter(loaded.processor, loaded.base_identity, config, folder)
     try:
         model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -120,7 +125,7 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
     return model if trainable else model.eval()
 
 
-def check_adapter(loaded: LoadedModel, config: Config, folder: Path) -> None:
+def check_adapter(processor: Any, base_identity: str, config: Config, folder: Path) -> None:
     """Raise CheckpointError unless `folder` holds an adapter for this base, prompt and pixel limits."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
@@ -136,7 +141,7 @@ def check_adapter(loaded: LoadedModel, config: Config, folder: Path) -> None:
         raise CheckpointError(f"{folder / FINGERPRINT_FILE}: cannot be read: {error}") from None
     if not isinstance(saved, dict):
         raise CheckpointError(f"{folder / FINGERPRINT_FILE}: found no object; train the adapter again")
-    current = fingerprint(loaded.processor, config, loaded.base_identity)
+    current = fingerprint(processor, config, base_identity)
     different = compare_fingerprints(saved, current)
     if "base_identity" in different:
         raise CheckpointError(

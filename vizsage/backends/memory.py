@@ -95,7 +95,7 @@ def _advice(config: Config, during: Activity) -> Iterator[str]:
             yield f"lower eval_batch_size to {config.eval_batch_size // 2}"
         if config.num_beams > 1:
             yield "lower num_beams"
-    if not config.load_in_4bit:
+    if not config.load_in_4bit and config.backend != "vllm":
         yield "set load_in_4bit: true"
     if during == "loading the base model":
         return

@@ -22,6 +22,7 @@ from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import ConfigError, one_line
 
 _BLANK_PX = 64
+_SLACK = 8
 
 
 @dataclass
@@ -33,6 +34,17 @@ class EncodedPrompts:
     inputs: dict[str, torch.Tensor]
     rejected: dict[int, str]
     pictures: list[int]
+
+
+@dataclass
+class FittedPrompts:
+    """Prompts that fit, for a library that makes its own inputs of them: token ids with the picture still its
+    placeholder, the pictures as they are shown, and why a sample is only stood in for, by index.
+    """
+
+    ids: list[list[int]]
+    images: list[Image.Image]
+    rejected: dict[int, str]
 
 
 @dataclass
@@ -79,6 +91,33 @@ class PromptEncoder:
         """
         pictures = picture_numbers(samples)
         rows = self._rows(samples, pictures, skip_bad=skip_bad)
+        inputs = self._settle(rows, answer_tokens, skip_bad=skip_bad)
+        return EncodedPrompts(inputs, _rejected(rows), pictures)
+
+    def fitted(self, samples: Sequence[Sample], answer_tokens: Sequence[int], *, skip_bad: bool) -> FittedPrompts:
+        """The prompts of `encode` without its tensors: each picture is processed once, to learn how long it is.
+
+        Raises BadImage unless `skip_bad`.
+        """
+        pictures = picture_numbers(samples)
+        rows = self._rows(samples, pictures, skip_bad=skip_bad)
+        lengths: dict[int, int | None] = {}
+        doubtful = []
+        for i, (row, number) in enumerate(zip(rows, pictures, strict=True)):
+            if number not in lengths:
+                lengths[number] = self._picture_length(row.image)
+            length, room = lengths[number], max(self.answer_room_tokens, answer_tokens[i])
+            # A text may be cut into a few tokens more or fewer beside its picture, so what is close is measured.
+            if length is None or self._text_tokens(row.text) + length + room + _SLACK > self.config.max_seq_length:
+                doubtful.append(i)
+        if doubtful:
+            self._settle([rows[i] for i in doubtful], [answer_tokens[i] for i in doubtful], skip_bad=skip_bad)
+        tokenizer, special = self.processor.tokenizer, self._add_special_tokens
+        ids = [[int(i) for i in tokenizer(row.text, add_special_tokens=special)["input_ids"]] for row in rows]
+        return FittedPrompts(ids, [row.image for row in rows], _rejected(rows))
+
+    def _settle(self, rows: list[_Row], answer_tokens: Sequence[int], *, skip_bad: bool) -> dict[str, torch.Tensor]:
+        """The model's inputs once all `rows` fit, shortened or rejected where they did not."""
         while True:
             try:
                 inputs = self._process([row.text for row in rows], [row.image for row in rows])
@@ -89,8 +128,15 @@ class PromptEncoder:
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
             fits = [self._fit(*each) for each in zip(rows, lengths, answer_tokens, strict=True)]
             if all(fits):
-                rejected = {i: row.rejected for i, row in enumerate(rows) if row.rejected}
-                return EncodedPrompts(inputs, rejected, pictures)
+                return inputs
+
+    def _picture_length(self, image: Image.Image) -> int | None:
+        """What a picture adds to the tokens of a text, special tokens included; None where the processor refuses it."""
+        try:
+            whole = int(self._process([self._blank_prompt], [image])["input_ids"].shape[1])
+        except ValueError:
+            return None
+        return whole - self._text_tokens(self._blank_prompt)
 
     def _fit(self, row: _Row, length: int, answer_tokens: int) -> bool:
         """Whether `row`, now `length` tokens, may stay as it is; if not, its text is shortened or the row rejected."""
@@ -260,6 +306,10 @@ def by_picture(numbers: Iterable[int]) -> list[list[int]]:
     for i, number in enumerate(numbers):
         groups.setdefault(number, []).append(i)
     return list(groups.values())
+
+
+def _rejected(rows: Iterable[_Row]) -> dict[int, str]:
+    return {i: row.rejected for i, row in enumerate(rows) if row.rejected}
 
 
 def _word_ends(text: str | None) -> list[int]:

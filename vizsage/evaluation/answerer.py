@@ -51,10 +51,7 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     Raises ConfigError, CheckpointError (an adapter of another base, template, instruction or pixel limits) or
     RepeatingError (GPU memory exceeded).
     """
-    from vizsage.backends.generation import Generator
     from vizsage.backends.hardware import resolve_for_hardware
-    from vizsage.backends.loading import load_base
-    from vizsage.backends.lora import load_adapter
     from vizsage.backends.memory import memory_reported
     from vizsage.data.prompts import fingerprint
 
@@ -62,21 +59,51 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     for warning in replaced:
         log.warning("%s", warning)
     with memory_reported(config, "loading the base model"):
-        loaded = load_base(config)
-        model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
-    generator = Generator(model, loaded.processor, config)
-    if generator.alone:
-        log.info("each question is answered with a picture of its own, which is slower: %s", generator.alone)
-    prompt = fingerprint(loaded.processor, config, loaded.base_identity)
+        ready = _by_vllm(config, adapter) if config.backend == "vllm" else _by_transformers(config, adapter)
+    prompt = fingerprint(ready.processor, config, ready.base_identity)
     del prompt["base_model"]  # a name, and the same base may lie under another one; base_identity tells it
     made_by = {
         **_adapter_hashes(adapter),
         "fingerprint": prompt,
         "generation": generation_settings(config),
-        "precision": {"dtype": str(loaded.dtype).removeprefix("torch."), "load_in_4bit": config.load_in_4bit},
+        "precision": {"dtype": ready.dtype, "load_in_4bit": config.load_in_4bit},
         "max_seq_length": config.max_seq_length,  # longer descriptions are shortened to fit
     }
-    return Answerer(generator, config, adapter, made_by)
+    if config.backend == "vllm":  # kernels of its own: in bfloat16 they may give another answer
+        made_by["backend"] = "vllm"
+    return Answerer(ready.model, config, adapter, made_by)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A model that answers, its processor, the identity of its base, and what it computes in."""
+
+    model: Answering
+    processor: Any
+    base_identity: str
+    dtype: str
+
+
+def _by_transformers(config: Config, adapter: Path | None) -> _Ready:
+    """By hf or unsloth, which load a model of transformers."""
+    from vizsage.backends.generation import Generator
+    from vizsage.backends.loading import load_base
+    from vizsage.backends.lora import load_adapter
+
+    loaded = load_base(config)
+    model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
+    generator = Generator(model, loaded.processor, config)
+    if generator.alone:
+        log.info("each question is answered with a picture of its own, which is slower: %s", generator.alone)
+    return _Ready(generator, loaded.processor, loaded.base_identity, str(loaded.dtype).removeprefix("torch."))
+
+
+def _by_vllm(config: Config, adapter: Path | None) -> _Ready:
+    from vizsage.backends.vllm import serve
+
+    generator, identity = serve(config, adapter)
+    dtype = "bfloat16" if config.use_bf16 else "float32"
+    return _Ready(generator, generator.encoder.processor, identity, dtype)
 
 
 def generation_settings(config: Config) -> dict[str, Any]:

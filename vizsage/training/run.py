@@ -14,7 +14,7 @@ from transformers import PrinterCallback
 from vizsage.backends.base import LoadedModel
 from vizsage.backends.generation import generate_answers
 from vizsage.backends.hardware import resolve_for_hardware
-from vizsage.backends.loading import load_base, load_early
+from vizsage.backends.loading import load_base, load_early, refuse_vllm
 from vizsage.backends.lora import add_adapter, save_adapter
 from vizsage.backends.memory import memory_exceeded, memory_reported
 from vizsage.backends.shared_image.sharing import compile_layers, share_images
@@ -53,6 +53,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
     if latch is None:
         with catch_signals() as caught:
             return train(config, caught)
+    refuse_vllm(config)
     given = config
     config, warnings = resolve_for_hardware(config)
     if config.resume and is_done_for(config):
