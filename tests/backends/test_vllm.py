@@ -41,7 +41,7 @@ from vizsage.evaluation.run import evaluate
 from vizsage.training.run import train
 
 SERVED = sorted(set(BUILDERS) - {"mllama"})
-GPU = Hardware(cuda=True, vllm=True)
+GPU = Hardware(cuda=True, bf16=True, vllm=True)
 REAL = find_spec("vllm") is not None
 
 
@@ -57,7 +57,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 
 def served(family: str, **changed: Any) -> Config:
-    return settings(family, **{"backend": "vllm", "device": "auto", **changed})
+    return settings(family, **{"backend": "vllm", "device": "auto", "use_bf16": True, **changed})
 
 
 def say(config: Config, adapter: Path | None, asked: list[Sample]) -> dict[str, Answer]:
@@ -190,7 +190,7 @@ def test_evaluation_and_prediction_from_a_file_of_settings(
     assert results["backend"] == "vllm"
     assert "backend" not in others
     assert results["fingerprint"] == others["fingerprint"]
-    assert results["precision"] == others["precision"] == {"dtype": "float32", "load_in_4bit": False}
+    assert results["precision"] == {"dtype": "bfloat16", "load_in_4bit": False}
     answer = predict(served("qwen2_5_vl", **run), data / "Images/test-0.png", by_hf[0]["question"], adapter=adapter)
     assert answer.token_ids == by_hf[0]["token_ids"]
 
@@ -206,7 +206,7 @@ def test_the_engine_gets_what_decides_an_answer(stand_in: StandIn, adapter_of: C
         "revision": None,
         "tokenizer_revision": None,
         "trust_remote_code": False,
-        "dtype": "float32",
+        "dtype": "bfloat16",
         "seed": 5,
         "max_model_len": 512 + 16,
         "max_num_seqs": 32,
@@ -220,10 +220,10 @@ def test_the_engine_gets_what_decides_an_answer(stand_in: StandIn, adapter_of: C
     assert {name: os.environ[name] for name in vllm._SWITCHES} == vllm._SWITCHES
 
 
-def test_without_an_adapter_lora_is_off_and_bfloat16_is_asked_for() -> None:
-    arguments = vllm.engine_arguments(served("llava", use_bf16=True), "org/name", {"revision": "abc"}, None)
+def test_without_an_adapter_lora_is_off_and_full_precision_can_be_asked_for() -> None:
+    arguments = vllm.engine_arguments(served("llava", use_bf16=False), "org/name", {"revision": "abc"}, None)
     assert (arguments["model"], arguments["revision"], arguments["tokenizer_revision"]) == ("org/name", "abc", "abc")
-    assert arguments["dtype"] == "bfloat16"
+    assert arguments["dtype"] == "float32"
     assert not {"enable_lora", "max_lora_rank"} & set(arguments)
 
 
@@ -356,6 +356,12 @@ def test_adapted_vision_layers_are_found_in_every_family(
         load_answerer(served(family), adapter)
 
 
+def test_adapters_in_full_precision_are_refused(stand_in: StandIn, adapter_of: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="use_bf16: found false, but vLLM applies adapters in 16 bits only"):
+        load_answerer(served("llava", use_bf16=False), adapter_of("llava"))
+    assert load_answerer(served("llava", use_bf16=False), None).made_by["precision"]["dtype"] == "float32"
+
+
 def test_loftq_is_refused(stand_in: StandIn, adapter_of: Callable[..., Path], tmp_path: Path) -> None:
     adapter = copy_of(adapter_of("llava"), tmp_path, init_lora_weights="loftq")
     with pytest.raises(ConfigError, match="it has LoftQ, which changes the base model, which vLLM does not serve"):
@@ -370,7 +376,7 @@ def test_adapters_of_something_else_are_refused_as_by_transformers(
         with pytest.raises(CheckpointError) as mine:
             load_answerer(config, adapter)
         with pytest.raises(CheckpointError) as theirs:
-            load_answerer(config.model_copy(update={"backend": "hf", "device": "cpu"}), adapter)
+            load_answerer(config.model_copy(update={"backend": "hf", "device": "cpu", "use_bf16": False}), adapter)
         assert str(mine.value) == str(theirs.value)
     with pytest.raises(CheckpointError, match="use the base that it was trained on"):
         load_answerer(served("gemma3"), adapter)

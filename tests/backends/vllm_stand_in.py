@@ -96,9 +96,8 @@ class Engine:
         print("INFO vLLM says what it does")
         self.stand_in, self.arguments, self.llm_engine, self.adapters = stand_in, arguments, self, {}
         self.processor = AutoProcessor.from_pretrained(arguments["model"])
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            arguments["model"], dtype=getattr(torch, arguments["dtype"])
-        ).eval()
+        # In full precision whatever is asked for, so that answers can be compared with those of transformers.
+        self.model = AutoModelForImageTextToText.from_pretrained(arguments["model"], dtype=torch.float32).eval()
 
     def add_lora(self, *values: Any, **named: Any) -> bool:
         from peft import PeftModel
@@ -106,6 +105,7 @@ class Engine:
         [request] = signature("LLMEngine.add_lora").bind(*values, **named).arguments.values()
         self.stand_in.at_adapter()
         assert self.arguments["enable_lora"]
+        assert self.arguments["dtype"] == "bfloat16"  # its kernels for LoRA know 16 bits only
         rank = json.loads((Path(request.lora_path) / "adapter_config.json").read_text())["r"]
         assert rank <= self.arguments["max_lora_rank"] in INTERFACE["max_lora_rank"]
         self.adapters[request.lora_int_id] = PeftModel.from_pretrained(self.model, request.lora_path).eval()

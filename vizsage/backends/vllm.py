@@ -246,6 +246,11 @@ def _servable_rank(adapter: Path, architecture: Any, config: Config) -> int:
         found.append("LoftQ, which changes the base model")
     if _on_vision_layers(names, architecture, config):
         found.append("adapted vision layers")
+    if not config.use_bf16:
+        raise ConfigError(
+            "use_bf16: found false, but vLLM applies adapters in 16 bits only; set it to true, on a GPU that has "
+            "bfloat16, or set backend: hf"
+        )
     if found:
         raise ConfigError(f"{adapter}: it has {', '.join(found)}, which vLLM does not serve; set backend: hf")
     return rank
