@@ -27,7 +27,7 @@ FLOORS = [
     {"check"},
     {"backends"},
     {"data"},
-    {"scoring", "record", "interruption"},
+    {"scoring", "record", "interruption", "tracking"},
     {"config"},
     {"errors", "files"},
 ]
