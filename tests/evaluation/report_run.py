@@ -1,0 +1,163 @@
+"""Runs to report on, made without a model: the rows and results of the contract from a data set on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from vizsage.config import Config
+from vizsage.data.sources import open_split
+from vizsage.files import write_json, write_jsonl
+
+Row = dict[str, Any]
+FIELDS = ("sample_id", "question", "answer", "need_external_knowledge", "description")
+
+
+def make_row(**changes: Any) -> Row:
+    """A right answer."""
+    row = {
+        "sample_id": "test-0",
+        "image": "mill.png",
+        "question": "what is by the river",
+        "answer": "a mill",
+        "answers": ["a mill"],
+        "need_external_knowledge": False,
+        "description": None,
+        "tags": {},
+        "prediction": "a mill",
+        "exact_match": True,
+        "scores": {"rigorous_match": 1, "token_f1": 1.0, "vqa_accuracy": 1.0, "anls": 1.0, "relaxed_accuracy": 1},
+        "raw_text": "a mill<end>",
+        "token_ids": [1, 2],
+        "finish_reason": "stop",
+        "error": None,
+        "key": "0" * 64,
+    }
+    return row | changes
+
+
+def failed_row(**changes: Any) -> Row:
+    """A record that failed."""
+    lost = {"prediction": None, "exact_match": False, "scores": {}, "raw_text": None, "token_ids": []}
+    return make_row(**{"error": "it broke"} | changes | lost | {"finish_reason": "failed"})
+
+
+def group(rows: Iterable[Row]) -> dict[str, Any]:
+    """A GROUP of results.json; its interval is made up, as wide as a normal approximation."""
+    rows = list(rows)
+    share = sum(row["exact_match"] for row in rows) / len(rows) if rows else None
+    images = len({row["image"] for row in rows})
+    half = 1.96 * (share * (1 - share) / len(rows)) ** 0.5 if share is not None else 0
+    return {
+        "samples": len(rows),
+        "images": images,
+        "exact_match_score": share,
+        "exact_match_percentage": None if share is None else 100 * share,
+        "exact_match_interval": None if share is None or images < 2 else [max(0, share - half), min(1, share + half)],
+    }
+
+
+def make_results(rows: list[Row], config: Config | None = None, **changes: Any) -> dict[str, Any]:
+    """results.json for `rows`."""
+    whole = group(rows)
+    failed = [row for row in rows if row["prediction"] is None]
+    words = sorted({row["question"].split()[0].lower() for row in rows})
+    tags = {(name, value) for row in rows for name, value in row["tags"].items()}
+    by_tag: dict[str, dict[str, Any]] = {}
+    for name, value in sorted(tags):
+        by_tag.setdefault(name, {})[value] = group(row for row in rows if row["tags"].get(name) == value)
+    results = {
+        "schema_version": 2,
+        "total_samples": whole.pop("samples"),
+        **whole,
+        "correct_predictions": sum(row["exact_match"] for row in rows),
+        "incorrect_predictions": sum(not row["exact_match"] for row in rows),
+        "with_external_knowledge": group(row for row in rows if row["need_external_knowledge"]),
+        "without_external_knowledge": group(row for row in rows if not row["need_external_knowledge"]),
+        "by_question_word": {w: group(r for r in rows if r["question"].split()[0].lower() == w) for w in words},
+        "by_tag": by_tag,
+        "metrics": {
+            "exact_match": whole["exact_match_score"],
+            **{
+                name: sum(row["scores"].get(name, 0) for row in rows) / len(rows) if rows else None
+                for name in ("rigorous_match", "token_f1", "vqa_accuracy", "anls", "relaxed_accuracy")
+            },
+        },
+        "interval": {
+            "confidence": 0.95,
+            "method": "percentile bootstrap",
+            "clusters": "image",
+            "resamples": 2000,
+            "seed": 0,
+        },
+        "failed_predictions": len(failed),
+        "truncated_predictions": sum(row["finish_reason"] == "length" for row in rows),
+        "failed": [{"sample_id": row["sample_id"], "error": row["error"]} for row in failed][:100],
+        "split": "test",
+        "limit": None,
+        "mode": "squad",
+        "knowledge": "oracle",
+        "blind": False,
+        "left_out": {"need_external_knowledge": 0},
+        "missing_descriptions": 0,
+        "data": {"path": "data/AQUA/test.json", "sha256": "d" * 64},
+        "base_model": "vizsage-tiny",
+        "revision": None,
+        "adapter": None,
+        "adapter_sha256": None,
+        "adapter_config_sha256": None,
+        "fingerprint": {"template_sha256": "f" * 64},
+        "generation": {"max_new_tokens": 16, "num_beams": 1, "do_sample": False},
+        "precision": {"dtype": "float32", "load_in_4bit": False},
+        "max_seq_length": 256,
+        "settings": (config or Config()).model_dump(mode="json"),
+        "throughput": {"answers": len(rows), "wall_s": 2.0, "answers_per_s": len(rows) / 2},
+        "seed": 3407,
+        "versions": {"vizsage": "0.1.0", "python": "3.11.7"},
+        "hardware": {"machine": "x86_64", "cpus": 2, "gpus": []},
+        "processes": 1,
+        "finished": "2026-01-01T00:00:00+00:00",
+    }
+    return results | changes
+
+
+def write_run(folder: Path, rows: list[Row], config: Config | None = None, **changes: Any) -> Path:
+    """Write the two files that a report needs into `folder`, which is returned."""
+    write_jsonl(folder / "predictions.jsonl", rows)
+    write_json(folder / "results.json", make_results(rows, config, **changes))
+    return folder
+
+
+def answered(
+    config: Config, reply: Callable[[Row], str | None], tags: Callable[[Row], dict[str, str]] = lambda row: {}
+) -> list[Row]:
+    """Rows for the test split of `config`'s data set, answered by `reply`."""
+    rows = []
+    for sample in open_split(config, "test").load():
+        facts = {name: getattr(sample, name) for name in FIELDS}
+        row = make_row(**facts, image=sample.image.name, answers=[sample.answer], tags=dict(sample.tags))
+        row["prediction"] = reply(row)
+        row["tags"] |= tags(row)
+        row["exact_match"] = row["prediction"] is not None and row["prediction"].lower() == sample.answer.lower()
+        row["scores"] = {name: float(row["exact_match"]) for name in row["scores"]}
+        rows.append(row if row["prediction"] is not None else failed_row(**row | {"error": "it broke"}))
+    return rows
+
+
+def as_contract(old: Path, folder: Path) -> Path:
+    """An evaluation of schema_version 1 in `old` (and the run above it), rewritten as one of version 2 in `folder`."""
+    results = json.loads((old / "results.json").read_text())
+    config = Config.model_validate(_settings(old.parents[1]))
+    given = {row["sample_id"]: row for row in map(json.loads, (old / "predictions.jsonl").open())}
+    rows = answered(config, lambda row: given[row["sample_id"]]["prediction"])
+    kept = ("adapter", "adapter_sha256", "fingerprint", "versions", "hardware", "finished", "throughput", "data")
+    return write_run(folder, rows, config, **{name: results[name] for name in kept})
+
+
+def _settings(output_dir: Path) -> dict[str, Any]:
+    import yaml
+
+    settings: dict[str, Any] = yaml.safe_load((output_dir / "config.yaml").read_text())
+    return settings
