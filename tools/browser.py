@@ -19,7 +19,7 @@ from typing import Any
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DRIVER = "chromedriver"
-KEYS = {"Escape": "\ue00c", "Enter": "\ue007", "Tab": "\ue004", "Space": " "}
+KEYS = {"Escape": "\ue00c", "Enter": "\ue007", "Tab": "\ue004", "Right": "\ue014"}
 _STARTED = "was started successfully on port"
 
 
@@ -45,7 +45,10 @@ class Browser:
         return self._post("execute/sync", {"script": script, "args": list(arguments)})
 
     def click(self, selector: str) -> None:
-        """Click in the middle of the element, which must be visible there."""
+        """Click in the middle of the element, scrolled to at once even where the page scrolls smoothly."""
+        self.run(
+            "document.querySelector(arguments[0]).scrollIntoView({behavior: 'instant', block: 'center'})", selector
+        )
         self._post(f"element/{self._element(selector)}/click", {})
 
     def type(self, text: str) -> None:

@@ -35,7 +35,6 @@
     image.src = "data:image/webp;base64," + data;
     image.alt = images[row.image];
     image.decoding = "async";
-    image.loading = "lazy";
     return image;
   }
 
@@ -220,7 +219,6 @@
   window.addEventListener("beforeprint", () => {
     draw(Math.max(drawn, PRINTED));
     for (const details of document.querySelectorAll("details.printed")) details.open = true;
-    for (const image of cards.querySelectorAll("img")) image.loading = "eager";
     const printed = drawn < found.length ? "The first " + number.format(drawn) + " of " : "All ";
     byId("print-note").textContent = printed + number.format(found.length) + " samples that were chosen.";
   });
