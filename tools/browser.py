@@ -41,8 +41,12 @@ class Browser:
         self._post("url", {"url": page.absolute().as_uri() if isinstance(page, Path) else page})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run the body of a function in the page; what it returns, as JSON has it. A promise is waited for."""
+        """Run the body of a function in the page; what it returns, as JSON has it; a promise is waited for."""
         return self._post("execute/sync", {"script": script, "args": list(arguments)})
+
+    def run_async(self, script: str) -> Any:
+        """Run the body of a function that calls its last argument when it is done; returns what it hands over."""
+        return self._post("execute/async", {"script": script, "args": []})
 
     def click(self, selector: str) -> None:
         """Click in the middle of the element, scrolled to at once even where the page scrolls smoothly."""

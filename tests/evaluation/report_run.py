@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.sources import open_split
 from vizsage.files import write_json, write_jsonl
+from vizsage.scoring.metrics import score_row
+from vizsage.scoring.summary import summarise
 
 Row = dict[str, Any]
 FIELDS = ("sample_id", "question", "answer", "need_external_knowledge", "description")
@@ -44,57 +46,11 @@ def failed_row(**changes: Any) -> Row:
     return make_row(**{"error": "it broke"} | changes | lost | {"finish_reason": "failed"})
 
 
-def group(rows: Iterable[Row]) -> dict[str, Any]:
-    """A GROUP of results.json; its interval is made up, as wide as a normal approximation."""
-    rows = list(rows)
-    share = sum(row["exact_match"] for row in rows) / len(rows) if rows else None
-    images = len({row["image"] for row in rows})
-    half = 1.96 * (share * (1 - share) / len(rows)) ** 0.5 if share is not None else 0
-    return {
-        "samples": len(rows),
-        "images": images,
-        "exact_match_score": share,
-        "exact_match_percentage": None if share is None else 100 * share,
-        "exact_match_interval": None if share is None or images < 2 else [max(0, share - half), min(1, share + half)],
-    }
-
-
 def make_results(rows: list[Row], config: Config | None = None, **changes: Any) -> dict[str, Any]:
-    """results.json for `rows`."""
-    whole = group(rows)
-    failed = [row for row in rows if row["prediction"] is None]
-    words = sorted({row["question"].split()[0].lower() for row in rows})
-    tags = {(name, value) for row in rows for name, value in row["tags"].items()}
-    by_tag: dict[str, dict[str, Any]] = {}
-    for name, value in sorted(tags):
-        by_tag.setdefault(name, {})[value] = group(row for row in rows if row["tags"].get(name) == value)
+    """results.json for `rows`: their true scores, and a base model's facts."""
     results = {
         "schema_version": 2,
-        "total_samples": whole.pop("samples"),
-        **whole,
-        "correct_predictions": sum(row["exact_match"] for row in rows),
-        "incorrect_predictions": sum(not row["exact_match"] for row in rows),
-        "with_external_knowledge": group(row for row in rows if row["need_external_knowledge"]),
-        "without_external_knowledge": group(row for row in rows if not row["need_external_knowledge"]),
-        "by_question_word": {w: group(r for r in rows if r["question"].split()[0].lower() == w) for w in words},
-        "by_tag": by_tag,
-        "metrics": {
-            "exact_match": whole["exact_match_score"],
-            **{
-                name: sum(row["scores"].get(name, 0) for row in rows) / len(rows) if rows else None
-                for name in ("rigorous_match", "token_f1", "vqa_accuracy", "anls", "relaxed_accuracy")
-            },
-        },
-        "interval": {
-            "confidence": 0.95,
-            "method": "percentile bootstrap",
-            "clusters": "image",
-            "resamples": 2000,
-            "seed": 0,
-        },
-        "failed_predictions": len(failed),
-        "truncated_predictions": sum(row["finish_reason"] == "length" for row in rows),
-        "failed": [{"sample_id": row["sample_id"], "error": row["error"]} for row in failed][:100],
+        **summarise(rows),
         "split": "test",
         "limit": None,
         "mode": "squad",
@@ -140,9 +96,11 @@ def answered(
         row = make_row(**facts, image=sample.image.name, answers=[sample.answer], tags=dict(sample.tags))
         row["prediction"] = reply(row)
         row["tags"] |= tags(row)
-        row["exact_match"] = row["prediction"] is not None and row["prediction"].lower() == sample.answer.lower()
-        row["scores"] = {name: float(row["exact_match"]) for name in row["scores"]}
-        rows.append(row if row["prediction"] is not None else failed_row(**row | {"error": "it broke"}))
+        rows.append(
+            failed_row(**row | {"error": "it broke"})
+            if row["prediction"] is None
+            else row | score_row(row, normalise=True)
+        )
     return rows
 
 

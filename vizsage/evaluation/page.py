@@ -175,8 +175,8 @@ def _interval_note(results: Results) -> str:
     if not interval:
         return ""
     return (
-        f"{interval['confidence']:.0%} intervals: {interval['method']} over {interval['clusters']}s, "
-        f"{interval['resamples']:,} resamples, seed {interval['seed']}."
+        f"{interval['confidence']:.0%} intervals: {interval['method']}, {interval['resamples']:,} resamples, "
+        f"seed {interval['seed']}."
     )
 
 
@@ -207,6 +207,8 @@ def _notes(results: Results, shown: int, picture_problems: list[str]) -> list[st
         notes.append(f"{left_out:,} samples need external knowledge and were left out.")
     if results.get("missing_descriptions"):
         notes.append(f"{results['missing_descriptions']:,} samples need a description that the table lacks.")
+    if results.get("tags_not_grouped"):
+        notes.append(f"Tags with too many values to count by: {', '.join(results['tags_not_grouped'])}.")
     if shown < total:
         notes.append(f"The gallery holds {shown:,} of {total:,} samples: the first right and the first wrong ones.")
     if picture_problems:

@@ -16,15 +16,16 @@ from vizsage.config import build_config
 from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.curves import Chart, curves
 from vizsage.evaluation.page import page_context, render
+from vizsage.evaluation.predictions import PREDICTIONS, Row
+from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.evaluation.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_bytes
+from vizsage.scoring.groups import question_word
 
-REPORT, RESULTS, PREDICTIONS, METRICS = "report.html", "results.json", "predictions.jsonl", "metrics.jsonl"
+REPORT, RESULTS, METRICS = "report.html", "results.json", "metrics.jsonl"
 BLIND = "-blind"
-SCHEMA_VERSION = 2
 GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
 
-Row = dict[str, Any]
 _NEEDED = {"sample_id", "image", "question", "answer", "need_external_knowledge", "prediction", "exact_match"}
 
 
@@ -42,7 +43,7 @@ def write_report(folder: Path) -> Path:
     found = thumbnails(results, {row["image"] for row in rows})
     context = page_context(
         results,
-        gallery=gallery(rows, results),
+        gallery=gallery(rows),
         shown=len(rows),
         counterpart=_counterpart(folder),
         charts=_charts(folder, results),
@@ -103,11 +104,10 @@ def counterpart_folder(folder: Path) -> Path:
     return folder.absolute().with_name(name.removesuffix(BLIND) if name.endswith(BLIND) else name + BLIND)
 
 
-def gallery(rows: Iterable[Row], results: Mapping[str, Any]) -> dict[str, Any]:
+def gallery(rows: Iterable[Row]) -> dict[str, Any]:
     """What page.js shows: rows, and lists of image names and descriptions, which rows name by their places."""
     images: dict[str, int] = {}
     descriptions: dict[str, int] = {}
-    words = list(results.get("by_question_word") or {})
     shown = []
     for row in rows:
         text = row.get("description")
@@ -122,7 +122,7 @@ def gallery(rows: Iterable[Row], results: Mapping[str, Any]) -> dict[str, Any]:
                 "cut": row.get("finish_reason") == "length",
                 "knowledge": bool(row["need_external_knowledge"]),
                 "description": descriptions.setdefault(text, len(descriptions)) if text else None,
-                "word": question_word(row["question"], words),
+                "word": question_word(row["question"]),
                 "tags": row.get("tags") or {},
                 "error": row.get("error"),
                 "scores": {name: round(score, 3) for name, score in (row.get("scores") or {}).items()},
@@ -136,13 +136,6 @@ def outcome(row: Mapping[str, Any]) -> str:
     if row["prediction"] is None:
         return "failed"
     return "right" if row["exact_match"] else "wrong"
-
-
-def question_word(question: str, words: Iterable[str]) -> str | None:
-    """The group of `words` (the keys of by_question_word) that a question belongs to: the longest it begins with."""
-    padded = " ".join(question.lower().split()) + " "
-    fitting = [word for word in words if padded.startswith(f"{word} ")]
-    return max(fitting, key=len) if fitting else "other" if "other" in words else None
 
 
 def _rows(folder: Path) -> Iterator[Row]:
