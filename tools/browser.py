@@ -10,6 +10,7 @@ import base64
 import json
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from typing import Any
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DRIVER = "chromedriver"
 KEYS = {"Escape": "\ue00c", "Enter": "\ue007", "Tab": "\ue004", "Right": "\ue014"}
+WAIT_S = 20.0
 _STARTED = "was started successfully on port"
 
 
@@ -47,6 +49,14 @@ class Browser:
     def run_async(self, script: str) -> Any:
         """Run the body of a function that calls its last argument when it is done; returns what it hands over."""
         return self._post("execute/async", {"script": script, "args": []})
+
+    def wait(self, condition: str, *arguments: Any) -> None:
+        """Until the JavaScript expression is true, for at most WAIT_S. Raises RuntimeError when it is not."""
+        end_s = time.monotonic() + WAIT_S
+        while not self.run(f"return Boolean({condition})", *arguments):
+            if time.monotonic() > end_s:
+                raise RuntimeError(f"waited {WAIT_S} s in vain for {condition}")
+            time.sleep(0.02)
 
     def click(self, selector: str) -> None:
         """Click in the middle of the element, scrolled to at once even where the page scrolls smoothly."""

@@ -113,8 +113,7 @@ def test_the_menus_filter_and_add_up(opened: Browser) -> None:
     assert opened.run(CARDS) == []
     assert "Nothing matches." in opened.run("return document.getElementById('cards').textContent")
     opened.click("#controls [type=reset]")
-    time.sleep(0.1)
-    assert len(opened.run(CARDS)) == 5
+    opened.wait("document.querySelectorAll('.card').length === 5")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_a_group_of_the_tables_shows_its_samples(opened: Browser) -> None:
             "[...document.querySelectorAll('[data-choose]')].find(b => b.textContent === arguments[0]).click()", group
         )
         assert len(opened.run(CARDS)) == found
-        time.sleep(0.05)
+        time.sleep(0.05)  # emptying the form acts a moment later
         assert opened.run(COUNT) == f"{found} of 5 samples"
 
 
@@ -192,14 +191,12 @@ def test_of_many_samples_a_screens_worth_is_rendered_and_the_rest_on_the_way_dow
 ) -> None:
     rows = [make_row(sample_id=f"s{i}", question=f"what is {i}") for i in range(1000)]
     page.open(write_report(write_run(tmp_path / "test", rows)))
-    time.sleep(0.3)
     first = len(page.run(CARDS))
     assert 0 < first <= FIRST_CARDS
     assert page.run(COUNT) == "1,000 samples"
-    for _ in range(3):
-        page.run("window.scrollTo(0, document.body.scrollHeight)")
-        time.sleep(0.3)
-    assert first < len(page.run(CARDS)) < 1000
+    page.run("document.getElementById('more').scrollIntoView({behavior: 'instant'})")
+    page.wait("document.querySelectorAll('.card').length > arguments[0]", first)
+    assert len(page.run(CARDS)) < 500
     before = len(page.run(CARDS))
     page.run("document.getElementById('more').click()")
     assert page.run(CARDS)[before] == f"what is {before}"
@@ -217,9 +214,8 @@ def test_nothing_is_fetched_and_nothing_refused(page: Browser, config: Config) -
     changes = {"adapter": str(config.adapter_dir)}
     path = write_report(write_run(config.output_dir / "evaluation_results" / "test", rows, config, **changes))
     page.open(path)
-    time.sleep(0.3)
     assert page.run("return document.querySelectorAll('.card img').length") == len(rows)
-    assert page.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt)") is True
+    page.wait("[...document.images].every(image => image.complete && image.naturalWidth > 0 && image.alt)")
     assert [address for address in page.requests() if not address.startswith("data:")] == [path.as_uri()]
     entries = "return performance.getEntriesByType('resource').map(entry => entry.name)"
     assert [name for name in page.run(entries) if not name.startswith("data:")] == []
@@ -232,7 +228,7 @@ def test_the_policy_refuses_what_a_page_could_fetch_or_run(opened: Browser) -> N
         "const script = document.createElement('script'); script.textContent = 'window.hurt = 1';"
         "document.body.append(script)"
     )
-    time.sleep(0.2)
+    time.sleep(0.2)  # what shall not happen has its chance
     assert opened.run("return window.hurt") is None
     assert any("Content Security Policy" in message for message in opened.console())
 
@@ -246,7 +242,7 @@ def test_text_of_the_data_is_shown_as_it_is_and_never_run(page: Browser, tmp_pat
     ]
     page.open(write_report(write_run(tmp_path / "test", rows, adapter=text, base_model=text)))
     page.run("for (const details of document.querySelectorAll('details')) details.open = true")
-    time.sleep(0.1)
+    time.sleep(0.1)  # what shall not happen has its chance
     assert page.run("return window.hurt") is None
     assert page.run("return document.querySelectorAll('img, #cards script').length") == 0
     for place in (".card h3", ".card .prediction", ".card .answer", ".card details p"):

@@ -174,7 +174,7 @@ def _counterpart(folder: Path) -> dict[str, Any] | None:
 
 def _charts(folder: Path, results: Mapping[str, Any]) -> list[Chart]:
     """Curves of the training that made the adapter; none for a base model or an adapter from elsewhere."""
-    path = folder.absolute().parents[1] / METRICS
+    path = folder.absolute().parent.parent / METRICS
     adapter = results.get("adapter")
     if adapter is None or not path.is_file():
         return []
@@ -188,5 +188,5 @@ def _charts(folder: Path, results: Mapping[str, Any]) -> list[Chart]:
 
 def _name(folder: Path) -> str:
     """The run's name: that of its output_dir."""
-    parents = folder.absolute().parents
-    return parents[1].name if parents[0].name == "evaluation_results" else folder.absolute().name
+    folder = folder.absolute()
+    return folder.parent.parent.name if folder.parent.name == "evaluation_results" else folder.name
