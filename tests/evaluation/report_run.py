@@ -1,14 +1,16 @@
-"""Runs to report on, made without a model: the rows and results of the contract from a data set on disk."""
+"""Runs to report on, made without a model: rows and results as evaluations write them; and the pages read back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.sources import open_split
+from vizsage.evaluation.report import write_report
 from vizsage.files import write_json, write_jsonl
 from vizsage.scoring.metrics import score_row
 from vizsage.scoring.summary import summarise
@@ -119,3 +121,36 @@ def _settings(output_dir: Path) -> dict[str, Any]:
 
     settings: dict[str, Any] = yaml.safe_load((output_dir / "config.yaml").read_text())
     return settings
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes, and the texts in script elements by id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: dict[str, str] = {}
+        self.text = ""
+        self._open: str | None = None
+        self.feed(text)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open = (dict(attrs).get("id") or "code") if tag == "script" else "style" if tag == "style" else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = None
+
+    def handle_data(self, data: str) -> None:
+        if self._open is None:
+            self.text += f" {data} "
+        else:
+            self.scripts[self._open] = self.scripts.get(self._open, "") + data
+
+    def data(self, name: str) -> Any:
+        return json.loads(self.scripts[name])
+
+
+def made(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.evaluation.report_run import answered, failed_row, make_row, write_run
-from tests.evaluation.test_report import HOSTILE
+from tests.evaluation.test_report_safety import HOSTILE
 from tools.browser import Browser, browser, browser_missing
 from vizsage.config import Config
 from vizsage.evaluation.report import write_report
