@@ -13,11 +13,9 @@ STAMP := $(VENV)/.installed
 CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm test-k8s lint format train eval submit-slurm submit-k8s check
-.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua figures training-figures aqua-figures
-.PHONY: lock image test-image clean
 .PHONY: help install demo test test-slurm test-k8s test-report lint format train eval submit-slurm submit-k8s check
-.PHONY: schema settings-table benchmark benchmark-train benchmark-report figures training-figures screenshot lock image test-image clean
+.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
+.PHONY: aqua-figures screenshot lock image test-image clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -130,6 +128,7 @@ training-figures: $(STAMP) ## rewrite the tables of training speed in README.md 
 
 aqua-figures: $(STAMP) ## rewrite what AQUA gives away in README.md from benchmarks/results/aqua.json
 	$(BIN)/python -m tools.aqua_figures README.md
+
 benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in Chromium (ARGS="--samples 5000")
 	$(BIN)/python -m benchmarks.report $(ARGS)
 

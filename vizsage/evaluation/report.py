@@ -14,9 +14,10 @@ from typing import Any
 
 from vizsage.config import build_config
 from vizsage.errors import ConfigError, DataError, one_line
+from vizsage.evaluation.answers import Row
 from vizsage.evaluation.curves import Chart, curves
 from vizsage.evaluation.page import page_context, render
-from vizsage.evaluation.predictions import PREDICTIONS, Row
+from vizsage.evaluation.predictions import PREDICTIONS
 from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.evaluation.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_bytes
