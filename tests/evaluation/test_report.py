@@ -89,10 +89,10 @@ def test_what_a_reader_must_know_is_said(config: Config) -> None:
     rows = [make_row(), failed_row(sample_id="test-1"), make_row(sample_id="test-2", finish_reason="length")]
     notes = {"left_out": {"need_external_knowledge": 7}, "missing_descriptions": 2, "limit": 3}
     text = made(write_run(config.output_dir / "evaluation_results" / "test", rows, config, **notes)).text
-    assert "1 of 3 records failed; they count as wrong." in text
-    assert "1 answers were cut at max_new_tokens 16." in text
-    assert "7 samples need external knowledge and were left out." in text
-    assert "2 samples need a description that the table lacks." in text
+    assert "Records that failed, and count as wrong: 1 of 3." in text
+    assert "Answers cut at max_new_tokens 16: 1." in text
+    assert "Samples left out because they need external knowledge: 7." in text
+    assert "Samples that need a description which the table lacks: 2." in text
     assert "Only the first 3 samples of the split were asked." in text
     assert re.search(r"Failed records \(1\) test-1 it broke", text)
 

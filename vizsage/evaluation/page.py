@@ -199,14 +199,14 @@ def _notes(results: Results, shown: int, picture_problems: list[str]) -> list[st
     if results.get("limit"):
         notes.append(f"Only the first {results['limit']:,} samples of the split were asked.")
     if results["failed_predictions"]:
-        notes.append(f"{results['failed_predictions']:,} of {total:,} records failed; they count as wrong.")
+        notes.append(f"Records that failed, and count as wrong: {results['failed_predictions']:,} of {total:,}.")
     if results["truncated_predictions"]:
         limit = (results.get("generation") or {}).get("max_new_tokens", "")
-        notes.append(f"{results['truncated_predictions']:,} answers were cut at max_new_tokens {limit}.")
+        notes.append(f"Answers cut at max_new_tokens {limit}: {results['truncated_predictions']:,}.")
     if left_out:
-        notes.append(f"{left_out:,} samples need external knowledge and were left out.")
+        notes.append(f"Samples left out because they need external knowledge: {left_out:,}.")
     if results.get("missing_descriptions"):
-        notes.append(f"{results['missing_descriptions']:,} samples need a description that the table lacks.")
+        notes.append(f"Samples that need a description which the table lacks: {results['missing_descriptions']:,}.")
     if results.get("tags_not_grouped"):
         notes.append(f"Tags with too many values to count by: {', '.join(results['tags_not_grouped'])}.")
     if shown < total:
