@@ -13,9 +13,9 @@ STAMP := $(VENV)/.installed
 CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm test-k8s lint format train eval submit-slurm submit-k8s check
-.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua figures training-figures aqua-figures
-.PHONY: lock image test-image clean
+.PHONY: help install demo test test-slurm test-k8s test-report lint format train eval submit-slurm submit-k8s check
+.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
+.PHONY: aqua-figures screenshot lock image test-image clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -74,6 +74,12 @@ test-k8s: $(STAMP) ## run the pods of the Kubernetes manifests as processes on t
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq bubblewrap tini; fi
 	VIZSAGE_KUBERNETES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/kubernetes $(ARGS)
 
+test-report: $(STAMP) ## open report.html in Chromium: filters, keyboard, phones, paper (as root on Debian; gets Chromium itself)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		! { command -v chromium && command -v chromedriver; } >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; fi
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/evaluation/test_report_browser.py $(ARGS)
+
 # Variables for the recipe, not words of it: BUILD_ARGS alone may hold several.
 image: export TARGET := $(TARGET)
 image: export IMAGE := $(IMAGE)
@@ -122,6 +128,12 @@ training-figures: $(STAMP) ## rewrite the tables of training speed in README.md 
 
 aqua-figures: $(STAMP) ## rewrite what AQUA gives away in README.md from benchmarks/results/aqua.json
 	$(BIN)/python -m tools.aqua_figures README.md
+
+benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in Chromium (ARGS="--samples 5000")
+	$(BIN)/python -m benchmarks.report $(ARGS)
+
+screenshot: $(STAMP) ## draw docs/report.png, the picture in README.md, from what `make demo` left (needs Chromium)
+	$(BIN)/python -m tools.report_screenshot outputs/demo
 
 # First the set that fits together with unsloth; then the same versions, for developers and for the image with unsloth.
 lock: $(STAMP) ## choose exact versions anew and write requirements.lock and requirements-unsloth.lock

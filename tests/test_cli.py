@@ -54,7 +54,7 @@ def test_help_is_quick_and_names_every_command() -> None:
     done = vizsage("--help")
     seconds = time.perf_counter() - started
     assert done.returncode == 0
-    for command in ("train", "eval", "score", "check", "predict", "config", "demo"):
+    for command in ("train", "eval", "score", "report", "check", "predict", "config", "demo"):
         assert f"    {command} " in done.stdout
     assert seconds < 0.6
 

@@ -27,7 +27,7 @@ FLOORS = [
     {"check"},
     {"backends"},
     {"data"},
-    {"scoring", "record", "interruption"},
+    {"scoring", "record", "interruption", "tracking"},
     {"config"},
     {"errors", "files"},
 ]
@@ -41,6 +41,7 @@ TORCH_FREE = [
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
     or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")
+    or name.removeprefix("vizsage.evaluation.") in ("report", "page", "thumbnails", "tracking")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
 

@@ -109,6 +109,13 @@ def _score(options: argparse.Namespace) -> None:
         console.print(table)
 
 
+def _report(options: argparse.Namespace) -> None:
+    from vizsage.evaluation.report import evaluation_folders, write_report
+
+    for folder in evaluation_folders(options.run, options.split):
+        print(write_report(folder))
+
+
 def _check(options: argparse.Namespace) -> None:
     config = _config(options)
     from rich.console import Console
@@ -191,6 +198,7 @@ _COMMANDS = {
     "train": _train,
     "eval": _eval,
     "score": _score,
+    "report": _report,
     "check": _check,
     "predict": _predict,
     "config": _config_command,

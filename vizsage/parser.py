@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         help="exact match character by character (default: as results.json beside the file says, else SQuAD's)",
     )
 
+    report = command("report", "write report.html of an evaluation again: scores, curves, errors with their pictures")
+    report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
+    report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")
+
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
     check.add_argument("--fast", action="store_true", help="neither decode images nor measure lengths")

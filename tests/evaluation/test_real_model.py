@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,41 +107,43 @@ def test_batch_size_and_streaming_do_not_change_the_answers(config: Config, adap
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of questions that fit into each forward pass in turn; then all fit."""
+    """A list that takes the number of questions that fit into a batch; empty: all do."""
     from vizsage.backends import memory
-    from vizsage.evaluation import run
+    from vizsage.backends.shared_image.decoding import BranchDecoder
 
     fitting: list[int] = []
-    load_answerer = run.load_answerer
+    generate = BranchDecoder.generate
 
-    def limited(*args: Any) -> Any:
-        def refuse(module: Any, _: Any, kwargs: dict[str, Any]) -> None:
-            if fitting and len(kwargs["input_ids"]) > fitting.pop(0):
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-        answerer = load_answerer(*args)
-        answerer.model.base.register_forward_pre_hook(refuse, with_kwargs=True)
-        return answerer
+    def limited(self: BranchDecoder, trees: Any, last: list[list[int]], *more: Any) -> Any:
+        if fitting and sum(map(len, last)) > fitting[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return generate(self, trees, last, *more)
 
     monkeypatch.setattr(memory, "usage", lambda: "peak 9.1 of 10.0 GiB")
-    monkeypatch.setattr(run, "load_answerer", limited)
-    monkeypatch.setattr("vizsage.evaluation.predict.load_answerer", limited)
+    monkeypatch.setattr(BranchDecoder, "generate", limited)
     return fitting
 
 
-def test_a_batch_that_does_not_fit_ends_the_evaluation_with_the_numbers(
+def test_batches_that_do_not_fit_are_answered_in_halves(
+    config: Config, tmp_path: Path, small_memory: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = with_output(config, tmp_path / "halves", eval_batch_size=8)
+    small_memory += [4]
+    evaluate(run, base=True)
+    assert "8 questions at once do not fit into memory" in caplog.text
+    small_memory.clear()
+    whole = with_output(config, tmp_path / "whole", eval_batch_size=8)
+    evaluate(whole, base=True)
+    assert answers(run, "test-base") == answers(whole, "test-base")
+
+
+def test_a_question_that_does_not_fit_ends_the_evaluation_with_the_numbers(
     config: Config, tmp_path: Path, small_memory: list[int]
 ) -> None:
-    run = with_output(config, tmp_path, eval_batch_size=8)
-    small_memory += [*[8] * 6, 4]  # the first batch of 6 tokens fits
-    with pytest.raises(
-        RepeatingError, match="during answering: peak 9.1 of 10.0 GiB with .*eval_batch_size 8"
-    ) as caught:
-        evaluate(run, base=True)
-    assert "lower eval_batch_size to 4" in str(caught.value)
-    assert len(answers(run, "test-base")) == 8
-    evaluate(with_output(run, tmp_path, eval_batch_size=4), base=True)
-    assert len(answers(run, "test-base")) == 19
+    small_memory += [0]
+    with pytest.raises(RepeatingError, match="during answering: peak 9.1 of 10.0 GiB with .*eval_batch_size") as caught:
+        evaluate(with_output(config, tmp_path), base=True)
+    assert caught.value.exit_code == 4
 
 
 def test_a_question_that_does_not_fit(config: Config, small_memory: list[int]) -> None:
@@ -179,6 +182,39 @@ def test_other_generation_settings_are_another_evaluation(config: Config, adapte
     results = evaluate(with_output(config, tmp_path, max_new_tokens=3), adapter=adapter, limit=3)
     assert results["truncated_predictions"] == 3
     assert len(list(folder.glob("earlier-*"))) == 1
+    assert len(list(read_jsonl(next((folder / "answers").glob("*.jsonl"))))) == 3  # the first ones are still there
+
+
+def test_answers_outlive_what_does_not_decide_them(config: Config, adapter: Path, tmp_path: Path) -> None:
+    """Another template that renders the same prompt, another place of the same adapter, other batches: same answers."""
+    first = evaluate(with_output(config, tmp_path), adapter=adapter)
+    moved = tmp_path / "moved"
+    shutil.copytree(adapter, moved)
+    again = evaluate(with_output(config, tmp_path, eval_batch_tokens=64, share_images=False), adapter=moved)
+    assert again["throughput"] == first["throughput"]  # nothing was answered
+    [file] = (tmp_path / "evaluation_results/test/answers").iterdir()
+    assert len(list(read_jsonl(file))) == 19
+
+
+def test_blind_answers_do_not_see_the_picture(config: Config, adapter: Path, tmp_path: Path) -> None:
+    run = with_output(config, tmp_path, max_new_tokens=12)
+    seen, blind = evaluate(run, adapter=adapter), evaluate(run, adapter=adapter, blind=True)
+    assert (seen["blind"], blind["blind"]) == (False, True)
+    assert blind["data"] == seen["data"]  # the same questions, pictures and answers
+    assert blind["images"] == seen["images"]
+    rows = list(read_jsonl(tmp_path / "evaluation_results/test-blind/predictions.jsonl"))
+    assert {row["image"] for row in rows} == {row["image"] for row in read_jsonl(
+        tmp_path / "evaluation_results/test/predictions.jsonl")}  # fmt: skip
+    assert answers(run, "test-blind") != answers(run)
+    repainted = tmp_path / "repainted"
+    shutil.copytree(config.base_path, repainted, ignore=shutil.ignore_patterns("out"))
+    for path in (repainted / "Images").iterdir():
+        Image.new("RGB", (20, 70), "purple").save(path)
+    other = with_output(run, tmp_path / "other", base_path=repainted)
+    evaluate(other, adapter=adapter, blind=True)
+    assert answers(other, "test-blind") == answers(run, "test-blind")
+    evaluate(other, adapter=adapter)
+    assert answers(other) != answers(run)
 
 
 def test_without_external_knowledge(config: Config, adapter: Path, tmp_path: Path) -> None:

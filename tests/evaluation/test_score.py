@@ -83,7 +83,7 @@ def _evaluated(stage: Stage, config: Config) -> tuple[Line, Path]:
             replace(
                 sample,
                 answers=(sample.answer, "the two", f"{number}"),
-                question=("who is it", "how many are there", "is it a cat")[number % 3],
+                question=("who is it", "how many are there", "is it a cat")[number % 3] + f" {number}",
                 tags={"school": "ÉB"[number % 2], "title": f"t{number}"},
             )
             for number, sample in enumerate(make_samples(300))

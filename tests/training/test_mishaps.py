@@ -16,9 +16,9 @@ from tests.training.test_run import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, RepeatingError
 from vizsage.files import read_jsonl
+from vizsage.tracking import WandbTracker
 from vizsage.training import checkpoints, run
 from vizsage.training.run import train
-from vizsage.training.tracking import WandbTracker
 
 MakeConfig = Callable[..., Config]
 

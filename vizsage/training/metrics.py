@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
 from vizsage.files import append_jsonl, read_jsonl, write_bytes, write_jsonl
-from vizsage.training.tracking import Tracker
+from vizsage.tracking import Tracker
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from vizsage.errors import EXIT_UNKNOWN, TELLING, Interrupted, RepeatingError, V
 from vizsage.files import write_text
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.record import RunRecord, read_outcome, versions, write_outcome
+from vizsage.tracking import Tracker, WandbTracker
 from vizsage.training import checkpoints
 from vizsage.training.batch_size import DEFAULT, find_batch_size, memory_is_limited
 from vizsage.training.card import write_card
@@ -36,7 +37,6 @@ from vizsage.training.loader import Steps
 from vizsage.training.metrics import MetricsLog
 from vizsage.training.plan import Plan
 from vizsage.training.progress import Progress
-from vizsage.training.tracking import Tracker, WandbTracker
 from vizsage.training.trainer import VisionTrainer, trainer_arguments
 from vizsage.training.validation import validate
 

@@ -1,0 +1,193 @@
+"""report.html: an evaluation on one page, its errors as pictures; one file that fetches nothing.
+
+Here its parts are gathered; `page` puts them into words and HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vizsage.config import build_config
+from vizsage.errors import ConfigError, DataError, one_line
+from vizsage.evaluation.answers import Row
+from vizsage.evaluation.curves import Chart, curves
+from vizsage.evaluation.page import page_context, render
+from vizsage.evaluation.predictions import PREDICTIONS
+from vizsage.evaluation.results import SCHEMA_VERSION
+from vizsage.evaluation.thumbnails import thumbnails
+from vizsage.files import read_jsonl, write_bytes
+from vizsage.scoring.groups import question_word
+
+REPORT, RESULTS, METRICS = "report.html", "results.json", "metrics.jsonl"
+BLIND = "-blind"
+GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
+
+_NEEDED = {"sample_id", "image", "question", "answer", "need_external_knowledge", "prediction", "exact_match"}
+
+
+def write_report(folder: Path) -> Path:
+    """Make `folder`/report.html from the results.json and predictions.jsonl there.
+
+    A blind evaluation is looked for beside a real one, and the other way round; metrics.jsonl of the training above;
+    pictures in the data set that the settings in results.json name. What is missing is said in the page. Memory holds
+    what is shown: at most GALLERY_ROWS rows and a thumbnail for each of their images.
+
+    Raises DataError where there are no results of this version of VizSage.
+    """
+    results = read_results(folder)
+    rows = list(_shown(_rows(folder), results))
+    found = thumbnails(results, {row["image"] for row in rows})
+    context = page_context(
+        results,
+        gallery=gallery(rows),
+        shown=len(rows),
+        counterpart=_counterpart(folder),
+        charts=_charts(folder, results),
+        picture_problems=found.problems,
+        name=_name(folder),
+    )
+    images = context["gallery"]["images"]
+    pictures = [base64.b64encode(found.pictures[name]).decode() if name in found.pictures else None for name in images]
+    path = folder / REPORT
+    # A lone surrogate, which JSON may spell and UTF-8 may not, becomes a question mark.
+    write_bytes(path, render(context, pictures).encode("utf-8", "replace"))
+    return path
+
+
+def evaluation_folders(run: Path, split: str = "test") -> list[Path]:
+    """Folders with results in `run`: itself, or those of `split` below an output_dir (adapter, base model, blind).
+
+    Raises ConfigError where there is no such folder, DataError where it holds no results.
+    """
+    if not run.is_dir():
+        raise ConfigError(f"{run}: no such folder; name an output_dir or a folder of its evaluation_results")
+    if (run / RESULTS).is_file():
+        return [run]
+    parent = run / "evaluation_results"
+    split = "val" if split == "validation" else split
+    names = [f"{split}{model}{blind}" for model in ("", "-base") for blind in ("", BLIND)]
+    folders = [parent / name for name in names if (parent / name / RESULTS).is_file()]
+    if not folders:
+        there = sorted(path.parent.name for path in parent.glob(f"*/{RESULTS}")) or ["nothing"]
+        raise DataError(
+            f"{run}: no results of split {split!r}; evaluated there: {', '.join(there)}; run vizsage eval, or name "
+            "another split with --split"
+        )
+    return folders
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The content of results.json. Raises DataError where it is missing, damaged or of another version."""
+    path = folder / RESULTS
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run vizsage eval first") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {one_line(error)}; run vizsage eval again") from None
+    version = results.get("schema_version") if isinstance(results, dict) else None
+    if version != SCHEMA_VERSION or "settings" not in results:
+        raise DataError(
+            f"{path}: expected the results of an evaluation, schema_version {SCHEMA_VERSION}, found {version}; run "
+            "vizsage eval again: answers that are still true are kept"
+        )
+    return dict(results)
+
+
+def counterpart_folder(folder: Path) -> Path:
+    """Where the blind evaluation lies of the real one in `folder`, or the real one of a blind one."""
+    name = folder.absolute().name
+    return folder.absolute().with_name(name.removesuffix(BLIND) if name.endswith(BLIND) else name + BLIND)
+
+
+def gallery(rows: Iterable[Row]) -> dict[str, Any]:
+    """What page.js shows: rows, and lists of image names and descriptions, which rows name by their places."""
+    images: dict[str, int] = {}
+    descriptions: dict[str, int] = {}
+    shown = []
+    for row in rows:
+        text = row.get("description")
+        shown.append(
+            {
+                "id": row["sample_id"],
+                "image": images.setdefault(row["image"], len(images)),
+                "question": row["question"],
+                "answers": [list(pair) for pair in Counter(row.get("answers") or [row["answer"]]).items()],
+                "prediction": row["prediction"],
+                "outcome": outcome(row),
+                "cut": row.get("finish_reason") == "length",
+                "knowledge": bool(row["need_external_knowledge"]),
+                "description": descriptions.setdefault(text, len(descriptions)) if text else None,
+                "word": question_word(row["question"]),
+                "tags": row.get("tags") or {},
+                "error": row.get("error"),
+                "scores": {name: round(score, 3) for name, score in (row.get("scores") or {}).items()},
+            }
+        )
+    return {"rows": shown, "images": list(images), "descriptions": list(descriptions)}
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """right, wrong, or failed where there is no prediction."""
+    if row["prediction"] is None:
+        return "failed"
+    return "right" if row["exact_match"] else "wrong"
+
+
+def _rows(folder: Path) -> Iterator[Row]:
+    path = folder / PREDICTIONS
+    try:
+        for number, row in enumerate(read_jsonl(path), start=1):
+            if missing := _NEEDED - row.keys():
+                raise DataError(f"{path}, line {number}: {min(missing)} is missing; run vizsage eval again")
+            yield row
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {one_line(error)}; run vizsage eval again") from None
+
+
+def _shown(rows: Iterable[Row], results: Mapping[str, Any]) -> Iterator[Row]:
+    """All rows in their order; of more than GALLERY_ROWS the first right and the first other ones, half of each.
+
+    Where one kind has less than its half, the other gets what is left.
+    """
+    right, wrong = results["correct_predictions"], results["incorrect_predictions"]
+    half = GALLERY_ROWS // 2
+    room = {True: max(half, GALLERY_ROWS - wrong), False: max(half, GALLERY_ROWS - right)}
+    for row in rows:
+        kind = outcome(row) == "right"
+        if room[kind] > 0:
+            room[kind] -= 1
+            yield row
+
+
+def _counterpart(folder: Path) -> dict[str, Any] | None:
+    """Its results; None where there are none."""
+    try:
+        return read_results(counterpart_folder(folder))
+    except DataError:
+        return None
+
+
+def _charts(folder: Path, results: Mapping[str, Any]) -> list[Chart]:
+    """Curves of the training that made the adapter; none for a base model or an adapter from elsewhere."""
+    path = folder.absolute().parent.parent / METRICS
+    adapter = results.get("adapter")
+    if adapter is None or not path.is_file():
+        return []
+    try:
+        if Path(adapter) != build_config(results["settings"]).adapter_dir:
+            return []
+        return curves(read_jsonl(path))
+    except (ConfigError, OSError, ValueError):
+        return []
+
+
+def _name(folder: Path) -> str:
+    """The run's name: that of its output_dir."""
+    folder = folder.absolute()
+    return folder.parent.parent.name if folder.parent.name == "evaluation_results" else folder.name

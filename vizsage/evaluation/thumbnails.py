@@ -1,0 +1,112 @@
+"""Small pictures for a report: one an image, however many questions are asked about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from vizsage.config import build_config
+from vizsage.data.images import load_image
+from vizsage.data.sample import ImageRef
+from vizsage.data.sources import open_split
+from vizsage.errors import DataError, VizSageError, one_line
+
+# Up to so many images: longest edge in pixels and WebP quality. Together with TOTAL_BYTES they keep a report that opens
+# anywhere, of 40 MB or so at most with its texts.
+SIZES = ((2_000, 160, 72), (10_000, 112, 60))
+SMALLEST = (80, 50)
+TOTAL_BYTES = 22_000_000  # in the page a third more, as base64
+_AHEAD = 64  # pictures decoded at a time
+
+
+@dataclass
+class Thumbnails:
+    """WebP files by image name, and why others are missing."""
+
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def thumbnails(results: Mapping[str, Any], names: Collection[str]) -> Thumbnails:
+    """Pictures of the images `names` from the data set that `results` (results.json) was made on.
+
+    Never raises for missing or damaged data: what could not be had stands in `problems`, one line each. Images are
+    decoded a few at a time in threads, so memory holds those and the thumbnails.
+    """
+    found, size = Thumbnails(), _size(len(names))
+    images, total_bytes = _Images(results, set(names)), 0
+
+    def small(image: ImageRef) -> tuple[str, bytes | str]:
+        try:
+            return image.name, _thumbnail(image, *size, max_image_px=images.max_image_px)
+        except DataError as error:
+            return image.name, one_line(error)
+
+    try:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            while some := list(islice(images, _AHEAD)):
+                for name, picture in pool.map(small, some):
+                    if isinstance(picture, str):
+                        found.problems.append(picture)
+                        continue
+                    total_bytes += len(picture)
+                    found.pictures[name] = picture
+                if total_bytes > TOTAL_BYTES:
+                    left = len(names) - len(found.pictures) - len(found.problems)
+                    found.problems.append(f"{left} pictures are left out, because the page would become too large")
+                    return found
+    except (VizSageError, OSError) as error:
+        found.problems.append(one_line(error))
+        return found
+    if images.wanted:
+        found.problems.append(f"{len(images.wanted)} images are no longer in the data set")
+    return found
+
+
+class _Images(Iterator[ImageRef]):
+    """One reference for each of the names `wanted`, which shrinks; raises VizSageError where the data is unusable."""
+
+    def __init__(self, results: Mapping[str, Any], wanted: set[str]) -> None:
+        self.wanted = wanted
+        self.max_image_px = 0
+        self._results = results
+        self._references: Iterator[ImageRef] | None = None
+
+    def __next__(self) -> ImageRef:
+        if self._references is None:
+            self._references = self._open()
+        return next(self._references)
+
+    def _open(self) -> Iterator[ImageRef]:
+        if not self.wanted:
+            return
+        config = build_config(self._results["settings"], source="the settings in results.json")
+        self.max_image_px = config.max_image_px
+        samples: Iterable[Any] = open_split(config, self._results["split"]).stream()
+        for sample in samples:
+            if sample.image.name in self.wanted:
+                self.wanted.remove(sample.image.name)
+                yield sample.image
+                if not self.wanted:
+                    return
+
+
+def _size(images: int) -> tuple[int, int]:
+    return next(((edge, quality) for most, edge, quality in SIZES if images <= most), SMALLEST)
+
+
+def _thumbnail(image: ImageRef, edge_px: int, quality: int, *, max_image_px: int) -> bytes:
+    """A WebP file of at most `edge_px` on its longer side. Raises DataError."""
+    # Somewhat more than is needed leaves room to resample; most of a large JPEG is then never decoded.
+    picture = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
+    picture.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    picture.save(file, "WEBP", quality=quality, method=4)
+    return file.getvalue()
