@@ -7,6 +7,7 @@ tokens that the model's processor writes for it. So prompts, pictures, ends and 
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -108,7 +109,8 @@ class Engine:
         assert self.arguments["dtype"] == "bfloat16"  # its kernels for LoRA know 16 bits only
         rank = json.loads((Path(request.lora_path) / "adapter_config.json").read_text())["r"]
         assert rank <= self.arguments["max_lora_rank"] in INTERFACE["max_lora_rank"]
-        self.adapters[request.lora_int_id] = PeftModel.from_pretrained(self.model, request.lora_path).eval()
+        base = copy.deepcopy(self.model)  # PEFT puts its layers into the model that it is given
+        self.adapters[request.lora_int_id] = PeftModel.from_pretrained(base, request.lora_path).eval()
         return True
 
     def generate(self, *values: Any, **named: Any) -> list[Any]:
