@@ -23,7 +23,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,7 +36,8 @@ from rich.table import Table
 from throughput.machine import describe_machine, free_memory, peak_gb
 from throughput.models import PICTURES, ensure_model
 from throughput.questions import data_settings, write_questions
-from vizsage.backends.hf import load_base
+from vizsage.backends.generation import Generator
+from vizsage.backends.hf import load_base, load_processor
 from vizsage.config import Config, build_config
 from vizsage.data.prompts import render_prompt
 from vizsage.data.sample import Sample
@@ -42,6 +45,7 @@ from vizsage.data.sources import open_split
 from vizsage.files import write_json
 
 ANSWER_TOKENS = 4
+WARM_UP = 64  # questions
 BARS = {"loop": 10.0, "padded": 2.5}
 AIMS = {"loop": 20.0, "padded": 3.5}
 Answers = dict[str, list[int]]
@@ -54,7 +58,7 @@ def main() -> int:
     add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and pictures (default: tiny)")
     add("--family", choices=("mllama", "qwen2_5_vl"), default="mllama", help="architecture (default: mllama)")
     add("--per-picture", type=float, default=4.8, metavar="Q", help="questions a picture, mean (default: 4.8)")
-    add("--questions", type=int, default=240, metavar="N", help="questions that each way answers (default: 240)")
+    add("--questions", type=int, default=480, metavar="N", help="questions that each way answers (default: 480)")
     add("--text-tokens", type=int, default=80, metavar="N", help="about the words of a question (default: 80)")
     add("--padded", type=int, default=24, metavar="N", help="questions in a padded batch (default: 24)")
     add("--set", nargs="+", default=[], metavar="key=value", help="settings of this project's runs")
@@ -92,29 +96,37 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         **dict(override.split("=", 1) for override in arguments.set),
     }
     config = build_config(settings)
+    plain = config.model_copy(update={"share_images": False})
     samples = open_split(config, "train").load()[: arguments.questions]
-    loaded = load_base(config)
-    ways: dict[str, Callable[[Sequence[Sample]], Answers]] = {
-        "vizsage": _ours(loaded, config),
-        "vizsage-plain": _ours(loaded, config.model_copy(update={"share_images": False})),
-        f"padded-{arguments.padded}": lambda part: _generate(loaded, config, part, arguments.padded),
-        "loop": lambda part: _generate(loaded, config, part, 1),
-    }
     found: dict[str, Answers] = {}
     rows: list[dict[str, Any]] = []
-    for name, way in ways.items():
-        if arguments.only and name.split("-2")[0].split("-3")[0] not in arguments.only:
-            continue
-        way(samples[: min(len(samples), 64)])  # kernels are chosen and memory is taken
+    padded = f"padded-{arguments.padded}"
+    for load, names in ((load_base, ("vizsage", "vizsage-plain")), (_as_scripts_do, (padded, "loop"))):
+        loaded = load(config)
+        dtype = str(loaded.model.dtype).removeprefix("torch.")
+        ways: dict[str, Callable[[Sequence[Sample]], Answers]] = {
+            "vizsage": partial(_ours, loaded, config),
+            "vizsage-plain": partial(_ours, loaded, plain),
+            padded: partial(_generate, loaded, config, arguments.padded),
+            "loop": partial(_generate, loaded, config, 1),
+        }
+        for name in names:
+            if arguments.only and name.removesuffix(f"-{arguments.padded}") not in arguments.only:
+                continue
+            ways[name](samples[:WARM_UP])  # kernels are chosen and memory is taken
+            free_memory()
+            _synchronise()
+            start = time.perf_counter()
+            found[name] = ways[name](samples)
+            _synchronise()
+            seconds = time.perf_counter() - start
+            assert all(len(ids) == ANSWER_TOKENS for ids in found[name].values())
+            rows.append(
+                {"way": name, "answers_per_s": len(samples) / seconds, "seconds": seconds, "peak_gb": peak_gb()}
+            )
+            print(f"{name}: {len(samples) / seconds:.2f} answers/s", file=sys.stderr, flush=True)
+        del loaded, ways
         free_memory()
-        _synchronise()
-        start = time.perf_counter()
-        found[name] = way(samples)
-        _synchronise()
-        seconds = time.perf_counter() - start
-        assert all(len(ids) == ANSWER_TOKENS for ids in found[name].values())
-        rows.append({"way": name, "answers_per_s": len(samples) / seconds, "seconds": seconds, "peak_gb": peak_gb()})
-        print(f"{name}: {len(samples) / seconds:.2f} answers/s", file=sys.stderr, flush=True)
     return {
         "schema_version": 1,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -125,7 +137,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "per_picture": arguments.per_picture,
         "picture_px": list(size),
         "answer_tokens": ANSWER_TOKENS,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "settings": {key: getattr(config, key) for key in ("eval_batch_size", "eval_batch_tokens")},
         "measurements": rows,
         "other_answers": _different(found, "vizsage", "vizsage-plain"),
@@ -133,22 +145,26 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     }
 
 
-def _ours(loaded: Any, config: Config) -> Callable[[Sequence[Sample]], Answers]:
-    """This project's way, told that nothing ends an answer before its 4 tokens."""
-    from vizsage.backends.generation import Generator
+def _as_scripts_do(config: Config) -> Any:
+    """The model as transformers loads it, with its processor."""
+    from transformers import AutoModelForImageTextToText
 
+    cuda = torch.cuda.is_available()
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": "cuda"} if cuda else {"dtype": torch.float32}
+    model: Any = AutoModelForImageTextToText.from_pretrained(config.model_name, **options)
+    return SimpleNamespace(model=model.eval(), processor=load_processor(config))
+
+
+def _ours(loaded: Any, config: Config, samples: Sequence[Sample]) -> Answers:
+    """This project's way, told that nothing ends an answer before its 4 tokens."""
     generator = Generator(loaded.model, loaded.processor, config)
     generator.end_ids = []
     generator.settings.eos_token_id = None
-
-    def answer(samples: Sequence[Sample]) -> Answers:
-        batches = generator.answer(generator.batches(samples))
-        return {answer.sample_id: answer.token_ids for answers in batches for answer in answers}
-
-    return answer
+    batches = generator.answer(generator.batches(samples))
+    return {answer.sample_id: answer.token_ids for answers in batches for answer in answers}
 
 
-def _generate(loaded: Any, config: Config, samples: Sequence[Sample], batch_size: int) -> Answers:
+def _generate(loaded: Any, config: Config, batch_size: int, samples: Sequence[Sample]) -> Answers:
     """Batches in the order of the file through the processor and generate, as scripts for evaluation do it."""
     model, processor = loaded.model, loaded.processor
     processor.tokenizer.padding_side = "left"

@@ -17,13 +17,13 @@ from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.curves import Chart, curves
 from vizsage.evaluation.page import page_context, render
-from vizsage.evaluation.predictions import PREDICTIONS
+from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS
 from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.evaluation.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_bytes
 from vizsage.scoring.groups import question_word
 
-REPORT, RESULTS, METRICS = "report.html", "results.json", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 BLIND = "-blind"
 GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
 

@@ -22,8 +22,10 @@ from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.evaluation.predictions import PREDICTIONS, RESULTS, set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions, as_shown, blinded
+from vizsage.evaluation.report import counterpart_folder, write_report
 from vizsage.evaluation.results import SCHEMA_VERSION, Throughput, complaints, score
 from vizsage.evaluation.table import show
+from vizsage.evaluation.tracking import log_evaluation
 from vizsage.files import nearest_existing, write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.record import hardware, now, versions
@@ -45,7 +47,7 @@ def evaluate(
     fresh: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Answer the samples of `split`, keep the answers as they come, and write predictions.jsonl and results.json.
+    """Answer the samples of `split`, keep the answers as they come, and write predictions, results and the report.
 
     They lie in output_dir/evaluation_results/<split>/, for the base model in <split>-base/, for a blind evaluation in
     <split>-blind/ or <split>-base-blind/. Answers that the same model gave to the same prompts before are not made
@@ -195,8 +197,14 @@ def _conclude(
         "finished": now(),
     }
     write_json(folder / RESULTS, results)
+    report = write_report(folder)
+    other = counterpart_folder(folder)
+    if (other / RESULTS).is_file():
+        write_report(other)  # the blind score stands beside the real one in both
+    log_evaluation(config, results, folder)
     if console is not None:
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
+    log.info("%s shows the answers with their pictures", report)
     return results
 
 

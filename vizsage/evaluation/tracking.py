@@ -12,8 +12,8 @@ from typing import Any
 
 from vizsage.config import Config
 from vizsage.errors import one_line
-from vizsage.evaluation.predictions import PREDICTIONS
-from vizsage.evaluation.report import REPORT, outcome
+from vizsage.evaluation.predictions import PREDICTIONS, REPORT
+from vizsage.evaluation.report import outcome
 from vizsage.evaluation.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_text
 from vizsage.tracking import WandbTracker
