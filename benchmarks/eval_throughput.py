@@ -113,8 +113,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         for name in names:
             if arguments.only and name.removesuffix(f"-{arguments.padded}") not in arguments.only:
                 continue
-            ways[name](samples[:WARM_UP])  # kernels are chosen and memory is taken
             free_memory()
+            ways[name](samples[:WARM_UP])  # kernels are chosen and memory is taken
             _synchronise()
             start = time.perf_counter()
             found[name] = ways[name](samples)

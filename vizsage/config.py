@@ -162,9 +162,9 @@ class Config(BaseModel):
     top_p: Float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass (do_sample only).")
     top_k: Count = Field(50, description="Sample among this many tokens; 0: all.")
     num_beams: PositiveInt = Field(1, description="Beams of beam search; 1: greedy.")
-    eval_batch_size: PositiveInt = Field(64, description="Questions answered in one batch at most.")
+    eval_batch_size: PositiveInt = Field(128, description="Questions answered in one batch at most.")
     eval_batch_tokens: PositiveInt = Field(
-        16384, description="Tokens of prompts in one batch of answers at most, padding included."
+        32768, description="Tokens of prompts in one batch of answers at most, those of pictures and padding included."
     )
 
     # data

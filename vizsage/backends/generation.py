@@ -38,7 +38,7 @@ class Generator:
         self.alone = self._why_alone(processor, greedy=greedy)
         """Why each question has a picture of its own; None where they share it."""
         self.decoder = None if self.alone else BranchDecoder(self.base)
-        self.collate = PromptCollator(processor, config, share_images=not self.alone)
+        self.collate = PromptCollator(processor, config, share_images=not self.alone, pixels=self.base.dtype)
         self.tokenizer = processor.tokenizer
         self.end_ids = end_ids(self.base.generation_config, self.collate.encoder.layout.end_of_turn_id)
         self.settings = generation_settings(config, self.end_ids, self.tokenizer.pad_token_id, greedy=greedy)
@@ -52,10 +52,11 @@ class Generator:
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """All of `samples` in batches as config.eval_batch_size and eval_batch_tokens say; see answer_batches."""
         config, encoder = self.config, self.collate.encoder
+        beside = self._beside_the_row()
         return answer_batches(
             samples,
             encoder.prompt_ids,
-            encoder.picture_tokens,
+            lambda image: encoder.picture_tokens(image) + beside,
             questions=config.eval_batch_size,
             tokens=config.eval_batch_tokens,
             shared=self.decoder is not None,
@@ -81,6 +82,14 @@ class Generator:
         if not greedy and (config.do_sample or config.num_beams > 1):
             return "do_sample is true" if config.do_sample else f"num_beams is {config.num_beams}"
         return why_plain(self.base, processor, config)
+
+    def _beside_the_row(self) -> int:
+        """Tokens that take as much memory as what a picture has beside its row: Mllama's cross-attention to tiles."""
+        if self.base.config.model_type != "mllama":
+            return 0
+        text, vision = self.base.config.get_text_config(), self.base.config.vision_config
+        seen = vision.max_num_tiles * self.base.model.vision_model.num_patches
+        return int(seen * len(text.cross_attention_layers) / text.num_hidden_layers)
 
     def _inputs(self, batch: Sequence[Sample]) -> dict[str, Any]:
         with self._collating:

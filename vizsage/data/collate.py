@@ -34,9 +34,14 @@ class PromptCollator:
     Unusable images and prompts that are too long fail.
     """
 
-    def __init__(self, processor: Any, config: Config, *, share_images: bool = False) -> None:
-        """`share_images`: the prompts on one picture become a tree behind it (vizsage.data.packing)."""
-        self.share_images = share_images
+    def __init__(
+        self, processor: Any, config: Config, *, share_images: bool = False, pixels: torch.dtype = torch.float32
+    ) -> None:
+        """`share_images`: the prompts on one picture become a tree behind it (vizsage.data.packing).
+
+        `pixels`: their dtype, to which models round them first of all.
+        """
+        self.share_images, self.pixels = share_images, pixels
         if share_images:
             self.once = _PicturesOnce(processor)
             processor = self.once.processor
@@ -44,7 +49,8 @@ class PromptCollator:
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """One batch: that of `plain`, or with `share_images` that of `trees`."""
-        return self.trees(samples) if self.share_images else self.plain(samples)
+        batch = self.trees(samples) if self.share_images else self.plain(samples)
+        return {k: v.to(self.pixels) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
 
     def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Left-padded rows: tensors [B, P] and those of the pictures. A failed sample is stood in for."""

@@ -65,7 +65,7 @@ class AnswerStore:
 
     def __init__(self, folder: Path, *, rank: int = 0) -> None:
         self.folder = folder / ANSWERS
-        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S")
+        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S%f")
         self._own = self.folder / f"{stamp}-{os.getpid()}-{rank}.jsonl"
         self._places: dict[str, tuple[Path, int]] = {}
         self.answered: set[str] = set()

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 BINARY = ("exact_match", "rigorous_match", "relaxed_accuracy")  # for these the sign test is McNemar's
-CONDITIONS = ("base_model", "revision", "precision", "knowledge", "blind", "limit", "mode", "generation")
+CONDITIONS = ("backend", "base_model", "revision", "precision", "knowledge", "blind", "limit", "mode", "generation")
 """Names in results.json that should be alike, so that a difference has one cause."""
 _UNKNOWN_IN_OLDER: Mapping[str, Any] = {"blind": False}
 

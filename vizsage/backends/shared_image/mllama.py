@@ -5,7 +5,11 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
+import torch
+
 from vizsage.backends.shared_image.masks import CrossMask
+
+_PICTURES_AT_A_TIME = 4
 
 
 def accept_cross_masks(base: Any) -> None:
@@ -29,8 +33,7 @@ def accept_cross_masks(base: Any) -> None:
         kwargs.pop("cross_attention_states", None)
         states = None
         if pixels["pixel_values"] is not None:
-            features = inner.vision_model(**pixels).last_hidden_state  # [I, 1, tiles, tile tokens, width]
-            states = inner.multi_modal_projector(features)
+            states = _vision_states(inner, pixels)
             states = states.reshape(len(mask.reads_picture), -1, states.shape[-1])
         return inner.language_model(
             *args,
@@ -45,3 +48,20 @@ def accept_cross_masks(base: Any) -> None:
             layer.cross_attn.is_causal = False  # what transformers takes it for where there is no mask
     forward.takes_cross_masks = True  # type: ignore[attr-defined]
     inner.forward = forward
+
+
+def _vision_states(inner: Any, pixels: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[I, 1, tiles, tile tokens, width]: what cross-attention reads of I pictures.
+
+    Without gradients a few pictures at a time. Their thousands of tokens keep a GPU busy, and the attention kernels of
+    its library, which are planned anew for every number of pictures, are planned for these few.
+    """
+    count = len(pixels["pixel_values"])
+    size = count if torch.is_grad_enabled() else _PICTURES_AT_A_TIME
+    parts = (
+        inner.multi_modal_projector(
+            inner.vision_model(**{k: value[i : i + size] for k, value in pixels.items()}).last_hidden_state
+        )
+        for i in range(0, count, size)
+    )
+    return torch.cat(list(parts))
