@@ -17,6 +17,7 @@ from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError, DataError
 
+_WIDTHS = 32  # trees are padded to a multiple, so that products of few sizes are asked for
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 # Inputs with one row a token, [B, P, ...], and what padding writes there; every other input belongs to the pictures.
 _TOKEN_PADDING = {
@@ -58,7 +59,9 @@ class PromptCollator:
         return {**encoded.inputs, "failed": sorted(encoded.rejected.items())}
 
     def trees(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A row for each picture, right-padded to the W tokens of the widest tree, without failed samples.
+        """A row for each picture, right-padded to W tokens, a little more than the widest tree has.
+
+        Failed samples have no part in it.
 
         Returns tensors [I, W] of the tokens, "depth" and "subtree_end" (see TokenTree) among them; those of the
         pictures, one entry a picture; "asked": by picture, the indices of its samples; "last": by picture, the node
@@ -84,7 +87,7 @@ class PromptCollator:
         first = keep.int().argmax(dim=1)  # of a row's tokens: padding stands on the left
         rows = [ids[kept].tolist() for ids, kept in zip(encoded.inputs["input_ids"], keep, strict=True)]
         trees = [plant(rows, [len(row) for row in rows], [group]) for group in groups]
-        width = max(map(len, trees))
+        width = -(-max(map(len, trees)) // _WIDTHS) * _WIDTHS
         row, depth = (torch.zeros(len(trees), width, dtype=torch.long) for _ in range(2))
         subtree_end = torch.arange(1, width + 1).repeat(len(trees), 1)  # padding sees itself
         padding = torch.ones(len(trees), width, dtype=torch.bool)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
 from vizsage.backends.shared_image.masks import (
@@ -26,6 +27,10 @@ from vizsage.backends.shared_image.masks import (
 )
 from vizsage.backends.shared_image.mllama import accept_cross_masks
 from vizsage.backends.shared_image.sharing import MULTIMODAL_POSITIONS, as_attended, multimodal_positions
+
+# Kernels of cuDNN are planned anew, some 50 ms each, for every number of keys, which grows with every token.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_COLUMNS = 4  # questions of a row are rounded up to a multiple, so that products of few sizes are asked for
 
 
 @dataclass
@@ -78,6 +83,12 @@ class BranchDecoder:
             last: by picture, the node that ends each question's prompt.
             end_ids: an answer is over with one of these, or with `max_tokens` tokens.
         """
+        with sdpa_kernel(_KERNELS):
+            return self._generate(trees, last, end_ids, max_tokens)
+
+    def _generate(
+        self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], end_ids: Collection[int], max_tokens: int
+    ) -> list[list[list[int]]]:
         answers: list[list[list[int]]] = [[[] for _ in nodes] for nodes in last]
         rows = list(range(len(last)))  # pictures with unfinished questions
         columns = [list(range(len(nodes))) for nodes in last]  # their questions, by row
@@ -100,7 +111,7 @@ class BranchDecoder:
                 branches, key_depth = branches.rows(index), key_depth[index]
                 rows, columns, kept = [rows[i] for i in alive], [columns[i] for i in alive], [kept[i] for i in alive]
             if sum(map(len, kept)) < sum(map(len, columns)):
-                width = max(map(len, kept))
+                width = _columns(kept)
                 spare = [(left + [0] * width)[:width] for left in kept]
                 branches = branches.select(branches.tokens.new_tensor(spare))
                 columns = [[questions[c] for c in left] for questions, left in zip(columns, kept, strict=True)]
@@ -111,7 +122,7 @@ class BranchDecoder:
         """Compute the trees and choose the first token of each answer."""
         inputs: dict[str, Any] = {k: value for k, value in trees.items() if k not in ("depth", "subtree_end")}
         depth, subtree_end = trees["depth"], trees["subtree_end"]
-        width = max(map(len, last))
+        width = _columns(last)
         node = depth.new_tensor([[*nodes, *[nodes[0]] * (width - len(nodes))] for nodes in last])  # [I, Q]
         position = self._positions(trees)
         tiles = None
@@ -202,3 +213,8 @@ class BranchDecoder:
             every = visible.repeat_interleave(self.base.model.vision_model.num_patches, dim=-1)
             attention = as_attended(self.base, every[:, None])
         return CrossMask(attention, reads.to(self.base.dtype)[:, None, :, None])
+
+
+def _columns(questions: Sequence[Sequence[int]]) -> int:
+    """Columns for the questions of the row that has most."""
+    return -(-max(map(len, questions)) // _COLUMNS) * _COLUMNS

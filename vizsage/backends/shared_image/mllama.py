@@ -6,10 +6,17 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vizsage.backends.shared_image.masks import CrossMask
 
 _PICTURES_AT_A_TIME = 4
+_KERNELS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 def accept_cross_masks(base: Any) -> None:
@@ -58,10 +65,9 @@ def _vision_states(inner: Any, pixels: dict[str, torch.Tensor]) -> torch.Tensor:
     """
     count = len(pixels["pixel_values"])
     size = count if torch.is_grad_enabled() else _PICTURES_AT_A_TIME
-    parts = (
-        inner.multi_modal_projector(
-            inner.vision_model(**{k: value[i : i + size] for k, value in pixels.items()}).last_hidden_state
-        )
-        for i in range(0, count, size)
-    )
-    return torch.cat(list(parts))
+    with sdpa_kernel(_KERNELS):
+        features = [
+            inner.vision_model(**{name: value[i : i + size] for name, value in pixels.items()}).last_hidden_state
+            for i in range(0, count, size)
+        ]
+    return torch.cat([inner.multi_modal_projector(part) for part in features])
