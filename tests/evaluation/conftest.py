@@ -34,6 +34,7 @@ class BytesImage:
 
     name: str
     data: bytes = WHITE
+    named: bool = True
 
     def read(self) -> bytes:
         return self.data

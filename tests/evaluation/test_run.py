@@ -73,6 +73,21 @@ def test_streaming_writes_the_same_files(stage: Stage, config: Config, tmp_path:
     assert first == second
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nameless_pictures_of_the_same_bytes_are_one_image(stage: Stage, config: Config, streaming: bool) -> None:
+    """Counted as an image a question, they would make intervals too short."""
+    pictures = {sample.sample_id: png(("red", "blue")[i // 6]) for i, sample in enumerate(make_samples(12))}
+    stage.split = FakeSplit(
+        [replace(s, image=BytesImage(s.sample_id, pictures[s.sample_id], named=False)) for s in make_samples(12)]
+    )
+    results = evaluate(config.model_copy(update={"use_val_streaming": streaming}))
+    assert (results["total_samples"], results["images"]) == (12, 2)
+    assert [row["image"] for row in rows(config)] == ["test-0"] * 6 + ["test-6"] * 6
+    assert [row["image_sha256"] for row in rows(config)][5:7] == [
+        hashlib.sha256(pictures[name]).hexdigest() for name in ("test-5", "test-6")
+    ]
+
+
 def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) -> None:
     evaluate(config)
     row = rows(config)[3]

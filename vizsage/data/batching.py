@@ -146,7 +146,7 @@ class _MemoryOrder:
         if not samples:
             raise DataError("no samples to train on")
         self.total = len(samples)
-        self._groups = evaluation_order(_images_joined(samples))
+        self._groups = evaluation_order(images_joined(samples))
         self._seed = seed
 
     def from_position(self, seen: int) -> Iterator[Sample]:
@@ -171,13 +171,13 @@ class _StreamOrder:
             skip = seen - self._kept_before[block]
             records = self._split.numbered(block * self._buffer_size)
             for number, part in groupby(records, key=lambda record: record[0] // self._buffer_size):
-                groups = evaluation_order(_images_joined(sample for _, sample in part))
+                groups = evaluation_order(images_joined(sample for _, sample in part))
                 yield from islice(_shuffled_groups(groups, _generator(self._seed, epoch, number)), skip, None)
                 skip = 0
             epoch, seen = epoch + 1, 0
 
 
-def _images_joined(samples: Iterable[Sample]) -> Iterator[Sample]:
+def images_joined(samples: Iterable[Sample]) -> Iterator[Sample]:
     """`samples` with one reference, the first, for all images of the same bytes that have no name of their own."""
     first: dict[bytes, ImageRef] = {}
     for sample in samples:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import islice
 
 from PIL import Image
 
+from vizsage.data.batching import images_joined
 from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split
@@ -24,15 +25,19 @@ _WITHHELD_PX = 448
 class Questions:
     """The samples of a split that are asked, in file order; held in memory, or read anew each time when `streaming`.
 
+    Embedded pictures of the same bytes that have no name of their own are one image, that of the first: questions on
+    one picture are answered together, and are one cluster of an interval.
+
     `total` is their number. `left_out` counts, over the whole split, the samples left out because they need external
     knowledge and those that need a description the table lacks. Raises DataError that lists the bad records.
     """
 
     def __init__(self, split: Split, *, streaming: bool, limit: int | None) -> None:
         self._split, self._limit = split, limit
-        self._samples = None if streaming else split.load()
-        kept = sum(split.scan(_SCAN_RECORDS)) if self._samples is None else len(self._samples)
+        loaded = None if streaming else split.load()
+        kept = sum(split.scan(_SCAN_RECORDS)) if loaded is None else len(loaded)
         self.total = kept if limit is None else min(limit, kept)
+        self._samples = None if loaded is None else list(islice(images_joined(loaded), limit))
         counts = split.counts
         self.left_out = {
             "left_out": {"need_external_knowledge": counts.left_out_knowledge},
@@ -53,8 +58,9 @@ class Questions:
             )
 
     def __iter__(self) -> Iterator[Sample]:
-        samples: Iterable[Sample] = self._split.stream() if self._samples is None else self._samples
-        return islice(samples, self._limit)
+        if self._samples is not None:
+            return iter(self._samples)
+        return islice(images_joined(self._split.stream()), self._limit)
 
     def chunks(self, size: int) -> Iterator[list[Sample]]:
         """All at once when in memory, where all questions on an image meet; else `size` consecutive ones at a time."""

@@ -12,6 +12,7 @@ from vizsage.backends.generation import Generator
 from vizsage.backends.memory import memory_exceeded
 from vizsage.backends.processes import Processes
 from vizsage.config import Config
+from vizsage.data.batching import images_joined
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.errors import RepeatingError, is_out_of_memory
@@ -24,7 +25,7 @@ def choose_samples(samples: Iterable[Sample], limit: int) -> list[Sample]:
     Images are taken in the order of a hash of their names: AQUA lists all visual questions before all knowledge
     questions, so the first `limit` would hold one kind only. Keeps `limit` samples in memory.
     """
-    keyed = ((hashlib.sha256(s.image.name.encode()).digest(), i, s) for i, s in enumerate(samples))
+    keyed = ((hashlib.sha256(s.image.name.encode()).digest(), i, s) for i, s in enumerate(images_joined(samples)))
     return [sample for _, _, sample in heapq.nsmallest(limit, keyed, key=lambda item: item[:2])]
 
 
