@@ -260,6 +260,25 @@ def test_a_signal_keeps_the_answers(stage: Stage, config: Config, tmp_path: Path
     assert content(config) == content(whole)
 
 
+def test_a_question_that_stands_twice_is_asked_once(stage: Stage, config: Config, tmp_path: Path) -> None:
+    """Sampled answers to it would differ, and which one is kept would depend on where the evaluation was killed."""
+    samples = make_samples(12)
+    samples[11] = replace(samples[0], sample_id="test-11", answer="other", answers=())
+    stage.split, sampled = FakeSplit(samples), FakeModel(reply=lambda sample: f"as {sample.sample_id} says")
+    stage.model = replace(sampled, asked=[], before=lambda asked: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        evaluate(config)
+    stage.model = replace(sampled, asked=[])
+    assert evaluate(config)["total_samples"] == 12
+    assert sorted(stage.model.asked) == sorted(f"test-{i}" for i in range(1, 8))
+    whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
+    stage.model = replace(sampled, asked=[])
+    assert evaluate(whole)["total_samples"] == 12
+    assert len(stage.model.asked) == 11
+    assert content(config) == content(whole)
+    assert rows(config)[0]["prediction"] == rows(config)[11]["prediction"] == "as test-11 says"
+
+
 @pytest.mark.parametrize("asked", [0, 1, 4, 6, 11])
 def test_sigkill_on_the_way(stage: Stage, config: Config, tmp_path: Path, asked: int) -> None:
     def die(count: int) -> None:

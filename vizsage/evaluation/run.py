@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,9 +139,9 @@ class Share:
         yield done
         if self.latch.signal or done == len(samples):
             return
-        own = model.batches([self.shown(sample) for sample in samples])[rank::processes]
-        open_ = [[s for s in batch if keys[s.sample_id] not in self.store.answered] for batch in own]
-        asked = [batch for batch in open_ if batch]
+        batches = model.batches([self.shown(sample) for sample in samples])
+        asked = [batch for batch in self._unanswered(batches, keys)[rank::processes] if batch]
+        rows_of = Counter(keys.values())
         start = time.monotonic()
         with memory_reported(config, "answering"):
             for batch, answers in zip(asked, model.answer(asked), strict=True):
@@ -151,9 +152,26 @@ class Share:
                 for sample in batch:
                     if sample.sample_id in by_id and by_id[sample.sample_id].text is None:
                         refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
-                yield len(batch)
+                yield sum(rows_of[keys[sample.sample_id]] for sample in batch)
                 if self.latch.signal:
                     return
+
+    def _unanswered(self, batches: list[list[Sample]], keys: Mapping[str, str]) -> list[list[Sample]]:
+        """What is left to ask of each batch.
+
+        The same question on the same picture is asked once, in the first batch that has it: of two answers, which may
+        differ where they are sampled, the one that is kept would depend on interruptions and on who gave it.
+        """
+        asked: set[str] = set()
+        left: list[list[Sample]] = []
+        for batch in batches:
+            left.append([])
+            for sample in batch:
+                key = keys[sample.sample_id]
+                if key not in asked and key not in self.store.answered:
+                    asked.add(key)
+                    left[-1].append(sample)
+        return left
 
 
 def _begin(folder: Path, made_by: dict[str, Any], *, fresh: bool) -> None:
