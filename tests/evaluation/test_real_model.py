@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -194,6 +195,33 @@ def test_answers_outlive_what_does_not_decide_them(config: Config, adapter: Path
     assert again["throughput"] == first["throughput"]  # nothing was answered
     [file] = (tmp_path / "evaluation_results/test/answers").iterdir()
     assert len(list(read_jsonl(file))) == 19
+
+
+def test_other_files_beside_the_same_weights_are_another_model(
+    config: Config, model_folder: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Weights, template and prompts are as before, but where an answer ends is not."""
+    base = tmp_path / "base"
+    shutil.copytree(model_folder, base)
+    run = with_output(config, tmp_path, model_name=str(base))
+    first = evaluate(run, adapter=adapter, limit=6)
+    ids = answers(run)
+    ending = json.loads((base / "generation_config.json").read_text())
+    ends = [*ending["eos_token_id"]] if isinstance(ending["eos_token_id"], list) else [ending["eos_token_id"]]
+    (base / "generation_config.json").write_text(json.dumps(ending | {"eos_token_id": [*ends, ids[0][0]]}))
+    second = evaluate(run, adapter=adapter, limit=6)
+    assert answers(run)[0] == []
+    assert second["fingerprint"] == first["fingerprint"]
+    assert second["base_files_sha256"] != first["base_files_sha256"]
+
+
+def test_the_hash_is_that_of_the_weights_which_are_loaded(config: Config, adapter: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(adapter, both)
+    for ending in ("bin", *ascii_lowercase):  # many, because folders are listed in any order
+        (both / f"adapter_model.{ending}").write_bytes(b"of an earlier training")
+    found = evaluate(with_output(config, tmp_path), adapter=both, limit=1)["adapter_sha256"]
+    assert found == hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 def test_blind_answers_do_not_see_the_picture(config: Config, adapter: Path, tmp_path: Path) -> None:

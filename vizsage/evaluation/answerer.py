@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from vizsage.backends.base import Answering
 
 log = logging.getLogger(__name__)
+
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first of them that is there is read by peft
+_BESIDE_WEIGHTS = {".json", ".jinja", ".model", ".txt", ".py"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     Raises ConfigError, CheckpointError (an adapter of another base, template, instruction or pixel limits) or
     RepeatingError (GPU memory exceeded).
     """
+    from vizsage.backends.base import base_path_of
     from vizsage.backends.hardware import resolve_for_hardware
     from vizsage.backends.memory import memory_reported
     from vizsage.data.prompts import fingerprint
@@ -64,6 +70,7 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     del prompt["base_model"]  # a name, and the same base may lie under another one; base_identity tells it
     made_by = {
         **_adapter_hashes(adapter),
+        "base_files_sha256": _base_files_hash(Path(base_path_of(config))),
         "fingerprint": prompt,
         "generation": generation_settings(config),
         "precision": {"dtype": ready.dtype, "load_in_4bit": config.load_in_4bit},
@@ -118,7 +125,19 @@ def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
     """Weights and configuration (rank, scale) of an adapter decide alike what it answers."""
     if adapter is None:
         return {"adapter_sha256": None, "adapter_config_sha256": None}
+    weights = next(path for name in _ADAPTER_WEIGHTS if (path := adapter / name).is_file())
     return {
-        "adapter_sha256": sha256_file(next(adapter.glob("adapter_model.*"))),
+        "adapter_sha256": sha256_file(weights),
         "adapter_config_sha256": sha256_file(adapter / "adapter_config.json"),
     }
+
+
+def _base_files_hash(base: Path) -> str | None:
+    """Of all that lies beside a base model's weights: how text is cut and put together, pictures prepared, answers end.
+
+    `base_identity` has the weights; of a model of the hub, whose commit it has, this is None.
+    """
+    if not base.is_dir():
+        return None
+    files = sorted(path for path in base.iterdir() if path.suffix in _BESIDE_WEIGHTS and path.is_file())
+    return hashlib.sha256(json.dumps([[path.name, sha256_file(path)] for path in files]).encode()).hexdigest()
