@@ -7,8 +7,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def fsync_dir(directory: Path) -> None:
@@ -32,16 +33,18 @@ def fsync_tree(directory: Path) -> None:
         fsync_dir(Path(root))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` with `content`: whole or not at all.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` when the block ends: whole, or not at all.
 
-    Raises OSError (a full disk, a missing permission); the earlier file then still stands.
+    Each has a name of its own until then, so that two processes never write into one. Raises OSError (a full disk, a
+    missing permission); the earlier file then still stands.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner reads; shared storage wants the ordinary mode.
@@ -51,6 +54,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` with `content`; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,9 +19,11 @@ from rich.console import Console
 
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, VizSageError
+from vizsage.evaluation import predictions
 from vizsage.evaluation.answerer import find_adapter
 from vizsage.evaluation.run import evaluate
 from vizsage.files import read_jsonl
+from vizsage.scoring.metrics import score_row
 
 from .conftest import WHITE, BytesImage, FakeModel, FakeSplit, Stage, make_samples, png
 
@@ -377,6 +379,27 @@ def test_a_damaged_results_file_is_set_aside(stage: Stage, config: Config, damag
     assert evaluate(config)["correct_predictions"] == first["correct_predictions"]
     assert stage.model.asked == []
     assert len(set_aside(config)) == 1
+
+
+def test_two_evaluations_at_once_do_not_write_into_one_file(
+    stage: Stage, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins when the first one is in the middle of its predictions."""
+    evaluate(config)
+    whole, scored = content(config), []
+
+    def interleaved(row: dict[str, Any], *, normalise: bool) -> dict[str, Any]:
+        scored.append(row)
+        if len(scored) == 6:
+            evaluate(config)
+            assert content(config) == whole
+        return score_row(row, normalise=normalise)
+
+    monkeypatch.setattr(predictions, "score_row", interleaved)
+    evaluate(config)
+    assert content(config) == whole
+    folder = config.output_dir / "evaluation_results/test"
+    assert not [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
 
 
 def test_a_fresh_start(stage: Stage, config: Config) -> None:

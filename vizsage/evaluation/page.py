@@ -220,8 +220,8 @@ def _notes(results: Results, shown: int, picture_problems: list[str]) -> list[st
 def _provenance(results: Results) -> Iterator[tuple[str, str]]:
     """Name and value of what made the results; nested values under dotted names."""
     keys = (
-        "base_model revision adapter adapter_sha256 adapter_config_sha256 data fingerprint generation precision "
-        "max_seq_length knowledge blind seed processes throughput versions hardware finished"
+        "backend base_model revision base_files_sha256 adapter adapter_sha256 adapter_config_sha256 data fingerprint "
+        "generation precision max_seq_length knowledge blind seed processes throughput versions hardware finished"
     )
     for key in keys.split():
         if key in results:

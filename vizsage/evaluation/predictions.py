@@ -7,13 +7,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
-from vizsage.files import fsync_dir
+from vizsage.files import fsync_dir, replacing
 from vizsage.scoring.metrics import score_row
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def write_predictions(
     `shown` says what the model saw in the place of a sample. A sample that nothing is known of becomes a failed record.
     The file is replaced when the last row has been taken.
     """
-    with _replacing(path) as write:
+    with replacing(path) as file:
         for sample in samples:
             key = keys(shown(sample))
             answer = store.get(key)
@@ -55,7 +54,7 @@ def write_predictions(
                 **{name: answer[name] for name in ("raw_text", "token_ids", "finish_reason", "error")},
                 "key": key,
             }
-            write(row)
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             yield row | {"seconds": answer["seconds"]}
 
 
@@ -82,18 +81,3 @@ def set_aside_other(folder: Path, made_by: dict[str, Any]) -> None:
             os.replace(folder / name, aside / name)
     fsync_dir(folder)
     log.warning("%s: earlier results are set aside in %s: they have another %s", folder, aside.name, ", ".join(keys))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Callable[[Row], object]]:
-    """Gives a function that writes a line; `path` is replaced, whole, when the block ends without an error."""
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with aside.open("wb") as file:
-            yield lambda row: file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    fsync_dir(path.parent)
