@@ -301,10 +301,17 @@ def test_absent_answer_and_records_that_are_no_objects(tmp_path: Path) -> None:
         assert part in message
 
 
-def test_half_of_a_surrogate_pair(tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["answer", "question", "image", "id", "school"])
+def test_half_of_a_surrogate_pair(tmp_path: Path, field: str) -> None:
+    """Found before a model answers: no file of predictions could be written with it."""
     config = config_for(tmp_path)
-    (config.split_dir / "train.jsonl").write_text(json.dumps(record(answer="\ud800")))
-    with pytest.raises(DataError, match="no valid Unicode"):
+    (config.split_dir / "train.jsonl").write_text(json.dumps(record(**{field: "a\udfff"})))
+    with pytest.raises(DataError, match=rf"record 1 .*{field}.* is no valid Unicode") as error:
+        open_split(config, "train").load()
+    assert str(error.value).isprintable()
+    (config.split_dir / "train.jsonl").unlink()
+    (config.split_dir / "train.json").write_text(json.dumps([record(), record(**{field: "a\udfff"})]))
+    with pytest.raises(DataError, match="no valid Unicode after record 1"):
         open_split(config, "train").load()
 
 

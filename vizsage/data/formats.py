@@ -73,6 +73,10 @@ class JsonFile:
         except ijson.JSONError as error:
             reason = str(error).strip().split("\n")[0]
             raise DataError(f"{self.path}: broken JSON after record {number}: {reason}") from None
+        except UnicodeDecodeError:
+            raise DataError(
+                f"{self.path}: no valid Unicode after record {number}: half of a surrogate pair stands there"
+            ) from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 

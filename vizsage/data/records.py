@@ -120,7 +120,7 @@ def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
         return f"{split}-{number}"
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise BadRecord(f"id is {show_value(value)}; write a text or a whole number, or leave it out")
-    return str(value)
+    return _whole(str(value), "id")
 
 
 def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
@@ -128,7 +128,7 @@ def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
     if isinstance(image, str):
         if not image.strip():
             raise BadRecord("image is empty; write a file name below Images/")
-        return _file_image(image, images_dir)
+        return _file_image(_whole(image, "image"), images_dir)
     if image is None:
         raise BadRecord(f"image is missing; found the keys {', '.join(map(str, raw))[:100] or 'of an empty object'}")
     if isinstance(image, (bool, int, float, Decimal, list, dict)):
@@ -184,6 +184,11 @@ def _required_text(value: Any, field: str) -> str:
         missing = value is None or value != value
         found = "missing" if missing else show_value(value) if text is None else "empty"
         raise BadRecord(f"{field} is {found}; write a text or a number")
+    return _whole(text, field)
+
+
+def _whole(text: str, field: str) -> str:
+    """`text`, which can be written to a file. Raises BadRecord."""
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise BadRecord(f"{field} is no valid Unicode: it holds half of a surrogate pair")
     return text
@@ -206,7 +211,7 @@ def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
     if not extra:
         return _NO_TAGS
     texts = ((str(key), scalar_text(raw[key])) for key in raw if key in extra)
-    return {key: text for key, text in texts if text is not None}
+    return {_whole(key, "a tag's name"): _whole(text, f"tag {key!a}") for key, text in texts if text is not None}
 
 
 def show_value(value: Any) -> str:
