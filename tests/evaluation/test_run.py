@@ -491,3 +491,13 @@ def test_shows_tables(stage: Stage, config: Config) -> None:
     text = output.getvalue()
     for expected in ("Comparisons", "Samples", "Wrong answers (12)", "Exact match (SQuAD) on test", "[red]no"):
         assert expected in text
+
+
+def test_only_tables_are_on_stdout(stage: Stage, config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.model.before = lambda asked: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        evaluate(config, console=Console())
+    assert capsys.readouterr().out == ""
+    stage.model = FakeModel()
+    evaluate(config, console=Console())
+    assert capsys.readouterr().out.startswith("Samples")

@@ -62,7 +62,7 @@ def evaluate(
         adapter: folder of another adapter than the one that `config` trains.
         blind: withhold the pictures; a plain one stands in for each.
         fresh: set earlier answers aside and begin anew.
-        console: gets the progress bar and the tables; None: nothing is shown.
+        console: gets the tables; None: nothing is shown, no progress either.
 
     Returns the content of results.json.
 
@@ -87,7 +87,7 @@ def evaluate(
         # Nobody reads answers before the first process has set aside what it has to.
         processes.together(lambda: _begin(folder, answerer.made_by, fresh=fresh) if first else None)
         share = Share(answerer, AnswerStore(folder, rank=processes.rank), latch, blind=blind)
-        with _progress(console) as progress:
+        with _progress(shown=console is not None) as progress:
             task = progress.add_task(name, total=questions.total)
             stopped = processes.together(
                 lambda: share.answer_all(questions, processes, lambda done: progress.advance(task, done))
@@ -245,6 +245,8 @@ def _check_writable(folder: Path) -> None:
         raise ConfigError(f"output_dir: {existing} is not a folder that can be written to; name another output_dir")
 
 
-def _progress(console: Console | None) -> Progress:
+def _progress(*, shown: bool) -> Progress:
+    """A bar on stderr where that is a terminal; stdout holds what scripts read."""
+    stderr = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=console is None)
+    return Progress(*columns, console=stderr, transient=True, disable=not (shown and stderr.is_terminal))
