@@ -318,12 +318,24 @@ def test_a_kill_in_the_middle_of_a_line(stage: Stage, config: Config, tmp_path: 
         assert content(killed) == whole
 
 
-def test_a_damaged_line_is_answered_again(stage: Stage, config: Config) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"key": "abc"',
+        b"\0\0",
+        b"\xff",
+        b"[1]",
+        b"null",
+        b'{"key": [], "prediction": "a"}',
+        b'{"key": "a", "prediction": 5}',
+    ],
+)
+def test_a_damaged_line_is_answered_again(stage: Stage, config: Config, damage: bytes) -> None:
     evaluate(config)
     whole = content(config)
     [file] = (config.output_dir / "evaluation_results/test/answers").iterdir()
     lines = file.read_bytes().splitlines(keepends=True)
-    lines[4] = b'{"key": "abc"\n'
+    lines[4] = damage + b"\n"
     file.write_bytes(b"".join(lines))
     stage.model = FakeModel()
     evaluate(config)

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from vizsage.data.sample import ImageRef, Sample
@@ -122,7 +123,8 @@ def _scan(path: Path) -> Iterator[tuple[int, Row]]:
                 return  # torn by a kill, or just being written
             try:
                 row = json.loads(line)
-                _ = row["key"], row["prediction"]
+                if not isinstance(row["key"], str) or not isinstance(row["prediction"], (str, NoneType)):
+                    raise ValueError("no answer")
             except (ValueError, KeyError, TypeError):
                 log.warning("%s: the line at byte %d is damaged; its question is answered again", path, offset)
             else:
