@@ -195,11 +195,12 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
 
     def add(path: Path, mode: str) -> None:
         path = path.absolute()
+        if any(path == place or place in path.parents for place in covered):
+            return
         if "," in str(path) or ":" in str(path):
             raise ConfigError(f"{path}: a container cannot mount a path with a comma or a colon; rename it")
-        if not any(path == place or place in path.parents for place in covered):
-            covered.append(path)
-            mounts.append(f"{path}:{path}{mode}")
+        covered.append(path)
+        mounts.append(f"{path}:{path}{mode}")
 
     add(Path.cwd(), "")
     for work in works:

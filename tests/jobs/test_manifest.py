@@ -325,9 +325,16 @@ def test_a_deadline(tmp_path: Path) -> None:
 # --- JobSets ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("limits", [{}, {"nvidia.com/gpu": 4}])
 @pytest.mark.parametrize("command", ["eval", "train"])
-def test_only_an_evaluation_by_itself_spreads_over_nodes_and_gpus_of_a_jobset(tmp_path: Path, command: str) -> None:
+def test_only_an_evaluation_by_itself_spreads_over_nodes_and_gpus_of_a_jobset(
+    tmp_path: Path, command: str, limits: dict[str, int]
+) -> None:
     documents = overlay("JobSet", completionMode="Indexed", completions=1, parallelism=1)
+    for one in workload(documents)["spec"]["replicatedJobs"]:
+        given = one["template"]["spec"]["template"]["spec"]["containers"][0]
+        given["resources"] = {"requests": {"cpu": "8"}, "limits": dict(limits)}
+        given["env"].append({"name": "OMP_NUM_THREADS", "value": "8"})
     asked = Request(nodes=3, gpus_per_node=2, then_eval=command == "train")
     found = workload(render(documents, work(tmp_path, command), NAME, asked))["spec"]["replicatedJobs"]
     job = found[-1]["template"]["spec"]
@@ -339,6 +346,7 @@ def test_only_an_evaluation_by_itself_spreads_over_nodes_and_gpus_of_a_jobset(tm
     meeting = {"MASTER_ADDR": f"{NAME}-eval-0-0.{NAME}", "MASTER_PORT": "29500"}
     assert {name: seen.get(name) for name in meeting} == (meeting if command == "eval" else dict.fromkeys(meeting))
     assert seen["NNODES"] == str(nodes)
+    assert seen["OMP_NUM_THREADS"] == ("4" if command == "eval" else "8")
 
 
 @pytest.mark.parametrize(
