@@ -15,7 +15,7 @@ CODE  := vizsage jobs tests tools benchmarks
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slurm test-k8s test-report lint format train eval submit-slurm submit-k8s check
 .PHONY: schema settings-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
-.PHONY: aqua-figures screenshot lock image test-image clean
+.PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image test-image clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -115,6 +115,9 @@ benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the fi
 benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARGS="--size real --family mllama": on a GPU)
 	$(BIN)/python benchmarks/train_throughput.py $(ARGS)
 
+benchmark-eval: $(STAMP) ## measure answering beside the usual loop and padded batches, small (ARGS="--size real": on a GPU)
+	$(BIN)/python benchmarks/eval_throughput.py $(ARGS)
+
 benchmark-aqua: $(STAMP) ## count what AQUA gives away without a picture (ARGS="data/AQUA --table data/SemArt")
 	$(BIN)/python benchmarks/aqua_baselines.py --json benchmarks/results/aqua.json $(ARGS)
 
@@ -125,6 +128,9 @@ figures: $(STAMP) ## measure, and rewrite the table of figures and the compariso
 
 training-figures: $(STAMP) ## rewrite the tables of training speed in README.md from benchmarks/results
 	$(BIN)/python -m tools.training_figures README.md
+
+answering-figures: $(STAMP) ## rewrite the tables of answering speed in README.md from benchmarks/results/answering
+	$(BIN)/python -m tools.answering_figures README.md
 
 aqua-figures: $(STAMP) ## rewrite what AQUA gives away in README.md from benchmarks/results/aqua.json
 	$(BIN)/python -m tools.aqua_figures README.md

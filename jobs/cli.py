@@ -59,7 +59,7 @@ def _submit_to_kubernetes(options: argparse.Namespace) -> None:
     from jobs.kubernetes import build, manifest, overlay_for
     from jobs.spec import load_work
 
-    one = load_work(options.kind, options.config, options.overrides)
+    one = load_work(options.kind, options.config, options.overrides, _evaluation(options))
     request = _request(options)
     overlay = overlay_for(options.overlay, request)
     rendered = manifest(overlay, build(overlay), one, request, options.config.stem)
@@ -93,18 +93,18 @@ def _submit_to_slurm(options: argparse.Namespace) -> None:
     from jobs.spec import load_work, work
     from jobs.submissions import note
 
-    training = load_work(options.kind, options.config, options.overrides)
-    profile = _profile(options, training.config)
-    chain = [(training, profile)]
+    first = load_work(options.kind, options.config, options.overrides, _evaluation(options))
+    profile = _profile(options, first.config)
+    chain = [(first, profile)]
     if options.then_eval:
-        chain.append((work("eval", training.config), _for_eval(profile)))
+        chain.append((work("eval", first.config), _for_eval(profile)))
     elif options.kind == "eval":
-        chain = [(training, _for_eval(profile))]
+        chain = [(first, _for_eval(profile, options.nodes, options.gpus_per_node))]
     if options.dry_run:
         for i, (one, resources) in enumerate(chain):
             print(script_text([one], resources, one.folder, after="JOBID" if i else None))
         return
-    _refuse_second_job(training.run_dir)
+    _refuse_second_job(first.run_dir)
     after = None
     for one, resources in chain:
         try:
@@ -328,10 +328,22 @@ def _request(options: argparse.Namespace) -> Any:
     return Request(options.nodes, options.gpus_per_node, options.image, time_s, options.then_eval)
 
 
-def _for_eval(profile: Any) -> Any:
-    """An evaluation takes one process."""
-    one_gpu = re.sub(r"\b(gpu(?::[^,:]+)?):\d+", r"\1:1", profile.gres) if profile.gres else None
-    return profile.model_copy(update={"nodes": 1, "gpus_per_node": min(1, profile.gpus_per_node), "gres": one_gpu})
+def _evaluation(options: argparse.Namespace) -> Any:
+    from jobs.spec import Evaluation
+
+    adapter = options.adapter
+    if adapter is not None and options.scheduler == "slurm":
+        adapter = adapter.absolute()  # in a pod, relative paths begin elsewhere
+    return Evaluation(options.split, options.limit, options.base, adapter, options.blind)
+
+
+def _for_eval(profile: Any, nodes: int | None = None, gpus_per_node: int | None = None) -> Any:
+    """An evaluation takes one process, however large the profile's trainings are, unless more are asked for."""
+    changes: dict[str, Any] = {} if nodes is not None else {"nodes": 1}
+    if gpus_per_node is None:
+        one_gpu = re.sub(r"\b(gpu(?::[^,:]+)?):\d+", r"\1:1", profile.gres) if profile.gres else None
+        changes |= {"gpus_per_node": min(1, profile.gpus_per_node), "gres": one_gpu}
+    return profile.model_copy(update=changes)
 
 
 def _active_job(run_dir: Path) -> JobState | None:

@@ -76,6 +76,8 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
         raise ConfigError(f"expected one Job or JobSet in the overlay, found {len(found)}")
     [workload] = found
     jobs = _jobs(workload, work.command, request)
+    if work.command == "eval" and workload["kind"] == "JobSet" and (request.nodes or 1) > 1:
+        _let_meet(_container(jobs["eval"]["template"]["spec"]))
     _rename(documents, workload, jobs, name)
     _set_settings(documents, work, name)
     for role, job in jobs.items():
@@ -84,11 +86,15 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
         _check_volumes(work, pod, container)
         _, settings, *more = container.get("args") or ["", "/etc/vizsage/config.yaml"]
         then_eval = request.then_eval and workload["kind"] == "Job"
-        container["args"] = [role, settings, *more, *(["--then-eval"] if then_eval else [])]
-        nodes = 1 if role == "eval" else request.nodes
+        container["args"] = [role, settings, *more, *work.evaluation.words, *(["--then-eval"] if then_eval else [])]
+        nodes, gpus, one_gpu = request.nodes, request.gpus_per_node, False
+        if role == "eval":  # one process, unless more are asked for, and after a training in any case
+            alone = work.command != "eval"
+            nodes = 1 if alone or nodes is None else nodes
+            one_gpu = alone or gpus is None
         if nodes is not None:
             _set_nodes(job, container, nodes)
-        _set_gpus(container, work, role, request.gpus_per_node)
+        _set_gpus(container, work, gpus, one=one_gpu)
         if request.image is not None:
             for one in (*pod.get("initContainers", ()), *pod["containers"]):
                 if one["image"] == container["image"] or one is container:
@@ -208,8 +214,8 @@ def _set_nodes(job: Document, container: Document, nodes: int) -> None:
     _set_variable(container, "NNODES", str(nodes))
 
 
-def _set_gpus(container: Document, work: Work, role: str, gpus: int | None) -> None:
-    """An evaluation takes one GPU, settings for a CPU none: nobody wants to wait for GPUs that stay idle."""
+def _set_gpus(container: Document, work: Work, gpus: int | None, *, one: bool) -> None:
+    """As many as asked for, at most `one`; settings for a CPU take none: nobody wants to wait for GPUs that idle."""
     resources = container.setdefault("resources", {})
     kinds = {key for part in ("limits", "requests") for key in resources.get(part, {}) if _GPU.search(key)}
     if gpus is None and work.config.device == "cpu":
@@ -218,14 +224,21 @@ def _set_gpus(container: Document, work: Work, role: str, gpus: int | None) -> N
         given = resources.get(part, {})
         for key in kinds & set(given):
             count = int(given[key]) if gpus is None else gpus
-            given[key] = str(min(1, count) if role == "eval" else count)
+            given[key] = str(min(1, count) if one else count)
             if given[key] == "0":
                 del given[key]
     cores = str(resources.get("requests", {}).get("cpu", ""))
-    if gpus and role == "train" and cores.isdecimal():
+    if gpus and not one and cores.isdecimal():
         _set_variable(container, "OMP_NUM_THREADS", str(max(1, int(cores) // gpus)), only_if_there=True)
     if gpus and not kinds:
-        resources.setdefault("limits", {})["nvidia.com/gpu"] = str(min(1, gpus) if role == "eval" else gpus)
+        resources.setdefault("limits", {})["nvidia.com/gpu"] = str(1 if one else gpus)
+
+
+def _let_meet(container: Document) -> None:
+    """An evaluation of a JobSet is one pod, which meets nobody; with more of them, `_rename` says where."""
+    there = {one["name"] for one in container.setdefault("env", [])}
+    defaults = {"MASTER_ADDR": "", "MASTER_PORT": "29500"}
+    container["env"] += [{"name": name, "value": value} for name, value in defaults.items() if name not in there]
 
 
 def _set_variable(container: Document, variable: str, value: str, *, only_if_there: bool = False) -> None:
@@ -248,6 +261,8 @@ def _check_volumes(work: Work, pod: Document, container: Document) -> None:
     read = {"base_path": config.base_path, "external_knowledge_path": config.external_knowledge_path}
     if config.model_name.startswith(("/", "./", "../")):
         read["model_name"] = config.model_name  # type: ignore[assignment]
+    if work.evaluation.adapter is not None:
+        read["--adapter"] = work.evaluation.adapter
     problems = []
     for key, path in (written | read).items():
         if path is None:

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 # Options that one scheduler has and the other has not.
 _ONLY = {"profile": "slurm", "overlay": "kubernetes", "image": "kubernetes", "namespace": "kubernetes"}
+# Those that only an evaluation has.
+_EVALUATION = ("split", "limit", "base", "adapter", "blind")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -26,6 +28,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                 parser.error(f"--{name} is for {owner}")
         if scheduler == "kubernetes":
             _check_numbers(parser, options)
+    if options.command == "submit":
+        _check_evaluation(parser, options)
     return options
 
 
@@ -37,6 +41,17 @@ def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error("--image: expected the name of an image")
     if options.gpus_per_node is not None and options.gpus_per_node < 0:
         parser.error(f"--gpus-per-node: expected 0 or more, found {options.gpus_per_node}")
+
+
+def _check_evaluation(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What `vizsage eval` would refuse after hours in a queue, and what a training does not know."""
+    given = [name for name in _EVALUATION if getattr(options, name) not in (None, False)]
+    if given and options.kind != "eval":
+        parser.error(f"--{given[0]} is for eval")
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit: expected a number of samples of 1 or more, found {options.limit}")
+    if options.base and options.adapter is not None:
+        parser.error("--base and --adapter: the base model is evaluated without an adapter; leave one out")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("kind", choices=kinds, help="what to run")
         added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
         added.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
-        added.add_argument("--nodes", type=int, metavar="N", help="nodes, one launcher each")
-        added.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs of each node, one process each")
+        one = "; an evaluation takes one unless told here" if "eval" in kinds else ""
+        added.add_argument("--nodes", type=int, metavar="N", help=f"nodes, one launcher each{one}")
+        added.add_argument("--gpus-per-node", type=int, metavar="N", help=f"GPUs of each node, one process each{one}")
         added.add_argument(
             "--time",
             metavar="T",
@@ -70,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         added.add_argument("--then-eval", action="store_true", help="evaluate when the training has succeeded")
         added.add_argument("--dry-run", action="store_true", help="print the script or manifest, send nothing")
+        if "eval" in kinds:
+            of_eval(added.add_argument_group("eval", "handed on to vizsage eval"))
         slurm = added.add_argument_group("slurm")
         slurm.add_argument("--profile", metavar="NAME", help="config/clusters/NAME.yaml, or a file (default: default)")
         kubernetes = added.add_argument_group("kubernetes")
@@ -80,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         )
         kubernetes.add_argument("--image", metavar="IMAGE", help="instead of the overlay's")
         kubernetes.add_argument("--namespace", metavar="NS", help="instead of the one that kubectl uses")
+
+    def of_eval(group: argparse._ArgumentGroup) -> None:
+        group.add_argument("--split", help="train, val, test or another file's name (default: test)")
+        group.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+        group.add_argument("--base", action="store_true", help="the base model, without an adapter")
+        group.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
+        group.add_argument("--blind", action="store_true", help="the same questions with the pictures withheld")
 
     def asking(name: str, summary: str) -> argparse.ArgumentParser:
         added = command(name, summary)

@@ -121,7 +121,7 @@ class Profile(BaseModel):
     constraint: Word | None = Field(None, description="Features that the nodes must have, for example a100&ib.")
 
     # how much
-    nodes: PositiveInt = Field(1, description="Nodes; an evaluation takes one.")
+    nodes: PositiveInt = Field(1, description="Nodes of a training; an evaluation takes one.")
     gpus_per_node: Count = Field(1, description="GPUs on each node, one process a GPU; 0: none.")
     gres: Word | None = Field(None, description="Asked for instead of gpus_per_node, for example gpu:a100:4.")
     cpus_per_task: PositiveInt = Field(8, description="CPU cores on each node.")

@@ -1,6 +1,7 @@
 """`python -m jobs.run train|eval CONFIG [key=value ...]`: `vizsage` with one process a GPU, on this node and its peers.
 
-The command of every job, and of the container image. `train ... --then-eval` evaluates when the training has succeeded.
+The command of every job, and of the container image. `train ... --then-eval` evaluates when the training has succeeded,
+on the first node and its GPUs; `eval` by itself runs on as many nodes as there are.
 
 torch.distributed's own launcher starts and watches the processes. It is called as a library, because `torchrun` turns
 every exit code into 1: here the code of the first process that failed comes back, 128 + n for one killed by signal n.
@@ -39,22 +40,25 @@ from vizsage.errors import (
 
 USAGE = """\
 usage: python -m jobs.run train CONFIG [key=value ...] [--then-eval]
-       python -m jobs.run eval CONFIG [key=value ...] [--split SPLIT] [--limit N] [--base | --adapter DIR]
+       python -m jobs.run eval CONFIG [key=value ...] [--split SPLIT] [--limit N] [--base | --adapter DIR] [--blind]
 
-Runs `vizsage train` with one process a GPU, or `vizsage eval`, and returns its exit code: 0 done, 2 wrong command or
-configuration, 3 unusable data, 4 a failure that will repeat, 75 interrupted with a checkpoint safe on disk (the same
-command continues), others unknown. SIGTERM saves a checkpoint first.
+Runs `vizsage train` or `vizsage eval` with one process a GPU, and returns its exit code: 0 done, 2 wrong command or
+configuration, 3 unusable data, 4 a failure that will repeat, 75 interrupted with what was done safe on disk (the same
+command continues), others unknown. SIGTERM saves a checkpoint first, or the answers under way.
 
   CONFIG       a YAML file, see config/; key=value overrides a setting of it
-  --then-eval  evaluate on the first node when the training has succeeded
+  --then-eval  evaluate on the first node, with all its GPUs, when the training has succeeded
 
 Several nodes: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment. PROCESSES_PER_NODE: instead of the
 number of GPUs. `vizsage` itself (check, predict, config, demo) is installed beside this command."""
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 # The scheduler ends the job when its own patience ends.
 _GRACE_S = 24 * 3600
-# Other nodes see the outcome that the first one wrote when their shared storage shows it.
+# A node sees what another one wrote when their shared storage shows it.
 _OUTCOME_S = 120.0
+# Options of `vizsage eval` whose value is the next word, which may have a = of its own.
+_VALUED = ("--split", "--limit", "--adapter")
+_GROUP = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,16 +95,16 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
             raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]; --help tells more")
         if "--fresh" in arguments:
             raise ConfigError("--fresh: an attempt that begins anew each time would never end; leave it out here")
-        command, config, rest = arguments[0], Path(arguments[1]), arguments[2:]
+        command, config = arguments[0], Path(arguments[1])
         if then_eval and command != "train":
             raise ConfigError("--then-eval follows a training")
-        settings = load_config(config, [word for word in rest if "=" in word and word[0] != "-"])
+        settings = load_config(config, _overrides(arguments[2:]))
         if then_eval and not settings.resume:
             raise ConfigError(
                 "--then-eval with resume: false: an evaluation that is interrupted would begin the training anew; "
                 "evaluate by itself"
             )
-        environments = worker_environments(os.environ, _processes(command))
+        environments = worker_environments(os.environ, _processes())
     except VizSageError as error:
         return _say(str(error), error.exit_code)
     marks = _marks("train", settings.output_dir)
@@ -112,7 +116,9 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
             f"{settings.output_dir}: interrupted between training and evaluation",
             EXIT_INTERRUPTED if _marks("train", settings.output_dir) != marks else EXIT_UNKNOWN,
         )
-    return _command("eval", arguments[1:], settings, [{}], received)
+    # The other nodes are gone, and the port is as the training left it.
+    alone = {name: text for name, text in os.environ.items() if name not in _GROUP}
+    return _command("eval", arguments[1:], settings, worker_environments(alone, len(environments)), received)
 
 
 def _command(
@@ -121,31 +127,39 @@ def _command(
     """Run `vizsage COMMAND ARGUMENTS` in one process for each environment; see `main` for what is returned."""
     output_dir = settings.output_dir
     marks = _marks(command, output_dir)
-    node, nodes = int(os.environ.get("NODE_RANK", "0")), int(os.environ.get("NNODES", "1"))
-    # A run that is done joins nobody: its other nodes may be gone for good.
-    if nodes > 1 and command == "train" and not _is_done(settings):
+    group = environments[0]
+    node, nodes = int(group.get("GROUP_RANK", "0")), int(group.get("WORLD_SIZE", "1")) // len(environments)
+    # A training that is done joins nobody: its other nodes may be gone for good.
+    if nodes > 1 and not (command == "train" and _is_done(settings)):
         try:
-            if not meet(node, nodes, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), received):
+            if not meet(node, nodes, group["MASTER_ADDR"], int(group["MASTER_PORT"]), received):
                 return _say(f"{output_dir}: interrupted before all nodes were there: a failure", EXIT_UNKNOWN)
         except OSError as error:
-            return _say(f"MASTER_PORT: {os.environ['MASTER_PORT']} cannot be listened at: {error}", EXIT_UNKNOWN)
+            return _say(f"MASTER_PORT: {group['MASTER_PORT']} cannot be listened at: {error}", EXIT_UNKNOWN)
     code = _launch([sys.executable, "-u", "-m", "vizsage", command, *arguments], environments, received)
     if code and node > 0:  # only the first node's processes log
         _say(f"node {node} ended with exit code {code}", code)
     if code > 128 and command == "train" and _marks(command, output_dir) != marks:
         # Killed after the end: outcome.json is the last that an attempt writes, and says how it ended.
         code = _outcome(output_dir, code)
-    if code == EXIT_INTERRUPTED and not _went_forward(command, output_dir, marks):
+    if code == EXIT_INTERRUPTED and not _went_forward(command, output_dir, marks, nodes):
         # Whoever retries interruptions for ever would do so with a job that cannot get anywhere.
         return _say(f"{output_dir}: interrupted before the first step of this attempt: a failure", EXIT_UNKNOWN)
     if code == EXIT_DONE and command == "train" and node > 0:
         # The first node still saves the adapter. If it dies then, this one is needed again and may not end well.
+        # (The processes of an evaluation end when the first one has written the results.)
         waited = time.monotonic() + _OUTCOME_S
         while (code := _outcome(output_dir, EXIT_UNKNOWN)) != EXIT_DONE and time.monotonic() < waited and not received:
             time.sleep(0.5)
         if code != EXIT_DONE:
             return _say(f"{output_dir}: trained, but the first node has not said that the run is done", EXIT_UNKNOWN)
     return code
+
+
+def _overrides(words: Sequence[str]) -> list[str]:
+    """Those of the words behind the file of settings that override one of them."""
+    behind = zip(["", *words], words, strict=False)
+    return [word for before, word in behind if "=" in word and word[0] != "-" and before not in _VALUED]
 
 
 def worker_environments(given: Mapping[str, str], processes: int) -> list[dict[str, str]]:
@@ -177,12 +191,8 @@ def worker_environments(given: Mapping[str, str], processes: int) -> list[dict[s
     return [{**common, "RANK": str(node * processes + i), "LOCAL_RANK": str(i)} for i in range(processes)]
 
 
-def _processes(command: str) -> int:
-    """Processes on this node. An evaluation takes one."""
-    if command == "eval":
-        if os.environ.get("NNODES", "1") != "1":
-            raise ConfigError("an evaluation runs on one node; ask for one")
-        return 1
+def _processes() -> int:
+    """Processes on this node."""
     text = os.environ.get("PROCESSES_PER_NODE", "")
     if text:
         if not text.isdecimal() or int(text) < 1:
@@ -238,21 +248,22 @@ def _asking_to_stop(number: int) -> int:
 
 
 def _marks(command: str, output_dir: Path) -> Any:
-    """What a step forward changes: the file that an attempt writes last, or the predictions that were appended."""
-    names = ["outcome.json"] if command == "train" else ["evaluation_results/*/predictions.jsonl"]
-    found = {path: path.stat() for name in names for path in output_dir.glob(name)}
+    """What a step forward changes: the file that an attempt writes last, or those that answers are appended to."""
+    names = "outcome.json" if command == "train" else "evaluation_results/*/answers/*.jsonl"
+    found = {path: path.stat() for path in output_dir.glob(names)}
     return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
-def _went_forward(command: str, output_dir: Path, before: Any) -> bool:
+def _went_forward(command: str, output_dir: Path, before: Any, nodes: int) -> bool:
     """Whether the attempt that ended just now made a step. All nodes read the same files and so agree."""
-    if command == "eval":
-        return bool(_marks(command, output_dir) != before)
-    waited = time.monotonic() + _OUTCOME_S
-    while _marks(command, output_dir) == before or not (output_dir / "outcome.json").exists():
+    training = command == "train"
+    waited = time.monotonic() + (_OUTCOME_S if training or nodes > 1 else 0.0)
+    while _marks(command, output_dir) == before or (training and not (output_dir / "outcome.json").exists()):
         if time.monotonic() > waited:
             return False
         time.sleep(0.5)
+    if not training:
+        return True
     try:
         attempt = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))["attempts"][-1]
         return int(attempt["step"]) > int(attempt["resumed_from_step"])

@@ -126,7 +126,7 @@ def task_command(works: Sequence[Work], profile: Profile) -> str:
             words += ["--bind", mount]
         words += ["--pwd", str(Path.cwd()), str(profile.container_image)]
     words += [python, "-u", "-m", "jobs.run", works[0].command]
-    return f'{shlex.join(words)} "$settings"'
+    return " ".join([shlex.join(words), '"$settings"', *map(shlex.quote, works[0].evaluation.words)])
 
 
 def script_text(works: Sequence[Work], profile: Profile, folder: Path, *, after: str | None = None) -> str:
@@ -195,11 +195,12 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
 
     def add(path: Path, mode: str) -> None:
         path = path.absolute()
+        if any(path == place or place in path.parents for place in covered):
+            return
         if "," in str(path) or ":" in str(path):
             raise ConfigError(f"{path}: a container cannot mount a path with a comma or a colon; rename it")
-        if not any(path == place or place in path.parents for place in covered):
-            covered.append(path)
-            mounts.append(f"{path}:{path}{mode}")
+        covered.append(path)
+        mounts.append(f"{path}:{path}{mode}")
 
     add(Path.cwd(), "")
     for work in works:
@@ -209,7 +210,8 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
         add(first.save_path, "")
     if profile.local_cache and "$" not in profile.local_cache:
         add(Path(profile.local_cache), "")
-    for path in (first.base_path, first.external_knowledge_path, Path(first.model_name)):
+    adapter = works[0].evaluation.adapter
+    for path in (first.base_path, first.external_knowledge_path, Path(first.model_name), adapter):
         if path is not None and path.exists():
             add(path, ":ro")
     return mounts

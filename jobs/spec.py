@@ -15,12 +15,34 @@ FOLDER = "jobs"  # below the run directory: scripts, logs and frozen settings of
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What `vizsage eval` is told beside its settings; the defaults are its own. `adapter` as the job finds it."""
+
+    split: str | None = None
+    limit: int | None = None
+    base: bool = False
+    adapter: Path | None = None
+    blind: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """As options, a word each, whatever they begin with."""
+        given = {"split": self.split, "limit": self.limit, "adapter": self.adapter}
+        switches = {"base": self.base, "blind": self.blind}
+        return [
+            *(f"--{name}={value}" for name, value in given.items() if value is not None),
+            *(f"--{name}" for name, on in switches.items() if on),
+        ]
+
+
+@dataclass(frozen=True)
 class Work:
-    """One `vizsage train` or `vizsage eval`. Paths are absolute."""
+    """One `vizsage train` or `vizsage eval`. Paths are absolute, but for those that a pod finds."""
 
     command: str
     config: Config
     run_dir: Path
+    evaluation: Evaluation = Evaluation()
 
     @property
     def folder(self) -> Path:
@@ -44,16 +66,16 @@ class Work:
             raise ConfigError(f"output_dir: {self.run_dir} cannot be written: {error.strerror}") from None
 
 
-def work(command: str, config: Config) -> Work:
+def work(command: str, config: Config, evaluation: Evaluation = Evaluation()) -> Work:
     """The work of `command` with `config`. Raises ConfigError for settings that a launcher cannot serve."""
     run_dir = config.output_dir.absolute()
     if "%" in str(run_dir):
         raise ConfigError(f"output_dir: {run_dir} has a %, which SLURM reads as a pattern; name another folder")
     if config.name_trained_model == FOLDER:
         raise ConfigError(f"name_trained_model: {FOLDER!r} is the folder that launchers keep their files in")
-    return Work(command, config, run_dir)
+    return Work(command, config, run_dir, evaluation)
 
 
-def load_work(command: str, path: Path, overrides: Sequence[str] = ()) -> Work:
+def load_work(command: str, path: Path, overrides: Sequence[str] = (), evaluation: Evaluation = Evaluation()) -> Work:
     """The work of `command` with the settings of a YAML file. Raises ConfigError."""
-    return work(command, load_config(path, overrides))
+    return work(command, load_config(path, overrides), evaluation)

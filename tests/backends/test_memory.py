@@ -65,9 +65,9 @@ def test_what_is_done_already_is_not_advised() -> None:
 @pytest.mark.parametrize(
     ("during", "changes", "first", "absent"),
     [
-        ("a validation", {"eval_batch_size": 8}, "lower eval_batch_size to 4", "grad_accum"),
-        ("answering", {"eval_batch_size": 1, "num_beams": 4}, "lower num_beams", "eval_batch_size to"),
-        ("answering", {"eval_batch_size": 3}, "lower eval_batch_size to 1", "use_gradient_checkpointing"),
+        ("a validation", {"num_beams": 4}, "lower max_seq_length", "num_beams"),  # it is greedy
+        ("answering", {"num_beams": 4}, "lower num_beams", "eval_batch_size"),  # halved as often as it can be
+        ("answering", {}, "lower max_seq_length", "use_gradient_checkpointing"),
         ("loading the base model", {"load_in_4bit": False}, "set load_in_4bit: true", "batch_size"),
         ("loading the base model", {}, "take a GPU with more memory", "batch_size"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -146,6 +147,54 @@ def test_an_evaluation_takes_one_gpu_of_the_kind_that_the_profile_names(
     assert "#SBATCH --nodes=1\n" in script
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("--nodes", "2"), {"nodes": "2", "gres": "gpu:a100:1"}),
+        (("--gpus-per-node", "8"), {"nodes": "1", "gpus-per-node": "8"}),
+        (("--nodes", "2", "--gpus-per-node", "2"), {"nodes": "2", "gpus-per-node": "2"}),
+        (("--nodes", "2", "device=cpu"), {"nodes": "2"}),
+    ],
+)
+def test_an_evaluation_takes_the_nodes_and_gpus_that_are_asked_for(
+    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], asked: dict[str, str]
+) -> None:
+    (here / "big.yaml").write_text("gres: gpu:a100:4\nnodes: 3\n")
+    script = printed(capsys, *EVAL, "--profile", "big.yaml", *words, "--dry-run")
+    lines = dict(
+        line.removeprefix("#SBATCH --").split("=", 1)
+        for line in script.splitlines()
+        if "SBATCH --" in line and "=" in line
+    )
+    assert {key: lines[key] for key in ("nodes", "gres", "gpus-per-node") if key in lines} == asked
+
+
+def test_an_evaluation_is_told_what_is_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--split", "val set", "--limit", "5", "--adapter", "out/lr=1e-4/ada", "lr=0.5", "--blind")
+    script = printed(capsys, *EVAL, *words, "--dry-run")
+    assert (
+        f"""jobs.run eval "$settings" '--split=val set' --limit=5 --adapter={here}/out/lr=1e-4/ada --blind\n"""
+        in script
+    )
+    assert printed(capsys, *EVAL, "--base", "--dry-run").count('jobs.run eval "$settings" --base\n') == 1
+    assert printed(capsys, *EVAL, "--dry-run").count('jobs.run eval "$settings"\n') == 1
+
+
+def test_submit_knows_every_option_of_an_evaluation() -> None:
+    """But --fresh, which would begin anew at every attempt."""
+
+    def options(*words: str) -> set[str]:
+        command = [sys.executable, "-m", *words, "--help"]
+        return set(
+            re.findall(
+                r"(--[a-z-]+)", subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            )
+        )
+
+    assert options("vizsage", "eval") - {"--fresh", "--debug"} <= options("jobs", "submit")
+    assert not {"--split", "--blind"} & options("jobs", "sweep")
+
+
 def test_overrides_may_stand_behind_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = printed(capsys, *TRAIN, "lr=0.5", "lora_r=4", "--time", "1-00", "--dry-run")
     assert printed(capsys, *TRAIN, "lr=0.5", "--dry-run", "--time", "1-00", "lora_r=4") == plain
@@ -212,6 +261,18 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((), "COMMAND"),
         (("dance",), "dance"),
         ((*EVAL, "--then-eval"), "--then-eval"),
+        ((*EVAL, "--nodes", "0"), "nodes"),
+        ((*EVAL, "--limit", "0"), "--limit"),
+        ((*EVAL, "--limit", "few"), "--limit"),
+        ((*EVAL, "--base", "--adapter", "out/adapter"), "--adapter"),
+        ((*EVAL, "--fresh"), "--fresh"),
+        ((*TRAIN, "--then-eval", "--split", "val"), "--split is for eval"),
+        ((*TRAIN, "--limit", "5"), "--limit is for eval"),
+        ((*TRAIN, "--base"), "--base is for eval"),
+        ((*TRAIN, "--adapter", "out/adapter"), "--adapter is for eval"),
+        (("submit", "kubernetes", "train", "run.yaml", "--blind"), "--blind is for eval"),
+        (("submit", "kubernetes", "eval", "run.yaml", "--limit", "0"), "--limit"),
+        ((*SWEEP, "--blind"), "--blind"),
         (SWEEP[:4], "several values"),
         ((*SWEEP, "lora_r=4,many"), "lora_r"),
         ((*SWEEP, "--nodes", "0"), "nodes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from jobs.kubernetes import Manifest
 from jobs.manifest import Request, job_name, render
-from jobs.spec import Work, load_work
+from jobs.spec import Evaluation, Work, load_work
 from vizsage.config import load_config
 from vizsage.errors import ConfigError
 
@@ -201,8 +202,41 @@ def test_without_a_word_on_nodes_the_overlay_decides(tmp_path: Path) -> None:
     assert variables(documents)["NNODES"] == "2"
 
 
-def test_an_evaluation_takes_one_node_and_one_gpu(tmp_path: Path) -> None:
-    documents = render(nodes_overlay(), work(tmp_path, "eval"), NAME, Request(nodes=4, gpus_per_node=8))
+def test_an_evaluation_is_told_what_is_asked_for(tmp_path: Path) -> None:
+    asked = Evaluation("val", 5, adapter=Path("outputs/a b"), blind=True)
+    one = dataclasses.replace(work(tmp_path, "eval"), evaluation=asked)
+    words = ["--split=val", "--limit=5", "--adapter=outputs/a b", "--blind"]
+    assert container(render(overlay(), one, NAME))["args"] == ["eval", "/etc/vizsage/config.yaml", *words]
+    elsewhere = dataclasses.replace(one, evaluation=Evaluation(adapter=Path("/mine/adapter")))
+    with pytest.raises(ConfigError, match="--adapter: /mine/adapter lies on no volume"):
+        render(overlay(), elsewhere, NAME)
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "gpus", "threads"),
+    [
+        (Request(nodes=4), 4, "1", "8"),
+        (Request(gpus_per_node=2), 1, "2", "4"),
+        (Request(nodes=3, gpus_per_node=8), 3, "8", "1"),
+    ],
+)
+def test_an_evaluation_takes_the_nodes_and_gpus_that_are_asked_for(
+    tmp_path: Path, asked: Request, nodes: int, gpus: str, threads: str
+) -> None:
+    given = nodes_overlay()
+    given[2]["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "8"}
+    given[2]["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "OMP_NUM_THREADS", "value": "8"})
+    documents = render(given, work(tmp_path, "eval"), NAME, asked)
+    job = workload(documents)["spec"]
+    assert (job["completions"], job["parallelism"], job["backoffLimit"]) == (nodes, nodes, 3 * nodes)
+    found = variables(documents)
+    assert (found["NNODES"], found["MASTER_ADDR"]) == (str(nodes), f"{NAME}-0.{NAME}")
+    assert found["OMP_NUM_THREADS"] == threads
+    assert container(documents)["resources"]["limits"]["nvidia.com/gpu"] == gpus
+
+
+def test_an_evaluation_takes_one_node_and_one_gpu_without_a_word(tmp_path: Path) -> None:
+    documents = render(nodes_overlay(), work(tmp_path, "eval"), NAME)
     job = workload(documents)["spec"]
     assert (job["completions"], job["parallelism"], job["backoffLimit"]) == (1, 1, 3)
     assert variables(documents)["NNODES"] == "1"
@@ -289,6 +323,30 @@ def test_a_deadline(tmp_path: Path) -> None:
 
 
 # --- JobSets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [{}, {"nvidia.com/gpu": 4}])
+@pytest.mark.parametrize("command", ["eval", "train"])
+def test_only_an_evaluation_by_itself_spreads_over_nodes_and_gpus_of_a_jobset(
+    tmp_path: Path, command: str, limits: dict[str, int]
+) -> None:
+    documents = overlay("JobSet", completionMode="Indexed", completions=1, parallelism=1)
+    for one in workload(documents)["spec"]["replicatedJobs"]:
+        given = one["template"]["spec"]["template"]["spec"]["containers"][0]
+        given["resources"] = {"requests": {"cpu": "8"}, "limits": dict(limits)}
+        given["env"].append({"name": "OMP_NUM_THREADS", "value": "8"})
+    asked = Request(nodes=3, gpus_per_node=2, then_eval=command == "train")
+    found = workload(render(documents, work(tmp_path, command), NAME, asked))["spec"]["replicatedJobs"]
+    job = found[-1]["template"]["spec"]
+    nodes = 3 if command == "eval" else 1
+    assert (found[-1]["name"], job["completions"], job["parallelism"]) == ("eval", nodes, nodes)
+    one = job["template"]["spec"]["containers"][0]
+    assert one["resources"]["limits"]["nvidia.com/gpu"] == ("2" if command == "eval" else "1")
+    seen = {variable["name"]: variable["value"] for variable in one["env"]}
+    meeting = {"MASTER_ADDR": f"{NAME}-eval-0-0.{NAME}", "MASTER_PORT": "29500"}
+    assert {name: seen.get(name) for name in meeting} == (meeting if command == "eval" else dict.fromkeys(meeting))
+    assert seen["NNODES"] == str(nodes)
+    assert seen["OMP_NUM_THREADS"] == ("4" if command == "eval" else "8")
 
 
 @pytest.mark.parametrize(

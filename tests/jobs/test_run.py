@@ -178,11 +178,21 @@ def test_an_interruption_without_a_step_forward_is_a_failure(
 
 @pytest.mark.parametrize(("appends", "code"), [(True, 75), (False, 1)])
 def test_an_evaluation_goes_forward_when_it_has_answered(tmp_path: Path, appends: bool, code: int) -> None:
-    predictions = tmp_path / "evaluation_results" / "test" / "predictions.jsonl"
-    predictions.parent.mkdir(parents=True)
-    predictions.write_text("{}\n")
-    body = f"open({str(predictions)!r}, 'a').write('{{}}\\n' * {int(appends)}); os._exit(75)"
-    assert Launch(tmp_path, body, command="eval").end()[0] == code
+    answers = tmp_path / "evaluation_results" / "test-blind" / "answers"
+    answers.mkdir(parents=True)
+    (answers / "earlier-0.jsonl").write_text("{}\n")
+    own = f"open({str(answers)!r} + f'/now-{{rank}}.jsonl', 'a').write('{{}}\\n')" if appends else "pass"
+    body = f"open({str(answers.parent)!r} + '/predictions.jsonl', 'a').write('{{}}\\n')\nif rank: {own}\nos._exit(75)"
+    found, printed = Launch(tmp_path, body, command="eval", processes=2).end()
+    assert (found, "before the first step" in printed) == (code, code == 1)
+
+
+def test_an_evaluation_has_a_process_for_each_gpu_and_its_options(tmp_path: Path) -> None:
+    body = "(folder / f'ran-{rank}').write_text(f\"{os.environ['WORLD_SIZE']} {sys.orig_argv[-2:]}\"); os._exit(0)"
+    more = ("use_wandb=false", "--blind", "--adapter", "sweep/lr=1e-4,seed=7/adapter")
+    assert Launch(tmp_path, body, command="eval", more=more, processes=3).end() == (0, "")
+    assert {path.read_text() for path in tmp_path.glob("ran-*")} == {f"3 {['--adapter', more[-1]]}"}
+    assert len(list(tmp_path.glob("ran-*"))) == 3
 
 
 # A training that leaves its traces, and an evaluation that tells that it ran, and in what surroundings.
@@ -200,7 +210,7 @@ def test_an_evaluation_follows_the_training_and_its_exit_code_counts(tmp_path: P
     launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=("lr=1e-3", "--then-eval"), processes=2)
     assert launch.end()[0] == 3
     assert (tmp_path / "ran-train-0").read_text() == "2"
-    assert (tmp_path / "ran-eval-0").read_text() == ""  # one process, which joins nobody
+    assert (tmp_path / "ran-eval-0").read_text() == "2"
 
 
 def test_no_evaluation_follows_without_being_asked_for(tmp_path: Path) -> None:
@@ -234,6 +244,57 @@ def test_only_the_first_node_evaluates_and_an_index_is_a_node_s_rank(tmp_path: P
     assert sorted(path.name for path in tmp_path.glob("ran-*")) == ["ran-eval-0", "ran-train-0", "ran-train-1"]
 
 
+def test_after_a_training_the_first_node_s_processes_meet_on_it_alone(tmp_path: Path) -> None:
+    first, second = nodes()
+    body = TRAIN_THEN_EVAL.replace(
+        "os._exit(3)",
+        "names = ('WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'GROUP_RANK', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')\n"
+        "(folder / f'eval-{rank}').write_text(json.dumps([os.environ[name] for name in names]))\n"
+        "os._exit(0)",
+    )
+    launches = [
+        Launch(tmp_path, body, more=("--then-eval",), variables=variables, processes=2) for variables in (second, first)
+    ]
+    assert [launch.end()[0] for launch in launches] == [0, 0]
+    assert sorted(path.name for path in tmp_path.glob("eval-*")) == ["eval-0", "eval-1"]
+    found = [json.loads((tmp_path / f"eval-{i}").read_text()) for i in range(2)]
+    assert [one[:-1] for one in found] == [["2", "2", "0", str(i), "127.0.0.1"] for i in range(2)]
+    assert found[0][-1] == found[1][-1] != first["MASTER_PORT"]
+
+
+EVALUATE = """
+(folder / f"ran-{rank}").write_text(os.environ["WORLD_SIZE"])
+os._exit(0)
+"""
+
+
+def test_nodes_evaluate_together_and_end_without_a_word_of_a_training(tmp_path: Path) -> None:
+    launches = [Launch(tmp_path, EVALUATE, command="eval", variables=variables) for variables in nodes()]
+    assert [launch.end() for launch in launches] == [(0, ""), (0, "")]
+    assert {path.name: path.read_text() for path in tmp_path.glob("ran-*")} == {"ran-0": "2", "ran-1": "2"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nodes_of_an_evaluation_wait_for_each_other_although_the_run_is_done(tmp_path: Path, rank: int) -> None:
+    finish(tmp_path)
+    launch = Launch(tmp_path, EVALUATE, command="eval", variables=nodes()[rank])
+    time.sleep(8)
+    launch.process.send_signal(signal.SIGTERM)
+    code, printed = launch.end()
+    assert (code, "before all nodes were there" in printed) == (1, True)
+    assert not list(tmp_path.glob("ran-*"))
+
+
+def test_a_node_sees_the_answers_of_another_when_the_storage_shows_them(tmp_path: Path) -> None:
+    """An interrupted evaluation of two nodes: this one's process had answered nothing yet."""
+    first, second = nodes()
+    answers = tmp_path / "evaluation_results" / "test" / "answers"
+    late = f"(sleep 4; mkdir -p {answers}; echo > {answers}/0.jsonl)"
+    body = f"rank or os.system({late + ' &'!r})\nos._exit(75)"
+    launches = [Launch(tmp_path, body, command="eval", variables=variables) for variables in (first, second)]
+    assert [launch.end()[0] for launch in launches] == [75, 75]
+
+
 def test_nodes_wait_for_each_other_and_start_together(tmp_path: Path) -> None:
     first, second = nodes()
     early = Launch(tmp_path, TRAIN_THEN_EVAL, variables=second)
@@ -256,19 +317,22 @@ def test_a_signal_ends_the_waiting_for_other_nodes(tmp_path: Path, rank: int) ->
     assert not list(tmp_path.glob("ran-*"))
 
 
+def finish(run_dir: Path) -> None:
+    """What tells that the training is done."""
+    (run_dir / "outcome.json").write_text(json.dumps({"exit_code": 0}))
+    (run_dir / "vizsage-adapter").mkdir()
+    (run_dir / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
+
+
 def test_a_run_that_is_done_waits_for_nobody(tmp_path: Path) -> None:
-    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0}))
-    (tmp_path / "vizsage-adapter").mkdir()
-    (tmp_path / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
+    finish(tmp_path)
     body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", "pass")
     assert Launch(tmp_path, body, more=("--then-eval",), variables=nodes()[0]).end()[0] == 3
 
 
 @pytest.mark.parametrize("setting", ["resume=false", "name_trained_model=other"])
 def test_a_run_that_only_looks_done_waits_for_its_nodes(tmp_path: Path, setting: str) -> None:
-    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0}))
-    (tmp_path / "vizsage-adapter").mkdir()
-    (tmp_path / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
+    finish(tmp_path)
     launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=(setting,), variables=nodes()[0])
     time.sleep(8)
     launch.process.send_signal(signal.SIGTERM)
@@ -379,7 +443,10 @@ def test_variables_that_describe_no_node(given: dict[str, str], message: str) ->
         (["train", "run.yaml"], {"PROCESSES_PER_NODE": "0"}, "PROCESSES_PER_NODE"),
         (["train", "run.yaml"], {"PROCESSES_PER_NODE": "all"}, "PROCESSES_PER_NODE"),
         (["train", "run.yaml"], {"PROCESSES_PER_NODE": "1", "NNODES": "2"}, "MASTER_ADDR"),
-        (["eval", "run.yaml"], {"NNODES": "2"}, "one node"),
+        (["eval", "run.yaml"], {"PROCESSES_PER_NODE": "1", "NNODES": "2"}, "MASTER_ADDR"),
+        (["eval", "run.yaml"], {"PROCESSES_PER_NODE": "all"}, "PROCESSES_PER_NODE"),
+        (["eval", "run.yaml", "--split", "val", "lr=fast"], {}, "lr"),
+        (["eval", "run.yaml", "--fresh"], {}, "--fresh"),
         (["eval", "run.yaml", "--then-eval"], {}, "--then-eval"),
         (["train", "run.yaml", "resume=false", "--then-eval"], {}, "resume: false"),
         (

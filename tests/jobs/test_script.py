@@ -137,6 +137,19 @@ def test_what_is_sent_is_what_a_dry_run_prints_and_no_file_holds_a_token(
     assert not [path for path in files if b"secret-" in path.read_bytes()]
 
 
+@pytest.mark.parametrize("kind", ["apptainer", "pyxis"])
+def test_a_container_sees_the_adapter_of_an_evaluation(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("adapter")
+    (here / "out" / "lr=1,r=4").mkdir(parents=True)  # a sweep's member: it lies below what is mounted anyway
+    command = ["submit", "slurm", "eval", "run.yaml", "--profile", f"{kind}.yaml", "--dry-run", "--adapter"]
+    assert cli.main([*command, str(elsewhere)]) == 0
+    assert f"{elsewhere}:{elsewhere}:ro" in capsys.readouterr().out
+    assert cli.main([*command, "out/lr=1,r=4"]) == 0
+    assert f"{here}/out/lr=1,r=4:" not in capsys.readouterr().out
+
+
 def test_a_parameter_that_submitit_does_not_know_is_not_passed_over(
     work: Work, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,7 @@ def test_in_a_validation(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatc
         return bool(passes) and not module.training
 
     fail_when(monkeypatch, first_answer_after_training)
-    with pytest.raises(RepeatingError, match="during a validation.*lower eval_batch_size to 3"):
+    with pytest.raises(RepeatingError, match="during a validation.*max_new_tokens .*lower max_seq_length"):
         train(config)
     assert outcome(config)["exit_code"] == 4
     assert outcome(config)["step"] == 4

@@ -73,7 +73,7 @@ def _settings(config: Config, during: Activity) -> str:
     if during == "training":
         names += ["batch_size", "use_gradient_checkpointing", "share_images"]
     if during in ("a validation", "answering"):
-        names += ["eval_batch_size", "max_new_tokens"]
+        names += ["max_new_tokens"]
     if during == "answering":
         names += ["num_beams"]
     if during != "loading the base model":
@@ -88,13 +88,8 @@ def _advice(config: Config, during: Activity) -> Iterator[str]:
             yield "set share_images: true"
         if not config.use_gradient_checkpointing:
             yield "set use_gradient_checkpointing: true"
-    elif during == "a validation" and config.eval_batch_size > 1:
-        yield f"lower eval_batch_size to {config.eval_batch_size // 2}"
-    elif during == "answering":
-        if config.eval_batch_size > 1:
-            yield f"lower eval_batch_size to {config.eval_batch_size // 2}"
-        if config.num_beams > 1:
-            yield "lower num_beams"
+    elif during == "answering" and config.num_beams > 1:
+        yield "lower num_beams"  # of eval_batch_size as many as fit were tried, down to one
     if not config.load_in_4bit and config.backend != "vllm":
         yield "set load_in_4bit: true"
     if during == "loading the base model":

@@ -60,7 +60,7 @@ def predict(
     from vizsage.backends.memory import memory_reported
 
     answerer = load_answerer(config, adapter)
-    with memory_reported(answerer.config.model_copy(update={"eval_batch_size": 1}), "answering"):
+    with memory_reported(answerer.config, "answering"):
         [[answer]] = answerer.model.answer([[sample]])
     if answer.text is None:
         raise DataError(f"{image}: {answer.error}")

@@ -276,7 +276,7 @@ class _Run:
         if not self.world.is_main_process:
             return None
         sample = self.plan.example
-        with memory_reported(self.config.model_copy(update={"eval_batch_size": 1}), "a validation"):
+        with memory_reported(self.config, "a validation"):
             [answer] = generate_answers(self.model, self.processor, [sample], self.config, greedy=True)
         log.info("%s, %s: %r -> %r (expected %r)", when, sample.image.name, sample.question, answer.text, sample.answer)
         return answer.text

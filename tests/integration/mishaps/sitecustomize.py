@@ -1,8 +1,9 @@
-"""On PYTHONPATH of a job: something happens to its training process after a step. MISHAP says what and after which.
+"""On PYTHONPATH of a job: something happens to its processes on the way. MISHAP says what, and after which step.
 
 "hold 5": wait there, once, until a signal arrives; a file `held-RANK` in the run directory says so.
 "crash 5": raise an error that nobody foresaw, every time.
 "hold 5 1": only the process of rank 1.
+"answer 2": an evaluation waits like that after its second batch of answers.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MODULE = "vizsage.training.flow"
+TRAINING, EVALUATION = "vizsage.training.flow", "vizsage.evaluation.run"
 
 
 class Finder:
-    """Finds the module that is called after each step, and changes it once it is loaded."""
+    """Finds the module that sees each step, and changes it once it is loaded."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The module's own spec, with one more thing to do at the end of its execution."""
-        if name != MODULE:
+        answers = os.environ["MISHAP"].startswith("answer ")
+        if name != (EVALUATION if answers else TRAINING):
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -33,13 +35,13 @@ class Finder:
 
         def execute_and_change(module: ModuleType) -> None:
             execute(module)
-            change(module.Flow)
+            change_share(module.Share) if answers else change_flow(module.Flow)
 
         spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
         return spec
 
 
-def change(flow: Any) -> None:
+def change_flow(flow: Any) -> None:
     """Make what MISHAP names a part of `Flow.on_step_end`."""
     what, step, *ranks = os.environ["MISHAP"].split()
     rank = os.environ.get("RANK", "0")
@@ -49,18 +51,32 @@ def change(flow: Any) -> None:
         if state.global_step == int(step) and rank in (ranks or [rank]):
             if what == "crash":
                 raise RuntimeError("a mishap that nobody foresaw")
-            hold(self)
+            hold(self.config, self.latch)
         return original(self, args, state, control, **more)
 
     flow.on_step_end = on_step_end
 
 
-def hold(flow: Any) -> None:
+def change_share(share: Any) -> None:
+    """Make what MISHAP names a part of `Share.answer`, which yields once before the first batch."""
+    batches = int(os.environ["MISHAP"].split()[1])
+    original = share.answer
+
+    def answer(self: Any, *arguments: Any) -> Any:
+        for i, done in enumerate(original(self, *arguments)):
+            if i == batches:
+                hold(self.answerer.config, self.latch)
+            yield done
+
+    share.answer = answer
+
+
+def hold(config: Any, latch: Any) -> None:
     """Wait for a signal, unless an earlier attempt has."""
-    held = flow.config.output_dir / f"held-{os.environ.get('RANK', '0')}"
+    held = config.output_dir / f"held-{os.environ.get('RANK', '0')}"
     if not held.exists():
         held.touch()
-        while flow.latch.signal is None:
+        while latch.signal is None:
             time.sleep(0.1)
 
 

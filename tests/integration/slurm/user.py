@@ -21,7 +21,7 @@ SECRET = "hf_nobodyshallreadthis"
 
 @dataclass(frozen=True)
 class Job:
-    """What `submit` said about a training, and about the evaluation that follows it."""
+    """What `submit` said about a job, and about the evaluation that follows it."""
 
     job_id: str
     run_dir: Path
@@ -54,7 +54,7 @@ class Job:
         return int(path.read_text()) if path.exists() else 0
 
     def wait_until_held(self, processes: int = 1, timeout_s: float = 240) -> None:
-        """Wait until each training process waits for a signal, as mishaps/sitecustomize.py has it."""
+        """Wait until each process waits for a signal, as mishaps/sitecustomize.py has it."""
         end = time.monotonic() + timeout_s
         while not run_files.held(self.run_dir, processes):
             assert time.monotonic() < end, self.text()
@@ -100,9 +100,9 @@ class User:
         """`python -m jobs`."""
         return self.run(sys.executable, "-m", "jobs", *arguments, code=code)
 
-    def submit(self, config: Path, profile: Path, *more: str) -> Job:
-        """Send a training."""
-        return read_job(self.jobs("submit", "slurm", "train", config, "--profile", profile, *more))
+    def submit(self, config: Path, profile: Path, *more: str, kind: str = "train") -> Job:
+        """Send a training, or an evaluation."""
+        return read_job(self.jobs("submit", "slurm", kind, config, "--profile", profile, *more))
 
     def train_here(self, config: Path) -> Path:
         """`vizsage train` without a cluster and without an interruption; returns the run directory."""
