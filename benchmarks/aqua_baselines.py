@@ -26,7 +26,7 @@ from vizsage.data.sources import open_split
 from vizsage.errors import VizSageError
 from vizsage.files import sha256_file, write_json
 from vizsage.scoring.normalisation import normalise_squad
-from vizsage.scoring.statistics import CONFIDENCE, INTERVAL_METHOD, RESAMPLES, SEED, bootstrap_intervals
+from vizsage.scoring.statistics import CONFIDENCE, INTERVAL, bootstrap_intervals
 
 SCHEMA_VERSION = 1
 IN_DESCRIPTION = "answer stands word for word in the description"
@@ -89,13 +89,7 @@ def measure(folder: Path, table: Path) -> dict[str, Any]:
         "questions_a_painting": {"mean": len(samples) / len(of_painting), "most": max(of_painting.values())},
         "without_description": split.counts.missing_description,
         "rows": rows,
-        "interval": {
-            "confidence": CONFIDENCE,
-            "method": INTERVAL_METHOD,
-            "clusters": "image",
-            "resamples": RESAMPLES,
-            "seed": SEED,
-        },
+        "interval": {**INTERVAL},
     }
 
 

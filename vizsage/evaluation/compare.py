@@ -17,10 +17,7 @@ from vizsage.evaluation.joining import Asked, Run, find_predictions, read_run, s
 from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
 from vizsage.scoring.metrics import METRICS, accepted_answers, exact_match
 from vizsage.scoring.statistics import (
-    CONFIDENCE,
-    INTERVAL_METHOD,
-    RESAMPLES,
-    SEED,
+    INTERVAL,
     bootstrap_intervals,
     holm,
     mcnemar_exact,
@@ -74,13 +71,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
         "mode": "rigorous" if rigorous else "squad",
         "samples": len(first.scores),
         "images": len(set(first.asked.images)),
-        "interval": {
-            "confidence": CONFIDENCE,
-            "method": INTERVAL_METHOD,
-            "clusters": "image",
-            "resamples": RESAMPLES,
-            "seed": SEED,
-        },
+        "interval": {**INTERVAL},
         "test": "mcnemar_exact" if metric in BINARY else "sign_exact",
         "correction": "holm" if len(runs) > 2 else None,
         "warnings": warnings,

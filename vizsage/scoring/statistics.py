@@ -16,6 +16,14 @@ INTERVAL_METHOD = "bootstrap over images, t on the logit scale"
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 SEED = 0
+INTERVAL = {
+    "confidence": CONFIDENCE,
+    "method": INTERVAL_METHOD,
+    "clusters": "image",
+    "resamples": RESAMPLES,
+    "seed": SEED,
+}
+"""How the intervals of a file were made, as the file says it."""
 
 _LOWEST_DF = 4  # of t: where few images make all the variance, lower ones widen intervals without need
 _DRAWN_AT_ONCE = 1 << 20  # images: 8 MB an array, however many there are

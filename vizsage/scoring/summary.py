@@ -11,7 +11,7 @@ import numpy as np
 
 from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
 from vizsage.scoring.metrics import METRICS, score_row
-from vizsage.scoring.statistics import CONFIDENCE, INTERVAL_METHOD, RESAMPLES, SEED, bootstrap_intervals
+from vizsage.scoring.statistics import INTERVAL, bootstrap_intervals
 
 FAILED_LISTED = 100
 
@@ -94,13 +94,7 @@ class _Columns:
                 "exact_match": everything["exact_match_score"],
                 **{name: math.fsum(scores) / total if total else None for name, scores in self._scores.items()},
             },
-            "interval": {
-                "confidence": CONFIDENCE,
-                "method": INTERVAL_METHOD,
-                "clusters": "image",
-                "resamples": RESAMPLES,
-                "seed": SEED,
-            },
+            "interval": {**INTERVAL},
             "failed_predictions": self._failed_count,
             "truncated_predictions": self._truncated,
             "failed": self._failed,
