@@ -90,6 +90,17 @@ def test_nameless_pictures_of_the_same_bytes_are_one_image(stage: Stage, config:
     ]
 
 
+def test_a_name_of_two_pictures_is_warned_of(stage: Stage, config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    samples = make_samples(12)
+    evaluate(config)
+    assert "different pictures" not in caplog.text
+    for i in (3, 7):
+        samples[i] = replace(samples[i], image=BytesImage(samples[i].image.name, png("red")))
+    stage.split = FakeSplit(samples)
+    evaluate(config)
+    assert "2 image names stand for different pictures, such as 1.png" in caplog.text
+
+
 def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) -> None:
     evaluate(config)
     row = rows(config)[3]

@@ -34,15 +34,20 @@ def write_predictions(
     `shown` says what the model saw in the place of a sample. A sample that nothing is known of becomes a failed record.
     The file is replaced when the last row has been taken.
     """
+    pictures: dict[str, str] = {}
+    ambiguous: set[str] = set()
     with replacing(path) as file:
         for sample in samples:
             key = keys(shown(sample))
+            image_sha256 = keys.image_sha256(sample.image)
+            if pictures.setdefault(sample.image.name, image_sha256) != image_sha256:
+                ambiguous.add(sample.image.name)
             answer = store.get(key)
             scored = {"prediction": answer["prediction"], "answers": list(sample.answers)}
             row = {
                 "sample_id": sample.sample_id,
                 "image": sample.image.name,
-                "image_sha256": keys.image_sha256(sample.image),
+                "image_sha256": image_sha256,
                 "question": sample.question,
                 "answer": sample.answer,
                 "answers": scored["answers"],
@@ -56,6 +61,13 @@ def write_predictions(
             }
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             yield row | {"seconds": answer["seconds"]}
+    if ambiguous:
+        log.warning(
+            "%d image names stand for different pictures, such as %s: each was shown its own, but scores count a name as "
+            "one image, and the report shows the first",
+            len(ambiguous),
+            min(ambiguous),
+        )
 
 
 def set_aside_other(folder: Path, made_by: dict[str, Any]) -> None:
