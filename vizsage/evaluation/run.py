@@ -82,19 +82,11 @@ def evaluate(
     questions = Questions(opened, streaming=config.use_val_streaming, limit=limit)
     with catch_signals() as latch, Processes() as processes:
         first = processes.rank == 0
-        console = console if first else None
         answerer = load_answerer(config, adapter)
         # Nobody reads answers before the first process has set aside what it has to.
         processes.together(lambda: _begin(folder, answerer.made_by, fresh=fresh) if first else None)
         share = Share(answerer, AnswerStore(folder, rank=processes.rank), latch, blind=blind)
-        with _progress(shown=console is not None) as progress:
-            task = progress.add_task(name, total=questions.total)
-            stopped = processes.together(
-                lambda: share.answer_all(questions, processes, lambda done: progress.advance(task, done))
-            )
-        if signal := next(filter(None, stopped), None):
-            kept = share.store.folder
-            raise Interrupted(f"{signal}: stopped; the answers so far are in {kept}, and the same command continues")
+        _answer(share, questions, processes, name, shown=first and console is not None)
         facts = {"split": opened.name, "limit": limit, "blind": blind, "data": str(opened.path)}
         facts["processes"] = processes.count
         [results, *_] = processes.together(lambda: _conclude(folder, questions, share, facts, console) if first else {})
@@ -172,6 +164,19 @@ class Share:
                     asked.add(key)
                     left[-1].append(sample)
         return left
+
+
+def _answer(share: Share, questions: Questions, processes: Processes, name: str, *, shown: bool) -> None:
+    """All processes answer their shares, with a bar called `name` if `shown`. Raises Interrupted in all of them."""
+    with _progress(shown=shown) as progress:
+        task = progress.add_task(name, total=questions.total)
+        stopped = processes.together(
+            lambda: share.answer_all(questions, processes, lambda done: progress.advance(task, done))
+        )
+    if signal := next(filter(None, stopped), None):
+        raise Interrupted(
+            f"{signal}: stopped; the answers so far are in {share.store.folder}, and the same command continues"
+        )
 
 
 def _begin(folder: Path, made_by: dict[str, Any], *, fresh: bool) -> None:
