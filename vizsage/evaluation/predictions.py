@@ -63,7 +63,7 @@ def write_predictions(
             yield row | {"seconds": answer["seconds"]}
     if ambiguous:
         log.warning(
-            "%d image names stand for different pictures, such as %s: each question was asked about its own, but scores "
+            "%d image names stand for different pictures, such as %s: each question had its own, but scores "
             "count a name as one image, and the report shows the first",
             len(ambiguous),
             min(ambiguous),
