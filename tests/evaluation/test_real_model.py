@@ -199,6 +199,48 @@ def test_answers_outlive_what_does_not_decide_them(config: Config, adapter: Path
     assert len(list(read_jsonl(file))) == 19
 
 
+def test_what_decides_an_answer_makes_it_be_asked_again(config: Config, tmp_path: Path) -> None:
+    """And nothing else does; what was asked before is never asked a third time."""
+    data = tmp_path / "data"
+    shutil.copytree(config.base_path, data, ignore=shutil.ignore_patterns("out"))
+    run = with_output(config, tmp_path, base_path=data, external_knowledge_path=data / "table.csv")
+    kept = tmp_path / "evaluation_results/test-base/answers"
+
+    def asked(**changes: Any) -> int:
+        """New answers; of the first 7 questions two need a description."""
+        before = sum(path.read_bytes().count(b"\n") for path in kept.glob("*"))
+        evaluate(run.model_copy(update=changes), base=True, limit=7)
+        return sum(path.read_bytes().count(b"\n") for path in kept.glob("*")) - before
+
+    assert asked() == 7
+    for changes in (
+        {"instruction": "Say it."},
+        {"resize_px": 1024},
+        {"max_seq_length": 500},
+        {"max_new_tokens": 2},
+        {"num_beams": 2},
+        {"do_sample": True},
+        {"do_sample": True, "seed": 5},
+        {"do_sample": True, "temperature": 2.0},
+    ):
+        assert (asked(**changes), asked(**changes)) == (7, 0), changes
+    for changes in (
+        {"eval_batch_size": 2},
+        {"share_images": False},
+        {"use_val_streaming": True},
+        {"seed": 5},
+        {"external_knowledge_source": "retrieved"},
+        {"use_text_normalization": False},
+    ):
+        assert asked(**changes) == 0, changes
+    table = run.external_knowledge_path
+    assert table is not None
+    table.write_text(table.read_text().replace("painting that is red", "picture that is red"))
+    assert asked() == 1
+    Image.new("RGB", (30, 40), "purple").save(data / "Images/red.png")
+    assert (asked(), asked()) == (3, 0)
+
+
 def test_other_files_beside_the_same_weights_are_another_model(
     config: Config, model_folder: Path, adapter: Path, tmp_path: Path
 ) -> None:
