@@ -16,6 +16,7 @@ from vizsage.config import Config
 from vizsage.data.sample import Sample
 from vizsage.evaluation import run
 from vizsage.evaluation.answerer import Answerer
+from vizsage.files import read_jsonl
 
 
 def png(colour: str = "white") -> bytes:
@@ -133,3 +134,21 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(output_dir=tmp_path / "out", stream_buffer_size=5, load_in_4bit=False)
+
+
+def rows(config: Config, folder: str = "test") -> list[dict[str, Any]]:
+    return list(read_jsonl(config.output_dir / "evaluation_results" / folder / "predictions.jsonl"))
+
+
+def content(config: Config) -> bytes:
+    return (config.output_dir / "evaluation_results/test/predictions.jsonl").read_bytes()
+
+
+def set_aside(config: Config) -> list[Path]:
+    return sorted((config.output_dir / "evaluation_results/test").glob("earlier-*"))
+
+
+def kept(config: Config) -> list[dict[str, Any]]:
+    """All answers on disk."""
+    files = sorted((config.output_dir / "evaluation_results/test/answers").glob("*.jsonl"))
+    return [row for file in files for row in read_jsonl(file)]

@@ -1,0 +1,266 @@
+"""Answers kept and found again, in whatever way a start ended, and nothing that is no longer true."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vizsage.config import Config
+from vizsage.errors import Interrupted
+from vizsage.evaluation import predictions
+from vizsage.evaluation.run import evaluate
+from vizsage.scoring.metrics import score_row
+
+from .conftest import BytesImage, FakeModel, FakeSplit, Stage, content, kept, make_samples, png, rows, set_aside
+
+
+def test_a_second_start_asks_nothing_again(stage: Stage, config: Config) -> None:
+    first = evaluate(config)
+    before = content(config)
+    stage.model = FakeModel()
+    second = evaluate(config)
+    assert stage.model.asked == []
+    assert content(config) == before
+    assert second["throughput"]["answers"] == first["throughput"]["answers"] == 12
+    assert second["correct_predictions"] == 12
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_keeps_the_answers(stage: Stage, config: Config, tmp_path: Path, name: str, streaming: bool) -> None:
+    def interrupt(asked: int) -> None:
+        if asked == 3:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    config = config.model_copy(update={"use_val_streaming": streaming})
+    stage.model.before = interrupt
+    with pytest.raises(Interrupted, match=name) as error:
+        evaluate(config)
+    assert error.value.exit_code == 75
+    assert len(kept(config)) == 4  # the batch under way is finished
+    assert not (config.output_dir / "evaluation_results/test/results.json").exists()
+
+    first = stage.model.asked
+    stage.model = FakeModel()
+    results = evaluate(config)
+    assert first
+    assert not set(first) & set(stage.model.asked)
+    assert results["total_samples"] == 12
+    whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
+    evaluate(whole)
+    assert content(config) == content(whole)
+
+
+def test_a_question_that_stands_twice_is_asked_once(stage: Stage, config: Config, tmp_path: Path) -> None:
+    """Sampled answers to it would differ, and which one is kept would depend on where the evaluation was killed."""
+    samples = make_samples(12)
+    samples[11] = replace(samples[0], sample_id="test-11", answer="other", answers=())
+    stage.split, sampled = FakeSplit(samples), FakeModel(reply=lambda sample: f"as {sample.sample_id} says")
+    stage.model = replace(sampled, asked=[], before=lambda asked: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        evaluate(config)
+    stage.model = replace(sampled, asked=[])
+    assert evaluate(config)["total_samples"] == 12
+    assert sorted(stage.model.asked) == sorted(f"test-{i}" for i in range(1, 8))
+    whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
+    stage.model = replace(sampled, asked=[])
+    assert evaluate(whole)["total_samples"] == 12
+    assert len(stage.model.asked) == 11
+    assert content(config) == content(whole)
+    assert rows(config)[0]["prediction"] == rows(config)[11]["prediction"] == "as test-11 says"
+
+
+@pytest.mark.parametrize("asked", [0, 1, 4, 6, 11])
+def test_sigkill_on_the_way(stage: Stage, config: Config, tmp_path: Path, asked: int) -> None:
+    def die(count: int) -> None:
+        if count == asked:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stage.model.before = die
+    child = multiprocessing.get_context("fork").Process(target=evaluate, args=(config,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    stage.model = FakeModel()
+    results = evaluate(config)
+    assert results["total_samples"] == results["correct_predictions"] == 12
+    assert len(stage.model.asked) == 12 - asked // 4 * 4  # whole batches of 4 are on disk
+    whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
+    evaluate(whole)
+    assert content(config) == content(whole)
+
+
+def test_a_kill_in_the_middle_of_a_line(stage: Stage, config: Config, tmp_path: Path) -> None:
+    """SIGKILL leaves whatever was written; a torn last line is answered again, the rest is kept."""
+    evaluate(config)
+    whole = content(config)
+    folder = config.output_dir / "evaluation_results/test"
+    [file] = (folder / "answers").iterdir()
+    lines = file.read_bytes()
+    for cut in (0, 1, len(lines) // 2, len(lines) - 1):
+        killed = config.model_copy(update={"output_dir": tmp_path / f"killed-{cut}"})
+        shutil.copytree(folder, killed.output_dir / "evaluation_results/test")
+        (killed.output_dir / "evaluation_results/test/answers" / file.name).write_bytes(lines[:cut])
+        stage.model = FakeModel()
+        assert evaluate(killed)["total_samples"] == 12
+        assert len(stage.model.asked) == 12 - lines[:cut].count(b"\n")
+        assert content(killed) == whole
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"key": "abc"',
+        b"\0\0",
+        b"\xff",
+        b"[1]",
+        b"null",
+        b'{"key": [], "prediction": "a"}',
+        b'{"key": "a", "prediction": 5}',
+    ],
+)
+def test_a_damaged_line_is_answered_again(stage: Stage, config: Config, damage: bytes) -> None:
+    evaluate(config)
+    whole = content(config)
+    [file] = (config.output_dir / "evaluation_results/test/answers").iterdir()
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[4] = damage + b"\n"
+    file.write_bytes(b"".join(lines))
+    stage.model = FakeModel()
+    evaluate(config)
+    assert len(stage.model.asked) == 1
+    assert content(config) == whole
+
+
+@pytest.mark.parametrize(
+    "made_by",
+    [
+        {"adapter_sha256": "bb", "generation": {"num_beams": 1}},
+        {"adapter_sha256": "aa", "generation": {"num_beams": 2}},
+        {"adapter_sha256": "aa", "generation": {"num_beams": 1}, "precision": "bfloat16"},
+    ],
+)
+def test_results_of_another_model_are_set_aside_and_its_answers_kept(
+    stage: Stage, config: Config, caplog: pytest.LogCaptureFixture, made_by: dict[str, Any]
+) -> None:
+    evaluate(config)
+    before = content(config)
+    stage.made_by, stage.model = made_by, FakeModel(reply=lambda sample: "new")
+    results = evaluate(config)
+    assert len(stage.model.asked) == 12
+    assert results["correct_predictions"] == 0
+    assert results["throughput"]["answers"] == 12
+    [aside] = set_aside(config)
+    assert (aside / "predictions.jsonl").read_bytes() == before
+    assert (aside / "results.json").exists()
+    assert aside.name in caplog.text
+
+    stage.made_by, stage.model = {"adapter_sha256": "aa", "generation": {"num_beams": 1}}, FakeModel()
+    evaluate(config)  # the first model again: its answers are still true
+    assert stage.model.asked == []
+    assert content(config) == before
+
+
+def test_results_are_gone_while_another_model_answers(stage: Stage, config: Config) -> None:
+    """Nobody shall take the results of an earlier adapter for those to come."""
+    evaluate(config)
+    stage.made_by = {"adapter_sha256": "bb", "generation": {"num_beams": 1}}
+    stage.model = FakeModel(before=lambda asked: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        evaluate(config)
+    folder = config.output_dir / "evaluation_results/test"
+    assert [path.name for path in folder.iterdir() if path.is_file()] == []
+
+
+@pytest.mark.parametrize("damage", ["{", "[]"])
+def test_a_damaged_results_file_is_set_aside(stage: Stage, config: Config, damage: str) -> None:
+    first = evaluate(config)
+    (config.output_dir / "evaluation_results/test/results.json").write_text(damage)
+    stage.model = FakeModel()
+    assert evaluate(config)["correct_predictions"] == first["correct_predictions"]
+    assert stage.model.asked == []
+    assert len(set_aside(config)) == 1
+
+
+def test_two_evaluations_at_once_do_not_write_into_one_file(
+    stage: Stage, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins when the first one is in the middle of its predictions."""
+    evaluate(config)
+    whole, scored = content(config), []
+
+    def interleaved(row: dict[str, Any], *, normalise: bool) -> dict[str, Any]:
+        scored.append(row)
+        if len(scored) == 6:
+            evaluate(config)
+            assert content(config) == whole
+        return score_row(row, normalise=normalise)
+
+    monkeypatch.setattr(predictions, "score_row", interleaved)
+    evaluate(config)
+    assert content(config) == whole
+    folder = config.output_dir / "evaluation_results/test"
+    assert not [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_fresh_start(stage: Stage, config: Config) -> None:
+    evaluate(config)
+    stage.model = FakeModel()
+    evaluate(config, fresh=True)
+    assert len(stage.model.asked) == 12
+    [aside] = set_aside(config)
+    assert aside.name.endswith("-answers")
+
+
+def test_only_what_changed_in_the_data_is_answered_again(stage: Stage, config: Config) -> None:
+    first = evaluate(config)
+    samples = make_samples(12)
+    samples[1] = replace(samples[1], question="what else")
+    samples[2] = replace(
+        samples[2], answer="other", answers=()
+    )  # the answer is not shown to the model: scored again only
+    samples[3] = replace(samples[3], description="a long story")
+    # Sample 10 has another picture of this name, as embedded ones may.
+    samples[11] = replace(samples[11], image=BytesImage("5.png", png("red")))
+    stage.split, stage.model = FakeSplit(samples), FakeModel(reply=lambda sample: "new")
+    results = evaluate(config)
+    assert sorted(stage.model.asked) == ["test-1", "test-11", "test-3"]
+    assert results["correct_predictions"] == 12 - 4
+    assert rows(config)[2]["answer"] == "other"
+    assert results["data"]["sha256"] != first["data"]["sha256"]
+
+    stage.split, stage.model = FakeSplit(make_samples(12)), FakeModel()  # the old data again: the old answers again
+    assert evaluate(config)["data"] == first["data"]
+    assert stage.model.asked == []
+
+
+def test_a_smaller_limit_loses_no_answer(stage: Stage, config: Config) -> None:
+    evaluate(config)
+    whole = content(config)
+    stage.model = FakeModel()
+    assert evaluate(config, limit=5)["total_samples"] == 5
+    assert [row["sample_id"] for row in rows(config)] == [f"test-{i}" for i in range(5)]
+    assert evaluate(config, limit=500)["total_samples"] == 12
+    assert stage.model.asked == []
+    assert content(config) == whole
+
+
+def test_an_error_on_the_way_keeps_the_answers(stage: Stage, config: Config) -> None:
+    def crash(asked: int) -> None:
+        if asked == 6:
+            raise RuntimeError("CUDA error")
+
+    stage.model.before = crash
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        evaluate(config)
+    assert len(kept(config)) == 4  # those of the batch before
+    stage.model = FakeModel()
+    evaluate(config)
+    assert len(stage.model.asked) == 8
