@@ -45,8 +45,8 @@ def result_lines(measured: Iterable[dict[str, Any]]) -> list[str]:
         command = f'make benchmark-eval ARGS="--size {result["size"]} --family {result["family"]}"'
         lines += [
             "",
-            f"{MODELS[result['size'], result['family']]}; {result['questions']} questions, {result['per_picture']:g} a "
-            f"picture, answers of {result['answer_tokens']} tokens, {result['dtype']}; {machine['device']}, "
+            f"{MODELS[result['size'], result['family']]}; {result['questions']} questions, {result['per_picture']:g} "
+            f"a picture, answers of {result['answer_tokens']} tokens, {result['dtype']}; {machine['device']}, "
             f"{machine['cores']} cores; torch {machine['torch']}, transformers {machine['transformers']} (`{command}`):",
             "",
             "| way | answers/s | peak GB | vizsage is |",

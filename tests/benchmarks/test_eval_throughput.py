@@ -47,5 +47,5 @@ def test_readme_shows_the_present_figures() -> None:
 
 
 def test_the_bars_are_met_in_the_results() -> None:
-    [real] = [found for found in map(json.loads, (path.read_text() for path in RESULTS.glob("llama*.json")))]
+    [real] = (json.loads(path.read_text()) for path in RESULTS.glob("llama*.json"))
     assert [bar["met"] for bar in real["bars"]] == [True, True]

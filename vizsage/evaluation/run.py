@@ -80,13 +80,13 @@ def evaluate(
     folder = config.output_dir / "evaluation_results" / name
     _check_writable(folder)
     questions = Questions(opened, streaming=config.use_val_streaming, limit=limit)
-    with catch_signals() as latch, Processes() as processes:
+    with catch_signals() as latch, Processes(latch=latch) as processes:
         first = processes.rank == 0
         answerer = load_answerer(config, adapter)
         # Nobody reads answers before the first process has set aside what it has to.
         processes.together(lambda: _begin(folder, answerer.made_by, fresh=fresh) if first else None)
-        share = Share(answerer, AnswerStore(folder, rank=processes.rank), latch, blind=blind)
-        _answer(share, questions, processes, name, shown=first and console is not None)
+        share = Share(answerer, AnswerStore(folder, rank=processes.rank), processes, blind=blind)
+        _answer(share, questions, latch, name, shown=first and console is not None)
         facts = {"split": opened.name, "limit": limit, "blind": blind, "data": str(opened.path)}
         facts["processes"] = processes.count
         [results, *_] = processes.together(lambda: _conclude(folder, questions, share, facts, console) if first else {})
@@ -101,22 +101,24 @@ def evaluate(
 class Share:
     """What one process does of an evaluation."""
 
-    def __init__(self, answerer: Answerer, store: AnswerStore, latch: SignalLatch, *, blind: bool) -> None:
-        self.answerer, self.store, self.latch = answerer, store, latch
+    def __init__(self, answerer: Answerer, store: AnswerStore, processes: Processes, *, blind: bool) -> None:
+        self.answerer, self.store, self.processes = answerer, store, processes
         self.keys = AnswerKeys(answerer.made_by, answerer.model.prompt_ids)
         self.shown: Callable[[Sample], Sample] = blinded if blind else as_shown
 
-    def answer_all(self, questions: Questions, processes: Processes, advance: Callable[[int], None]) -> str | None:
-        """Answer this process's part of `questions`; the signal that ended it early, if one did.
+    def answer_all(self, questions: Questions, advance: Callable[[int], None]) -> bool:
+        """Answer this process's part of `questions`; whether a signal asks to stop.
 
         `advance` is told how many more are done, by whichever process.
         """
         for samples in questions.chunks(self.answerer.config.stream_buffer_size):
-            for done in self.answer(samples, processes.rank, processes.count):
+            for done in self.answer(samples):
                 advance(done)
-        return self.latch.signal
+            if self.processes.stopping():
+                return True
+        return self.processes.stopping()
 
-    def answer(self, samples: list[Sample], rank: int, processes: int) -> Iterator[int]:
+    def answer(self, samples: list[Sample]) -> Iterator[int]:
         """Answer those of this process's `samples` that have no answer yet; yields how many more are done, by any.
 
         The batches are those of all samples, whoever answers them and whatever is answered already, so that neither
@@ -129,10 +131,11 @@ class Share:
         keys = {sample.sample_id: self.keys(self.shown(sample)) for sample in samples}
         done = sum(key in self.store.answered for key in keys.values())
         yield done
-        if self.latch.signal or done == len(samples):
+        if done == len(samples) or self.processes.stopping():
             return
         batches = model.batches([self.shown(sample) for sample in samples])
-        asked = [batch for batch in self._unanswered(batches, keys)[rank::processes] if batch]
+        own = self._unanswered(batches, keys)[self.processes.rank :: self.processes.count]
+        asked = [batch for batch in own if batch]
         rows_of = Counter(keys.values())
         start = time.monotonic()
         with memory_reported(config, "answering"):
@@ -145,7 +148,7 @@ class Share:
                     if sample.sample_id in by_id and by_id[sample.sample_id].text is None:
                         refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
                 yield sum(rows_of[keys[sample.sample_id]] for sample in batch)
-                if self.latch.signal:
+                if self.processes.stopping():
                     return
 
     def _unanswered(self, batches: list[list[Sample]], keys: Mapping[str, str]) -> list[list[Sample]]:
@@ -166,17 +169,17 @@ class Share:
         return left
 
 
-def _answer(share: Share, questions: Questions, processes: Processes, name: str, *, shown: bool) -> None:
+def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
     """All processes answer their shares, with a bar called `name` if `shown`. Raises Interrupted in all of them."""
     with _progress(shown=shown) as progress:
         task = progress.add_task(name, total=questions.total)
-        stopped = processes.together(
-            lambda: share.answer_all(questions, processes, lambda done: progress.advance(task, done))
+        stopped = share.processes.together(
+            lambda: share.answer_all(questions, lambda done: progress.advance(task, done))
         )
-    if signal := next(filter(None, stopped), None):
-        raise Interrupted(
-            f"{signal}: stopped; the answers so far are in {share.store.folder}, and the same command continues"
-        )
+    if any(stopped):
+        signals, kept = share.processes.gather(latch.signal), share.store.folder
+        signal = next(filter(None, signals), "a signal")
+        raise Interrupted(f"{signal}: stopped; the answers so far are in {kept}, and the same command continues")
 
 
 def _begin(folder: Path, made_by: dict[str, Any], *, fresh: bool) -> None:
