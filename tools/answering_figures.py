@@ -43,11 +43,13 @@ def result_lines(measured: Iterable[dict[str, Any]]) -> list[str]:
         machine, other = result["machine"], result["other_answers"]
         speeds = {row["way"]: row["answers_per_s"] for row in result["measurements"]}
         command = f'make benchmark-eval ARGS="--size {result["size"]} --family {result["family"]}"'
+        model = MODELS[result["size"], result["family"]]
         lines += [
             "",
-            f"{MODELS[result['size'], result['family']]}; {result['questions']} questions, {result['per_picture']:g} "
+            f"{model}; {result['questions']} questions, {result['per_picture']:g} "
             f"a picture, answers of {result['answer_tokens']} tokens, {result['dtype']}; {machine['device']}, "
-            f"{machine['cores']} cores; torch {machine['torch']}, transformers {machine['transformers']} (`{command}`):",
+            f"{machine['cores']} cores; torch {machine['torch']}, transformers {machine['transformers']} "
+            f"(`{command}`):",
             "",
             "| way | answers/s | peak GB | vizsage is |",
             "|---|---|---|---|",
