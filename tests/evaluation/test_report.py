@@ -108,6 +108,25 @@ def test_the_blind_score_stands_beside_the_real_one_in_both_reports(config: Conf
     assert counterpart_folder(blind) == run
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"adapter_sha256": "of an earlier training"}, {"knowledge": "none"}, {"data": {"path": "x", "sha256": "other"}}],
+)
+def test_a_blind_score_of_another_model_or_data_does_not_stand_beside_the_real_one(
+    config: Config, run: Path, changed: dict[str, Any]
+) -> None:
+    blind = write_run(counterpart_folder(run), answered(config, lambda row: None), config, blind=True)
+    assert "Blind 0.0 %" in made(run).text
+    path = blind / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    (name,) = changed
+    for folder, other in ((run, blind), (blind, run)):
+        text = made(folder).text
+        assert f"{other.name} is not set beside this: it has another {name}. Evaluate it again." in text
+    assert "Blind How far guesses without the picture go" in made(run).text
+    assert "Picture shown 50.0 %" not in made(blind).text
+
+
 def test_curves_are_those_of_the_training_that_made_the_adapter(config: Config, run: Path) -> None:
     lines = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
     write_jsonl(config.output_dir / "metrics.jsonl", [*lines, {"step": 3, "exact_match": 0.25}])

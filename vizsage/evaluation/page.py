@@ -47,6 +47,7 @@ def page_context(
     counterpart: Results | None,
     charts: list[curves.Chart],
     picture_problems: list[str],
+    remarks: list[str],
     name: str,
 ) -> dict[str, Any]:
     """What page.html shows.
@@ -57,6 +58,7 @@ def page_context(
         counterpart: results of the blind evaluation of a real one, or the other way round.
         charts: curves of the training.
         picture_problems: why pictures are missing, a line each.
+        remarks: what else a reader must know, a line each.
         name: of the run.
     """
     blind = bool(results.get("blind"))
@@ -84,7 +86,7 @@ def page_context(
         "words": [_group(word, group, {"word": word}) for word, group in _by_size(results["by_question_word"])],
         "tags": list(_tag_tables(results["by_tag"])),
         "interval": _interval_note(results),
-        "notes": _notes(results, shown, picture_problems),
+        "notes": [*_notes(results, shown, picture_problems), *remarks],
         "picture_problems": picture_problems,
         "charts": charts,
         "chart_size": {key.lower(): getattr(curves, key) for key in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "BOTTOM")},

@@ -27,6 +27,12 @@ METRICS = "metrics.jsonl"
 BLIND = "-blind"
 GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
 
+# In these, and in the data, a blind evaluation and a real one must be alike: else the picture is not all that differs.
+_ALIKE = (
+    "backend", "adapter_sha256", "adapter_config_sha256", "base_files_sha256", "fingerprint", "generation", "precision",
+    "max_seq_length", "knowledge", "mode",
+)  # fmt: skip
+
 _NEEDED = {"sample_id", "image", "question", "answer", "need_external_knowledge", "prediction", "exact_match"}
 
 
@@ -41,12 +47,14 @@ def write_report(folder: Path) -> Path:
     """
     results = read_results(folder)
     rows = list(_shown(_rows(folder), results))
+    counterpart, remarks = _counterpart(folder, results)
     found = thumbnails(results, {row["image"] for row in rows})
     context = page_context(
         results,
         gallery=gallery(rows),
         shown=len(rows),
-        counterpart=_counterpart(folder),
+        counterpart=counterpart,
+        remarks=remarks,
         charts=_charts(folder, results),
         picture_problems=found.problems,
         name=_name(folder),
@@ -165,12 +173,19 @@ def _shown(rows: Iterable[Row], results: Mapping[str, Any]) -> Iterator[Row]:
             yield row
 
 
-def _counterpart(folder: Path) -> dict[str, Any] | None:
-    """Its results; None where there are none."""
+def _counterpart(folder: Path, results: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+    """Its results, None where there are none of the same model on the same questions; and a remark if so."""
+    other = counterpart_folder(folder)
     try:
-        return read_results(counterpart_folder(folder))
+        found = read_results(other)
     except DataError:
-        return None
+        return None, []
+    differ = [name for name in _ALIKE if found.get(name) != results.get(name)]
+    if (found.get("data") or {}).get("sha256") != (results.get("data") or {}).get("sha256"):
+        differ.append("data")
+    if differ:
+        return None, [f"{other.name} is not set beside this: it has another {', '.join(differ)}. Evaluate it again."]
+    return found, []
 
 
 def _charts(folder: Path, results: Mapping[str, Any]) -> list[Chart]:
