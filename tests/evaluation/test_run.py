@@ -203,6 +203,17 @@ def test_a_bad_image(stage: Stage, config: Config, on_bad_image: str) -> None:
             evaluate(config)
 
 
+@pytest.mark.parametrize("damage", ["{", '{"schema_version": 1}'])
+def test_an_unusable_evaluation_beside_it_is_a_warning(
+    stage: Stage, config: Config, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    blind = config.output_dir / "evaluation_results/test-blind"
+    blind.mkdir(parents=True)
+    (blind / "results.json").write_text(damage)
+    assert evaluate(config)["correct_predictions"] == 12
+    assert f"{blind / 'results.json'}: " in caplog.text
+
+
 def test_many_cut_answers_are_warned_of(stage: Stage, config: Config, caplog: pytest.LogCaptureFixture) -> None:
     stage.model.finish_reason = "length"
     results = evaluate(config)

@@ -18,7 +18,7 @@ from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
-from vizsage.errors import ConfigError, Interrupted, VizSageError
+from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError
 from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.evaluation.predictions import PREDICTIONS, RESULTS, set_aside_other, write_predictions
@@ -226,7 +226,10 @@ def _conclude(
     report = write_report(folder)
     other = counterpart_folder(folder)
     if (other / RESULTS).is_file():
-        write_report(other)  # the blind score stands beside the real one in both
+        try:
+            write_report(other)  # the blind score stands beside the real one in both
+        except DataError as error:  # of an older version, or damaged: no reason to fail here
+            log.warning("%s", error)
     log_evaluation(config, results, folder)
     if console is not None:
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
