@@ -297,6 +297,9 @@ def test_other_pictures_are_refused_by_the_hash_of_the_data(tmp_path: Path) -> N
         ({"blind": True}, "blind is true, in"),
         ({"base_model": "larger"}, "base_model is larger"),
         ({"generation": {"max_new_tokens": 4}}, "generation is max_new_tokens 4"),
+        ({"max_seq_length": 512}, "max_seq_length is 512"),
+        ({"fingerprint": {"instruction": "Say it."}}, "instruction is Say it., in"),
+        ({"fingerprint": {"pixel_limits": '{"resize_px": 1024}'}}, 'pixel_limits is {"resize_px": 1024}, in'),
     ],
 )
 def test_other_conditions_are_warned_of(

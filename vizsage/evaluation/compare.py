@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 BINARY = ("exact_match", "rigorous_match", "relaxed_accuracy")  # for these the sign test is McNemar's
-CONDITIONS = ("backend", "base_model", "revision", "precision", "knowledge", "blind", "limit", "mode", "generation")
+CONDITIONS = (
+    "backend", "base_model", "revision", "precision", "knowledge", "blind", "limit", "mode", "generation",
+    "max_seq_length", "instruction", "pixel_limits",
+)  # fmt: skip
 """Names in results.json that should be alike, so that a difference has one cause."""
 _UNKNOWN_IN_OLDER: Mapping[str, Any] = {"blind": False}
 
@@ -96,7 +99,10 @@ def _scores(run: Run, groups: _Groups) -> dict[str, Any]:
         "predictions": str(run.path),
         **groups.score(run.scores),
         "failed_predictions": run.failed,
-        **{name: (run.results or {}).get(name) for name in ("split", "adapter", *CONDITIONS)},
+        **{
+            name: None if run.results is None else _condition(run.results, name)
+            for name in ("split", "adapter", *CONDITIONS)
+        },
     }
 
 
@@ -215,6 +221,8 @@ def _warnings(first: Run, run: Run) -> Iterator[str]:
 
 
 def _condition(results: Mapping[str, Any], name: str) -> Any:
+    if name in ("instruction", "pixel_limits"):
+        return (results.get("fingerprint") or {}).get(name)
     return results.get(name, _UNKNOWN_IN_OLDER.get(name))
 
 
