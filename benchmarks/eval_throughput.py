@@ -1,11 +1,12 @@
 """How fast questions about pictures are answered: python benchmarks/eval_throughput.py
 
-The same model, with random weights, answers the same questions in four ways, each from the files on disk to text:
+The same model, with random weights, answers the same questions in several ways, each from the files on disk to text:
 
 - loop: one question at a time through transformers' generate, the usual script.
 - padded-N: left-padded batches of N questions through generate, each with its own copy of the picture.
 - vizsage-plain: this project with share_images: false.
 - vizsage: this project.
+- vizsage-vllm: this project with backend: vllm, where vLLM is installed and serves the model.
 
 Answers are forced to 4 tokens, AQUA's usual length. The figures are answers a second and their ratios within this one
 run; the clock includes reading, decoding and preparing pictures, and excludes loading the model and a warm-up. How many
@@ -42,6 +43,7 @@ from vizsage.config import Config, build_config
 from vizsage.data.prompts import render_prompt
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
+from vizsage.errors import ConfigError
 from vizsage.files import write_json
 
 ANSWER_TOKENS = 4
@@ -62,7 +64,7 @@ def main() -> int:
     add("--text-tokens", type=int, default=80, metavar="N", help="about the words of a question (default: 80)")
     add("--padded", type=int, default=24, metavar="N", help="questions in a padded batch (default: 24)")
     add("--set", nargs="+", default=[], metavar="key=value", help="settings of this project's runs")
-    add("--only", nargs="+", metavar="NAME", help="loop, padded, vizsage-plain, vizsage")
+    add("--only", nargs="+", metavar="NAME", help="loop, padded, vizsage-plain, vizsage, vizsage-vllm")
     add("--models", type=Path, metavar="DIR", help="where models are kept for later runs; 22 GB each at real size")
     add("--json", type=Path, metavar="FILE", help="write what was measured there")
     arguments = parser.parse_args()
@@ -99,6 +101,19 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     plain = config.model_copy(update={"share_images": False})
     samples = open_split(config, "train").load()[: arguments.questions]
     found: dict[str, Answers] = {}
+
+    def timed(name: str, way: Callable[[Sequence[Sample]], Answers]) -> dict[str, Any]:
+        free_memory()
+        way(samples[:WARM_UP])  # kernels are chosen and memory is taken
+        _synchronise()
+        start = time.perf_counter()
+        found[name] = way(samples)
+        _synchronise()
+        seconds = time.perf_counter() - start
+        assert all(len(ids) == ANSWER_TOKENS for ids in found[name].values())
+        print(f"{name}: {len(samples) / seconds:.2f} answers/s", file=sys.stderr, flush=True)
+        return {"way": name, "answers_per_s": len(samples) / seconds, "seconds": seconds, "peak_gb": peak_gb()}
+
     rows: list[dict[str, Any]] = []
     padded = f"padded-{arguments.padded}"
     for load, names in ((load_base, ("vizsage", "vizsage-plain")), (_as_scripts_do, (padded, "loop"))):
@@ -127,6 +142,14 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             print(f"{name}: {len(samples) / seconds:.2f} answers/s", file=sys.stderr, flush=True)
         del loaded, ways
         free_memory()
+    notes = []
+    if not arguments.only or "vizsage-vllm" in arguments.only:
+        try:
+            engine = _vllm(build_config({**settings, "backend": "vllm"}))
+        except ConfigError as reason:  # not installed, no GPU, or a model that it does not serve
+            notes.append(f"vizsage-vllm: {reason}")
+        else:
+            rows.append(timed("vizsage-vllm", partial(_answers, engine)))
     return {
         "schema_version": 1,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -141,6 +164,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "settings": {key: getattr(config, key) for key in ("eval_batch_size", "eval_batch_tokens")},
         "measurements": rows,
         "other_answers": _different(found, "vizsage", "vizsage-plain"),
+        "notes": notes,
         "bars": _bars(rows, arguments.size, arguments.family, arguments.per_picture),
     }
 
@@ -160,8 +184,24 @@ def _ours(loaded: Any, config: Config, samples: Sequence[Sample]) -> Answers:
     generator = Generator(loaded.model, loaded.processor, config)
     generator.end_ids = []
     generator.settings.eos_token_id = None
+    return _answers(generator, samples)
+
+
+def _answers(generator: Any, samples: Sequence[Sample]) -> Answers:
     batches = generator.answer(generator.batches(samples))
     return {answer.sample_id: answer.token_ids for answers in batches for answer in answers}
+
+
+def _vllm(config: Config) -> Any:
+    """vLLM with the base model, told the same. Raises ConfigError where that cannot be."""
+    from vizsage.backends.hardware import resolve_for_hardware
+    from vizsage.backends.vllm import serve
+
+    config, _ = resolve_for_hardware(config)
+    generator, _ = serve(config, None)
+    generator.end_ids = []
+    generator.settings.stop_token_ids = []
+    return generator
 
 
 def _generate(loaded: Any, config: Config, batch_size: int, samples: Sequence[Sample]) -> Answers:
@@ -224,6 +264,8 @@ def show(result: dict[str, Any]) -> None:
     console.print(table)
     if other := result["other_answers"]:
         console.print(f"answers of {other['of']} that are not those of {other['against']}: {other['share']:.2%}")
+    for note in result["notes"]:
+        console.print(note, markup=False, highlight=False)
     for bar in result["bars"]:
         found = "not measured" if bar["found"] is None else f"{bar['found']:.2f} x"
         verdict = {None: "", True: "met", False: "MISSED"}[bar["met"]]
