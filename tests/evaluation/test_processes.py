@@ -17,7 +17,7 @@ import pytest
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.demo import write_demo
 
-VOLATILE = ("throughput", "finished", "processes", "settings", "hardware")
+VOLATILE = ("throughput", "finished", "processes")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 def results(config: Config, folder: str = "test-base") -> tuple[bytes, dict[str, Any]]:
     folder_ = config.output_dir / "evaluation_results" / folder
     found = json.loads((folder_ / "results.json").read_text())
+    del found["settings"]["output_dir"]
     return (folder_ / "predictions.jsonl").read_bytes(), {k: v for k, v in found.items() if k not in VOLATILE}
 
 
