@@ -37,7 +37,7 @@ class Processes:
         """`latch` notes the signals that ask this process to stop."""
         self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         self.count = int(os.environ.get("WORLD_SIZE", "1")) if count is None else count
-        self._latch = latch or SignalLatch()
+        self.latch = latch or SignalLatch()
         self._store: Any = None
         self._gathered = 0
         self._done = threading.Event()
@@ -63,11 +63,11 @@ class Processes:
     def stopping(self) -> bool:
         """Whether a signal has asked this process or any other to stop; all learn of it."""
         if self._store is None:
-            return self._latch.signal is not None
+            return self.latch.signal is not None
         with self._first_process_there():
-            if self._latch.signal:
-                self._store.set("stop", self._latch.signal)
-            return bool(self._latch.signal or self._store.check(["stop"]))
+            if self.latch.signal:
+                self._store.set("stop", self.latch.signal)
+            return bool(self.latch.signal or self._store.check(["stop"]))
 
     def together(self, work: Callable[[], T]) -> list[T]:
         """What `work` returns in all processes, by rank; where it raises in one of them, see `gather`."""
@@ -124,7 +124,7 @@ class Processes:
             silence_s = time.monotonic() - heard_s
             if stopping and silence_s > _SILENCE_STOPPING_S:
                 raise Interrupted(
-                    f"{self._latch.signal or 'a signal'}: stopped; process {rank} is not heard of any more"
+                    f"{self.latch.signal or 'a signal'}: stopped; process {rank} is not heard of any more"
                 )
             if silence_s > _SILENCE_S:
                 raise VizSageError(f"process {rank} has not been heard of for {silence_s:.0f} s; run the command again")

@@ -65,7 +65,7 @@ def change_share(share: Any) -> None:
     def answer(self: Any, *arguments: Any) -> Any:
         for i, done in enumerate(original(self, *arguments)):
             if i == batches:
-                hold(self.answerer.config, self.latch)
+                hold(self.answerer.config, self.processes.latch)
             yield done
 
     share.answer = answer
