@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tools.markdown import replace_between
+from tools.markdown import replace_between, rewrite_named_file
 from tools.training_figures import MODELS
-from vizsage.files import write_text
 
 BEGIN = "<!-- answering figures: written by `make answering-figures` from benchmarks/results/answering -->"
 END = "<!-- end of answering figures -->"
@@ -23,9 +22,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "answering"
 
 def main() -> int:
     """Rewrite the tables in the file that is named on the command line."""
-    path = Path(sys.argv[1])
-    write_text(path, with_tables(path.read_text(encoding="utf-8")))
-    return 0
+    return rewrite_named_file(with_tables)
 
 
 def with_tables(markdown: str, results: Path = RESULTS) -> str:

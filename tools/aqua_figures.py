@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.markdown import replace_between
-from vizsage.files import write_text
+from tools.markdown import replace_between, rewrite_named_file
 
 BEGIN = "<!-- aqua figures: written by `make aqua-figures` from benchmarks/results/aqua.json -->"
 END = "<!-- end of aqua figures -->"
@@ -21,9 +20,7 @@ RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "aqua.json"
 
 def main() -> int:
     """Rewrite the table in the file that is named on the command line."""
-    path = Path(sys.argv[1])
-    write_text(path, with_table(path.read_text(encoding="utf-8")))
-    return 0
+    return rewrite_named_file(with_table)
 
 
 def with_table(markdown: str, result: Path = RESULT) -> str:

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from vizsage.files import write_text
+
+
+def rewrite_named_file(rewritten: Callable[[str], str]) -> int:
+    """Put what `rewritten` makes of it into the file that is named on the command line; the exit code."""
+    path = Path(sys.argv[1])
+    write_text(path, rewritten(path.read_text(encoding="utf-8")))
+    return 0
+
 
 def replace_between(markdown: str, begin: str, end: str, content: str) -> str:
     """`markdown` with `content` between its markers. Raises ValueError when they are not there."""

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from tools.markdown import replace_between
+from tools.markdown import replace_between, rewrite_named_file
 from vizsage.config import Config
-from vizsage.files import write_text
 
 BEGIN = "<!-- settings: written by `make settings-table` from vizsage/config.py -->"
 END = "<!-- end of settings -->"
@@ -20,9 +18,7 @@ END = "<!-- end of settings -->"
 
 def main() -> int:
     """Rewrite the table in the file that is named on the command line."""
-    path = Path(sys.argv[1])
-    write_text(path, with_table(path.read_text(encoding="utf-8")))
-    return 0
+    return rewrite_named_file(with_table)
 
 
 def with_table(markdown: str) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tools.markdown import replace_between
-from vizsage.files import write_text
+from tools.markdown import replace_between, rewrite_named_file
 
 BEGIN = "<!-- training figures: written by `make training-figures` from benchmarks/results -->"
 END = "<!-- end of training figures -->"
@@ -29,9 +28,7 @@ HEADS = ("contender", "questions a picture", "samples/s", "peak GB", "waiting", 
 
 def main() -> int:
     """Rewrite the tables in the file that is named on the command line."""
-    path = Path(sys.argv[1])
-    write_text(path, with_tables(path.read_text(encoding="utf-8")))
-    return 0
+    return rewrite_named_file(with_tables)
 
 
 def with_tables(markdown: str, results: Path = RESULTS) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -99,6 +101,13 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith(b"\n") and line.strip():
                 yield json.loads(line)
+
+
+def set_aside_path(folder: Path, suffix: str = "") -> Path:
+    """A name in `folder` that is not taken, of the present time, for what is to be kept of an earlier start."""
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    names = (f"earlier-{stamp}{number}{suffix}" for number in chain([""], (f"-{n}" for n in count(2))))
+    return next(path for name in names if not (path := folder / name).exists())
 
 
 def nearest_existing(path: Path) -> Path:

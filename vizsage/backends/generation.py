@@ -14,6 +14,7 @@ import torch
 
 from vizsage.backends.base import Answer, cuda_devices
 from vizsage.backends.shared_image.decoding import BranchDecoder
+from vizsage.backends.shared_image.mllama import tokens_beside_row
 from vizsage.backends.shared_image.sharing import why_plain
 from vizsage.config import Config
 from vizsage.data.batching import answer_batches
@@ -52,7 +53,7 @@ class Generator:
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """All of `samples` in batches as config.eval_batch_size and eval_batch_tokens say; see answer_batches."""
         config, encoder = self.config, self.collate.encoder
-        beside = self._beside_the_row()
+        beside = tokens_beside_row(self.base) if self.base.config.model_type == "mllama" else 0
         return answer_batches(
             samples,
             encoder.prompt_ids,
@@ -82,14 +83,6 @@ class Generator:
         if not greedy and (config.do_sample or config.num_beams > 1):
             return "do_sample is true" if config.do_sample else f"num_beams is {config.num_beams}"
         return why_plain(self.base, processor, config)
-
-    def _beside_the_row(self) -> int:
-        """Tokens that take as much memory as what a picture has beside its row: Mllama's cross-attention to tiles."""
-        if self.base.config.model_type != "mllama":
-            return 0
-        text, vision = self.base.config.get_text_config(), self.base.config.vision_config
-        seen = vision.max_num_tiles * self.base.model.vision_model.num_patches
-        return int(seen * len(text.cross_attention_layers) / text.num_hidden_layers)
 
     def _inputs(self, batch: Sequence[Sample]) -> dict[str, Any]:
         with self._collating:

@@ -68,9 +68,10 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     where = "on a CPU" if not cuda else "on this GPU"
     backend = choose_backend(config)
     if backend == "unsloth":
-        demand_unsloth(config, facts)
+        demand_unsloth(facts)
     if backend == "vllm":
-        _demand_vllm(facts)
+        hint = "`pip install -e '.[vllm]'` in an environment of its own"
+        _demand("vllm", facts, there=facts.vllm, hint=hint)
     changes: dict[str, object] = {"device": "cuda" if cuda else "cpu", "backend": backend}
     warnings: list[str] = []
 
@@ -102,26 +103,20 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     return config.model_copy(update=changes), warnings
 
 
-def demand_unsloth(config: Config, facts: Hardware) -> None:
+def demand_unsloth(facts: Hardware) -> None:
     """Raise ConfigError unless unsloth can run here."""
+    _demand("unsloth", facts, there=facts.unsloth, hint="`pip install -e '.[unsloth]'`")
+
+
+def _demand(backend: str, facts: Hardware, *, there: bool, hint: str) -> None:
+    """Raise ConfigError without a GPU, or unless the package is `there`; `hint` says how to get it."""
     problem = None
     if not facts.cuda:
         problem = "it needs a GPU and PyTorch sees none here"
-    elif not facts.unsloth:
-        problem = "it is not installed; `pip install -e '.[unsloth]'`"
+    elif not there:
+        problem = f"it is not installed; {hint}"
     if problem:
-        raise ConfigError(f"backend: found 'unsloth', but {problem}; or set backend to auto or hf")
-
-
-def _demand_vllm(facts: Hardware) -> None:
-    """Raise ConfigError unless vLLM can run here."""
-    problem = None
-    if not facts.cuda:
-        problem = "it needs a GPU and PyTorch sees none here"
-    elif not facts.vllm:
-        problem = "it is not installed; `pip install -e '.[vllm]'` in an environment of its own"
-    if problem:
-        raise ConfigError(f"backend: found 'vllm', but {problem}; or set backend to auto or hf")
+        raise ConfigError(f"backend: found {backend!r}, but {problem}; or set backend to auto or hf")
 
 
 def _yaml(value: object) -> str:

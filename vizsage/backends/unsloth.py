@@ -53,7 +53,7 @@ def import_unsloth(config: Config) -> None:
     """
     if "unsloth" in sys.modules:
         return
-    demand_unsloth(config, detect_hardware())
+    demand_unsloth(detect_hardware())
     if early := [name for name in _PATCHED if name in sys.modules]:
         raise ConfigError(
             f"backend: unsloth has to be imported before {early[0]}, which is imported already; call "

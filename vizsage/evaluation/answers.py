@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -21,7 +20,7 @@ from typing import Any
 
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
-from vizsage.files import append_jsonl
+from vizsage.files import append_jsonl, set_aside_path
 
 log = logging.getLogger(__name__)
 
@@ -104,11 +103,7 @@ class AnswerStore:
         """Rename the folder, so that every question is asked again; its new place, if there was one."""
         if not self.folder.exists():
             return None
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        aside, number = self.folder.with_name(f"earlier-{stamp}-{ANSWERS}"), 1
-        while aside.exists():
-            number += 1
-            aside = self.folder.with_name(f"earlier-{stamp}-{number}-{ANSWERS}")
+        aside = set_aside_path(self.folder.parent, f"-{ANSWERS}")
         os.replace(self.folder, aside)
         self.read_all()
         return aside

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vizsage.evaluation.table import add_section
+
 CHANGES_SHOWN = 10
-GROUPS_SHOWN = 12
 
 
 def show(console: Console, comparison: dict[str, Any]) -> None:
@@ -68,13 +69,7 @@ def groups_table(pair: dict[str, Any]) -> Table:
     for key in ("with_external_knowledge", "without_external_knowledge"):
         _add_group(table, key.replace("_external_", " "), pair[key])
     for name, groups in (("question word", pair["by_question_word"]), *pair["by_tag"].items()):
-        if len(groups) < 2:
-            continue
-        table.add_section()
-        more = len(groups) - GROUPS_SHOWN
-        table.add_row(Text(f"by {name}" + (f" ({more} more with --json)" if more > 0 else "")), style="dim")
-        for label, group in list(groups.items())[:GROUPS_SHOWN]:
-            _add_group(table, f"  {label}", group)
+        add_section(table, name, groups, _add_group, "with --json")
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
@@ -12,7 +11,7 @@ from typing import Any
 
 from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
-from vizsage.files import fsync_dir, replacing
+from vizsage.files import fsync_dir, replacing, set_aside_path
 from vizsage.scoring.metrics import score_row
 
 log = logging.getLogger(__name__)
@@ -82,11 +81,7 @@ def set_aside_other(folder: Path, made_by: dict[str, Any]) -> None:
         keys = ["(damaged results.json)"]
     if not keys:
         return
-    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    aside, number = folder / f"earlier-{stamp}", 1
-    while aside.exists():
-        number += 1
-        aside = folder / f"earlier-{stamp}-{number}"
+    aside = set_aside_path(folder)
     aside.mkdir()
     for name in (PREDICTIONS, RESULTS, REPORT):
         if (folder / name).exists():

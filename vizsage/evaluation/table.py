@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from vizsage.evaluation.results import LISTED, Highlights
 from vizsage.scoring.normalisation import normalise_squad
 
 GROUPS_SHOWN = 12
+AddGroup = Callable[[Table, str, dict[str, Any]], None]
 _METRIC_NAMES = {
     "exact_match": "exact match",
     "rigorous_match": "rigorous match",
@@ -57,9 +58,9 @@ def overall_table(results: dict[str, Any]) -> Table:
     _add_group(table, "all", {**results, "samples": results["total_samples"]}, style="bold")
     for key in ("with_external_knowledge", "without_external_knowledge"):
         _add_group(table, key.replace("_", " "), results[key])
-    _add_section(table, "question word", results["by_question_word"])
+    add_section(table, "question word", results["by_question_word"], _add_group, "in results.json")
     for tag, values in results["by_tag"].items():
-        _add_section(table, tag, values)
+        add_section(table, tag, values, _add_group, "in results.json")
     table.caption = Text("\n".join(_notes(results)))
     table.caption_justify = "left"
     return table
@@ -99,15 +100,18 @@ def _notes(results: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _add_section(table: Table, name: str, groups: dict[str, dict[str, Any]]) -> None:
-    """The groups by one property, the first GROUPS_SHOWN of them; none where all samples are alike in it."""
+def add_section(table: Table, name: str, groups: dict[str, dict[str, Any]], add_group: AddGroup, where: str) -> None:
+    """The groups by one property, the first GROUPS_SHOWN of them; none where all samples are alike in it.
+
+    `add_group` adds the row of a group, `where` says where the others are.
+    """
     if len(groups) < 2:
         return
     table.add_section()
     more = len(groups) - GROUPS_SHOWN
-    table.add_row(Text(f"by {name}" + (f" ({more} more in results.json)" if more > 0 else "")), style="dim")
+    table.add_row(Text(f"by {name}" + (f" ({more} more {where})" if more > 0 else "")), style="dim")
     for label, group in list(groups.items())[:GROUPS_SHOWN]:
-        _add_group(table, f"  {label}", group)
+        add_group(table, f"  {label}", group)
 
 
 def _add_group(table: Table, label: str, group: dict[str, Any], style: str | None = None) -> None:

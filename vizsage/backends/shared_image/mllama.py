@@ -57,6 +57,13 @@ def accept_cross_masks(base: Any) -> None:
     inner.forward = forward
 
 
+def tokens_beside_row(base: Any) -> int:
+    """Tokens of a row that take as much memory as the keys and values of a picture's tiles, which stand beside it."""
+    text, vision = base.config.get_text_config(), base.config.vision_config
+    seen = vision.max_num_tiles * base.model.vision_model.num_patches
+    return int(seen * len(text.cross_attention_layers) / text.num_hidden_layers)
+
+
 def _vision_states(inner: Any, pixels: dict[str, torch.Tensor]) -> torch.Tensor:
     """[I, 1, tiles, tile tokens, width]: what cross-attention reads of I pictures.
 
