@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from jobs.kubernetes import kubectl_for
+from jobs.kubectl import kubectl_for
 from jobs.manifest import CONTAINER
 from jobs.pods import INDEX, Pod, ask, failed_before, has_ended, over, pods_of, started
 from jobs.submissions import Submission

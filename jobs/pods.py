@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.kubernetes import get, kubectl_for, run
+from jobs.kubectl import get, kubectl_for, run
 from jobs.manifest import CONTAINER, LABEL
 from jobs.submissions import Submission
 from vizsage.errors import TELLING, VizSageError
