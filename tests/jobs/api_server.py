@@ -31,6 +31,7 @@ _KINDS = {
     ("v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
     ("batch/v1", "jobs"): "Job",
     ("jobset.x-k8s.io/v1alpha2", "jobsets"): "JobSet",
+    ("kueue.x-k8s.io/v1beta2", "workloads"): "Workload",
 }
 _VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 

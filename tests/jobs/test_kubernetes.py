@@ -451,7 +451,7 @@ def test_a_running_job_tells_its_node_and_its_failures(server: ApiServer, capsys
     name = submitted(capsys).job_id
     server.add_pod(name, "a", created="2026-01-01T00:00:00Z", phase="Failed", containerStatuses=[ended(1)])
     server.add_pod(name, "b", created="2026-01-01T00:01:00Z", phase="Running", containerStatuses=[RUNNING])
-    assert f"train job {name}: running (on node-7, exit code 1)" in jobs(capsys, "status")
+    assert f"train job {name}: running (on node-7, before: exit code 1)" in jobs(capsys, "status")
 
 
 def test_the_step_is_read_off_the_log_where_the_outputs_are_elsewhere(
