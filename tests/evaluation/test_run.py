@@ -107,13 +107,13 @@ def test_any_accepted_answer_is_right(stage: Stage, config: Config) -> None:
     stage.split, stage.model.reply = FakeSplit(samples), lambda sample: "The dog"
     results = evaluate(config)
     assert results["exact_match_score"] == 1.0
-    assert results["metrics"]["vqa_accuracy"] == pytest.approx((2 * 1 / 3 + 2 * 2 / 3) / 4)
-    assert rows(config)[3]["answers"] == ["two", "dog", "dog", "answer 3"]
+    assert results["metrics"]["vqa_accuracy"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)  # of three, the two others
+    assert rows(config)[3]["answers"] == ["two", "dog", "dog"]
 
 
 def test_results_say_what_was_run(stage: Stage, config: Config) -> None:
     results = evaluate(config, limit=7)
-    assert results["schema_version"] == 2
+    assert results["schema_version"] == 3
     assert (results["split"], results["limit"], results["mode"], results["knowledge"]) == ("test", 7, "squad", "none")
     assert (results["total_samples"], results["left_out"]) == (7, {"need_external_knowledge": 0})
     assert results["adapter_sha256"] == "aa"

@@ -96,6 +96,22 @@ def _evaluated(stage: Stage, config: Config) -> tuple[Line, Path]:
     return evaluate(config), config.output_dir / "evaluation_results/test/predictions.jsonl"
 
 
+def test_vqa_accuracy_asks_the_annotators_alone(stage: Stage, config: Config, capsys: Any) -> None:
+    """0.6 is what vqaEval.py gives for two of ten answers: multiple_choice_answer beside them is no eleventh."""
+    [sample] = make_samples(1)
+    ten = ("two",) * 2 + ("three",) * 8
+    stage.split = FakeSplit([replace(sample, answer="2", answers=ten)])
+    stage.model.reply = lambda sample: "2"
+    results = evaluate(config)
+    assert results["metrics"]["vqa_accuracy"] == pytest.approx(0.6)
+    assert results["exact_match_score"] == 1  # what is learned is accepted
+    path = config.output_dir / "evaluation_results/test/predictions.jsonl"
+    [row] = read_jsonl(path)
+    assert (row["answer"], row["answers"]) == ("2", list(ten))
+    assert row["scores"]["vqa_accuracy"] == pytest.approx(0.6)
+    assert json.loads(printed(capsys, path, "--json"))["metrics"] == results["metrics"]
+
+
 @pytest.mark.parametrize("normalise", [True, False])
 def test_the_numbers_and_the_mode_are_those_of_results_json(
     stage: Stage, config: Config, capsys: Any, normalise: bool
@@ -247,7 +263,7 @@ def test_what_it_writes_can_be_read_by_scripts(written: Any, capsys: Any) -> Non
     path = written(line(tags={"school": "École"}), line(tags={"school": "Dutch"}))
     text = printed(capsys, path, "--json")
     assert "École" in text
-    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["schema_version"] == 2
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["schema_version"] == 3
 
 
 def test_rows_without_scores_are_scored(stage: Stage, config: Config) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from vizsage.errors import ConfigError
 from vizsage.evaluation.joining import Asked, Run, find_predictions, read_run, same_samples
 from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
-from vizsage.scoring.metrics import METRICS, accepted_answers, exact_match
+from vizsage.scoring.metrics import METRICS, answers_for, exact_match
 from vizsage.scoring.statistics import (
     INTERVAL,
     bootstrap_intervals,
@@ -59,10 +59,10 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
     files = [find_predictions(path, split) for path in paths]
     rigorous = all(results is not None and results.get("mode") == "rigorous" for _, results in files)
     score = _scorer(metric, normalise=not rigorous)
-    first = read_run(*files[0], score)
+    first = read_run(*files[0], metric, score)
     runs = [first]
     for file, results in files[1:]:
-        run = same_samples(first, read_run(file, results, score))
+        run = same_samples(first, read_run(file, results, metric, score))
         runs.append(run if len(files) == 2 else run.with_scores_only())
     groups = _Groups(first.asked)
     warnings = [warning for run in runs for warning in _warnings(first, run)]
@@ -85,7 +85,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
 
 def _scorer(metric: str, *, normalise: bool) -> Callable[[Mapping[str, Any]], float]:
     def score(row: Mapping[str, Any]) -> float:
-        prediction, answers = row["prediction"], accepted_answers(row)
+        prediction, answers = row["prediction"], answers_for(metric, row)
         if metric == "exact_match":
             return exact_match(prediction, answers, normalise=normalise)
         return METRICS[metric](prediction, answers)

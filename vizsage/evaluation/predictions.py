@@ -42,13 +42,17 @@ def write_predictions(
             if pictures.setdefault(sample.image.name, image_sha256) != image_sha256:
                 ambiguous.add(sample.image.name)
             answer = store.get(key)
-            scored = {"prediction": answer["prediction"], "answers": list(sample.answers)}
+            scored = {
+                "answer": sample.answer,
+                "answers": list(sample.answers),
+                "prediction": answer["prediction"],
+            }
             row = {
                 "sample_id": sample.sample_id,
                 "image": sample.image.name,
                 "image_sha256": image_sha256,
                 "question": sample.question,
-                "answer": sample.answer,
+                "answer": scored["answer"],
                 "answers": scored["answers"],
                 "need_external_knowledge": sample.need_external_knowledge,
                 "description": sample.description,

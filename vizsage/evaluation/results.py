@@ -12,7 +12,9 @@ from vizsage.evaluation.answers import Row
 from vizsage.scoring.metrics import accepted_answers
 from vizsage.scoring.summary import summarise
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
+"""Before 3, VQA accuracy and ANLS took an `answer` that `answers` did not hold for one more annotator's."""
 MAX_FAILED_SHARE = 0.01  # more than this and the evaluation itself has failed
 MAX_TRUNCATED_SHARE = 0.01  # more than this and the score says as much about max_new_tokens as about the model
 
