@@ -194,8 +194,10 @@ class Config(BaseModel):
     )
 
     # evaluation
-    use_text_normalization: bool = Field(
-        True, description="true: SQuAD exact match. false: rigorous, character by character."
+    use_text_normalization: Literal["light"] | bool = Field(
+        True,
+        description="Exact match: true as SQuAD; light: but for case, white space and Unicode form; false: rigorous, "
+        "as it is.",
     )
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 

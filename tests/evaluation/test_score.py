@@ -21,6 +21,7 @@ from vizsage.errors import DataError
 from vizsage.evaluation.run import evaluate
 from vizsage.evaluation.score import score_file
 from vizsage.files import read_jsonl, write_jsonl
+from vizsage.scoring.normalisation import Normalise
 
 from .conftest import FakeSplit, Stage, make_samples
 
@@ -112,9 +113,9 @@ def test_vqa_accuracy_asks_the_annotators_alone(stage: Stage, config: Config, ca
     assert json.loads(printed(capsys, path, "--json"))["metrics"] == results["metrics"]
 
 
-@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("normalise", [True, "light", False])
 def test_the_numbers_and_the_mode_are_those_of_results_json(
-    stage: Stage, config: Config, capsys: Any, normalise: bool
+    stage: Stage, config: Config, capsys: Any, normalise: Normalise
 ) -> None:
     results, path = _evaluated(stage, config.model_copy(update={"use_text_normalization": normalise}))
     again = json.loads(printed(capsys, path, "--json"))
@@ -124,7 +125,7 @@ def test_the_numbers_and_the_mode_are_those_of_results_json(
     # All that results.json holds of scores is there: what is left says what was run.
     assert not [name for name in results.keys() - again.keys() if "match" in name or name.endswith("predictions")]
     other = json.loads(printed(capsys, path, "--json", "--rigorous" if normalise else "--no-rigorous"))
-    assert (other["exact_match_score"] < again["exact_match_score"]) == normalise
+    assert (other["exact_match_score"] < again["exact_match_score"]) == bool(normalise)
     assert other["metrics"]["rigorous_match"] == again["metrics"]["rigorous_match"]
 
 
@@ -165,7 +166,7 @@ def test_another_tool_s_lines(written: Any) -> None:
     assert scores["by_tag"].keys() == {"school", "year"}
     assert scores["by_question_word"]["what"]["samples"] == 3
     assert scored.conditions == {"split": str(path), "mode": "squad"}
-    assert score_file(path, rigorous=True).scores["correct_predictions"] == 3
+    assert score_file(path, mode="rigorous").scores["correct_predictions"] == 3
 
 
 def test_bad_lines_are_named_together(written: Any) -> None:
@@ -230,6 +231,50 @@ def test_standard_input(written: Any, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"[]\n")))
     assert cli.main(["score", "-"]) == 3
     assert "standard input: 1 bad line: line 1: expected an object" in capsys.readouterr().err
+
+
+HARD = [
+    # answer, prediction, and whether it is right by SQuAD's, the light and the rigorous definition
+    ("A", "", True, False, False),
+    ("A", "the", True, False, False),
+    ("A", "a", True, True, False),
+    ("A", "A", True, True, True),
+    ("+", "-", True, False, False),
+    ("B", "", False, False, False),
+    ("1.5", "15", True, False, False),
+    ("-5", "5", True, False, False),
+    ("1/2", "12", True, False, False),
+    ("1,000", "1000", True, False, False),
+    ("5", "$5.", True, False, False),
+    ("Caf\u00e9", "Cafe\u0301", False, True, False),
+]
+
+
+def test_answers_that_normalisation_empties_or_merges_are_counted_and_said(
+    written: Any, capsys: Any, caplog: Any
+) -> None:
+    path = written(*(line(answer=answer, prediction=said) for answer, said, *_ in HARD))
+    scores = score_file(path).scores
+    assert scores["correct_predictions"] == sum(squad for _, _, squad, _, _ in HARD)
+    assert scores["normalisation"] == {
+        "emptied": {"samples": 5, "affected": 3},
+        "changed_numbers": {"samples": 3, "affected": 3},
+        "unicode_forms": {"samples": 0, "affected": 1},
+    }
+    for said in (
+        "5 of 12 samples accept an answer of which SQuAD's normalisation leaves nothing",
+        "an empty prediction is right there, and 3 predictions are right for no other reason",
+        "3 of 12 predictions are right although their numbers differ",
+        "1 of 12 predictions are wrong only because their accents have another Unicode form",
+        "use_text_normalization: light (vizsage score --light)",
+    ):
+        assert said in caplog.text
+    capsys.readouterr()
+    for option, place in (("--light", 3), ("--rigorous", 4)):
+        assert cli.main(["score", str(path), "--json", option]) == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["correct_predictions"] == sum(row[place] for row in HARD)
+        assert shown.err == ""
 
 
 def test_many_failed_records_are_a_warning_only(written: Any, caplog: Any) -> None:

@@ -13,6 +13,7 @@ from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.files import fsync_dir, replacing, set_aside_path
 from vizsage.scoring.metrics import score_row
+from vizsage.scoring.normalisation import Normalise
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def write_predictions(
     keys: AnswerKeys,
     store: AnswerStore,
     *,
-    normalise: bool,
+    normalise: Normalise,
 ) -> Iterator[Row]:
     """Replace `path` with one line for each of `samples`, in their order; yields the rows, each with its "seconds".
 

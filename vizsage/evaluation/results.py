@@ -10,6 +10,7 @@ from typing import Any
 
 from vizsage.evaluation.answers import Row
 from vizsage.scoring.metrics import accepted_answers
+from vizsage.scoring.normalisation import Normalise
 from vizsage.scoring.summary import summarise
 
 SCHEMA_VERSION = 3
@@ -88,7 +89,7 @@ class Throughput:
         return {"answers": self.answers, "process_s": self.process_s, "answers_per_process_s": speed}
 
 
-def score(rows: Iterable[Row], total: int, *, normalise: bool) -> tuple[dict[str, Any], Highlights, str]:
+def score(rows: Iterable[Row], total: int, *, normalise: Normalise) -> tuple[dict[str, Any], Highlights, str]:
     """Reads the rows once: the summary with the names of results.json, the rows to show, the hash of the data."""
     highlights, digest = Highlights(), DataDigest()
     summary = summarise(digest.watch(highlights.watch(rows, total)), normalise=normalise)

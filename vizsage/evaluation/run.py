@@ -30,6 +30,8 @@ from vizsage.evaluation.tracking import log_evaluation
 from vizsage.files import nearest_existing, write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.record import hardware, now, versions
+from vizsage.scoring.caveats import caveat_warnings
+from vizsage.scoring.normalisation import mode_of
 
 if TYPE_CHECKING:
     from vizsage.backends.base import Answer
@@ -93,6 +95,8 @@ def evaluate(
     failed, cut = complaints(results, answerer.config.max_new_tokens)
     if cut:
         log.warning("%s", cut)
+    for warning in caveat_warnings(results):
+        log.warning("%s", warning)
     if failed:
         raise VizSageError(f"{folder / RESULTS}: {failed}")
     return results
@@ -205,7 +209,7 @@ def _conclude(
         **summary,
         "split": facts["split"],
         "limit": facts["limit"],
-        "mode": "squad" if normalise else "rigorous",
+        "mode": mode_of(normalise),
         "knowledge": config.external_knowledge_source if config.external_knowledge else "none",
         "blind": facts["blind"],
         **questions.left_out,

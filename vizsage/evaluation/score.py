@@ -16,6 +16,8 @@ from vizsage.data.records import BadRecord, Problems, read_answers, read_switch,
 from vizsage.errors import DataError
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE, SCHEMA_VERSION
+from vizsage.scoring.caveats import caveat_warnings
+from vizsage.scoring.normalisation import MODES
 from vizsage.scoring.summary import summarise
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Rescored:
     conditions: dict[str, Any]
 
 
-def score_file(path: Path, *, rigorous: bool | None = None) -> Rescored:
+def score_file(path: Path, *, mode: str | None = None) -> Rescored:
     """Score the predictions in `path`, one JSON object a line; `-` is the standard input.
 
     A line holds `prediction` (null: the record failed) and `answer`, `answers` or both; `image`, `question`,
@@ -44,24 +46,24 @@ def score_file(path: Path, *, rigorous: bool | None = None) -> Rescored:
 
     Args:
         path: the file, or `-`.
-        rigorous: exact match character by character; None: as the results.json beside the file says, else SQuAD's.
+        mode: of exact match, a name of MODES; None: as the results.json beside the file says, else "squad".
 
     Raises DataError that names the bad lines.
     """
     name = "standard input" if path == STDIN else str(path)
     known = {} if path == STDIN else _results_beside(path)
-    if rigorous is None:
-        rigorous = known.get("mode") == "rigorous"
-    scores = summarise(read_rows(path, name), normalise=not rigorous)
+    if mode is None:
+        mode = known["mode"] if known.get("mode") in MODES else "squad"
+    scores = summarise(read_rows(path, name), normalise=MODES[mode])
     total = scores["total_samples"]
     if scores["failed_predictions"] > MAX_FAILED_SHARE * total:
         log.warning("%s: %d of %d records failed; they score 0", name, scores["failed_predictions"], total)
     if scores["truncated_predictions"] > MAX_TRUNCATED_SHARE * total:
         log.warning("%s: %d of %d answers were cut short", name, scores["truncated_predictions"], total)
+    for warning in caveat_warnings({**scores, "mode": mode}):
+        log.warning("%s: %s", name, warning)
     conditions = {"split": name, **{key: known[key] for key in _CONDITIONS if key in known}}
-    return Rescored(
-        {"schema_version": SCHEMA_VERSION, **scores}, {**conditions, "mode": "rigorous" if rigorous else "squad"}
-    )
+    return Rescored({"schema_version": SCHEMA_VERSION, **scores}, {**conditions, "mode": mode})
 
 
 def read_rows(path: Path, name: str) -> Iterator[Row]:

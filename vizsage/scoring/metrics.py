@@ -17,21 +17,20 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from vizsage.scoring.normalisation import normalise_anls, normalise_squad, normalise_vqa
+from vizsage.scoring.normalisation import NORMALISERS, Normalise, normalise_anls, normalise_squad, normalise_vqa
 
 ANLS_THRESHOLD = 0.5
 RELAXED_CHANGE = 0.05
 VQA_AGREEING = 3  # people who have to give an answer for it to be worth 1
 
 
-def exact_match(prediction: str | None, answers: Sequence[str], *, normalise: bool = True) -> bool:
-    """Whether the prediction equals an answer after SQuAD's normalisation (`normalise`), or as it stands.
+def exact_match(prediction: str | None, answers: Sequence[str], *, normalise: Normalise = True) -> bool:
+    """Whether the prediction equals an answer after SQuAD's normalisation, the light one, or as it stands (False).
 
     Source: exact_match_score and metric_max_over_ground_truths of SQuAD's evaluate-v1.1.py (Rajpurkar et al., 2016).
     """
-    if not normalise:
-        return rigorous_match(prediction, answers)
-    return bool(_best(lambda said, answer: normalise_squad(said) == normalise_squad(answer), prediction, answers))
+    alike = NORMALISERS[normalise]
+    return bool(_best(lambda said, answer: alike(said) == alike(answer), prediction, answers))
 
 
 def rigorous_match(prediction: str | None, answers: Sequence[str]) -> bool:
@@ -121,7 +120,7 @@ def answers_for(metric: str, row: Mapping[str, Any]) -> Sequence[str]:
     return row["answers"] if metric in LIST_ALONE and row.get("answers") else accepted_answers(row)
 
 
-def score_row(row: Mapping[str, Any], *, normalise: bool = True) -> dict[str, Any]:
+def score_row(row: Mapping[str, Any], *, normalise: Normalise = True) -> dict[str, Any]:
     """Score a row that has `prediction` and `answers`, `answer` or both.
 
     Returns {"exact_match": bool, "scores": {name: 0 to 1}} as they stand in predictions.jsonl; only exact match depends
