@@ -169,6 +169,19 @@ def test_another_tool_s_lines(written: Any) -> None:
     assert score_file(path, mode="rigorous").scores["correct_predictions"] == 3
 
 
+def test_repeated_lines_without_sample_id_are_counted_and_said(written: Any, caplog: Any) -> None:
+    other = line(question="who")
+    path = written(line(), other, line(), line(prediction="dog"), line(image="b.png"), other)
+    assert score_file(path).scores["total_samples"] == 6
+    assert "3 lines without sample_id ask what an earlier one asks of the same image" in caplog.text
+    assert "(the first: line 3, as line 1)" in caplog.text
+    caplog.clear()
+    told_apart = [line(), line(sample_id=1), line(sample_id=2), line(image="b.png"), line(question="who")]
+    unknown = [{"answer": "cat", "prediction": "cat", "question": "what"}] * 2 + [line(question=None)] * 2
+    score_file(written(*told_apart, *unknown))
+    assert caplog.text == ""
+
+
 def test_bad_lines_are_named_together(written: Any) -> None:
     path = written(
         line(),
@@ -253,7 +266,7 @@ HARD = [
 def test_answers_that_normalisation_empties_or_merges_are_counted_and_said(
     written: Any, capsys: Any, caplog: Any
 ) -> None:
-    path = written(*(line(answer=answer, prediction=said) for answer, said, *_ in HARD))
+    path = written(*(line(answer=each[0], prediction=each[1], sample_id=i) for i, each in enumerate(HARD)))
     scores = score_file(path).scores
     assert scores["correct_predictions"] == sum(squad for _, _, squad, _, _ in HARD)
     assert scores["normalisation"] == {

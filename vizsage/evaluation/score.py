@@ -69,9 +69,10 @@ def score_file(path: Path, *, mode: str | None = None) -> Rescored:
 def read_rows(path: Path, name: str) -> Iterator[Row]:
     """The rows of a file, in order, with what scoring needs of each; messages call it `name`.
 
-    Raises DataError in the end if a line was bad, or if there was none.
+    Warns of lines without sample_id that repeat image and question: each is scored. Raises DataError in the end if a
+    line was bad, or if there was none.
     """
-    problems, first_lines = Problems("line"), dict[str, int]()
+    problems, first_lines, repeats = Problems("line"), dict[str, int](), _Repeats()
     empty = True
     with _opened(path, name) as file:
         for number, line in enumerate(file, 1):
@@ -87,11 +88,38 @@ def read_rows(path: Path, name: str) -> Iterator[Row]:
                     )
             except BadRecord as error:
                 problems.add(str(error))
-            else:
-                yield row
+                continue
+            repeats.add(row, number)
+            yield row
     problems.raise_if_any(name)
+    if repeats.count:
+        log.warning(
+            "%s: %d lines without sample_id ask what an earlier one asks of the same image (the first: %s); each is "
+            "scored as a sample of its own. Remove repeated lines, or give each line a sample_id",
+            name,
+            repeats.count,
+            repeats.first,
+        )
     if empty:
         raise DataError(f"{name}: holds no predictions; expected a JSON object a line")
+
+
+class _Repeats:
+    """Finds lines without sample_id that have image and question of an earlier one; some 100 bytes a line."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+        self._lines: dict[int, int] = {}
+
+    def add(self, row: Row, number: int) -> None:
+        """Take in a line."""
+        if row["sample_id"] is not None or row["image"] is None or row["question"] is None:
+            return
+        earlier = self._lines.setdefault(hash((row["image"], row["question"])), number)
+        if earlier != number:
+            self.count += 1
+            self.first = self.first or f"line {number}, as line {earlier}"
 
 
 @contextmanager
