@@ -22,13 +22,14 @@ from vizsage.data.sources import open_split
 from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError
 from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
+from vizsage.evaluation.folder import check_base_model, results_folder
 from vizsage.evaluation.predictions import PREDICTIONS, RESULTS, set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions, as_shown, blinded
 from vizsage.evaluation.report import counterpart_folder, write_report
 from vizsage.evaluation.results import SCHEMA_VERSION, Throughput, complaints, score
 from vizsage.evaluation.table import show
 from vizsage.evaluation.tracking import log_evaluation
-from vizsage.files import nearest_existing, write_json
+from vizsage.files import write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.lock import only_one
 from vizsage.record import hardware, now, versions
@@ -48,6 +49,7 @@ def evaluate(
     adapter: Path | None = None,
     blind: bool = False,
     fresh: bool = False,
+    other_data: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Answer the samples of `split`, keep the answers as they come, and write predictions, results and the report.
@@ -64,6 +66,7 @@ def evaluate(
         adapter: folder of another adapter than the one that `config` trains.
         blind: withhold the pictures; a plain one stands in for each.
         fresh: set earlier answers aside and begin anew.
+        other_data: allow another data set than that of the run in output_dir; its results go to <dataset>-<split>/.
         console: gets the tables; None: nothing is shown, no progress either.
 
     Returns the content of results.json.
@@ -78,9 +81,7 @@ def evaluate(
         raise ConfigError(f"limit: expected at least 1, found {limit}")
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
-    name = opened.name + ("-base" if base else "") + ("-blind" if blind else "")
-    folder = config.output_dir / "evaluation_results" / name
-    _check_writable(folder)
+    folder = results_folder(config, opened, base=base, blind=blind, other_data=other_data)
     questions = Questions(opened, streaming=config.use_val_streaming, limit=limit)
     with catch_signals() as latch, Processes(latch=latch) as processes, ExitStack() as held:
         first = processes.rank == 0
@@ -93,12 +94,14 @@ def evaluate(
         # Before the model is loaded, because two of them may not fit; a folder is created only for one that was.
         processes.together(lambda: lock(create=False))
         answerer = load_answerer(config, adapter)
+        if base:
+            check_base_model(config, answerer.made_by)
         processes.together(lambda: lock(create=True))
         conditions = {"split": opened.name, "limit": limit, "blind": blind, **_scoring(config), **answerer.made_by}
         # Nobody reads answers before the first process has set aside what it has to.
         processes.together(lambda: _begin(folder, conditions, fresh=fresh) if first else None)
         share = Share(answerer, AnswerStore(folder, rank=processes.rank), processes, blind=blind)
-        _answer(share, questions, latch, name, shown=first and console is not None)
+        _answer(share, questions, latch, folder.name, shown=first and console is not None)
         [results, *_] = processes.together(
             lambda: _conclude(folder, questions, share, conditions, console) if first else {}
         )
@@ -265,13 +268,6 @@ def _as_row(key: str, answer: Answer, seconds: float) -> Row:
         "error": answer.error,
         "seconds": seconds,
     }
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise ConfigError now rather than after the model is loaded. Creates nothing."""
-    existing = nearest_existing(folder)
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"output_dir: {existing} is not a folder that can be written to; name another output_dir")
 
 
 def _progress(*, shown: bool) -> Progress:
