@@ -27,7 +27,7 @@ FLOORS = [
     {"check"},
     {"backends"},
     {"data"},
-    {"scoring", "record", "interruption", "tracking"},
+    {"scoring", "record", "interruption", "tracking", "lock"},
     {"config"},
     {"errors", "files"},
 ]

@@ -262,11 +262,18 @@ class Config(BaseModel):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and lay `key=value` overrides over it.
+    """Read a YAML file, or the one in the folder of a run, and lay `key=value` overrides over it.
+
+    The output_dir of a run's folder is that folder, wherever the run was moved or copied to.
 
     Raises ConfigError with every problem of file and overrides, a clause each, in one line.
     """
-    settings = read_yaml(path)
+    file = settings_file(path)
+    settings = read_yaml(file)
+    if file != path and (path / "run.json").is_file():
+        written = settings.get("output_dir", Config.model_fields["output_dir"].default)
+        if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
+            settings["output_dir"] = str(path)
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -274,7 +281,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             problems.append(f"{override!r} is not an override; write key=value")
             continue
         settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(path), problems=problems)
+    return build_config(settings, source=str(file), problems=problems)
+
+
+def settings_file(path: Path) -> Path:
+    """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
+    if not path.is_dir():
+        return path
+    file = path / "config.yaml"
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: a folder without config.yaml; name a YAML file of settings, or the output_dir of a training"
+        )
+    return file
 
 
 def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:

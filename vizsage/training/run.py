@@ -31,7 +31,7 @@ from vizsage.training import checkpoints
 from vizsage.training.batch_size import DEFAULT, find_batch_size, memory_is_limited
 from vizsage.training.card import write_card
 from vizsage.training.continuation import from_checkpoint, is_done, is_done_for, plan_here
-from vizsage.training.directory import on_main, only_one, set_aside
+from vizsage.training.directory import on_main, only_one_run, set_aside
 from vizsage.training.flow import Flow
 from vizsage.training.loader import Steps
 from vizsage.training.metrics import MetricsLog
@@ -65,7 +65,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
     with memory_reported(config, "loading the base model"):
         loaded = load_early(config)
     world = PartialState(cpu=config.device == "cpu")
-    with only_one(config.output_dir, world):
+    with only_one_run(config.output_dir, world):
         record, plan = plan_here(config, world)
         if not config.resume and not record.goes_on_anew(plan.identity):
             on_main(world, lambda: set_aside(config, record))
