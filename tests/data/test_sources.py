@@ -210,7 +210,7 @@ def test_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
         ({"answer": ""}, "answer is empty"),
         ({"answer": " \t\n"}, "answer is empty"),
         ({"answer": True}, "answer is true"),
-        ({"answer": ["a"]}, "answer is a list"),
+        ({"answer": ["a"]}, "write a text or a number; several accepted answers are a list 'answers'"),
         ({"answers": []}, "answers is empty; write a list of one or more texts or numbers"),
         ({"answers": "a dog"}, "answers is 'a dog'; write a list"),
         ({"answers": 3}, "answers is 3; write a list"),

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import ijson
 
 from vizsage.errors import DataError
 
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9A-Za-z]+)?\.parquet$")  # older releases of datasets add a hash
 LAYOUTS = "{0}.json, {0}.jsonl, {0}.jsonl.gz, {0}.parquet, {0}-00000-of-0000N.parquet or a folder {0} of save_to_disk"
 _BOM = b"\xef\xbb\xbf"
 
@@ -36,6 +36,10 @@ class Format(Protocol):
     def paths(self) -> tuple[Path, ...]:
         """The files."""
 
+    @property
+    def float_fields(self) -> tuple[str, ...]:
+        """Fields of a floating-point type; in JSON a number keeps its text. Raises DataError."""
+
     def records(self, start: int = 0) -> Iterator[Any]:
         """Records from number `start` on, in file order: a dict each, or a BrokenRecord.
 
@@ -48,6 +52,7 @@ class JsonFile:
     """A JSON array of objects, read incrementally."""
 
     path: Path
+    float_fields: ClassVar[tuple[str, ...]] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -86,6 +91,7 @@ class JsonlFile:
     """One JSON object a line, plain or gzipped; empty lines are no records."""
 
     path: Path
+    float_fields: ClassVar[tuple[str, ...]] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -157,16 +163,15 @@ def find_format(folder: Path, split: str, images_dir: Path) -> Format | None:
 
 
 def _shards(folder: Path, stem: str) -> tuple[Path, ...]:
-    """`<stem>-00000-of-00003.parquet` and its sisters, all of them or none."""
+    """`<stem>-00000-of-00003.parquet` and the others of its set, all of them or none."""
     if not folder.is_dir():
         return ()
     matches = {p: m for p in sorted(folder.iterdir()) if p.name.startswith(f"{stem}-") and (m := SHARD.search(p.name))}
     matches = {p: m for p, m in matches.items() if p.name == stem + m.group(0)}
     if matches:
         total = max(int(m.group(2)) for m in matches.values())
-        expected = [f"{stem}-{i:05d}-of-{total:05d}.parquet" for i in range(total)]
-        missing = sorted(set(expected) - {p.name for p in matches})
+        missing = sorted(set(range(total)) - {int(m.group(1)) for m in matches.values()})
         if missing or len(matches) != total:
-            what = f"{missing[0]} is missing" if missing else "shards of two different sets"
-            raise DataError(f"{folder}: {what}; expected {total} files {stem}-*-of-{total:05d}.parquet")
+            what = f"{stem}-{missing[0]:05d}-of-{total:05d}.parquet is missing" if missing else "two sets of shards"
+            raise DataError(f"{folder}: {what}; expected {total} files {stem}-*-of-{total:05d}*.parquet of one set")
     return tuple(matches)
