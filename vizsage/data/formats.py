@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol, cast
 
-import ijson
-
+from vizsage.data.json_values import JsonError, array_values, json_lines, parse_line
+from vizsage.data.opening import open_file
 from vizsage.errors import DataError
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9A-Za-z]+)?\.parquet$")  # older releases of datasets add a hash
 LAYOUTS = "{0}.json, {0}.jsonl, {0}.jsonl.gz, {0}.parquet, {0}-00000-of-0000N.parquet or a folder {0} of save_to_disk"
 _BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class BrokenRecord:
-    """Stands in the place of a record that cannot be parsed, so that the others can still be checked."""
-
-    reason: str
 
 
 class Format(Protocol):
@@ -61,34 +51,29 @@ class JsonFile:
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """See Format."""
-        number = start
+        number = 0
         try:
-            with open(self.path, "rb") as file:
-                head = file.read(4096)
-                text = head.removeprefix(_BOM).lstrip()
+            with open_file(self.path) as file:
+                text = file.read(4096).removeprefix(_BOM).lstrip()
                 if not text.startswith(b"["):
                     raise DataError(
                         f"{self.path}: expected a JSON array of records, found {_first_character(text)}; "
-                        "a file of one record a line ends in .jsonl"
+                        "a file of one record per line ends in .jsonl"
                     )
-                file.seek(len(_BOM) if head.startswith(_BOM) else 0)
-                for record in islice(ijson.items(file, "item"), start, None):
-                    yield record
+                file.seek(0)
+                for record in array_values(file):
+                    if number >= start:
+                        yield record
                     number += 1
-        except ijson.JSONError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise DataError(f"{self.path}: broken JSON after record {number}: {reason}") from None
-        except UnicodeDecodeError:
-            raise DataError(
-                f"{self.path}: no valid Unicode after record {number}: half of a surrogate pair stands there"
-            ) from None
+        except JsonError as error:
+            raise DataError(f"{self.path}: broken JSON after record {number}: {error}") from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
 class JsonlFile:
-    """One JSON object a line, plain or gzipped; empty lines are no records."""
+    """One JSON object per line, plain or gzipped; empty lines are no records."""
 
     path: Path
     float_fields: ClassVar[tuple[str, ...]] = ()
@@ -100,37 +85,21 @@ class JsonlFile:
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """See Format."""
-        opener: Callable[..., Any] = gzip.open if self.path.suffix == ".gz" else open
         number = 0
         try:
-            with opener(self.path, "rb") as file:
-                for line_number, line in enumerate(file, 1):
-                    if line_number == 1:
-                        line = line.removeprefix(_BOM)
-                    if line.isspace() or not line:
-                        continue
+            with open_file(self.path) as file, _unzipped(file) if self.path.suffix == ".gz" else file as content:
+                for line_number, line in json_lines(content):
                     if number >= start:
                         yield parse_line(line, line_number)
                     number += 1
+        except JsonError as error:
+            raise DataError(f"{self.path}: {error}") from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.path}: cannot be read after record {number}: {error}") from None
 
 
-def parse_line(line: bytes, line_number: int) -> Any:
-    """The value of a line of JSON, or a BrokenRecord that names the line."""
-    try:
-        # Decimal, as ijson gives: the text of a number is the same in every format.
-        return json.loads(line.decode("utf-8"), parse_float=Decimal, parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        return BrokenRecord(f"line {line_number} is not UTF-8")
-    except json.JSONDecodeError as error:
-        return BrokenRecord(f"broken JSON in line {line_number}, column {error.colno}: {error.msg}")
-    except (ValueError, RecursionError) as error:
-        return BrokenRecord(f"broken JSON in line {line_number}: {error}")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
+def _unzipped(file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
 
 
 def _first_character(text: bytes) -> str:

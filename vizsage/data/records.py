@@ -12,8 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vizsage.data.formats import BrokenRecord, Format
+from vizsage.data.formats import Format
 from vizsage.data.images import FileImage
+from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.opening import leaves_folder
 from vizsage.data.sample import ImageRef, Sample
