@@ -110,20 +110,21 @@ def find_format(folder: Path, split: str, images_dir: Path) -> Format | None:
     """The one form in which `split` lies in `folder`, or None. Raises DataError when it lies there in two forms."""
     found: list[Format] = []
     for stem in ("val", "validation") if split == "val" else (split,):
-        json_file, parquet = folder / f"{stem}.json", folder / f"{stem}.parquet"
-        if json_file.is_file():
-            found.append(JsonFile(json_file))
-        found += [JsonlFile(path) for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if path.is_file()]
-        shards = _shards(folder, stem)
-        on_disk = folder / stem / "state.json"
-        if parquet.is_file() or shards or on_disk.is_file():
+        if _is_there(folder / f"{stem}.json"):
+            found.append(JsonFile(folder / f"{stem}.json"))
+        found += [
+            JsonlFile(path) for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if _is_there(path)
+        ]
+        parquet, shards = folder / f"{stem}.parquet", _shards(folder, stem)
+        on_disk = _is_there(folder / stem / "state.json")
+        if _is_there(parquet) or shards or on_disk:
             from vizsage.data.columnar import ArrowFolder, ParquetFiles  # pyarrow loads for those who need it
 
-            if parquet.is_file():
+            if _is_there(parquet):
                 found.append(ParquetFiles((parquet,), images_dir, split))
             if shards:
                 found.append(ParquetFiles(shards, images_dir, split))
-            if on_disk.is_file():
+            if on_disk:
                 found.append(ArrowFolder(folder / stem, split))
     if len(found) > 1:
         names = " and ".join(str(f.paths[0]) for f in found)
@@ -131,12 +132,21 @@ def find_format(folder: Path, split: str, images_dir: Path) -> Format | None:
     return found[0] if found else None
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises DataError where something else has its name: a pipe would never end."""
+    if path.is_file():
+        return True
+    if path.exists():
+        raise DataError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a file")
+    return False
+
+
 def _shards(folder: Path, stem: str) -> tuple[Path, ...]:
     """`<stem>-00000-of-00003.parquet` and the others of its set, all of them or none."""
     if not folder.is_dir():
         return ()
     matches = {p: m for p in sorted(folder.iterdir()) if p.name.startswith(f"{stem}-") and (m := SHARD.search(p.name))}
-    matches = {p: m for p, m in matches.items() if p.name == stem + m.group(0)}
+    matches = {p: m for p, m in matches.items() if p.name == stem + m.group(0) and _is_there(p)}
     if matches:
         total = max(int(m.group(2)) for m in matches.values())
         missing = sorted(set(range(total)) - {int(m.group(1)) for m in matches.values()})
