@@ -12,9 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vizsage.data.formats import BrokenRecord, Format
-from vizsage.data.images import FileImage, leaves_folder
+from vizsage.data.formats import Format
+from vizsage.data.images import FileImage
+from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
+from vizsage.data.opening import leaves_folder
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
 
@@ -183,7 +185,8 @@ def _required_text(value: Any, field: str) -> str:
     if text is None or not text.strip():
         missing = value is None or value != value
         found = "missing" if missing else show_value(value) if text is None else "empty"
-        raise BadRecord(f"{field} is {found}; write a text or a number")
+        hint = "; several accepted answers are a list 'answers'" if found == "a list" and field == "answer" else ""
+        raise BadRecord(f"{field} is {found}; write a text or a number{hint}")
     return _whole(text, field)
 
 
