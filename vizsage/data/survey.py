@@ -23,6 +23,7 @@ from vizsage.errors import DataError
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10
+LEFT_OUT = "images left out"
 _IMAGES_A_TASK = 16
 
 
@@ -122,7 +123,7 @@ def decode_images(
         if isinstance(found, _Trouble):
             # A missing file stops a run whatever on_bad_image says; an undecodable one may be left out.
             left_out = found.skippable and config.on_bad_image == "skip"
-            kind = "images left out" if left_out else "images"
+            kind = LEFT_OUT if left_out else "images"
             survey.add(kind, f"{survey.images[image]}: {found.text}", warning=left_out)
             continue
         pixels[image], digest = found
