@@ -111,7 +111,7 @@ class Config(BaseModel):
     epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
-    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises.")
+    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises; at most half of all.")
     weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
     optim: OPTIMIZERS = Field("adamw_torch", description="Optimizer; the 8-bit and paged ones need bitsandbytes.")
     scheduler: SCHEDULERS = Field("linear", description="Shape of the learning rate after warm-up.")
