@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForImageTextToText
 
 from tests.families import BUILDERS, model_folder
-from tests.families.data import randomise_adapter, samples, settings
+from tests.families.data import DAMAGES, damage_adapter, randomise_adapter, samples, settings
 from vizsage.backends import lora
 from vizsage.backends.base import LoadedModel
 from vizsage.backends.hf import load_base
@@ -341,3 +341,23 @@ def test_damaged_adapter_is_refused(tmp_path: Path, damage: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_adapter(load_base(config), config, folder)
     assert str(folder) in one_line(caught)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_incomplete_or_not_finite_weights_are_refused(
+    tmp_path: Path, damage: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    loaded, config, folder, _ = saved_adapter(tmp_path)
+    said = damage_adapter(folder, damage)
+    with pytest.raises(CheckpointError) as caught:
+        load_adapter(load_base(config), config, folder)
+    assert said in one_line(caught)
+    assert str(folder) in one_line(caught)
+    assert [w for w in recwarn if "missing adapter keys" in str(w.message)] == []
+
+
+def test_every_kind_of_adapter_is_whole(tmp_path: Path) -> None:
+    kinds: list[dict[str, Any]] = [{"bias": "all"}, {"use_dora": True}, {"finetune_norm_layers": True}]
+    for number, changed in enumerate(kinds):
+        _, config, folder, _ = saved_adapter(tmp_path / str(number), finetune_vision_layers=True, **changed)
+        assert adapted(load_adapter(load_base(config), config, folder))

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vizsage.backends.adapter_weights import WEIGHTS, adapter_shapes, check_weights
 from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE, LoadedModel, cuda_devices, foreign_folder
 from vizsage.backends.lora_linear import fast_lora
 from vizsage.config import Config
@@ -106,18 +108,22 @@ def exact_pattern(names: list[str], model: nn.Module) -> str:
 def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable: bool = False) -> Any:
     """The adapter in `folder` on `loaded.model`, in eval mode unless `trainable`.
 
-    Raises CheckpointError: no adapter there, trained on another base, or with another prompt or other pixels.
+    Raises CheckpointError: no adapter there, trained on another base, or with another prompt or other pixels, or its
+    weights are not those of a whole adapter.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
 
     check_adapter(loaded.processor, loaded.base_identity, config, folder)
     try:
-        model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # check_weights says it
+            model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(f"{folder}: the adapter cannot be loaded: {one_line(error)}") from error
+    check_weights(folder, adapter_shapes(model))
     _restrict_biases(model, config)
     if trainable:
         _prepare_training(model)
@@ -131,6 +137,8 @@ def check_adapter(processor: Any, base_identity: str, config: Config, folder: Pa
         raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{folder}: found no {ADAPTER_CONFIG}, so it is no adapter; name the folder of one")
+    if not (folder / WEIGHTS).is_file():  # PEFT would ask the hub for it
+        raise CheckpointError(f"{folder}: found no {WEIGHTS}; copy its whole folder again, or train the adapter again")
     try:
         saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
