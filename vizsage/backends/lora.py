@@ -6,6 +6,7 @@ LoRA: arXiv:2106.09685. rsLoRA: arXiv:2312.03732. DoRA: arXiv:2402.09353. LoftQ:
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints, fingerprint
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.files import fsync_dir, fsync_tree, write_json
+
+log = logging.getLogger(__name__)
 
 
 def add_adapter(loaded: LoadedModel, config: Config) -> Any:
@@ -87,8 +90,19 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
                 targets.append(name)
         elif config.finetune_norm_layers and _is_norm(module):
             norms.append(name)
+    experts = _fused_experts(model) if config.finetune_language_layers and config.finetune_mlp_modules else []
     if not targets:
-        raise ConfigError("finetune_* settings: no layer of this model fits them; switch more of them on")
+        raise ConfigError(
+            "finetune_* settings: no layer of this model fits them; switch more of them on"
+            + (" (the experts of its MLPs are no linear layers and get no adapters)" if experts else "")
+        )
+    if experts:
+        log.warning(
+            "finetune_mlp_modules: the experts of this model get no adapters: %d layers such as %s keep the weights of "
+            "all experts in one parameter, and adapters are for linear layers; the other layers are trained",
+            len(experts),
+            experts[0],
+        )
     return sorted(targets), sorted(norms)
 
 
@@ -259,6 +273,19 @@ def _is_attention(name: str) -> bool:
 def _is_norm(module: nn.Module) -> bool:
     own = [name for name, _ in module.named_parameters(recurse=False)]
     return "norm" in type(module).__name__.lower() and "weight" in own and not any(module.children())
+
+
+def _fused_experts(model: Any) -> list[str]:
+    """Layers of the language model with one parameter for the weights of all experts, [experts, out, in].
+
+    PEFT's target_parameters would adapt them, but without dropout or DoRA, and each step would hold the adapted copy of
+    every expert of a layer.
+    """
+    return [
+        name
+        for name, module in model.get_submodule(language_part(model)).named_modules()
+        if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
+    ]
 
 
 def _unused_vision_layers(model: Any) -> list[str]:
