@@ -18,7 +18,7 @@ import yaml
 
 from jobs.manifest import LABEL, Document, Request, job_name, render, workload_kind
 from jobs.spec import Work
-from jobs.submissions import FILE, Submission, list_of_all, now
+from jobs.submissions import Submission, now
 from vizsage.errors import ConfigError, VizSageError
 from vizsage.files import write_text
 
@@ -189,8 +189,8 @@ def get(submission: Submission, *words: str) -> dict[str, Any] | None:
         raise VizSageError(
             f"Kubernetes does not answer for job {submission.job_id}: it was sent to {submission.server}, and the "
             f"context {submission.context!r} of kubectl leads to {server or 'no cluster'} now; set KUBECONFIG to the "
-            "file that was used then, or, if that cluster is gone, remove the job's line from "
-            f"{submission.folder / FILE} and {list_of_all()}"
+            "file that was used then, or, if that cluster is gone for good: "
+            f"python -m jobs cancel --forget {submission.job_id}"
         )
     done = run([*kubectl_for(submission), "get", *words, "-o", "json"])
     if done.returncode:

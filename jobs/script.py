@@ -89,6 +89,8 @@ def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | N
         "requeue": True,  # a lost node, too, sends the job back into the queue
         "signal": f"USR2@{profile.signal_delay_s}",  # never USR1, which NCCL catches
     }
+    if profile.reservation:
+        more["reservation"] = profile.reservation
     if after:
         more |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
     found: dict[str, Any] = {

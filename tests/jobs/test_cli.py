@@ -201,6 +201,49 @@ def test_overrides_may_stand_behind_options(here: Path, capsys: pytest.CaptureFi
     assert printed(capsys, *TRAIN, "lr=0.5", "--time", "1-00", "--dry-run") != plain
 
 
+def test_options_of_sbatch_in_the_environment_change_nothing_unseen(
+    scripts: Path,
+    standin: Standin,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "mine.yaml").write_text("partition: main\nqos: long\n")
+    standin("sbatch", f'env > "{here}/environment"; cp "$1" "{scripts}/101"; echo Submitted batch job 101')
+    harmful = {"SBATCH_TIMELIMIT": "3", "SBATCH_NO_REQUEUE": "1", "SBATCH_ARRAY_INX": "0-2", "SBATCH_PARTITION": "high"}
+    filling = {"SBATCH_ACCOUNT": "art", "SBATCH_RESERVATION": "course", "SBATCH_QOS": "long"}
+    silent = {"SRUN_CONTAINER": "/x", "SLURM_ARRAY_TASK_ID": "7", "SBATCH_EXPORT": "NONE"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "WANDB_API_KEY": "k"}
+    for name, value in (harmful | filling | silent | kept).items():
+        monkeypatch.setenv(name, value)
+    words = (*TRAIN, "--profile", "mine.yaml", "--time", "1:00:00")
+    remarks = [
+        "jobs: warning: account: art, from SBATCH_ACCOUNT in the environment",
+        "jobs: warning: reservation: course, from SBATCH_RESERVATION in the environment",
+        f"jobs: warning: {', '.join(sorted(harmful))} in the environment: not passed on to sbatch; profile and options "
+        "decide",
+    ]
+    assert run(*words, "--dry-run") == 0
+    dry = capsys.readouterr()
+    assert dry.err.splitlines() == remarks
+    asked = {line.removeprefix("#SBATCH --") for line in dry.out.splitlines() if line.startswith("#SBATCH")}
+    assert {"partition=main", "qos=long", "account=art", "reservation=course", "time=1:00:00", "requeue"} <= asked
+    assert run(*words) == 0
+    assert capsys.readouterr().err.splitlines() == remarks
+    assert f"{(scripts / '101').read_text()}\n" == dry.out
+    passed_on = dict(line.partition("=")[::2] for line in (here / "environment").read_text().splitlines())
+    assert {name: passed_on.get(name) for name in (*harmful, *filling, *silent, *kept)} == dict.fromkeys(
+        (*harmful, *filling, *silent)
+    ) | kept
+
+
+def test_a_value_of_the_environment_that_no_profile_may_have(
+    scripts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SBATCH_ACCOUNT", "two words")
+    assert "SBATCH_ACCOUNT in the environment: account: expected one word" in refused(capsys, *TRAIN)
+
+
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING"])
 def test_a_second_job_of_a_run_is_refused_while_the_first_is_active(
     scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str], state: str
@@ -459,6 +502,28 @@ def test_a_cancellation_that_slurm_refuses(scripts: Path, standin: Standin, caps
     standin("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
     assert "Access denied" in refused(capsys, "cancel", code=1)
     assert not list(Path("out/run/jobs").glob("*.cancelled"))
+
+
+@pytest.mark.parametrize(
+    "squeue", ["echo 'COMPLETING|None'", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"]
+)
+def test_a_job_that_is_given_up_does_not_hold_its_run_for_ever(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str], squeue: str
+) -> None:
+    printed(capsys, *TRAIN)
+    standin("squeue", "echo 'FAILED|None'")
+    printed(capsys, *TRAIN)
+    standin("squeue", f'case "$*" in *102*) {squeue} ;; *) echo "FAILED|None" ;; esac')
+    standin("scancel", f'echo "$@" >> "{here}/cancelled"')
+    assert "--forget" in refused(capsys, *TRAIN, code=2 if "COMPLETING" in squeue else 1)
+    assert run("cancel", "--forget") == 0
+    assert capsys.readouterr().out.startswith("train job 102 counts as gone")
+    # Never an id that another job may have by now.
+    assert (here / "cancelled").exists() == ("COMPLETING" in squeue)
+    assert "train job 102: cancelled (given up by python -m jobs cancel --forget" in printed(capsys, "status")
+    assert "no job of this run is waiting or running" in refused(capsys, "cancel", "--forget")
+    assert printed(capsys, *TRAIN).startswith("job 103\n")
+    assert [job.job_id for job in find("run")] == ["101", "102", "103"]
 
 
 def test_a_table_of_what_was_sent(scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]) -> None:
