@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -216,4 +217,9 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
     for path in (first.base_path, first.external_knowledge_path, Path(first.model_name), adapter):
         if path is not None and path.exists():
             add(path, ":ro")
+    if profile.container_kind == "pyxis" and (blank := next((one for one in mounts if re.search(r"\s", one)), None)):
+        raise ConfigError(
+            f"{blank.split(':')[0]}: pyxis cannot mount a path with a blank; rename it, or put a folder above it into "
+            "mounts"
+        )
     return mounts

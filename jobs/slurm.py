@@ -7,31 +7,57 @@ import io
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobs.profile import Profile
 from jobs.script import sbatch_parameters, script_text, task_command
-from jobs.slurm_queue import is_option
+from jobs.slurm_queue import is_option, largest_array
 from jobs.spec import Work
 from jobs.submissions import Submission, now
-from vizsage.errors import ConfigError, one_line
+from vizsage.errors import ConfigError, VizSageError, one_line
 
 
 def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str | None = None) -> list[Submission]:
     """Send one job, or an array with one member for each of `works`. `folder` takes script and log.
 
-    Raises ConfigError where SLURM is missing or refuses the job.
+    Raises ConfigError where SLURM is missing or refuses the job, of which nothing is left then.
     """
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
     if not (shutil.which("sbatch") and shutil.which("srun")):
         raise ConfigError("sbatch and srun are not here; submit from a login node of the cluster, or add --dry-run")
     _check_syntax(script_text(works, profile, folder, after=after))
+    if len(works) > 1 and (most := largest_array()) is not None and len(works) > most:
+        raise ConfigError(
+            f"{len(works)} runs are more than a job array of this cluster may have: {most} (MaxArraySize); split the "
+            "sweep"
+        )
     # submitit gives sbatch this process's environment, and sbatch gives it to the job.
     for name in filter(is_option, list(os.environ)):
         del os.environ[name]
+    with _nothing_left_of_a_refusal(works, folder):
+        job_id = _send(works, profile, folder, after)
+    array = len(works) > 1
+    return [
+        Submission(
+            job_id=f"{job_id}_{i}" if array else job_id,
+            kind=work.command,
+            scheduler="slurm",
+            submitted=now(),
+            run_dir=str(work.run_dir),
+            log=str(folder / f"{job_id}{f'_{i}' if array else ''}_0_log.out"),
+            script=str(folder / f"{job_id}_submission.sh"),
+            config=str(work.settings_file),
+            user=str(os.getuid()),
+        )
+        for i, work in enumerate(works)
+    ]
+
+
+def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | None) -> str:
+    """Write what the job reads and send it; its id. Raises ConfigError where sbatch refuses it."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
     for work in works:
         work.freeze()
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,8 +68,10 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
     try:
         # Not `submit`: it would send a pickled function, which another Python or a container could not read.
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's errors, which are told below
-            job = executor._submit_command(task_command(works, profile))
-    except (FailedJobError, FailedSubmissionError) as error:
+            return str(executor._submit_command(task_command(works, profile)).job_id)
+    except FailedSubmissionError as error:  # nothing is taken back: the job may be on its way
+        raise VizSageError(f"sbatch was called, and its answer names no job, see squeue: {one_line(error)}") from None
+    except FailedJobError as error:
         lines = [
             line.partition("sbatch: error:")[2].strip() for line in str(error).splitlines() if "sbatch: error" in line
         ]
@@ -52,21 +80,24 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
         for left in folder.glob(".submission_file_*.sh"):
             if not left.is_symlink():
                 left.unlink()
-    array = len(works) > 1
-    return [
-        Submission(
-            job_id=f"{job.job_id}_{i}" if array else job.job_id,
-            kind=work.command,
-            scheduler="slurm",
-            submitted=now(),
-            run_dir=str(work.run_dir),
-            log=str(folder / f"{job.job_id}{f'_{i}' if array else ''}_0_log.out"),
-            script=str(folder / f"{job.job_id}_submission.sh"),
-            config=str(work.settings_file),
-            user=str(os.getuid()),
-        )
-        for i, work in enumerate(works)
-    ]
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_refusal(works: Sequence[Work], folder: Path) -> Iterator[None]:
+    """Take files and folders back that were not there before, where the job is refused."""
+    files = [work.settings_file for work in works if not work.settings_file.exists()]
+    folders = {path for start in (folder, *(one.folder for one in works)) for path in (start, *start.parents)}
+    made = [path for path in sorted(folders, reverse=True) if not path.exists()]
+    try:
+        yield
+    except ConfigError:
+        for file in files:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                file.unlink()
+        for path in made:  # what lies below comes first
+            with contextlib.suppress(OSError):  # what somebody else has put there stays
+                path.rmdir()
+        raise
 
 
 def _check_syntax(text: str) -> None:

@@ -89,10 +89,17 @@ def cancel(job: Submission) -> None:
         raise VizSageError(f"scancel {job.job_id}: {getattr(error, 'stderr', None) or error}") from None
 
 
+def largest_array() -> int | None:
+    """How many members a job array may have; None where SLURM does not tell."""
+    lines, _ = _lines(["scontrol", "show", "config"])
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(lines), re.MULTILINE)
+    return int(found[1]) if found else None
+
+
 def _is_same(job: Submission, user: str, script: str) -> bool:
-    """Whether user and script of squeue can be those of this job; a missing one says nothing against it."""
-    elsewhere = script.startswith("/") and Path(script).parent != Path(job.script).parent
-    return not elsewhere and (not user or user == (job.user or user))
+    """Whether user and script of squeue can be those of this job; where it tells none, nothing is against it."""
+    # "(null)" is a job that was sent without a file.
+    return user in ("", job.user or user) and (not script or Path(script).parent == Path(job.script).parent)
 
 
 def _in_words(state: str, reason: str) -> tuple[str, str]:

@@ -143,7 +143,10 @@ def _failures(submission: Submission) -> int:
 
 
 def _newest_checkpoint(run_dir: Path) -> int | None:
-    steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    try:
+        steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    except OSError:  # a name that only the pods' storage can have
+        return None
     return max(steps, default=None)
 
 

@@ -277,7 +277,31 @@ def test_what_slurm_refuses_is_told_in_its_words(
     standin("sbatch", "printf 'sbatch: error: invalid partition: gpu\\nsbatch: error: Batch job failed\\n' >&2; exit 1")
     assert "invalid partition: gpu" in refused(capsys, *TRAIN)
     assert "no run was submitted" in refused(capsys, "status")
-    assert not list(Path("out/run/jobs").glob(".submission*"))
+    assert "invalid partition: gpu" in refused(capsys, *SWEEP)
+    assert not Path("out").exists()
+    # What was there before stays.
+    Path("out/run/jobs").mkdir(parents=True)
+    Path("out/run/jobs/7_0_log.out").touch()
+    assert "invalid partition: gpu" in refused(capsys, *TRAIN)
+    assert list(Path("out").rglob("*.*")) == [Path("out/run/jobs/7_0_log.out")]
+
+
+def test_an_answer_without_a_job_takes_nothing_back(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin("sbatch", "echo 'Welcome to the cluster'")
+    assert "names no job, see squeue" in refused(capsys, *TRAIN, code=1)
+    assert list(Path("out/run/jobs").glob("settings-*.yaml"))  # which the job would read
+
+
+def test_more_members_than_an_array_may_have(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin("scontrol", 'echo "Configuration data as of 2026"; echo "MaxArraySize            = 1"')
+    assert "2 runs are more than a job array of this cluster may have: 1 (MaxArraySize)" in refused(capsys, *SWEEP)
+    assert not (here / "out").exists()
+    standin("scontrol", 'echo "MaxArraySize            = 2"')
+    printed(capsys, *SWEEP)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -289,6 +313,20 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((*TRAIN, "lr=fast"), "lr"),
         ((*TRAIN, "lora=4"), "lora"),
         ((*TRAIN, "output_dir=a%b"), "%"),
+        *(
+            ((*start, place, *more), message)
+            for start in (TRAIN, EVAL, SWEEP, ("submit", "kubernetes", "train", "run.yaml"))
+            for more in ((), ("--dry-run",))
+            for place, message in (
+                ("output_dir=a\\b", "has a \\, which SLURM reads as a pattern"),
+                ("output_dir=a\n#SBATCH --mail-user=x", "has a line break"),
+                ('output_dir="a\\tb"', "has a line break or another character"),
+                (f"output_dir=out/{'ä' * 135}", "may have 255 bytes, found 270"),
+                (f"output_dir={'long/' * 800}", "and the whole path 3500"),
+            )
+        ),
+        ((*TRAIN, "--profile", "pyxis.yaml", "output_dir=/my run", "--dry-run"), "my run: pyxis cannot mount a path"),
+        ((*TRAIN, "--profile", "pyxis.yaml", "output_dir=/my run"), "my run: pyxis cannot mount a path"),
         ((*TRAIN, "name_trained_model=jobs"), "name_trained_model"),
         (("submit", "slurm", "train", "none.yaml"), "none.yaml"),
         ((*TRAIN, "--profile", "none"), "none.yaml"),
@@ -336,6 +374,7 @@ def test_a_mistake_is_one_line_and_nothing_is_sent_or_written(
     words: tuple[str, ...],
     message: str,
 ) -> None:
+    (here / "pyxis.yaml").write_text("container: pyxis /images/v.sqsh\n")
     before = everything(here, state_home, scripts)
     assert message in refused(capsys, *words)
     assert everything(here, state_home, scripts) == before

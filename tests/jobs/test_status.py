@@ -88,6 +88,7 @@ def test_states_in_words(standin: Standin, tmp_path: Path, program: str, line: s
         # Another user, or another folder: the id was given out again.
         ("RUNNING|None|1|{mine}", "TIMEOUT|None", ("failed", "TIMEOUT")),
         ("RUNNING|None|0|/other/jobs/x.sh", "", None),
+        ("RUNNING|None|0|(null)", "", None),
         ("PENDING|None|0|/other/jobs/x.sh\nRUNNING|None|0|{mine}", "", ("running", "RUNNING")),
         ("PENDING|a", "", ("pending", "a")),  # a squeue that tells less
     ],
