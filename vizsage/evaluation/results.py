@@ -92,7 +92,9 @@ class Throughput:
         return {"answers": self.answers, "process_s": self.process_s, "answers_per_process_s": speed}
 
 
-def score(rows: Iterable[Row], total: int, *, normalise: Normalise) -> tuple[dict[str, Any], Highlights, dict[str, str]]:
+def score(
+    rows: Iterable[Row], total: int, *, normalise: Normalise
+) -> tuple[dict[str, Any], Highlights, dict[str, str]]:
     """Reads the rows once: the summary with the names of results.json, the rows to show, the hashes of the data."""
     highlights, digest = Highlights(), DataDigest()
     summary = summarise(digest.watch(highlights.watch(rows, total)), normalise=normalise)
