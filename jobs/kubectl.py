@@ -8,7 +8,7 @@ import re
 import subprocess
 from typing import Any
 
-from jobs.submissions import FILE, Submission, list_of_all
+from jobs.submissions import Submission
 from vizsage.errors import ConfigError, VizSageError
 
 # Lines for kubectl's developers: E1124 12:00:00.000000 ...
@@ -95,7 +95,7 @@ def get(submission: Submission, *words: str) -> dict[str, Any] | None:
 
 def forget(submission: Submission) -> str:
     """What to do about a job that can never be asked for again."""
-    return f"remove the job's line from {submission.folder / FILE} and {list_of_all()}"
+    return f"python -m jobs cancel --forget {submission.job_id}"
 
 
 def is_refusal(done: subprocess.CompletedProcess[str]) -> bool:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import job_states, pods, slurm
+from jobs import job_states, pods, slurm_queue
+from jobs.slurm_queue import ACTIVE
 from jobs.submissions import Submission, of_run
 from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
 
 CANCELLED = ".cancelled"
-ACTIVE = ("pending", "running", "ending")
 _NAMES = {"slurm": "SLURM", "kubernetes": "Kubernetes"}
 _LOG_TAIL_BYTES = 1 << 16
 # How other programs speak of errors, and lines that only seem to: progress, warnings, the scheduler's own.
@@ -49,13 +49,12 @@ def state_of(submission: Submission) -> JobState:
     """Ask the scheduler; where it has forgotten the job, read what the job left."""
     on_kubernetes = submission.scheduler == "kubernetes"
     words = ""
-    told: tuple[str, str] | None
-    if not on_kubernetes:
-        told = slurm.ask(submission.job_id)
-    elif found := job_states.ask(submission):
+    told: tuple[str, str] | None = None
+    asked = not submission.given_up
+    if asked and not on_kubernetes:
+        told = slurm_queue.ask(submission)
+    elif asked and (found := job_states.ask(submission)):
         told, words = (found.state, found.detail), found.words
-    else:
-        told = None
     run_dir = Path(submission.run_dir)
     outcome = _json(run_dir / "outcome.json")
     state, detail = told or _left_behind(submission, outcome)
@@ -110,16 +109,19 @@ def error_in(text: str) -> str | None:
 def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, str]:
     """State and detail from the files of a job that the scheduler has forgotten."""
     forgotten = f"{_NAMES[submission.scheduler]} has forgotten the job"
-    cancelled = (submission.folder / f"{submission.job_id}{CANCELLED}").exists()
+    if submission.given_up:
+        forgotten = f"given up by python -m jobs cancel --forget, {_NAMES[submission.scheduler]} is not asked"
+    cancelled = bool(submission.given_up) or (submission.folder / f"{submission.job_id}{CANCELLED}").exists()
+    by = forgotten if submission.given_up else "by python -m jobs cancel"
     code, host_state = _end(submission)
     if code is None:  # it never began, or its script was killed with all the rest
         if cancelled:
-            return "cancelled", "by python -m jobs cancel"
+            return "cancelled", by
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
             return _word(outcome.get("exit_code", 1)), f"{forgotten}; outcome.json tells"
         return "unknown", f"{forgotten}, and it left no word"
     if cancelled and code != EXIT_DONE:
-        return "cancelled", "by python -m jobs cancel"
+        return "cancelled", by
     outside = ", stopped from outside" if code == EXIT_INTERRUPTED and host_state != "RUNNING" else ""
     return _word(code), f"{forgotten}; it ended with exit code {code}{outside}"
 
@@ -153,7 +155,10 @@ def _failures(submission: Submission) -> int:
 
 
 def _newest_checkpoint(run_dir: Path) -> int | None:
-    steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    try:
+        steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    except OSError:  # a name that only the pods' storage can have
+        return None
     return max(steps, default=None)
 
 

@@ -203,9 +203,9 @@ def test_without_a_word_on_nodes_the_overlay_decides(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_is_told_what_is_asked_for(tmp_path: Path) -> None:
-    asked = Evaluation("val", 5, adapter=Path("outputs/a b"), blind=True)
+    asked = Evaluation("val", 5, adapter=Path("outputs/a b"), blind=True, other_data=True)
     one = dataclasses.replace(work(tmp_path, "eval"), evaluation=asked)
-    words = ["--split=val", "--limit=5", "--adapter=outputs/a b", "--blind"]
+    words = ["--split=val", "--limit=5", "--adapter=outputs/a b", "--blind", "--other-data"]
     assert container(render(overlay(), one, NAME))["args"] == ["eval", "/etc/vizsage/config.yaml", *words]
     elsewhere = dataclasses.replace(one, evaluation=Evaluation(adapter=Path("/mine/adapter")))
     with pytest.raises(ConfigError, match="--adapter: /mine/adapter lies on no volume"):
