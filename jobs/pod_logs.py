@@ -62,8 +62,6 @@ def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
         try:
             ended = has_ended(submission)  # before its pods: those that are there then are all
             pods = pods_of(submission)
-            if not any(log.is_open for log in logs.values()):
-                waits = _tell_of_waiting(submission, waits)
         except VizSageError as error:
             if not logs and any(word in str(error) for word in _LASTING):
                 raise
@@ -78,12 +76,17 @@ def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
             there = {pod["metadata"]["uid"] for pod in pods}
             if ended and not any(log.is_open or (uid in there and not log.complete) for uid, log in logs.items()):
                 return
+            if not ended and not any(log.is_open for log in logs.values()):
+                waits = _tell_of_waiting(submission, waits)
         _pass_on([log for log in logs.values() if log.is_open], next_look)
 
 
 def _tell_of_waiting(submission: Submission, told: str) -> str:
-    """Say what a pending job waits for, unless that was `told` last; what is told now. Raises VizSageError."""
-    state = ask(submission)
+    """Say what a pending job waits for, unless that was `told` last; what is told now."""
+    try:
+        state = ask(submission)
+    except VizSageError:  # the next look at the job warns of it
+        return told
     if state is None or state.state != "pending":
         return ""
     reason = re.sub(r" \d+ \w+ ago", "", state.detail)  # the same event, a look later
