@@ -29,7 +29,7 @@ FLOORS = [
     {"data"},
     {"scoring", "record", "interruption", "tracking"},
     {"config"},
-    {"errors", "files"},
+    {"errors", "files", "hints"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -37,7 +37,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_FREE = [
     name
     for name in MODULES
-    if name.split(".")[1:2] in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
+    if name.split(".")[1:2]
+    in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
     or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")
@@ -126,7 +127,7 @@ JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
-    assert reached <= {"config", "errors", "files"}, path
+    assert reached <= {"config", "errors", "files", "hints"}, path
 
 
 def test_launchers_import_without_torch() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import ijson
 
+from vizsage.data.field_names import file_form
 from vizsage.errors import DataError
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
@@ -62,10 +63,9 @@ class JsonFile:
                 head = file.read(4096)
                 text = head.removeprefix(_BOM).lstrip()
                 if not text.startswith(b"["):
-                    raise DataError(
-                        f"{self.path}: expected a JSON array of records, found {_first_character(text)}; "
-                        "a file of one record a line ends in .jsonl"
-                    )
+                    found = file_form(text) if text.startswith(b"{") else None
+                    found = found or f"{_first_character(text)}; a file of one record a line ends in .jsonl"
+                    raise DataError(f"{self.path}: expected a JSON array of records, found {found}")
                 file.seek(len(_BOM) if head.startswith(_BOM) else 0)
                 for record in islice(ijson.items(file, "item"), start, None):
                     yield record
