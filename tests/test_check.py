@@ -235,3 +235,29 @@ def test_lengths_are_measured_on_long_texts_and_on_large_pictures(
     pixels = decode_images(config, survey, workers=0)
     monkeypatch.setattr("vizsage.check._MEASURED", 1)
     assert [sample.image.name for sample in _long_samples(config, "train", pixels)] == ["4.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("harmed", "kind", "stops"),
+    [
+        (30, "error: training (1)", True),
+        (10, "warning: training samples left out (1)", False),
+        (1, None, False),
+    ],
+)
+@pytest.mark.parametrize("harm", ["too long", "no image"])
+def test_what_training_would_leave_out_is_judged(
+    write_data: WriteData, model: Path, harm: str, harmed: int, kind: str | None, stops: bool
+) -> None:
+    """All of 30 training samples end a run, a third of them is a warning, a single one is not."""
+    long = " what" * 500 if harm == "too long" else ""
+    train = [{"image": f"{i}.png", "question": f"what {i}{long * (i < harmed)}", "answer": "x"} for i in range(30)]
+    base = write_data(train=train)
+    if harm == "no image":
+        for i in range(harmed):
+            (base / "Images" / f"{i}.png").write_bytes(b"no picture")
+    text, error = report(settings(base, model, max_seq_length=256, on_bad_image="skip"))
+    why = "too long, which" if harm == "too long" else "with an image that cannot be used"
+    assert isinstance(error, DataError) == stops
+    assert (f"{harmed} {why}" in text) == (kind is not None)
+    assert kind is None or kind in text

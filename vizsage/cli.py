@@ -89,6 +89,7 @@ def _eval(options: argparse.Namespace) -> None:
         adapter=options.adapter,
         blind=options.blind,
         fresh=options.fresh,
+        other_data=options.other_data,
         console=Console(),
     )
 

@@ -33,6 +33,10 @@ class ConfigError(VizSageError):
     exit_code = EXIT_USAGE
 
 
+class FolderInUse(ConfigError):
+    """Another process works in the folder that a command would write into."""
+
+
 class DataError(VizSageError):
     """A data file, an image or the external-knowledge table is unusable."""
 
@@ -76,6 +80,14 @@ def printable(text: str, *, lines: bool = False) -> str:
 def printable_json(text: str) -> str:
     """JSON text for a terminal, of the same value: such characters, which stand in strings only, become \\uXXXX."""
     return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """`text` for a message: where it has more than `most` characters, the middle is left out and counted."""
+    if len(text) <= most:
+        return text
+    kept = most // 2 - 15  # on either side of the words between them
+    return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -67,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, description=description, parents=[common])
 
     def settings(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
-        command.add_argument("config", metavar="CONFIG", type=Path, nargs="?" if optional else None, help="a YAML file")
+        command.add_argument(
+            "config",
+            metavar="CONFIG",
+            type=Path,
+            nargs="?" if optional else None,
+            help="a YAML file, or the output_dir of a run",
+        )
         command.add_argument(  # without a default, argparse calls it required
             "overrides", metavar="key=value", nargs="*", default=[], help="lay this over a setting of the file"
         )
@@ -87,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     model(evaluation)
     evaluation.add_argument("--blind", action="store_true", help="the same questions with the pictures withheld")
     evaluation.add_argument("--fresh", action="store_true", help="set earlier answers aside and start anew")
+    evaluation.add_argument(
+        "--other-data",
+        action="store_true",
+        help="CONFIG names another data set than the run in output_dir; the results go to <dataset>-<split>",
+    )
 
     score = command("score", "score a file of predictions again, also another tool's; needs no model and no GPU")
     score.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="a JSON object a line; -: standard input")

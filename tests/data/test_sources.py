@@ -214,7 +214,7 @@ def test_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
         ({"answer": ""}, "answer is empty"),
         ({"answer": " \t\n"}, "answer is empty"),
         ({"answer": True}, "answer is true"),
-        ({"answer": ["a"]}, "answer is a list"),
+        ({"answer": ["a"]}, "write a text or a number; several accepted answers are a list 'answers'"),
         ({"answers": []}, "answers is empty; write a list of one or more texts or numbers"),
         ({"answers": "a dog"}, "answers is 'a dog'; write a list"),
         ({"answers": 3}, "answers is 3; write a list"),
@@ -313,10 +313,6 @@ def test_half_of_a_surrogate_pair(tmp_path: Path, field: str) -> None:
     with pytest.raises(DataError, match=rf"record 1 .*{field}.* is no valid Unicode") as error:
         open_split(config, "train").load()
     assert str(error.value).isprintable()
-    (config.split_dir / "train.jsonl").unlink()
-    (config.split_dir / "train.json").write_text(json.dumps([record(), record(**{field: "a\udfff"})]))
-    with pytest.raises(DataError, match="no valid Unicode after record 1"):
-        open_split(config, "train").load()
 
 
 def test_symlink_out_of_images_is_named_with_its_record(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.data.field_names import missing_field
-from vizsage.data.formats import BrokenRecord, Format
-from vizsage.data.images import FileImage, leaves_folder
+from vizsage.data.formats import Format
+from vizsage.data.images import FileImage
+from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
+from vizsage.data.opening import leaves_folder
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
 
@@ -189,7 +191,8 @@ def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None)
         if missing and raw is not None and field not in raw:
             raise BadRecord(missing_field(field, raw))
         found = "missing" if missing else show_value(value) if text is None else "empty"
-        raise BadRecord(f"{field} is {found}; write a text or a number")
+        hint = "; several accepted answers are a list 'answers'" if found == "a list" and field == "answer" else ""
+        raise BadRecord(f"{field} is {found}; write a text or a number{hint}")
     return _whole(text, field)
 
 

@@ -25,6 +25,7 @@ from vizsage.scoring.normalisation import normalise_squad
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10
+LEFT_OUT = "images left out"
 _IMAGES_A_TASK = 16
 _CAVEATS = {
     EMPTIED: "answers of which SQuAD's normalisation leaves nothing, so that an empty prediction is right; "
@@ -131,7 +132,7 @@ def decode_images(
         if isinstance(found, _Trouble):
             # A missing file stops a run whatever on_bad_image says; an undecodable one may be left out.
             left_out = found.skippable and config.on_bad_image == "skip"
-            kind = "images left out" if left_out else "images"
+            kind = LEFT_OUT if left_out else "images"
             survey.add(kind, f"{survey.images[image]}: {found.text}", warning=left_out)
             continue
         pixels[image], digest = found

@@ -16,6 +16,7 @@ from vizsage.config import build_config
 from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.curves import Chart, curves
+from vizsage.evaluation.folder import BLIND
 from vizsage.evaluation.page import page_context, render
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS
 from vizsage.evaluation.results import READABLE_VERSIONS, SCHEMA_VERSION
@@ -25,7 +26,6 @@ from vizsage.scoring.groups import question_word
 from vizsage.scoring.metrics import accepted_answers
 
 METRICS = "metrics.jsonl"
-BLIND = "-blind"
 GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
 
 # In these, and in the data, a blind evaluation and a real one must be alike: else the picture is not all that differs.

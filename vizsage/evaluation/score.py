@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vizsage.data.field_names import missing_field
-from vizsage.data.formats import BrokenRecord, parse_line
+from vizsage.data.json_values import BrokenRecord, parse_line
 from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
 from vizsage.errors import DataError
 from vizsage.evaluation.answers import Row
