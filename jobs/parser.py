@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vizsage.errors import printable
+from vizsage.hints import dashed_settings
+
 # Options that one scheduler has and the other has not.
 _ONLY = {"profile": "slurm", "overlay": "kubernetes", "image": "kubernetes", "namespace": "kubernetes"}
 # Those that only an evaluation has.
@@ -19,7 +22,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if unknown:
-        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
+        from vizsage.config import Config
+
+        hint = dashed_settings(arguments, unknown, Config.model_fields)
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}{hint}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     if scheduler := getattr(options, "scheduler", None):
@@ -59,7 +65,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"jobs: error: {' '.join(message.split())}; see {self.prog} --help\n")
+        self.exit(2, f"jobs: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("scheduler", choices=("slurm", "kubernetes"), help="where to")
         added.add_argument("kind", choices=kinds, help="what to run")
         added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
-        added.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
+        added.add_argument(  # without a default, argparse calls it required
+            "overrides", metavar="key=value", nargs="*", default=[], help="lay this over a setting of the file"
+        )
         one = "; an evaluation takes one unless told here" if "eval" in kinds else ""
         added.add_argument("--nodes", type=int, metavar="N", help=f"nodes, one launcher each{one}")
         added.add_argument("--gpus-per-node", type=int, metavar="N", help=f"GPUs of each node, one process each{one}")

@@ -36,6 +36,7 @@ from vizsage.errors import (
     TELLING,
     ConfigError,
     VizSageError,
+    printable,
 )
 
 USAGE = """\
@@ -294,7 +295,7 @@ def _free_port() -> int:
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"jobs.run: {message}\n")
+    sys.stderr.write(f"jobs.run: {printable(message)}\n")
     return code
 
 

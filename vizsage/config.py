@@ -7,7 +7,6 @@ settings of other kinds.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line, shortened
+from vizsage.errors import ConfigError, one_line, printable, shortened
+from vizsage.hints import hint_for
 from vizsage.strict_yaml import Loader, TextLoader
 
 
@@ -312,8 +312,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     known = model.model_fields
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-            found.append(f"unknown key {shortened(repr(key))}" + (f", did you mean {near[0]!r}?" if near else ""))
+            found.append(f"unknown key {shortened(repr(key))}{hint_for(str(key), known)}")
     built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
@@ -328,7 +327,10 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
 
 def config_to_yaml(config: Config) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    # YAML escapes control codes, but writes overrides of the direction as they are.
+    return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 
 
 def _override_value(text: str) -> Any:

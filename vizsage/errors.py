@@ -15,6 +15,9 @@ EXIT_REPEATS = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
 TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 """Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
+# A terminal obeys control codes (C0, here without the tab, DEL and C1). After an override of the text's direction it
+# shows characters in another order than they are written. Half of a surrogate pair cannot be written to it.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
 
 
@@ -61,6 +64,22 @@ class Interrupted(VizSageError):
 def one_line(error: BaseException) -> str:
     """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """`text` for a terminal: what would control it is written as Python writes it, `\\x1b` or `\\u202e`.
+
+    Everything that a command prints for people goes through here, because texts of data, models and file names may hold
+    anything. With `lines`, line breaks stay.
+    """
+    return _UNPRINTABLE.sub(
+        lambda match: "\n" if lines and match[0] == "\n" else match[0].encode("unicode_escape").decode(), text
+    )
+
+
+def printable_json(text: str) -> str:
+    """JSON text for a terminal, of the same value: such characters, which stand in strings only, become \\uXXXX."""
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def shortened(text: str, most: int = 200) -> str:

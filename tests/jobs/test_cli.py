@@ -335,6 +335,8 @@ def test_more_members_than_an_array_may_have(
         ((*TRAIN, "--time", "soon"), "time"),
         ((*TRAIN, "--time", "5"), "signal_delay_s"),
         ((*TRAIN, "--gpu", "1"), "--gpu"),
+        ((*TRAIN, "--lr", "1e-4"), "a setting is written without dashes: lr=1e-4"),
+        (("submit", "slurm", "train"), "required: CONFIG; see"),
         ((*TRAIN, "word"), "word"),
         (("submit", "moon", "train", "run.yaml"), "moon"),
         (("submit", "slurm", "dance", "run.yaml"), "dance"),

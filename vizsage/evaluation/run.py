@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vizsage.backends.processes import Processes
@@ -19,7 +20,7 @@ from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
-from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError
+from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, printable
 from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.evaluation.folder import check_base_model, results_folder
@@ -191,7 +192,7 @@ class Share:
 def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
     """All processes answer their shares, with a bar called `name` if `shown`. Raises Interrupted in all of them."""
     with _progress(shown=shown) as progress:
-        task = progress.add_task(name, total=questions.total)
+        task = progress.add_task(escape(printable(name)), total=questions.total)
         stopped = share.processes.together(
             lambda: share.answer_all(questions, lambda done: progress.advance(task, done))
         )
