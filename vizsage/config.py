@@ -272,14 +272,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         written = settings.get("output_dir", Config.model_fields["output_dir"].default)
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)
-    problems = []
+    values, problems = parse_overrides(overrides)
+    return build_config(settings | values, source=str(file), problems=problems)
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
+    values, problems = dict[str, Any](), []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             problems.append(f"{override!r} is not an override; write key=value")
             continue
-        settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(file), problems=problems)
+        values[key.strip()] = _override_value(text)
+    return values, problems
 
 
 def settings_file(path: Path) -> Path:

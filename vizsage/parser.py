@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", "write report.html of an evaluation again: scores, curves, errors with their pictures")
     report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
+    report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is by now: base_path=DIR")
     report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")
+    report.add_argument("--no-images", action="store_true", help="a small report; otherwise images are never lost")
 
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
