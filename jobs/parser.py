@@ -118,7 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     asking("status", "how a run's jobs stand")
     logs = asking("logs", "print a run's log")
     logs.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
-    asking("cancel", "stop a run's jobs; a checkpoint is saved first")
+    cancel = asking("cancel", "stop a run's jobs; a checkpoint is saved first")
+    cancel.add_argument(
+        "--forget",
+        action="store_true",
+        help="count the jobs as gone from now on, whatever the scheduler says or does not say",
+    )
     sending("sweep", "send every combination of comma-separated values", ("train",))
     table = command("table", "one line for each run below a folder")
     table.add_argument("folder", metavar="DIR", type=Path, help="folder of the runs")

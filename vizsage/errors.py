@@ -63,6 +63,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """`text` for a message: where it has more than `most` characters, the middle is left out and counted."""
+    if len(text) <= most:
+        return text
+    kept = most // 2 - 15  # on either side of the words between them
+    return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether GPU memory ran out. PyTorch's own error is known by name, because torch is not imported here.
 

@@ -95,11 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     score = command("score", "score a file of predictions again, also another tool's; needs no model and no GPU")
     score.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="a JSON object a line; -: standard input")
     score.add_argument("--json", action="store_true", help="print what results.json holds instead of tables")
-    score.add_argument(
-        "--rigorous",
-        action=argparse.BooleanOptionalAction,
-        help="exact match character by character (default: as results.json beside the file says, else SQuAD's)",
-    )
+    mode = score.add_mutually_exclusive_group()
+    modes = {
+        "rigorous": ("rigorous", "exact match character by character"),
+        "light": ("light", "exact match where case, white space and Unicode form do not count"),
+        "no-rigorous": ("squad", "SQuAD's exact match (default: as results.json beside the file says, else this)"),
+    }
+    for option, (name, summary) in modes.items():
+        mode.add_argument(f"--{option}", dest="mode", action="store_const", const=name, help=summary)
 
     report = command("report", "write report.html of an evaluation again: scores, curves, errors with their pictures")
     report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")

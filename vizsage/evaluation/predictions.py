@@ -13,6 +13,7 @@ from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.files import fsync_dir, replacing, set_aside_path
 from vizsage.scoring.metrics import score_row
+from vizsage.scoring.normalisation import Normalise
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def write_predictions(
     keys: AnswerKeys,
     store: AnswerStore,
     *,
-    normalise: bool,
+    normalise: Normalise,
 ) -> Iterator[Row]:
     """Replace `path` with one line for each of `samples`, in their order; yields the rows, each with its "seconds".
 
@@ -42,13 +43,17 @@ def write_predictions(
             if pictures.setdefault(sample.image.name, image_sha256) != image_sha256:
                 ambiguous.add(sample.image.name)
             answer = store.get(key)
-            scored = {"prediction": answer["prediction"], "answers": list(sample.answers)}
+            scored = {
+                "answer": sample.answer,
+                "answers": list(sample.answers),
+                "prediction": answer["prediction"],
+            }
             row = {
                 "sample_id": sample.sample_id,
                 "image": sample.image.name,
                 "image_sha256": image_sha256,
                 "question": sample.question,
-                "answer": sample.answer,
+                "answer": scored["answer"],
                 "answers": scored["answers"],
                 "need_external_knowledge": sample.need_external_knowledge,
                 "description": sample.description,

@@ -20,10 +20,11 @@ from vizsage.evaluation.curves import Chart, curves
 from vizsage.evaluation.folder import BLIND
 from vizsage.evaluation.page import page_context, render
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS
-from vizsage.evaluation.results import SCHEMA_VERSION
+from vizsage.evaluation.results import READABLE_VERSIONS, SCHEMA_VERSION
 from vizsage.evaluation.thumbnails import Thumbnails, keep_earlier, thumbnails
 from vizsage.files import read_jsonl, write_bytes
 from vizsage.scoring.groups import question_word
+from vizsage.scoring.metrics import accepted_answers
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {one_line(error)}; run vizsage eval again") from None
     version = results.get("schema_version") if isinstance(results, dict) else None
-    if version != SCHEMA_VERSION or "settings" not in results:
+    if version not in READABLE_VERSIONS or "settings" not in results:
         raise DataError(
             f"{path}: expected the results of an evaluation, schema_version {SCHEMA_VERSION}, found {version}; run "
             "vizsage eval again: answers that are still true are kept"
@@ -160,7 +161,7 @@ def gallery(rows: Iterable[Row]) -> dict[str, Any]:
                 "id": row["sample_id"],
                 "image": images.setdefault(row["image"], len(images)),
                 "question": row["question"],
-                "answers": [list(pair) for pair in Counter(row.get("answers") or [row["answer"]]).items()],
+                "answers": [list(pair) for pair in Counter(accepted_answers(row)).items()],
                 "prediction": row["prediction"],
                 "outcome": outcome(row),
                 "cut": row.get("finish_reason") == "length",

@@ -10,9 +10,12 @@ from typing import Any
 
 from vizsage.evaluation.answers import Row
 from vizsage.scoring.metrics import accepted_answers
+from vizsage.scoring.normalisation import Normalise
 from vizsage.scoring.summary import summarise
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
+"""Before 3, VQA accuracy and ANLS took an `answer` that `answers` did not hold for one more annotator's."""
 MAX_FAILED_SHARE = 0.01  # more than this and the evaluation itself has failed
 MAX_TRUNCATED_SHARE = 0.01  # more than this and the score says as much about max_new_tokens as about the model
 
@@ -89,7 +92,9 @@ class Throughput:
         return {"answers": self.answers, "process_s": self.process_s, "answers_per_process_s": speed}
 
 
-def score(rows: Iterable[Row], total: int, *, normalise: bool) -> tuple[dict[str, Any], Highlights, dict[str, str]]:
+def score(
+    rows: Iterable[Row], total: int, *, normalise: Normalise
+) -> tuple[dict[str, Any], Highlights, dict[str, str]]:
     """Reads the rows once: the summary with the names of results.json, the rows to show, the hashes of the data."""
     highlights, digest = Highlights(), DataDigest()
     summary = summarise(digest.watch(highlights.watch(rows, total)), normalise=normalise)

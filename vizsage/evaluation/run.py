@@ -33,6 +33,8 @@ from vizsage.files import write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.lock import only_one
 from vizsage.record import hardware, now, versions
+from vizsage.scoring.caveats import caveat_warnings
+from vizsage.scoring.normalisation import mode_of
 
 if TYPE_CHECKING:
     from vizsage.backends.base import Answer
@@ -108,6 +110,8 @@ def evaluate(
     failed, cut = complaints(results, answerer.config.max_new_tokens)
     if cut:
         log.warning("%s", cut)
+    for warning in caveat_warnings(results):
+        log.warning("%s", warning)
     if failed:
         raise VizSageError(f"{folder / RESULTS}: {failed}")
     return results
@@ -200,7 +204,7 @@ def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *
 def _scoring(config: Config) -> dict[str, str]:
     """What decides the results besides the answerer and the samples."""
     return {
-        "mode": "squad" if config.use_text_normalization else "rigorous",
+        "mode": mode_of(config.use_text_normalization),
         "knowledge": config.external_knowledge_source if config.external_knowledge else "none",
     }
 
