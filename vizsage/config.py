@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from vizsage.errors import ConfigError, one_line, shortened
+from vizsage.files import expanded
 from vizsage.strict_yaml import Loader, TextLoader
 
 
@@ -32,7 +33,11 @@ def _path_text(value: Any) -> Any:
     """pydantic reads an empty text as the current directory, into which nobody means to write a run."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("expected the path of a file or folder")
-    return value
+    return expanded(str(value))
+
+
+def _name_or_path(value: Any) -> Any:
+    return expanded(value) if isinstance(value, str) else value
 
 
 # The validator stands last, so that the bounds before it reach the JSON Schema.
@@ -40,6 +45,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
+NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 # What a run writes into output_dir besides checkpoints and the adapter.
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
 OPTIMIZERS = Literal[
@@ -60,9 +66,8 @@ class Config(BaseModel):
     )
 
     # model
-    model_name: str = Field(
+    model_name: NameOrPath = Field(
         "unsloth/Llama-3.2-11B-Vision-Instruct",
-        min_length=1,
         description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vizsage import __version__
+from vizsage.files import expanded
 
 EPILOG = """\
 Every command takes key=value after CONFIG, for any setting: vizsage train my.yaml lr=1e-4 epochs=2
@@ -20,6 +21,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"vizsage: error: {' '.join(message.split())}; see {self.prog} --help\n")
@@ -143,3 +145,10 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of samples of 1 or more, found {text!r}")
     return int(text)
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
