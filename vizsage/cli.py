@@ -116,7 +116,7 @@ def _report(options: argparse.Namespace) -> None:
     from vizsage.evaluation.report import evaluation_folders, write_report
 
     for folder in evaluation_folders(options.run, options.split):
-        print(printable(str(write_report(folder))))
+        print(printable(str(write_report(folder, options.overrides, images=not options.no_images))))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from vizsage.errors import ConfigError, one_line, printable, shortened
+from vizsage.files import expanded
 from vizsage.hints import hint_for
 from vizsage.strict_yaml import Loader, TextLoader
 
@@ -32,7 +33,11 @@ def _path_text(value: Any) -> Any:
     """pydantic reads an empty text as the current directory, into which nobody means to write a run."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("expected the path of a file or folder")
-    return value
+    return expanded(str(value))
+
+
+def _name_or_path(value: Any) -> Any:
+    return expanded(value) if isinstance(value, str) else value
 
 
 # The validator stands last, so that the bounds before it reach the JSON Schema.
@@ -40,6 +45,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
+NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 # What a run writes into output_dir besides checkpoints and the adapter.
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
 OPTIMIZERS = Literal[
@@ -60,9 +66,8 @@ class Config(BaseModel):
     )
 
     # model
-    model_name: str = Field(
+    model_name: NameOrPath = Field(
         "unsloth/Llama-3.2-11B-Vision-Instruct",
-        min_length=1,
         description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
@@ -275,14 +280,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         written = settings.get("output_dir", Config.model_fields["output_dir"].default)
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)
-    problems = []
+    values, problems = parse_overrides(overrides)
+    return build_config(settings | values, source=str(file), problems=problems)
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
+    values, problems = dict[str, Any](), []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             problems.append(f"{shortened(repr(override))} is not an override; write key=value")
             continue
-        settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(file), problems=problems)
+        values[key.strip()] = _override_value(text)
+    return values, problems
 
 
 def settings_file(path: Path) -> Path:

@@ -118,6 +118,20 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def expanded(path: str) -> str:
+    """A path as a user types it, with the home folder in the place of `~` or `~name` at its beginning.
+
+    Not every shell does this behind `=`, and none in a file. Raises ValueError where there is no such home folder.
+    """
+    found = os.path.expanduser(path)
+    if found == path and path.startswith("~"):
+        home = path.partition("/")[0]
+        raise ValueError(
+            f"{home} names no home folder that is known here; write the path in full, or ./{home} for a name"
+        )
+    return found
+
+
 def set_aside_path(folder: Path, suffix: str = "") -> Path:
     """A name in `folder` that is not taken, of the present time, for what is to be kept of an earlier start."""
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
