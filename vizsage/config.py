@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line, shortened
+from vizsage.errors import ConfigError, one_line, quoted, shortened
 from vizsage.strict_yaml import Loader, TextLoader
 
 
@@ -270,7 +270,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            problems.append(f"{shortened(repr(override))} is not an override; write key=value")
+            problems.append(f"{quoted(override)} is not an override; write key=value")
             continue
         settings[key.strip()] = _override_value(text)
     return build_config(settings, source=str(path), problems=problems)
@@ -292,7 +292,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-            found.append(f"unknown key {shortened(repr(key))}" + (f", did you mean {near[0]!r}?" if near else ""))
+            found.append(f"unknown key {quoted(key)}" + (f", did you mean {near[0]!r}?" if near else ""))
     built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from vizsage.config import Config
 from vizsage.data.opening import leaves_folder, open_inside
 from vizsage.data.sample import ImageRef
-from vizsage.errors import DataError, one_line
+from vizsage.errors import DataError, one_line, quoted
 
 # Pillow's own limit is one for the whole process and warns before it acts; `load_image` holds the one of the settings.
 Image.MAX_IMAGE_PIXELS = None
@@ -69,14 +69,14 @@ class FileImage:
     def read(self) -> bytes:
         """The bytes of the file. Raises DataError when it is missing, unreadable or outside of the folder."""
         if reason := leaves_folder(self.name, self.folder):
-            raise DataError(f"image {self.name!r} {reason}")
+            raise DataError(f"image {quoted(self.name)} {reason}")
         try:
             with open_inside(self.folder, self.name) as file:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
-            raise DataError(f"image {self.name!r} is missing in {self.folder}") from None
+            raise DataError(f"image {quoted(self.name)} is missing in {self.folder}") from None
         except OSError as error:
-            raise DataError(f"image {self.name!r} in {self.folder} cannot be read: {error.strerror}") from None
+            raise DataError(f"image {quoted(self.name)} in {self.folder} cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def _opened(ref: ImageRef) -> BinaryIO:
 
 
 def _bad(name: str, reason: str) -> BadImage:
-    return BadImage(f"image {name!r} {reason}", name)
+    return BadImage(f"image {quoted(name)} {reason}", name)
 
 
 def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, int] | None:
