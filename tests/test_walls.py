@@ -27,7 +27,7 @@ FLOORS = [
     {"check"},
     {"backends"},
     {"data"},
-    {"scoring", "record", "interruption", "tracking"},
+    {"scoring", "record", "interruption", "tracking", "lock"},
     {"config"},
     {"strict_yaml"},
     {"errors", "files"},

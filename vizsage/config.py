@@ -111,7 +111,7 @@ class Config(BaseModel):
     epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
-    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises.")
+    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises; at most half of all.")
     weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
     optim: OPTIMIZERS = Field("adamw_torch", description="Optimizer; the 8-bit and paged ones need bitsandbytes.")
     scheduler: SCHEDULERS = Field("linear", description="Shape of the learning rate after warm-up.")
@@ -195,8 +195,10 @@ class Config(BaseModel):
     )
 
     # evaluation
-    use_text_normalization: bool = Field(
-        True, description="true: SQuAD exact match. false: rigorous, character by character."
+    use_text_normalization: Literal["light"] | bool = Field(
+        True,
+        description="Exact match: true as SQuAD; light: but for case, white space and Unicode form; false: rigorous, "
+        "as it is.",
     )
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 
@@ -261,11 +263,18 @@ class Config(BaseModel):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and lay `key=value` overrides over it.
+    """Read a YAML file, or the one in the folder of a run, and lay `key=value` overrides over it.
+
+    The output_dir of a run's folder is that folder, wherever the run was moved or copied to.
 
     Raises ConfigError with every problem of file and overrides, a clause each, in one line.
     """
-    settings = read_yaml(path)
+    file = settings_file(path)
+    settings = read_yaml(file)
+    if file != path and (path / "run.json").is_file():
+        written = settings.get("output_dir", Config.model_fields["output_dir"].default)
+        if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
+            settings["output_dir"] = str(path)
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -273,7 +282,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             problems.append(f"{quoted(override)} is not an override; write key=value")
             continue
         settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(path), problems=problems)
+    return build_config(settings, source=str(file), problems=problems)
+
+
+def settings_file(path: Path) -> Path:
+    """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
+    if not path.is_dir():
+        return path
+    file = path / "config.yaml"
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: a folder without config.yaml; name a YAML file of settings, or the output_dir of a training"
+        )
+    return file
 
 
 def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:

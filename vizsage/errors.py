@@ -30,6 +30,10 @@ class ConfigError(VizSageError):
     exit_code = EXIT_USAGE
 
 
+class FolderInUse(ConfigError):
+    """Another process works in the folder that a command would write into."""
+
+
 class DataError(VizSageError):
     """A data file, an image or the external-knowledge table is unusable."""
 

@@ -160,10 +160,11 @@ def scalar_text(value: Any) -> str | None:
 
 
 def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """What training learns, and all accepted answers in file order, duplicates kept. Raises BadRecord.
+    """What training learns, and the list of answers in file order, duplicates kept. Raises BadRecord.
 
-    "answers" may stand beside "answer", which is accepted too, or instead of it: then the most frequent one is learned,
-    the first of several. All are stripped, as a prediction is, because rigorous matching compares the two.
+    "answers" may stand beside "answer", which is then accepted too but is nobody's vote, or instead of it: then the
+    most frequent one is learned, the first of several. All are stripped, as a prediction is, because rigorous matching
+    compares the two.
     """
     several = raw.get("answers")
     if several is None or several != several:  # absent, also as pandas writes it
@@ -176,8 +177,7 @@ def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     alone = raw.get("answer")
     if alone is None or alone != alone:
         return Counter(answers).most_common(1)[0][0], answers  # of equals the first, because a dict keeps its order
-    answer = _required_text(alone, "answer").strip()
-    return answer, answers if answer in answers else (*answers, answer)
+    return _required_text(alone, "answer").strip(), answers
 
 
 def _required_text(value: Any, field: str) -> str:

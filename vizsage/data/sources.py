@@ -157,8 +157,13 @@ class Split:
 
 def find_split(config: Config, split: str) -> Path | None:
     """Where `split` lies, or None. Raises DataError when it lies there more than once."""
+    return next(iter(split_files(config, split)), None)
+
+
+def split_files(config: Config, split: str) -> list[Path]:
+    """The file of `split`, its shards or its folder; none where it is missing. Raises as `find_split`."""
     source = _find(config, _canonical(split))
-    return source.paths[0] if source else None
+    return list(source.paths) if source else []
 
 
 def open_split(config: Config, split: str) -> Split:
