@@ -188,7 +188,9 @@ class Config(BaseModel):
         "fail", description="An image that cannot be decoded stops the run, or is left out, counted and reported."
     )
     max_image_px: PositiveInt = Field(
-        178_956_970, description="Images with more pixels (width x height) are refused as decompression bombs."
+        64_000_000,
+        description="Images with more pixels (width x height) are refused; decoding takes 10 to 25 bytes of memory per "
+        "pixel in each worker.",
     )
     resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
         None, description="Scale pictures with more pixels down to this many before the model; null: never."
