@@ -26,8 +26,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 # Pixels that are converted at a time.
 BAND_PX = 2**20
 # A JPEG is decoded once for each of its scans. Encoders make about ten; this many are decoded of an image that has
-# max_image_px pixels, and more of a smaller one. In compressed data 0xFF is followed by 0x00, so that counting the marker
-# finds all scans.
+# max_image_px pixels, and more of a smaller one. In compressed data 0xFF is followed by 0x00, so that counting the
+# marker finds all scans.
 MAX_SCANS = 20
 _SCAN = b"\xff\xda"
 
