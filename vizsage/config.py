@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line, printable, shortened
+from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
 from vizsage.files import expanded
 from vizsage.hints import hint_for
 from vizsage.strict_yaml import Loader, TextLoader
@@ -193,7 +193,9 @@ class Config(BaseModel):
         "fail", description="An image that cannot be decoded stops the run, or is left out, counted and reported."
     )
     max_image_px: PositiveInt = Field(
-        178_956_970, description="Images with more pixels (width x height) are refused as decompression bombs."
+        64_000_000,
+        description="Images with more pixels (width x height) are refused; decoding takes 10 to 25 bytes of memory per "
+        "pixel in each worker.",
     )
     resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
         None, description="Scale pictures with more pixels down to this many before the model; null: never."
@@ -290,7 +292,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            problems.append(f"{shortened(repr(override))} is not an override; write key=value")
+            problems.append(f"{quoted(override)} is not an override; write key=value")
             continue
         values[key.strip()] = _override_value(text)
     return values, problems
@@ -323,7 +325,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     known = model.model_fields
     for key in settings:
         if key not in known:
-            found.append(f"unknown key {shortened(repr(key))}{hint_for(str(key), known)}")
+            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
     built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:

@@ -90,6 +90,11 @@ def shortened(text: str, most: int = 200) -> str:
     return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
 
 
+def quoted(value: object) -> str:
+    """A user's name or text for a message: in quotes, without control characters, shortened."""
+    return shortened(repr(value))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether GPU memory ran out. PyTorch's own error is known by name, because torch is not imported here.
 
