@@ -30,6 +30,7 @@ from vizsage.evaluation.tracking import log_evaluation
 from vizsage.files import nearest_existing, write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.record import hardware, now, versions
+from vizsage.tracking import check_environment
 
 if TYPE_CHECKING:
     from vizsage.backends.base import Answer
@@ -74,6 +75,7 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1, found {limit}")
+    check_environment(config)
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
     name = opened.name + ("-base" if base else "") + ("-blind" if blind else "")
