@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 IDENTITY = "identity.json"
+PARTIAL = ".checkpoint-*.partial"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -114,7 +115,7 @@ def clean_up(output_dir: Path, *, keep: int, best: Path | None) -> None:
     for folder in checkpoints(output_dir)[:-keep]:
         if folder != best:
             shutil.rmtree(folder)
-    for folder in output_dir.glob(".checkpoint-*.partial"):
+    for folder in output_dir.glob(PARTIAL):
         shutil.rmtree(folder, ignore_errors=True)
 
 
