@@ -52,6 +52,31 @@ def test_a_sound_run_passes_and_nothing_is_written(write_data: WriteData, model:
     assert not (base.parent / "run").exists()
 
 
+def test_answers_that_normalisation_empties_or_changes_are_warned_of(write_data: WriteData, caplog: Any) -> None:
+    answers = {
+        "which": "A",
+        "how high": "1.5",
+        "where": "Cafe\u0301",
+        "when": "1914-1918",
+        "how many": "1,000",
+        "who": "B",
+    }
+    base = write_data(train=[{"image": "a.png", "question": asked, "answer": said} for asked, said in answers.items()])
+    text, error = report(settings(base), decode=False)
+    assert error is None
+    for said in (
+        "warning: answers of which SQuAD's normalisation leaves nothing, so that an empty prediction is right; "
+        "use_text_normalization: light keeps them (1)\n  train: a.png: which: 'A' becomes ''",
+        "light keeps them (1)\n  train: a.png: how high: '1.5' becomes '15'",
+        "(1)\n  train: a.png: where: 'Cafe",
+    ):
+        assert said in text
+    quick_check(settings(base))
+    assert "SQuAD's normalisation leaves nothing" in caplog.text
+    text, error = report(settings(base, use_text_normalization="light"), decode=False)
+    assert (error, "warning" in text) == (None, False)
+
+
 def test_missing_val_and_test_are_said(write_data: WriteData, model: Path) -> None:
     text, error = report(settings(write_data(val=None, test=None), model))
     assert error is None

@@ -2,95 +2,37 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar, cast
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from vizsage.config import RUN_FILES, Config
-from vizsage.errors import ConfigError, RepeatingError, VizSageError
-from vizsage.files import remove_remains
+from vizsage.errors import VizSageError
+from vizsage.lock import LOCK, Held, only_one
 from vizsage.record import RunRecord
 from vizsage.training.checkpoints import PARTIAL
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-LOCK = ".lock"
-
-
-class RunDirectory:
-    """The run directory as the main process holds it; in other processes nothing is looked at."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: IO[str] | None = None
-
-    def hold(self, remains: Iterable[str]) -> None:
-        """Take it, and delete what a killed run left of files called `remains`.
-
-        Raises ConfigError while another process trains in it, or where it cannot be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("w")
-        except OSError as error:
-            raise ConfigError(f"output_dir: {self.path} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
-        except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
-            raise ConfigError(
-                f"{self.path}: another process is training in it; wait for its end or name another output_dir"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise ConfigError(f"output_dir: {self.path} cannot be written: {error.strerror}") from None
-            log.warning("%s: the file system has no locks; see to it that one run at a time uses it", self.path)
-        else:
-            # Under the lock alone: without it they may be those of a process that lives.
-            remove_remains(self.path, remains)
-            for folder in self.path.glob(PARTIAL):
-                shutil.rmtree(folder)
-
-    def is_there(self) -> bool:
-        """Whether the folder is still the one that was taken: not deleted, and no other run's since."""
-        if self._lock is None:
-            return True
-        try:
-            return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / LOCK).stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
-    def require(self) -> None:
-        """Raise RepeatingError where the folder is gone: writing into it would make a run without its beginning."""
-        if not self.is_there():
-            raise RepeatingError(
-                f"{self.path}: was deleted or replaced while the run was training in it, its checkpoints with it; the "
-                "run ends. Start it again for a new run, and cancel a run before its folder is deleted"
-            )
-
-    def release(self) -> None:
-        """Let it go."""
-        if self._lock is not None:
-            self._lock.close()
 
 
 @contextmanager
-def only_one(config: Config, world: PartialState) -> Iterator[RunDirectory]:
-    """Hold the run directory. Raises ConfigError while another process trains in it, or where it cannot be written."""
-    directory = RunDirectory(config.output_dir)
-    try:
-        on_main(world, lambda: directory.hold((*RUN_FILES, config.name_trained_model)))
-        yield directory
-    finally:
-        directory.release()
+def only_one_run(config: Config, world: PartialState) -> Iterator[Held]:
+    """Hold the run directory, in the main process for all of them, and delete what a killed run left half-written."""
+    with ExitStack() as stack:
+        of_main: list[Held] = []
+
+        def hold() -> None:
+            held = stack.enter_context(only_one(config.output_dir, "training"))
+            held.clean((*RUN_FILES, config.name_trained_model), PARTIAL)
+            of_main.append(held)
+
+        on_main(world, hold)
+        yield of_main[0] if of_main else Held(config.output_dir)
 
 
 def on_main(world: PartialState, function: Callable[[], T]) -> T:
@@ -110,7 +52,10 @@ def on_main(world: PartialState, function: Callable[[], T]) -> T:
 
 
 def set_aside(config: Config, record: RunRecord) -> None:
-    """resume: false on a used run directory: what the run wrote moves into previous-<n>; other files stay."""
+    """resume: false on a used run directory: what the run wrote moves into previous-<n>; other files stay.
+
+    Raises FolderInUse while an evaluation writes into it.
+    """
     output_dir = config.output_dir
     names = {*RUN_FILES, config.name_trained_model, record.content.get("settings", {}).get("name_trained_model")}
     patterns = ("checkpoint-*", "damaged-checkpoint-*", PARTIAL)
@@ -119,8 +64,11 @@ def set_aside(config: Config, record: RunRecord) -> None:
         return
     number = 1 + max((int(p.name[9:]) for p in output_dir.glob("previous-*") if p.name[9:].isdigit()), default=0)
     folder = output_dir / f"previous-{number}"
-    folder.mkdir()
-    # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
-    for path in sorted(earlier, key=lambda p: (p.name != "run.json", p.name)):
-        path.rename(folder / path.name)
+    with ExitStack() as held:
+        for lock in output_dir.glob(f"evaluation_results/*/{LOCK}"):  # an evaluation that runs would lose its answers
+            held.enter_context(only_one(lock.parent, "moving"))
+        folder.mkdir()
+        # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
+        for path in sorted(earlier, key=lambda p: (p.name != "run.json", p.name)):
+            path.rename(folder / path.name)
     log.warning("resume is false: the earlier run was moved to %s", folder)

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import FINGERPRINT_FILE
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
@@ -270,7 +271,8 @@ class VisionTrainer(SFTTrainer):
     def load_adapter_weights(self, folder: Path) -> None:
         """Put the weights of a checkpoint into the adapter that is being trained.
 
-        Raises CheckpointError when base, prompt or pixels are no longer those that the checkpoint was trained with.
+        Raises CheckpointError when base, prompt or pixels are no longer those that the checkpoint was trained with, or
+        weights are missing, unknown or not finite.
         """
         saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
         if different := compare_fingerprints(saved, self.fingerprint):
@@ -278,4 +280,5 @@ class VisionTrainer(SFTTrainer):
                 f"{folder}: {', '.join(different)} changed since it was written, so the run cannot go on from it; put "
                 "back the model as it was, or start anew with resume=false"
             )
+        check_weights(folder, adapter_shapes(self.model), "start anew with resume=false")
         self._load_from_checkpoint(str(folder))
