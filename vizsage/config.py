@@ -211,9 +211,13 @@ class Config(BaseModel):
 
     # logging
     use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
-    wandb_project: str = Field("vizsage", min_length=1, description="Project in Weights & Biases.")
+    wandb_project: str = Field(
+        "vizsage", pattern=r"^[^/\\#?%:]+$", max_length=128, description="Project in Weights & Biases."
+    )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
-    wandb_tags: tuple[str, ...] = Field((), description="Tags of the run there.")
+    wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), description="Tags of the run there."
+    )
 
     # output
     output_dir: FilePath = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
