@@ -229,10 +229,15 @@ def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: S
 
 
 def _status(options: argparse.Namespace) -> None:
-    from jobs.status import state_of
-    from jobs.submissions import find
+    from jobs.submissions import find, of_sweep
 
-    jobs = find(options.target)
+    for jobs in of_sweep(options.target) or [find(options.target)]:
+        _print_status(jobs)
+
+
+def _print_status(jobs: Sequence[Submission]) -> None:
+    from jobs.status import state_of
+
     newest = {one.kind: one for one in jobs}  # a later job of a kind takes the place of an earlier one
     _say(f"run directory {jobs[-1].run_dir}")
     for one in sorted(newest.values(), key=lambda one: one.kind != "train"):

@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
             type=_name,
             metavar="RUN",
             nargs="?",
-            help="run directory, its name, or a job id (default: the latest run)",
+            help="run directory, its name, or a job id; of a sweep its folder, but for logs (default: the latest run)",
         )
         return added
 

@@ -464,6 +464,17 @@ def test_a_sweep_is_one_array_and_an_evaluation_for_each_member(
         (f"{base}/lr=1e-4", "lr=1e-4", "101_0"),
         (f"{base}/lr=2e-4", "lr=2e-4", "101_1"),
     ]
+    told = printed(capsys, "status", str(base)).splitlines()
+    assert [line.split()[-1] for line in told if line.startswith("run directory ")] == [
+        f"{base}/lr=1e-4",
+        f"{base}/lr=2e-4",
+    ]
+    assert [line.partition(":")[0] for line in told if " job " in line] == [
+        "train job 101_0",
+        "eval job 102",
+        "train job 101_1",
+        "eval job 103",
+    ]
     for job_id in ("101_0", "101_1"):
         training, _ = find(job_id)
         assert training.log == f"{base}/jobs/{job_id}_0_log.out"
