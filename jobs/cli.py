@@ -362,7 +362,7 @@ def _evaluation(options: argparse.Namespace) -> Any:
     adapter = options.adapter
     if adapter is not None and options.scheduler == "slurm":
         adapter = adapter.absolute()  # in a pod, relative paths begin elsewhere
-    return Evaluation(options.split, options.limit, options.base, adapter, options.blind)
+    return Evaluation(options.split, options.limit, options.base, adapter, options.blind, options.other_data)
 
 
 def _for_eval(profile: Any, nodes: int | None = None, gpus_per_node: int | None = None) -> Any:

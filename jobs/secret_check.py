@@ -8,6 +8,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from vizsage.errors import ConfigError
+
+NOT_SECRETS = "vizsage/not-secrets"
 
 # Parts of a name, in any place, as the end of a part, and as the last part only: SORT_KEY, but not KEYBOARD.
 _ANYWHERE = ("token", "password", "passwd", "passphrase", "secret", "secrets", "apikey", "credential", "credentials")
@@ -75,6 +80,53 @@ def in_lines(text: str, allowed: Iterable[str] = ()) -> list[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         found += [(number, name) for name in dict.fromkeys(_in_line(line)) if name not in allowed]
     return found
+
+
+def refuse_in_manifest(documents: Iterable[dict[str, Any]]) -> None:
+    """Raise ConfigError where a container's variables, command or arguments, or a ConfigMap, hold a secret.
+
+    Whoever may read the object sees it there. The annotation vizsage/not-secrets lists names that are none.
+    """
+    found = []
+    for document in documents:
+        kind, metadata = str(document.get("kind")), document.get("metadata") or {}
+        listed = str((metadata.get("annotations") or {}).get(NOT_SECRETS, ""))
+        allowed = {name.strip() for name in listed.split(",")}
+        here = [f"data: {name}" for name in in_variables(_texts(document.get("data") or {}), allowed)] * (
+            kind == "ConfigMap"
+        )
+        for container in _containers(document):
+            values = {one.get("name"): one.get("value") for one in container.get("env") or ()}
+            here += [
+                f"env of container {container.get('name')}: {name}" for name in in_variables(_texts(values), allowed)
+            ]
+            for key in ("command", "args"):
+                text = " ".join(word for word in container.get(key) or () if isinstance(word, str))
+                here += [f"{key} of container {container.get('name')}: {name}" for _, name in in_lines(text, allowed)]
+        found += [f"{kind} {metadata.get('name')}: {place}" for place in here]
+    if found:
+        raise ConfigError(
+            f"{', '.join(dict.fromkeys(found))}: looks like a secret, which whoever may read the object would "
+            "see: keep it in a Secret and name that one with envFrom or secretKeyRef, or, if it is none, list its name "
+            f"in the annotation {NOT_SECRETS} there"
+        )
+
+
+def _containers(value: Any) -> Iterator[dict[str, Any]]:
+    """Those of the pods in a document, however deep they are."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if key in ("containers", "initContainers") and isinstance(below, list):
+                yield from (one for one in below if isinstance(one, dict))
+            else:
+                yield from _containers(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from _containers(below)
+
+
+def _texts(values: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name): value for name, value in values.items() if isinstance(value, str)}
 
 
 def _is_secret(name: str, value: str) -> bool:
@@ -149,11 +201,9 @@ def _forms(text: str) -> Iterator[str]:
 def _detectors() -> dict[str, Callable[[str], Iterable[str]]]:
     """detect-secrets' regular expressions. Imported here: most commands read no profile. They ask no network."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import BasePlugin
 
     # Guesses by entropy take every hash for a secret, guesses by keyword are this module's own, addresses are none.
     guesses = ("Base64HighEntropyString", "HexHighEntropyString", "KeywordDetector", "IPPublicDetector")
-    return {
-        name: plugin().analyze_string
-        for name, plugin in get_mapping_from_secret_type_to_class().items()
-        if plugin.__name__ not in guesses
-    }
+    known: Mapping[str, type[BasePlugin]] = get_mapping_from_secret_type_to_class()
+    return {name: plugin().analyze_string for name, plugin in known.items() if plugin.__name__ not in guesses}

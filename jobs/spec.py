@@ -26,12 +26,13 @@ class Evaluation:
     base: bool = False
     adapter: Path | None = None
     blind: bool = False
+    other_data: bool = False
 
     @property
     def words(self) -> list[str]:
         """As options, a word each, whatever they begin with."""
         given = {"split": self.split, "limit": self.limit, "adapter": self.adapter}
-        switches = {"base": self.base, "blind": self.blind}
+        switches = {"base": self.base, "blind": self.blind, "other-data": self.other_data}
         return [
             *(f"--{name}={value}" for name, value in given.items() if value is not None),
             *(f"--{name}" for name, on in switches.items() if on),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import pods, slurm_queue
+from jobs import job_states, pods, slurm_queue
 from jobs.slurm_queue import ACTIVE
 from jobs.submissions import Submission, of_run
 from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
@@ -16,6 +17,13 @@ from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
 CANCELLED = ".cancelled"
 _NAMES = {"slurm": "SLURM", "kubernetes": "Kubernetes"}
 _LOG_TAIL_BYTES = 1 << 16
+# How other programs speak of errors, and lines that only seem to: progress, warnings, the scheduler's own.
+_ERROR = re.compile(
+    r"error|exception|fatal|fail|abort|fault|killed|denied|refused|cannot|can't|unable|no such|not found|not permitted|"
+    r"invalid|illegal|out of memory|no space|timed? ?out|core dumped|bad_alloc|panic",
+    re.IGNORECASE,
+)
+_NO_ERROR = re.compile(r"===|srun:|slurmstepd|Terminated|step \d+|vizsage: (warning|info):")
 
 
 @dataclass(frozen=True)
@@ -40,20 +48,22 @@ class JobState:
 def state_of(submission: Submission) -> JobState:
     """Ask the scheduler; where it has forgotten the job, read what the job left."""
     on_kubernetes = submission.scheduler == "kubernetes"
-    told = None
-    if not submission.given_up:
-        told = pods.ask(submission) if on_kubernetes else slurm_queue.ask(submission)
+    words = ""
+    told: tuple[str, str] | None = None
+    asked = not submission.given_up
+    if asked and not on_kubernetes:
+        told = slurm_queue.ask(submission)
+    elif asked and (found := job_states.ask(submission)):
+        told, words = (found.state, found.detail), found.words
     run_dir = Path(submission.run_dir)
     outcome = _json(run_dir / "outcome.json")
     state, detail = told or _left_behind(submission, outcome)
     step = outcome.get("step") if isinstance(outcome.get("step"), int) else _newest_checkpoint(run_dir)
     if step is None and told and on_kubernetes:
         step = pods.step(submission)  # the run directory is where the pods see it
-    error = None
+    error = error_in(words)
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
-        if on_kubernetes:
-            error = error_in(pods.last_words(submission)) if told else None
-        else:
+        if not on_kubernetes:
             error = last_error(Path(submission.log))
         error = error or str(outcome.get("reason") or "") or None
     if told and state == "failed" and (code := _end(submission)[0]) is not None:
@@ -85,12 +95,14 @@ def last_error(log: Path) -> str | None:
 
 
 def error_in(text: str) -> str | None:
-    """The last error in the newest attempt of a log: a line of this project's, or else the last line."""
+    """The last error in the newest attempt of a log: a line of this project's, or else one that speaks of an error.
+
+    A process that is killed leaves none: what it wrote last is progress.
+    """
     attempt = text[text.rfind("=== attempt ") :] if "=== attempt " in text else text
     lines = [line.strip() for line in attempt.splitlines()]
     ours = [line for line in lines if line.startswith(("vizsage: error:", "jobs.run:"))]
-    other = [line for line in lines if line and not line.startswith(("===", "srun:", "slurmstepd", "Terminated"))]
-    found = ours or other
+    found = ours or [line for line in lines if _ERROR.search(line) and not _NO_ERROR.match(line)]
     return found[-1] if found else None
 
 

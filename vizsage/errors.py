@@ -30,6 +30,10 @@ class ConfigError(VizSageError):
     exit_code = EXIT_USAGE
 
 
+class FolderInUse(ConfigError):
+    """Another process works in the folder that a command would write into."""
+
+
 class DataError(VizSageError):
     """A data file, an image or the external-knowledge table is unusable."""
 
@@ -57,6 +61,14 @@ class Interrupted(VizSageError):
 def one_line(error: BaseException) -> str:
     """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """`text` for a message: where it has more than `most` characters, the middle is left out and counted."""
+    if len(text) <= most:
+        return text
+    kept = most // 2 - 15  # on either side of the words between them
+    return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

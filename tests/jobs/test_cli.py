@@ -350,6 +350,7 @@ def test_more_members_than_an_array_may_have(
         ((*TRAIN, "--then-eval", "--split", "val"), "--split is for eval"),
         ((*TRAIN, "--limit", "5"), "--limit is for eval"),
         ((*TRAIN, "--base"), "--base is for eval"),
+        ((*TRAIN, "--other-data"), "--other-data is for eval"),
         ((*TRAIN, "--adapter", "out/adapter"), "--adapter is for eval"),
         (("submit", "kubernetes", "train", "run.yaml", "--blind"), "--blind is for eval"),
         (("submit", "kubernetes", "eval", "run.yaml", "--limit", "0"), "--limit"),

@@ -227,7 +227,7 @@ def test_a_second_process_on_the_directory_is_refused(make_config: MakeConfig) -
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(ConfigError, match="another process is training"):
+        with pytest.raises(ConfigError, match="another process is working"):
             train(config)
         holder.kill()
     assert not (config.output_dir / "run.json").exists()
