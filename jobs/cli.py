@@ -227,11 +227,11 @@ def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: S
 
 def _status(options: argparse.Namespace) -> None:
     from jobs.status import state_of
-    from jobs.submissions import find
+    from jobs.submissions import find, whose
 
     jobs = find(options.target)
     newest = {one.kind: one for one in jobs}  # a later job of a kind takes the place of an earlier one
-    print(f"run directory {jobs[-1].run_dir}")
+    print(f"run directory {jobs[-1].run_dir}{whose(options.target, jobs[-1])}")
     for one in sorted(newest.values(), key=lambda one: one.kind != "train"):
         found = state_of(one)
         print(f"{one.kind} job {one.job_id}: {found.state}{f' ({found.detail})' if found.detail else ''}")
@@ -243,13 +243,16 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _logs(options: argparse.Namespace) -> None:
-    from jobs.submissions import find
+    from jobs.submissions import find, whose
 
     jobs = find(options.target)
     jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
+    said = whose(options.target, jobs[-1])
+    note = f"jobs: run directory {jobs[-1].run_dir}{said}\n" if said else ""  # not on stdout, where the log is
     if jobs[-1].scheduler == "kubernetes":
         from jobs.pod_logs import print_logs
 
+        sys.stderr.write(note)
         print_logs(jobs[-1], options.follow)
         return
     started = [one for one in jobs if Path(one.log).exists()]
@@ -258,6 +261,7 @@ def _logs(options: argparse.Namespace) -> None:
     chosen = (started or jobs)[-1]
     # One log a node; the others come after the first node's.
     others = sorted(Path(chosen.log).parent.glob(f"{chosen.job_id}_[1-9]*_log.out")) if "_" not in chosen.job_id else []
+    sys.stderr.write(note)
     sys.stdout.flush()
     follow = ["-F"] if options.follow else []
     os.execvp("tail", ["tail", "-n", "+1", *follow, chosen.log, *map(str, others)])
@@ -266,12 +270,13 @@ def _logs(options: argparse.Namespace) -> None:
 def _cancel(options: argparse.Namespace) -> None:
     from jobs import kubernetes, slurm_queue
     from jobs.status import CANCELLED, state_of
-    from jobs.submissions import find_to_cancel
+    from jobs.submissions import find_to_cancel, whose
     from vizsage.files import write_text
 
     jobs = find_to_cancel(options.target)
+    said = whose(options.target, jobs[-1])
     if options.forget:
-        _forget(jobs)
+        _forget(jobs, said)
         return
     active = [one for one in {one.job_id: one for one in jobs}.values() if state_of(one).active]
     if not active:
@@ -285,17 +290,20 @@ def _cancel(options: argparse.Namespace) -> None:
             write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
         except OSError as error:
             _warn(f"{one.folder}: cannot be written: {error.strerror}")
+        if said:
+            print(f"run directory {one.run_dir}{said}")
+            said = ""
         print(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
     print("the same submission continues the run")
 
 
-def _forget(jobs: Sequence[Submission]) -> None:
+def _forget(jobs: Sequence[Submission], said: str) -> None:
     """Note of each job that is active, or of which no scheduler tells, that its scheduler is not asked any more."""
     from jobs import kubernetes, slurm_queue
     from jobs.status import state_of
     from jobs.submissions import note, now
 
-    forgotten = False
+    forgotten: list[Submission] = []
     for one in reversed(jobs):
         try:
             if not state_of(one).active:  # its id may be another job's by now
@@ -304,10 +312,12 @@ def _forget(jobs: Sequence[Submission]) -> None:
         except VizSageError as error:
             _warn(str(error))
         _warn(note(dataclasses.replace(one, given_up=now())))
-        print(f"{one.kind} job {one.job_id} counts as gone; where it still runs, its lock on the run directory holds")
-        forgotten = True
+        forgotten.append(one)
     if not forgotten:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
+    print(f"run directory {jobs[-1].run_dir}{said}")
+    for one in forgotten:
+        print(f"{one.kind} job {one.job_id} counts as gone; where it still runs, its lock on the run directory holds")
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -110,7 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     def asking(name: str, summary: str) -> argparse.ArgumentParser:
         added = command(name, summary)
         added.add_argument(
-            "target", metavar="RUN", nargs="?", help="run directory, its name, or a job id (default: the latest run)"
+            "target",
+            metavar="RUN",
+            nargs="?",
+            help="run directory, its name, or a job id (default: the latest run that was sent from this project)",
         )
         return added
 
