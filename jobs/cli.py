@@ -106,20 +106,20 @@ def _submit_to_slurm(options: argparse.Namespace) -> None:
             print(script_text([one], resources, one.folder, after="JOBID" if i else None))
         return
     _refuse_second_job(first.run_dir)
-    after = None
+    after: Submission | None = None
     for one, resources in chain:
         try:
             [sent] = slurm.submit([one], resources, one.folder, after=after)
         except ConfigError as error:
             raise (
-                error if after is None else ConfigError(f"job {after} was sent, its evaluation not: {error}")
+                error if after is None else ConfigError(f"job {after.job_id} was sent, its evaluation not: {error}")
             ) from None
         _warn(note(sent))
         if after is None:
             _report(sent.job_id, sent.run_dir, sent.log)
         else:
-            print(f"evaluation job {sent.job_id} starts when job {after} has succeeded, log {sent.log}")
-        after = sent.job_id
+            print(f"evaluation job {sent.job_id} starts when job {after.job_id} has succeeded, log {sent.log}")
+        after = sent
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -199,7 +199,7 @@ def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works:
     for one, training in zip(sent, works, strict=True) if options.then_eval else ():
         evaluation = work("eval", training.config)
         try:
-            [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one.job_id)
+            [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one)
         except ConfigError as error:  # the trainings are on their way, and so shall the other evaluations be
             refused.append(f"evaluation of {one.run_dir}: {error}")
             continue
@@ -234,7 +234,8 @@ def _status(options: argparse.Namespace) -> None:
     print(f"run directory {jobs[-1].run_dir}{whose(options.target, jobs[-1])}")
     for one in sorted(newest.values(), key=lambda one: one.kind != "train"):
         found = state_of(one)
-        print(f"{one.kind} job {one.job_id}: {found.state}{f' ({found.detail})' if found.detail else ''}")
+        where = f" on cluster {one.cluster}" if one.cluster else ""
+        print(f"{one.kind} job {one.job_id}{where}: {found.state}{f' ({found.detail})' if found.detail else ''}")
         if found.step is not None and one.kind == "train":
             print(f"  step {found.step}")
         if found.error:

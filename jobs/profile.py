@@ -29,6 +29,7 @@ _TIMES = (
 _UNIT_S = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 # Key of a profile: the variables of sbatch that say the same.
 _DEFAULTS = {
+    "clusters": ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"),
     "partition": ("SBATCH_PARTITION",),
     "account": ("SBATCH_ACCOUNT",),
     "qos": ("SBATCH_QOS",),
@@ -116,6 +117,9 @@ class Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, title="Cluster profile")
 
     # where
+    clusters: Word | None = Field(
+        None, description="Cluster, or several with commas between; null: the one you are on."
+    )
     partition: Word | None = Field(None, description="Partition (queue); null: the cluster's default.")
     account: Word | None = Field(None, description="Account that is charged; null: your default.")
     qos: Word | None = Field(None, description="Quality of service; null: your default.")
@@ -237,7 +241,8 @@ def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, lis
     open_keys = {key: (name, value) for key, (name, value) in taken.items() if getattr(profile, key) is None}
     lines = [f"{key}: {value}, from {name} in the environment" for key, (name, value) in open_keys.items()]
     known = {name for name, _ in taken.values()} | {"SBATCH_EXPORT"}  # a surrounding job has it
-    if ignored := [name for name in sorted(environment) if name.startswith("SBATCH_") and name not in known]:
+    options = {name for name in environment if name.startswith("SBATCH_")} | {"SLURM_CLUSTERS"} & environment.keys()
+    if ignored := sorted(name for name in options - known if environment[name]):
         lines.append(f"{', '.join(ignored)} in the environment: not passed on to sbatch; profile and options decide")
     if open_keys:
         settings = profile.model_dump() | {key: value for key, (_, value) in open_keys.items()}

@@ -26,7 +26,7 @@ class Submission:
 
     `log` is a file on SLURM, the command that prints it on Kubernetes; `context` to `server` are Kubernetes' alone.
     `user` is the numeric id of who sent it. `given_up`, a time: from then on, the scheduler is not asked any more.
-    `project` is the folder that it was sent from, see `project`.
+    `project` is the folder that it was sent from, see `project`; `cluster` the one of several that took a SLURM job.
     """
 
     job_id: str
@@ -44,6 +44,7 @@ class Submission:
     user: str = ""
     given_up: str = ""
     project: str = ""
+    cluster: str = ""
 
     @property
     def folder(self) -> Path:
