@@ -188,7 +188,10 @@ class Profile(BaseModel):
         return self
 
     def _secrets(self) -> list[str]:
-        from jobs.secret_check import in_lines, in_variables  # not for a profile without such lines, as most are
+        from jobs.secret_check import (
+            in_lines,
+            in_variables,
+        )  # it loads detect-secrets when there is something to search
 
         found = {f"environment: {name}": name for name in in_variables(self.environment, self.not_secrets)}
         for key, lines in (("setup", self.setup), ("srun_options", self.srun_options)):

@@ -78,6 +78,8 @@ def in_lines(text: str, allowed: Iterable[str] = ()) -> list[tuple[int, str]]:
     """
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
         found += [(number, name) for name in dict.fromkeys(_in_line(line)) if name not in allowed]
     return found
 
@@ -137,6 +139,8 @@ def _is_secret(name: str, value: str) -> bool:
     if words[-1].startswith(("key", "cred")) and _FILE.fullmatch(value):
         return False
     joined = "_".join(words)
+    if joined in ("key", "keys", "pat"):  # of a sort, a dictionary, a pattern
+        return len(value) >= 16
     return words[-1] in _LAST or any(word.endswith(_ANYWHERE) for word in words) or any(key in joined for key in _KEYS)
 
 

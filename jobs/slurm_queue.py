@@ -106,8 +106,9 @@ def _at(cluster: str) -> list[str]:
 
 def _is_same(job: Submission, user: str, script: str) -> bool:
     """Whether user and script of squeue can be those of this job; where it tells none, nothing is against it."""
+    folders = [os.path.realpath(Path(path).parent) for path in (script, job.script) if path.startswith("/")]
     # "(null)" is a job that was sent without a file.
-    return user in ("", job.user or user) and (not script or Path(script).parent == Path(job.script).parent)
+    return user in ("", job.user or user) and (not script or (len(folders) == 2 and folders[0] == folders[1]))
 
 
 def _in_words(state: str, reason: str) -> tuple[str, str]:

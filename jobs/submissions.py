@@ -170,6 +170,7 @@ def _read(path: Path) -> list[Submission]:
         try:
             if line.strip():
                 one = Submission(**{key: value for key, value in json.loads(line).items() if key in known})
+                datetime.datetime.fromisoformat(one.submitted)
                 jobs[one.job_id, one.submitted] = one  # a later line on a job replaces the earlier one
         except (ValueError, TypeError, AttributeError):
             damaged.append(str(number))

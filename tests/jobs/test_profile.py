@@ -185,6 +185,7 @@ def test_a_secret_is_refused_wherever_it_would_reach_the_script_and_its_value_is
         ('curl -H "Authorization: Bearer hunter2" https://a.example', "Authorization"),
         ("echo 'machine api.wandb.ai login user password hunter2' > ~/.netrc", "password"),
         ("docker login -u me -p hunter2 a.example", "docker login -p"),
+        ("python -c 'import wandb; wandb.login(key=\"hunter2hunter2hunter2\")'", "key"),
         ("export HTTPS_PROXY=http://me:hunter2@proxy:3128", "Basic Auth Credentials"),
         # Forms, whatever stands around them.
         (f"use ghp_{'hunter2' * 5}A", "GitHub Token"),
@@ -228,6 +229,7 @@ def test_what_only_resembles_a_secret_is_accepted(write: Write) -> None:
         "export HTTPS_PROXY=http://$USER:$MINE@proxy:3128",
         'if [ "$HF_TOKEN" = "" ]; then echo "no token"; fi; cd "$PWD"',
         "conda activate 0123456789abcdef0123456789abcdef01234567",
+        "python -c 'print(sorted(names, key=len))'; pat='*.json'; sort --key=2 names",
     ]
     profile = load_profile(write(yaml.safe_dump({"environment": environment, "setup": setup})), {})
     assert (profile.environment, profile.setup) == (environment, tuple(setup))
