@@ -136,7 +136,7 @@ def test_launchers_import_without_torch() -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
     assert {"jobs.run", "jobs.table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
-    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit")) == []
+    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
