@@ -54,6 +54,18 @@ class Interrupted(VizSageError):
     exit_code = EXIT_INTERRUPTED
 
 
+class InUse(VizSageError):
+    """Another process works in the folder. Not ConfigError: once that one has ended the same command succeeds."""
+
+
+def error_of(exit_code: int, message: str) -> VizSageError:
+    """The error with that exit code and message, as another process has told of it."""
+    kinds: tuple[type[VizSageError], ...] = (ConfigError, DataError, RepeatingError, Interrupted)
+    error = next((kind for kind in kinds if kind.exit_code == exit_code), VizSageError)(message)
+    error.exit_code = exit_code
+    return error
+
+
 def one_line(error: BaseException) -> str:
     """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
     return " ".join(str(error).split())[:300] or type(error).__name__

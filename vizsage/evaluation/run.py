@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vizsage.backends.group import own_group
 from vizsage.backends.processes import Processes
 from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
@@ -74,6 +75,7 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1, found {limit}")
+    own_group()  # refused now rather than after the model is loaded
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
     name = opened.name + ("-base" if base else "") + ("-blind" if blind else "")

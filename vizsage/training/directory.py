@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.config import RUN_FILES, Config
-from vizsage.errors import ConfigError, VizSageError
+from vizsage.errors import ConfigError, InUse, VizSageError
 from vizsage.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @contextmanager
 def only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
-    """Hold the run directory. Raises ConfigError while another process trains in it, or where it cannot be written."""
+    """Hold the run directory. Raises InUse while another process trains in it, ConfigError where it is not writable."""
     held = []
 
     def hold() -> None:
@@ -35,7 +35,7 @@ def only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
         try:
             fcntl.lockf(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
         except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
-            raise ConfigError(
+            raise InUse(
                 f"{output_dir}: another process is training in it; wait for its end or name another output_dir"
             ) from None
         except OSError as error:
@@ -52,19 +52,20 @@ def only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
 
 
 def on_main(world: PartialState, function: Callable[[], T]) -> T:
-    """The result of `function`, called in the main process only, in every process; a user's error raises in each."""
-    box: list[Any] = [None]
+    """The result of `function`, called in the main process only, in every process; a user's error raises in each.
+
+    What it returns must be what JSON can hold.
+    """
+    result: T | None = None
+    problem: VizSageError | None = None
     if world.is_main_process:
         try:
-            box = [(function(), None)]
+            result = function()
         except VizSageError as error:
-            box = [(None, error)]
-    if world.num_processes > 1:
-        broadcast_object_list(box)
-    result, problem = box[0]
-    if problem is not None:
-        raise problem
-    return cast(T, result)
+            problem = error
+    if met := first_problem(problem, world.num_processes):
+        raise met
+    return cast(T, result if world.num_processes == 1 else to_all(result)[0])
 
 
 def set_aside(config: Config, record: RunRecord) -> None:

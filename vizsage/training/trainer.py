@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from vizsage.backends.base import FINGERPRINT_FILE
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints
@@ -120,8 +120,7 @@ class VisionTrainer(SFTTrainer):
             steps = list(islice(epoch_iterator, num_batches))
         except VizSageError as error:
             problem = error
-        problems = gather_object([problem]) if self.accelerator.num_processes > 1 else [problem]
-        if met := next((p for p in problems if p is not None), None):
+        if met := first_problem(problem, self.accelerator.num_processes):
             if self.state.global_step and not isinstance(met, DataError):
                 self._save_checkpoint(self.model, None)
             raise met
@@ -213,7 +212,7 @@ class VisionTrainer(SFTTrainer):
     def gather_left_out(self) -> None:
         """Put together what each process left out."""
         if self.accelerator.num_processes > 1:
-            for part in gather_object([self.progress.left_out]):
+            for part in to_all(self.progress.left_out):
                 self.progress.left_out |= part
 
     def restore_loss(self) -> None:
