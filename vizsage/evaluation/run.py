@@ -48,6 +48,7 @@ def evaluate(
     blind: bool = False,
     fresh: bool = False,
     console: Console | None = None,
+    latch: SignalLatch | None = None,
 ) -> dict[str, Any]:
     """Answer the samples of `split`, keep the answers as they come, and write predictions, results and the report.
 
@@ -64,6 +65,7 @@ def evaluate(
         blind: withhold the pictures; a plain one stands in for each.
         fresh: set earlier answers aside and begin anew.
         console: gets the tables; None: nothing is shown, no progress either.
+        latch: one that catches signals already; without it the signals of this call are caught.
 
     Returns the content of results.json.
 
@@ -82,7 +84,7 @@ def evaluate(
     folder = config.output_dir / "evaluation_results" / name
     _check_writable(folder)
     questions = Questions(opened, streaming=config.use_val_streaming, limit=limit)
-    with catch_signals() as latch, Processes(latch=latch) as processes:
+    with catch_signals(latch) as latch, Processes(latch=latch) as processes:
         first = processes.rank == 0
         answerer = load_answerer(config, adapter)
         # Nobody reads answers before the first process has set aside what it has to.
