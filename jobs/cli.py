@@ -6,6 +6,7 @@ What scripts may read goes to stdout, errors as one line to stderr, with the exi
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
@@ -263,12 +264,15 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _cancel(options: argparse.Namespace) -> None:
-    from jobs import kubernetes, slurm
+    from jobs import kubernetes, slurm_queue
     from jobs.status import CANCELLED, state_of
     from jobs.submissions import find_to_cancel
     from vizsage.files import write_text
 
     jobs = find_to_cancel(options.target)
+    if options.forget:
+        _forget(jobs)
+        return
     active = [one for one in {one.job_id: one for one in jobs}.values() if state_of(one).active]
     if not active:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
@@ -276,13 +280,34 @@ def _cancel(options: argparse.Namespace) -> None:
         if one.scheduler == "kubernetes":
             kubernetes.cancel(one)
         else:
-            slurm.cancel(one.job_id)
+            slurm_queue.cancel(one)
         try:
             write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
         except OSError as error:
             _warn(f"{one.folder}: cannot be written: {error.strerror}")
         print(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
     print("the same submission continues the run")
+
+
+def _forget(jobs: Sequence[Submission]) -> None:
+    """Note of each job that is active, or of which no scheduler tells, that its scheduler is not asked any more."""
+    from jobs import kubernetes, slurm_queue
+    from jobs.status import state_of
+    from jobs.submissions import note, now
+
+    forgotten = False
+    for one in reversed(jobs):
+        try:
+            if not state_of(one).active:  # its id may be another job's by now
+                continue
+            kubernetes.cancel(one) if one.scheduler == "kubernetes" else slurm_queue.cancel(one)
+        except VizSageError as error:
+            _warn(str(error))
+        _warn(note(dataclasses.replace(one, given_up=now())))
+        print(f"{one.kind} job {one.job_id} counts as gone; where it still runs, its lock on the run directory holds")
+        forgotten = True
+    if not forgotten:
+        raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -306,7 +331,7 @@ def _report(job_id: str, run_dir: str, log: str) -> None:
 
 
 def _profile(options: argparse.Namespace, config: Any) -> Any:
-    from jobs.profile import load_profile
+    from jobs.profile import fill, load_profile
 
     given = {"nodes": options.nodes, "gpus_per_node": options.gpus_per_node, "time": options.time}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -314,7 +339,10 @@ def _profile(options: argparse.Namespace, config: Any) -> Any:
         changes["gres"] = None
     elif config.device == "cpu":
         changes |= {"gpus_per_node": 0, "gres": None}  # nobody wants to wait for GPUs that stay idle
-    return load_profile(options.profile, changes)
+    profile, remarks = fill(load_profile(options.profile, changes), os.environ)
+    for remark in remarks:
+        _warn(remark)
+    return profile
 
 
 def _request(options: argparse.Namespace) -> Any:
@@ -334,7 +362,7 @@ def _evaluation(options: argparse.Namespace) -> Any:
     adapter = options.adapter
     if adapter is not None and options.scheduler == "slurm":
         adapter = adapter.absolute()  # in a pod, relative paths begin elsewhere
-    return Evaluation(options.split, options.limit, options.base, adapter, options.blind)
+    return Evaluation(options.split, options.limit, options.base, adapter, options.blind, options.other_data)
 
 
 def _for_eval(profile: Any, nodes: int | None = None, gpus_per_node: int | None = None) -> Any:
@@ -358,7 +386,7 @@ def _refuse_second_job(run_dir: Path) -> None:
         one = found.submission
         raise ConfigError(
             f"{run_dir}: {one.kind} job {one.job_id} of this run is {found.state}; cancel it (python -m jobs "
-            f"cancel {one.job_id}), wait for it, or name another output_dir"
+            f"cancel {one.job_id}; with --forget if it is gone all the same), wait for it, or name another output_dir"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 # Options that one scheduler has and the other has not.
 _ONLY = {"profile": "slurm", "overlay": "kubernetes", "image": "kubernetes", "namespace": "kubernetes"}
 # Those that only an evaluation has.
-_EVALUATION = ("split", "limit", "base", "adapter", "blind")
+_EVALUATION = ("split", "limit", "base", "adapter", "blind", "other_data")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -47,7 +47,7 @@ def _check_evaluation(parser: argparse.ArgumentParser, options: argparse.Namespa
     """What `vizsage eval` would refuse after hours in a queue, and what a training does not know."""
     given = [name for name in _EVALUATION if getattr(options, name) not in (None, False)]
     if given and options.kind != "eval":
-        parser.error(f"--{given[0]} is for eval")
+        parser.error(f"--{given[0].replace('_', '-')} is for eval")
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit: expected a number of samples of 1 or more, found {options.limit}")
     if options.base and options.adapter is not None:
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         added = command(name, summary)
         added.add_argument("scheduler", choices=("slurm", "kubernetes"), help="where to")
         added.add_argument("kind", choices=kinds, help="what to run")
-        added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
+        added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
         added.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
         one = "; an evaluation takes one unless told here" if "eval" in kinds else ""
         added.add_argument("--nodes", type=int, metavar="N", help=f"nodes, one launcher each{one}")
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--base", action="store_true", help="the base model, without an adapter")
         group.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
         group.add_argument("--blind", action="store_true", help="the same questions with the pictures withheld")
+        group.add_argument("--other-data", action="store_true", help="another data set than that of the run")
 
     def asking(name: str, summary: str) -> argparse.ArgumentParser:
         added = command(name, summary)
@@ -117,7 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     asking("status", "how a run's jobs stand")
     logs = asking("logs", "print a run's log")
     logs.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
-    asking("cancel", "stop a run's jobs; a checkpoint is saved first")
+    cancel = asking("cancel", "stop a run's jobs; a checkpoint is saved first")
+    cancel.add_argument(
+        "--forget",
+        action="store_true",
+        help="count the jobs as gone from now on, whatever the scheduler says or does not say",
+    )
     sending("sweep", "send every combination of comma-separated values", ("train",))
     table = command("table", "one line for each run below a folder")
     table.add_argument("folder", metavar="DIR", type=Path, help="folder of the runs")

@@ -14,9 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from jobs.kubernetes import kubectl_for
+from jobs.job_states import ask, has_ended
+from jobs.kubectl import kubectl_for
 from jobs.manifest import CONTAINER
-from jobs.pods import INDEX, Pod, ask, failed_before, has_ended, over, pods_of, started
+from jobs.pods import INDEX, Pod, failed_before, over, pods_of, started
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError
 
@@ -47,7 +48,7 @@ def print_logs(submission: Submission, follow: bool) -> None:
             log.stop()
     if not logs:
         state = ask(submission)
-        detail = f"{state[0]}: {state[1]}" if state else "Kubernetes does not know it any more"
+        detail = f"{state.state}: {state.detail}" if state else "Kubernetes does not know it any more"
         raise VizSageError(f"job {submission.job_id} has no log: {detail}")
     if not any(log.was_read for log in logs.values()):
         raise VizSageError(f"none of the logs of job {submission.job_id} can be read")

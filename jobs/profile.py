@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,13 @@ _TIMES = (
     r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
 )
 _UNIT_S = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+# Key of a profile: the variables of sbatch that say the same.
+_DEFAULTS = {
+    "partition": ("SBATCH_PARTITION",),
+    "account": ("SBATCH_ACCOUNT",),
+    "qos": ("SBATCH_QOS",),
+    "reservation": ("SBATCH_RESERVATION",),
+}
 _UNLIMITED = ("UNLIMITED", "INFINITE")
 # TOKENIZERS_PARALLELISM is no secret, and neither is the name of the file that holds one (HF_TOKEN_PATH).
 _SECRET_NAME = (
@@ -119,6 +127,7 @@ class Profile(BaseModel):
     account: Word | None = Field(None, description="Account that is charged; null: your default.")
     qos: Word | None = Field(None, description="Quality of service; null: your default.")
     constraint: Word | None = Field(None, description="Features that the nodes must have, for example a100&ib.")
+    reservation: Word | None = Field(None, description="Reservation whose nodes are taken; null: none.")
 
     # how much
     nodes: PositiveInt = Field(1, description="Nodes of a training; an evaluation takes one.")
@@ -204,6 +213,31 @@ def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
     # As texts: 24:00:00 without quotes would be a number, and a variable's `yes` a switch.
     settings = read_yaml(path, as_text=True) if path else {}
     return build(Profile, settings | changes, source=str(path or "profile"))
+
+
+def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, list[str]]:
+    """`profile` with what it leaves open and a variable of sbatch in `environment` says, and a line on each of these.
+
+    Only what names a place is taken: a count or a time of the environment would contradict the profile and the options
+    unseen. Raises ConfigError for a value that no profile may have.
+    """
+    taken = {
+        key: (name, environment[name])
+        for key, names in _DEFAULTS.items()
+        for name in names
+        if environment.get(name) and getattr(profile, key) in (None, environment[name])
+    }
+    open_keys = {key: (name, value) for key, (name, value) in taken.items() if getattr(profile, key) is None}
+    lines = [f"{key}: {value}, from {name} in the environment" for key, (name, value) in open_keys.items()]
+    known = {name for name, _ in taken.values()} | {"SBATCH_EXPORT"}  # a surrounding job has it
+    if ignored := [name for name in sorted(environment) if name.startswith("SBATCH_") and name not in known]:
+        lines.append(f"{', '.join(ignored)} in the environment: not passed on to sbatch; profile and options decide")
+    if open_keys:
+        settings = profile.model_dump() | {key: value for key, (_, value) in open_keys.items()}
+        profile = build(
+            Profile, settings, source=f"{', '.join(name for name, _ in open_keys.values())} in the environment"
+        )
+    return profile, lines
 
 
 def _path(name: str | None) -> Path | None:

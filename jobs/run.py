@@ -41,12 +41,13 @@ from vizsage.streams import keep_streams
 USAGE = """\
 usage: python -m jobs.run train CONFIG [key=value ...] [--then-eval]
        python -m jobs.run eval CONFIG [key=value ...] [--split SPLIT] [--limit N] [--base | --adapter DIR] [--blind]
+                                                          [--other-data]
 
 Runs `vizsage train` or `vizsage eval` with one process a GPU, and returns its exit code: 0 done, 2 wrong command or
 configuration, 3 unusable data, 4 a failure that will repeat, 75 interrupted with what was done safe on disk (the same
 command continues), others unknown. SIGTERM saves a checkpoint first, or the answers under way.
 
-  CONFIG       a YAML file, see config/; key=value overrides a setting of it
+  CONFIG       a YAML file, see config/, or the folder of a run; key=value overrides a setting of it
   --then-eval  evaluate on the first node, with all its GPUs, when the training has succeeded
 
 Several nodes: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment. PROCESSES_PER_NODE: instead of the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,8 @@ def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | N
         "requeue": True,  # a lost node, too, sends the job back into the queue
         "signal": f"USR2@{profile.signal_delay_s}",  # never USR1, which NCCL catches
     }
+    if profile.reservation:
+        more["reservation"] = profile.reservation
     if after:
         more |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
     found: dict[str, Any] = {
@@ -214,4 +217,9 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
     for path in (first.base_path, first.external_knowledge_path, Path(first.model_name), adapter):
         if path is not None and path.exists():
             add(path, ":ro")
+    if profile.container_kind == "pyxis" and (blank := next((one for one in mounts if re.search(r"\s", one)), None)):
+        raise ConfigError(
+            f"{blank.split(':')[0]}: pyxis cannot mount a path with a blank; rename it, or put a folder above it into "
+            "mounts"
+        )
     return mounts

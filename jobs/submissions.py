@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.spec import FOLDER
 from vizsage.errors import ConfigError
-from vizsage.files import append_jsonl, read_jsonl
+from vizsage.files import append_jsonl
+
+log = logging.getLogger(__name__)
 
 FILE = "submissions.jsonl"
 
@@ -19,7 +23,8 @@ FILE = "submissions.jsonl"
 class Submission:
     """One job. Paths are absolute; `submitted` is UTC, ISO 8601.
 
-    `log` is a file on SLURM, the command that prints it on Kubernetes; the last four are Kubernetes' alone.
+    `log` is a file on SLURM, the command that prints it on Kubernetes; `context` to `server` are Kubernetes' alone.
+    `user` is the numeric id of who sent it. `given_up`, a time: from then on, the scheduler is not asked any more.
     """
 
     job_id: str
@@ -34,6 +39,8 @@ class Submission:
     namespace: str = ""
     resource: str = ""
     server: str = ""
+    user: str = ""
+    given_up: str = ""
 
     @property
     def folder(self) -> Path:
@@ -54,7 +61,7 @@ def note(submission: Submission) -> str | None:
         try:
             append_jsonl(path, [line])
         except OSError as error:
-            problems.append(f"the job is sent, but {path} cannot be written: {error.strerror}")
+            problems.append(f"{path} does not list job {submission.job_id}: it cannot be written: {error.strerror}")
     return "; ".join(problems) or None
 
 
@@ -122,10 +129,25 @@ def list_of_all() -> Path:
 
 
 def _read(path: Path) -> list[Submission]:
+    """The jobs in a list; a damaged line is left out and told. Raises ConfigError where it is no list at all."""
     if not _exists(path):
         return []
     known = {field.name for field in dataclasses.fields(Submission)}
+    jobs: dict[tuple[str, str], Submission] = {}
+    damaged = []
     try:
-        return [Submission(**{k: v for k, v in line.items() if k in known}) for line in read_jsonl(path)]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a list of submitted jobs ({error}); move it away") from None
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: the list of submitted jobs cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                one = Submission(**{key: value for key, value in json.loads(line).items() if key in known})
+                jobs[one.job_id, one.submitted] = one  # a later line on a job replaces the earlier one
+        except (ValueError, TypeError, AttributeError):
+            damaged.append(str(number))
+    if damaged and not jobs:
+        raise ConfigError(f"{path}: not a list of submitted jobs (line {damaged[0]} is none); move it away")
+    if damaged:
+        log.warning("%s: damaged in line %s; a job is missing here, ask the scheduler", path, ", ".join(damaged))
+    return [*jobs.values()]

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from vizsage.errors import TELLING, ConfigError
+from vizsage.errors import LAUNCHER, TELLING, ConfigError
 
 LOOPBACK = "127.0.0.1"
 # The scheduler ends the job when its own patience ends.
@@ -20,8 +20,8 @@ _GRACE_S = 24 * 3600
 # of the processes that are started here.
 _PLACES = (
     "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_NAME ROLE_WORLD_SIZE "
-    "MASTER_ADDR MASTER_PORT PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS VIZSAGE_SECRET VIZSAGE_LAUNCHER"
-).split()
+    "MASTER_ADDR MASTER_PORT PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS VIZSAGE_SECRET"
+).split() + [LAUNCHER]
 _PLACES_BEGIN = ("TORCHELASTIC_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
 
@@ -99,7 +99,7 @@ def launch(command: list[str], environments: list[dict[str, str]], received: lis
             name="vizsage",
             entrypoint=command[0],
             args={rank: tuple(command[1:]) for rank in range(len(environments))},
-            envs={i: one | {"VIZSAGE_LAUNCHER": str(os.getpid())} for i, one in enumerate(environments)},
+            envs={i: one | {LAUNCHER: str(os.getpid())} for i, one in enumerate(environments)},
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         close = processes.close

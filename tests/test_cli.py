@@ -139,7 +139,7 @@ def test_demo_writes_a_data_set_that_check_accepts(tmp_path: Path) -> None:
         (["eval", "a.yaml", "--base", "--adapter", "x"], "not allowed with argument --base"),
         (["predict", "a.yaml", "--question", "who"], "the following arguments are required: --image"),
         (["train", "a.yaml"], "a.yaml: no such file"),
-        (["train", "."], ".: cannot be read"),
+        (["train", "."], ".: a folder without config.yaml; name a YAML file of settings, or the output_dir"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_2(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -206,7 +207,7 @@ def test_broken_yaml_names_line_and_column(tmp_path: Path, text: str, message: s
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         load_config(tmp_path / "nowhere.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="a folder without config.yaml"):
         load_config(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("instruction: \xe9t\xe9\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.yaml: cannot be read"):
@@ -267,6 +268,27 @@ def test_bad_overrides(write_settings: Callable[..., Path], override: str, messa
 def test_an_override_that_only_resembles_yaml_is_a_text(tmp_path: Path, text: str, value: str | None) -> None:
     (tmp_path / "run.yaml").touch()
     assert load_config(tmp_path / "run.yaml", [f"wandb_run_name={text}"]).wandb_run_name == value
+
+
+def test_the_folder_of_a_run_stands_for_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("outputs/cc")
+    run.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="outputs/cc: a folder without config.yaml; name a YAML file of settings"):
+        load_config(run)
+    (run / "config.yaml").write_text(config_to_yaml(Config(output_dir=run, seed=7)))
+    (run / "run.json").write_text("{}")
+    config = load_config(run, ["lr=0.5"])
+    assert (config.seed, config.lr, config.output_dir) == (7, 0.5, run)
+    assert load_config(run.absolute()).output_dir == run  # as it is written there
+    shutil.copytree(run, "copied")  # what comes of a copy belongs into the copy
+    assert load_config(Path("copied")).output_dir == Path("copied")
+    assert load_config(Path("copied"), ["output_dir=new"]).output_dir == Path("new")
+    (run / "run.json").unlink()  # of somebody's own making: its output_dir is what it says
+    assert load_config(run.rename("mine")).output_dir == Path("outputs/cc")
+    (tmp_path / "mine" / "config.yaml").write_text("lr: fast")
+    with pytest.raises(ConfigError, match="^mine/config.yaml: lr: "):
+        load_config(Path("mine"))
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from vizsage.errors import TELLING, ConfigError, Interrupted, InUse, VizSageError, error_of, one_line
+from vizsage.errors import ConfigError, Interrupted, VizSageError, error_of, one_line
 
 
 def test_an_error_is_one_short_line_that_says_something() -> None:
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(ValueError("x" * 1000)) == "x" * 300
     assert one_line(TimeoutError()) == "TimeoutError"
-
-
-def test_a_folder_in_use_is_worth_another_try() -> None:
-    """Neither what schedulers never try again, nor what they try for ever: two jobs may be on one folder."""
-    assert InUse("out").exit_code not in (0, *TELLING, Interrupted.exit_code)
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, ConfigError), (75, Interrupted), (1, VizSageError), (9, VizSageError)])

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,31 @@ def test_appending_after_a_kill_anywhere_keeps_every_whole_record(
     data = path.read_bytes()
     torn = data[: cut % (len(data) + 1)]
     path.write_bytes(torn)
-    whole = records[: torn.count(b"\n")]
+    whole = records[: data[: len(torn) + 1].count(b"\n")]  # one that lacks only its line break is whole
     assert list(files.read_jsonl(path)) == whole
     files.append_jsonl(path, [{"next": 1}])
     assert list(files.read_jsonl(path)) == [*whole, {"next": 1}]
+
+
+def test_processes_that_append_to_one_file_lose_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "log.jsonl"
+    code = (
+        "import sys; from pathlib import Path; from vizsage.files import append_jsonl\n"
+        "for i in range(40): append_jsonl(Path(sys.argv[1]), [{'writer': sys.argv[2], 'i': i, 'text': 'x' * 900}])"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, path, name]) for name in "abcd"]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    found = [(line["writer"], line["i"]) for line in files.read_jsonl(path)]
+    assert sorted(found) == [(writer, i) for writer in "abcd" for i in range(40)]
+
+
+def test_a_file_system_without_locks_takes_lines_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "lockf", refuse)
+    files.append_jsonl(tmp_path / "log.jsonl", [{"a": 1}])
+    assert list(files.read_jsonl(tmp_path / "log.jsonl")) == [{"a": 1}]
 
 
 def test_a_torn_line_longer_than_one_block_is_cut_off(tmp_path: Path) -> None:

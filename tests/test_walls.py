@@ -27,8 +27,9 @@ FLOORS = [
     {"check"},
     {"backends"},
     {"data"},
-    {"scoring", "record", "interruption", "tracking"},
+    {"scoring", "record", "interruption", "tracking", "lock"},
     {"config", "streams"},
+    {"strict_yaml"},
     {"errors", "files"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -37,7 +38,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_FREE = [
     name
     for name in MODULES
-    if name.split(".")[1:2] in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["check"], ["scoring"])
+    if name.split(".")[1:2]
+    in (["cli"], ["parser"], ["config"], ["strict_yaml"], ["errors"], ["files"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
     or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,19 @@ from rich.table import Table
 from vizsage.backends.base import foreign_folder
 from vizsage.backends.hardware import choose_backend, is_installed
 from vizsage.config import Config
+from vizsage.data.left_out import NOTICEABLE, require_some, summary
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
-from vizsage.data.survey import SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
+from vizsage.data.survey import LEFT_OUT, SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
 from vizsage.errors import ConfigError, DataError
 from vizsage.files import nearest_existing
 
 log = logging.getLogger(__name__)
 
 OVERLAP = "samples in two splits"
+TOO_LONG = "too long, left out"
 _MEASURED = 24  # longest texts, and questions on the largest pictures, whose length in tokens is measured
+_SPREAD = 200  # training samples by which the share that is left out is judged
 _PROCESSOR_BYTES = 32 * 2**20  # a large tokenizer, saved with the adapter
 _STATE_BYTES = 2**20  # random states, position and manifest of a checkpoint
 
@@ -135,8 +139,31 @@ def _measure_lengths(config: Config, survey: Survey, pixels: dict[ImageRef, int]
             measured += 1
             longest = max(longest, int(batch["attention_mask"].sum()))
             for sample_id, reason in batch["left_out"]:
-                survey.add("too long, left out", f"{row.name}: {sample_id}: {reason}", warning=True)
+                survey.add(TOO_LONG, f"{row.name}: {sample_id}: {reason}", warning=True)
+    if survey.kinds.keys() & {TOO_LONG, LEFT_OUT}:
+        _check_share(config, survey, collate)
     return f"longest of {measured} samples measured: {longest} tokens of max_seq_length {config.max_seq_length}"
+
+
+def _check_share(config: Config, survey: Survey, collate: Callable[..., Any]) -> None:
+    """Note where training would leave out many of its samples, judged by some spread over the split, or all."""
+    total = next((row.samples for row in survey.rows if row.name == "train"), 0)
+    every = max(1, total // _SPREAD)
+    reasons, looked_at = list[str](), 0
+    for sample in islice(open_split(config, "train").stream(), 0, None, every):
+        looked_at += 1
+        try:
+            reasons += [reason for _, reason in collate([sample])["left_out"]]
+        except DataError:  # an answer that is noted already
+            continue
+    if len(reasons) == looked_at:
+        try:
+            require_some(open_split(config, "train").stream(), collate)
+        except DataError as error:
+            survey.add("training", str(error))
+            return
+    if len(reasons) >= NOTICEABLE * looked_at:
+        survey.add("training samples left out", f"train: {summary(reasons, looked_at)}", warning=True)
 
 
 def _long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> list[Sample]:

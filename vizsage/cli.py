@@ -96,6 +96,7 @@ def _eval(options: argparse.Namespace) -> None:
             adapter=options.adapter,
             blind=options.blind,
             fresh=options.fresh,
+            other_data=options.other_data,
             console=Console(),
             latch=latch,
         )
@@ -104,7 +105,7 @@ def _eval(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> None:
     from vizsage.evaluation.score import score_file
 
-    rescored = score_file(options.predictions, rigorous=options.rigorous)
+    rescored = score_file(options.predictions, mode=options.mode)
     if options.json:
         import json
 

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line
+from vizsage.errors import ConfigError, one_line, shortened
+from vizsage.strict_yaml import Loader, TextLoader
 
 
 def _no_bool(value: Any) -> Any:
@@ -110,7 +111,7 @@ class Config(BaseModel):
     epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
-    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises.")
+    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises; at most half of all.")
     weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
     optim: OPTIMIZERS = Field("adamw_torch", description="Optimizer; the 8-bit and paged ones need bitsandbytes.")
     scheduler: SCHEDULERS = Field("linear", description="Shape of the learning rate after warm-up.")
@@ -194,8 +195,10 @@ class Config(BaseModel):
     )
 
     # evaluation
-    use_text_normalization: bool = Field(
-        True, description="true: SQuAD exact match. false: rigorous, character by character."
+    use_text_normalization: Literal["light"] | bool = Field(
+        True,
+        description="Exact match: true as SQuAD; light: but for case, white space and Unicode form; false: rigorous, "
+        "as it is.",
     )
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 
@@ -260,19 +263,38 @@ class Config(BaseModel):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and lay `key=value` overrides over it.
+    """Read a YAML file, or the one in the folder of a run, and lay `key=value` overrides over it.
+
+    The output_dir of a run's folder is that folder, wherever the run was moved or copied to.
 
     Raises ConfigError with every problem of file and overrides, a clause each, in one line.
     """
-    settings = read_yaml(path)
+    file = settings_file(path)
+    settings = read_yaml(file)
+    if file != path and (path / "run.json").is_file():
+        written = settings.get("output_dir", Config.model_fields["output_dir"].default)
+        if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
+            settings["output_dir"] = str(path)
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            problems.append(f"{override!r} is not an override; write key=value")
+            problems.append(f"{shortened(repr(override))} is not an override; write key=value")
             continue
         settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(path), problems=problems)
+    return build_config(settings, source=str(file), problems=problems)
+
+
+def settings_file(path: Path) -> Path:
+    """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
+    if not path.is_dir():
+        return path
+    file = path / "config.yaml"
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: a folder without config.yaml; name a YAML file of settings, or the output_dir of a training"
+        )
+    return file
 
 
 def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:
@@ -291,7 +313,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-            found.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            found.append(f"unknown key {shortened(repr(key))}" + (f", did you mean {near[0]!r}?" if near else ""))
     built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
@@ -312,7 +334,7 @@ def config_to_yaml(config: Config) -> str:
 def _override_value(text: str) -> Any:
     """`text` as YAML where it looks like YAML, else as it stands: `Answer: briefly # now` is meant as a text."""
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ValueError):
         return text
     bracketed = text.lstrip().startswith(("[", "{", '"', "'"))
@@ -341,12 +363,12 @@ def _clause(model: type[BaseModel], key: str, messages: list[str], found: Any) -
     field = model.model_fields[key]
     purpose = (field.description or "").rstrip(".")
     value = f", found {_shown(found)}" if field.repr else ""
-    return f"{key}: {', or '.join(messages)}{value} ({purpose}; default {_shown(field.default)})"
+    return f"{key}: {', or '.join(dict.fromkeys(messages))}{value} ({purpose}; default {_shown(field.default)})"
 
 
 def _shown(value: Any) -> str:
     """A value as it would stand in the file."""
-    return json.dumps(value, default=str, ensure_ascii=False)
+    return shortened(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _loftq_problems(loftq: dict[str, int]) -> list[str]:
@@ -359,42 +381,6 @@ def _loftq_problems(loftq: dict[str, int]) -> list[str]:
     return problems
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, where plain YAML would keep the last one silently.
-
-    A date is a text: no setting is one, and a name such as 2026-01-31 would otherwise be refused.
-    """
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    result: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, (str, int, float)):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key_node.start_mark)
-        if key in result:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-        result[key] = loader.construct_object(value_node, deep=True)
-    return result
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-class _TextLoader(_Loader):
-    """Keeps every scalar but null as the text that stands in the file."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
 def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty one.
 
@@ -405,15 +391,15 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        settings = yaml.load(text, Loader=_TextLoader if as_text else _Loader)
+        settings = yaml.load(text, Loader=TextLoader if as_text else Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
     except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}broken YAML: {error.problem}") from None
+        raise ConfigError(f"{path}: {where}broken YAML: {shortened(str(error.problem))}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: broken YAML: {one_line(error)}") from None
     if settings is None:

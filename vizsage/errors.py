@@ -5,6 +5,7 @@ A message is one line: what was found, where (file, key or record), what is allo
 
 from __future__ import annotations
 
+import os
 import re
 
 EXIT_DONE = 0
@@ -13,6 +14,8 @@ EXIT_USAGE = 2
 EXIT_DATA = 3
 EXIT_REPEATS = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
+LAUNCHER = "VIZSAGE_LAUNCHER"
+"""The variable with the process id of the launcher that has started this process."""
 TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 """Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
@@ -28,6 +31,16 @@ class ConfigError(VizSageError):
     """The command or the configuration is wrong; running it again cannot help."""
 
     exit_code = EXIT_USAGE
+
+
+class FolderInUse(ConfigError):
+    """Another process works in the folder that a command would write into.
+
+    Whoever typed the command has to decide. A launcher's exit code is read by a scheduler, for which another try is
+    right: the processes of an attempt that was killed may be saving still.
+    """
+
+    exit_code = EXIT_UNKNOWN if os.environ.get(LAUNCHER) else EXIT_USAGE
 
 
 class DataError(VizSageError):
@@ -54,10 +67,6 @@ class Interrupted(VizSageError):
     exit_code = EXIT_INTERRUPTED
 
 
-class InUse(VizSageError):
-    """Another process works in the folder. Not ConfigError: once that one has ended the same command succeeds."""
-
-
 def error_of(exit_code: int, message: str) -> VizSageError:
     """The error with that exit code and message, as another process has told of it."""
     kinds: tuple[type[VizSageError], ...] = (ConfigError, DataError, RepeatingError, Interrupted)
@@ -69,6 +78,14 @@ def error_of(exit_code: int, message: str) -> VizSageError:
 def one_line(error: BaseException) -> str:
     """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """`text` for a message: where it has more than `most` characters, the middle is left out and counted."""
+    if len(text) <= most:
+        return text
+    kept = most // 2 - 15  # on either side of the words between them
+    return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

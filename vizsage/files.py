@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
+
+log = logging.getLogger(__name__)
 
 
 def fsync_dir(directory: Path) -> None:
@@ -80,12 +86,21 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Append one line a record and fsync. A torn last line left by a kill is cut off first."""
+    """Append one line a record and fsync; processes that append to one file take turns.
+
+    What a kill left of a last line is cut off first, and a last record that lacks its line break only gets it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
+        _wait_for_turn(file, path)
         end = _end_of_last_whole_line(file)
-        file.truncate(end)
-        rest = memoryview(_lines(records).encode("utf-8"))
+        last = _tail(file, end)
+        lines = _lines(records).encode("utf-8")
+        if _is_record(last):
+            end, lines = end + len(last), b"\n" + lines
+        elif last:  # never without need: on a file system without locks, another process may have appended by now
+            file.truncate(end)
+        rest = memoryview(lines)
         try:
             while rest:
                 rest = rest[file.write(rest) :]
@@ -99,7 +114,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file that `append_jsonl` wrote; a torn last line is left out."""
     with open(path, "rb") as file:
         for line in file:
-            if line.endswith(b"\n") and line.strip():
+            if line.strip() and (line.endswith(b"\n") or _is_record(line)):
                 yield json.loads(line)
 
 
@@ -128,7 +143,30 @@ def _lines(records: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
 
 
-def _end_of_last_whole_line(file: Any) -> int:
+def _wait_for_turn(file: FileIO, path: Path) -> None:
+    """Hold the file until it is closed. Locks of this kind reach other hosts over NFS, too."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        log.debug("%s: the file system has no locks; lines of several processes are not kept apart", path)
+
+
+def _tail(file: FileIO, start: int) -> bytes:
+    file.seek(start)
+    return file.read()
+
+
+def _is_record(text: bytes) -> bool:
+    """Whether it is a whole record: what is cut off anywhere does not close its braces."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _end_of_last_whole_line(file: FileIO) -> int:
     size: int = file.seek(0, os.SEEK_END)
     position = size
     while position > 0:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vizsage.errors import LAUNCHER
+
 log = logging.getLogger(__name__)
 
-LAUNCHER = "VIZSAGE_LAUNCHER"
-"""The variable with the process id of the launcher that this process must not outlive."""
 _PR_SET_PDEATHSIG = 1
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 # One Ctrl-C may arrive twice: from the terminal and, forwarded, from the launcher of the processes.

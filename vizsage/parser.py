@@ -62,7 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, description=description, parents=[common])
 
     def settings(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
-        command.add_argument("config", metavar="CONFIG", type=Path, nargs="?" if optional else None, help="a YAML file")
+        command.add_argument(
+            "config",
+            metavar="CONFIG",
+            type=Path,
+            nargs="?" if optional else None,
+            help="a YAML file, or the output_dir of a run",
+        )
         command.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
 
     def model(command: argparse.ArgumentParser) -> None:
@@ -80,15 +86,23 @@ def _parser() -> argparse.ArgumentParser:
     model(evaluation)
     evaluation.add_argument("--blind", action="store_true", help="the same questions with the pictures withheld")
     evaluation.add_argument("--fresh", action="store_true", help="set earlier answers aside and start anew")
+    evaluation.add_argument(
+        "--other-data",
+        action="store_true",
+        help="CONFIG names another data set than the run in output_dir; the results go to <dataset>-<split>",
+    )
 
     score = command("score", "score a file of predictions again, also another tool's; needs no model and no GPU")
     score.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="a JSON object a line; -: standard input")
     score.add_argument("--json", action="store_true", help="print what results.json holds instead of tables")
-    score.add_argument(
-        "--rigorous",
-        action=argparse.BooleanOptionalAction,
-        help="exact match character by character (default: as results.json beside the file says, else SQuAD's)",
-    )
+    mode = score.add_mutually_exclusive_group()
+    modes = {
+        "rigorous": ("rigorous", "exact match character by character"),
+        "light": ("light", "exact match where case, white space and Unicode form do not count"),
+        "no-rigorous": ("squad", "SQuAD's exact match (default: as results.json beside the file says, else this)"),
+    }
+    for option, (name, summary) in modes.items():
+        mode.add_argument(f"--{option}", dest="mode", action="store_const", const=name, help=summary)
 
     report = command("report", "write report.html of an evaluation again: scores, curves, errors with their pictures")
     report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")

@@ -280,7 +280,7 @@ def test_4_bit_on_a_gpu_is_nf4_with_double_quantisation(monkeypatch: pytest.Monk
     }
 
 
-def test_without_torchvision_three_families_run_and_the_others_say_what_to_install() -> None:
+def test_without_torchvision_families_run_or_say_what_to_install() -> None:
     folders = {family: str(model_folder(family)) for family in FAMILIES}
     script = """
 import sys
@@ -313,13 +313,16 @@ print(json.dumps(found))
     )
     found = json.loads(done.stdout.splitlines()[-1])
     for family in FAMILIES:
+        needed = (
+            f"model_name {folders[family]}: its processor needs torchvision, which is not installed; "
+            "`pip install torchvision`"
+        )
         if family in ("mllama", "llava", "gemma3"):
             assert found[family] == len(samples())
+        elif family == "idefics3":  # needs it in some releases of transformers
+            assert found[family] in (len(samples()), needed)
         else:
-            assert found[family] == (
-                f"model_name {folders[family]}: its processor needs torchvision, which is not installed; "
-                "`pip install torchvision`"
-            )
+            assert found[family] == needed
 
 
 def test_config_of_a_run_is_resolved_and_said(caplog: pytest.LogCaptureFixture) -> None:

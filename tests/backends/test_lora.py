@@ -18,7 +18,8 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForImageTextToText
 
 from tests.families import BUILDERS, model_folder
-from tests.families.data import randomise_adapter, samples, settings
+from tests.families.data import DAMAGES, damage_adapter, randomise_adapter, samples, settings
+from tests.families.qwen import build_3_moe
 from vizsage.backends import lora
 from vizsage.backends.base import LoadedModel
 from vizsage.backends.hf import load_base
@@ -151,6 +152,30 @@ def test_gradient_checkpointing_changes_no_gradient(family: str, vision: bool) -
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
     assert all(float(gradient.abs().sum()) > 0 for gradient in gradients[0].values())
+
+
+def test_experts_without_adapters_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = str(build_3_moe(tmp_path / "base"))
+    config = settings("qwen3_vl", model_name=base)
+    loaded = load_base(config)
+    model = add_adapter(loaded, config)
+    assert len(adapted(model)) == 2 * 4  # attention of two layers
+    [said] = [record.getMessage() for record in caplog.records if "experts" in record.getMessage()]
+    assert "finetune_mlp_modules: the experts of this model get no adapters" in said
+    assert "2 layers such as layers.0.mlp.experts keep" in said
+    model.train()(**collated(loaded, config)).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    randomise_adapter(model)
+    save_adapter(model, loaded.processor, config, tmp_path / "adapter", loaded.base_identity)
+    again = load_adapter(load_base(config), config, tmp_path / "adapter")
+    restored = dict(again.named_parameters())
+    assert all(torch.equal(restored[name], weight) for name, weight in adapter_state(model).items())
+
+    caplog.clear()
+    add_adapter(load_base(config), settings("qwen3_vl", model_name=base, finetune_mlp_modules=False))
+    assert not [record for record in caplog.records if "experts" in record.getMessage()]
+    with pytest.raises(ConfigError, match="experts of its MLPs are no linear layers"):
+        add_adapter(load_base(config), settings("qwen3_vl", model_name=base, finetune_attention_modules=False))
 
 
 def test_first_weights_depend_on_the_seed_alone() -> None:
@@ -341,3 +366,23 @@ def test_damaged_adapter_is_refused(tmp_path: Path, damage: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_adapter(load_base(config), config, folder)
     assert str(folder) in one_line(caught)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_incomplete_or_not_finite_weights_are_refused(
+    tmp_path: Path, damage: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    loaded, config, folder, _ = saved_adapter(tmp_path)
+    said = damage_adapter(folder, damage)
+    with pytest.raises(CheckpointError) as caught:
+        load_adapter(load_base(config), config, folder)
+    assert said in one_line(caught)
+    assert str(folder) in one_line(caught)
+    assert [w for w in recwarn if "missing adapter keys" in str(w.message)] == []
+
+
+def test_every_kind_of_adapter_is_whole(tmp_path: Path) -> None:
+    kinds: list[dict[str, Any]] = [{"bias": "all"}, {"use_dora": True}, {"finetune_norm_layers": True}]
+    for number, changed in enumerate(kinds):
+        _, config, folder, _ = saved_adapter(tmp_path / str(number), finetune_vision_layers=True, **changed)
+        assert adapted(load_adapter(load_base(config), config, folder))

@@ -23,7 +23,7 @@ import torch
 
 from tests.backends.vllm_stand_in import INTERFACE, StandIn, VLLMClientError, signature
 from tests.families import BUILDERS
-from tests.families.data import picture, randomise_adapter, samples, settings
+from tests.families.data import DAMAGES, damage_adapter, picture, randomise_adapter, samples, settings
 from vizsage.backends import hardware, vllm
 from vizsage.backends.base import Answer
 from vizsage.backends.generation import Generator
@@ -360,6 +360,18 @@ def test_adapters_in_full_precision_are_refused(stand_in: StandIn, adapter_of: C
     with pytest.raises(ConfigError, match="use_bf16: found false, but vLLM applies adapters in 16 bits only"):
         load_answerer(served("llava", use_bf16=False), adapter_of("llava"))
     assert load_answerer(served("llava", use_bf16=False), None).made_by["precision"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_incomplete_or_not_finite_weights_are_refused(
+    stand_in: StandIn, adapter_of: Callable[..., Path], tmp_path: Path, damage: str
+) -> None:
+    folder = shutil.copytree(adapter_of("qwen2_5_vl"), tmp_path / "copy")
+    said = damage_adapter(folder, damage)
+    with pytest.raises(CheckpointError) as caught:
+        load_answerer(served("qwen2_5_vl"), folder)
+    assert said in str(caught.value)
+    assert stand_in.started == []  # before weights of the base are read
 
 
 def test_loftq_is_refused(stand_in: StandIn, adapter_of: Callable[..., Path], tmp_path: Path) -> None:

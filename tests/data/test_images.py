@@ -104,7 +104,7 @@ def test_missing_file_folder_and_pipe(tmp_path: Path) -> None:
         FileImage("gone.png", tmp_path).read()
     assert not isinstance(missing.value, BadImage)  # on_bad_image: skip is for what cannot be decoded
     for name in ("folder", "pipe"):
-        with pytest.raises(DataError, match="is not a file"):
+        with pytest.raises(DataError, match="is not a regular file"):
             FileImage(name, tmp_path).read()
 
 

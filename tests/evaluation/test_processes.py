@@ -16,6 +16,7 @@ import pytest
 
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.demo import write_demo
+from vizsage.lock import only_one
 
 VOLATILE = ("throughput", "finished", "processes")
 
@@ -103,6 +104,15 @@ def test_a_signal_to_one_of_two_stops_both_and_three_go_on(config: Config, tmp_p
     assert [code for code, _ in end(start(whole, tmp_path / "whole.yaml", 1))] == [0]
     assert results(config) == results(whole)
     assert total == results(whole)[1]["total_samples"]  # nothing was answered twice
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_in_use_ends_all_with_exit_code_2(config: Config, tmp_path: Path) -> None:
+    """One process takes the lock, and all learn that it could not be had."""
+    with only_one(config.output_dir / "evaluation_results/test-base", "evaluating"):
+        ended = end(start(config, tmp_path / "run.yaml", 2))
+    assert [code for code, _ in ended] == [2, 2], ended
+    assert all(f"process {os.getpid()} on host {socket.gethostname()} has been evaluating" in text for _, text in ended)
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ def test_rows_carry_what_a_card_shows(run: Path) -> None:
 
 def test_equal_answers_are_counted(tmp_path: Path) -> None:
     page = made(write_run(tmp_path / "test", [make_row(answers=["red"] * 7 + ["dark red"] * 3)]))
-    assert page.data("gallery-data")["rows"][0]["answers"] == [["red", 7], ["dark red", 3]]
+    assert page.data("gallery-data")["rows"][0]["answers"] == [["red", 7], ["dark red", 3], ["a mill", 1]]
 
 
 def test_an_image_has_one_small_picture_however_many_questions(run: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.families import model_folder
 from vizsage.config import Config, build_config
@@ -74,3 +76,35 @@ def randomise_adapter(model: Any, std: float = 0.05, seed: int = 0) -> None:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+
+
+def damage_adapter(folder: Path, damage: str) -> str:
+    """Harm the weights of the adapter in `folder`; returns what a message has to say of it."""
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    names = sorted(tensors)
+    whole, first = len(names), names[0]
+    if damage == "file gone":
+        path.unlink()
+        return "found no adapter_model.safetensors"
+    if damage == "four left":
+        tensors = {name: tensors[name] for name in names[-4:]}
+        said = f"{whole - 4} of the adapter's tensors are missing (expected {whole} tensors, found 4), the first is "
+        said += first
+    elif damage == "none left":
+        tensors = {}
+        said = f"{whole} of the adapter's tensors are missing (expected {whole} tensors, found 0)"
+    elif damage == "one more":
+        tensors["base_model.model.elsewhere.lora_A.weight"] = torch.zeros(2, 2)
+        said = "1 of the adapter's tensors belong to no layer of this model"
+    elif damage == "too large":
+        tensors[first] = torch.full_like(tensors[first], 3e38)
+        said = f"1 of the adapter's tensors are not finite, or too large to compute with (expected {whole}"
+    else:
+        tensors[first][0, 0] = float(damage)
+        said = f"the first is {first}"
+    save_file(tensors, path)
+    return said
+
+
+DAMAGES = ("file gone", "four left", "none left", "one more", "too large", "nan", "-inf")

@@ -17,6 +17,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -70,6 +72,19 @@ def build_3(folder: Path) -> Path:
     tokenizer, shared = _shared(vision, {**TEXT, "head_dim": 12, "rope_parameters": rope})
     processor = Qwen3VLProcessor(_images(16), tokenizer, Qwen3VLVideoProcessor(), chat_template=TEMPLATE)
     return _finish(Qwen3VLForConditionalGeneration, Qwen3VLConfig(**shared), processor, folder)
+
+
+def build_3_moe(folder: Path) -> Path:
+    """Qwen3-VL with a mixture of experts: 4 experts of which 2 answer, their weights in one parameter for all."""
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 16,
+        "out_hidden_size": TEXT["hidden_size"], "num_position_embeddings": 64, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2], "mrope_interleaved": True}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    tokenizer, shared = _shared(vision, {**TEXT, **experts, "head_dim": 12, "rope_parameters": rope})
+    processor = Qwen3VLProcessor(_images(16), tokenizer, Qwen3VLVideoProcessor(), chat_template=TEMPLATE)
+    return _finish(Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig(**shared), processor, folder)
 
 
 def _images(patch: int) -> Qwen2VLImageProcessor:

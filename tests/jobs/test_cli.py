@@ -201,6 +201,49 @@ def test_overrides_may_stand_behind_options(here: Path, capsys: pytest.CaptureFi
     assert printed(capsys, *TRAIN, "lr=0.5", "--time", "1-00", "--dry-run") != plain
 
 
+def test_options_of_sbatch_in_the_environment_change_nothing_unseen(
+    scripts: Path,
+    standin: Standin,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "mine.yaml").write_text("partition: main\nqos: long\n")
+    standin("sbatch", f'env > "{here}/environment"; cp "$1" "{scripts}/101"; echo Submitted batch job 101')
+    harmful = {"SBATCH_TIMELIMIT": "3", "SBATCH_NO_REQUEUE": "1", "SBATCH_ARRAY_INX": "0-2", "SBATCH_PARTITION": "high"}
+    filling = {"SBATCH_ACCOUNT": "art", "SBATCH_RESERVATION": "course", "SBATCH_QOS": "long"}
+    silent = {"SRUN_CONTAINER": "/x", "SLURM_ARRAY_TASK_ID": "7", "SBATCH_EXPORT": "NONE"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "WANDB_API_KEY": "k"}
+    for name, value in (harmful | filling | silent | kept).items():
+        monkeypatch.setenv(name, value)
+    words = (*TRAIN, "--profile", "mine.yaml", "--time", "1:00:00")
+    remarks = [
+        "jobs: warning: account: art, from SBATCH_ACCOUNT in the environment",
+        "jobs: warning: reservation: course, from SBATCH_RESERVATION in the environment",
+        f"jobs: warning: {', '.join(sorted(harmful))} in the environment: not passed on to sbatch; profile and options "
+        "decide",
+    ]
+    assert run(*words, "--dry-run") == 0
+    dry = capsys.readouterr()
+    assert dry.err.splitlines() == remarks
+    asked = {line.removeprefix("#SBATCH --") for line in dry.out.splitlines() if line.startswith("#SBATCH")}
+    assert {"partition=main", "qos=long", "account=art", "reservation=course", "time=1:00:00", "requeue"} <= asked
+    assert run(*words) == 0
+    assert capsys.readouterr().err.splitlines() == remarks
+    assert f"{(scripts / '101').read_text()}\n" == dry.out
+    passed_on = dict(line.partition("=")[::2] for line in (here / "environment").read_text().splitlines())
+    assert {name: passed_on.get(name) for name in (*harmful, *filling, *silent, *kept)} == dict.fromkeys(
+        (*harmful, *filling, *silent)
+    ) | kept
+
+
+def test_a_value_of_the_environment_that_no_profile_may_have(
+    scripts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SBATCH_ACCOUNT", "two words")
+    assert "SBATCH_ACCOUNT in the environment: account: expected one word" in refused(capsys, *TRAIN)
+
+
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING"])
 def test_a_second_job_of_a_run_is_refused_while_the_first_is_active(
     scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str], state: str
@@ -234,7 +277,31 @@ def test_what_slurm_refuses_is_told_in_its_words(
     standin("sbatch", "printf 'sbatch: error: invalid partition: gpu\\nsbatch: error: Batch job failed\\n' >&2; exit 1")
     assert "invalid partition: gpu" in refused(capsys, *TRAIN)
     assert "no run was submitted" in refused(capsys, "status")
-    assert not list(Path("out/run/jobs").glob(".submission*"))
+    assert "invalid partition: gpu" in refused(capsys, *SWEEP)
+    assert not Path("out").exists()
+    # What was there before stays.
+    Path("out/run/jobs").mkdir(parents=True)
+    Path("out/run/jobs/7_0_log.out").touch()
+    assert "invalid partition: gpu" in refused(capsys, *TRAIN)
+    assert list(Path("out").rglob("*.*")) == [Path("out/run/jobs/7_0_log.out")]
+
+
+def test_an_answer_without_a_job_takes_nothing_back(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin("sbatch", "echo 'Welcome to the cluster'")
+    assert "names no job, see squeue" in refused(capsys, *TRAIN, code=1)
+    assert list(Path("out/run/jobs").glob("settings-*.yaml"))  # which the job would read
+
+
+def test_more_members_than_an_array_may_have(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin("scontrol", 'echo "Configuration data as of 2026"; echo "MaxArraySize            = 1"')
+    assert "2 runs are more than a job array of this cluster may have: 1 (MaxArraySize)" in refused(capsys, *SWEEP)
+    assert not (here / "out").exists()
+    standin("scontrol", 'echo "MaxArraySize            = 2"')
+    printed(capsys, *SWEEP)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -246,6 +313,20 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((*TRAIN, "lr=fast"), "lr"),
         ((*TRAIN, "lora=4"), "lora"),
         ((*TRAIN, "output_dir=a%b"), "%"),
+        *(
+            ((*start, place, *more), message)
+            for start in (TRAIN, EVAL, SWEEP, ("submit", "kubernetes", "train", "run.yaml"))
+            for more in ((), ("--dry-run",))
+            for place, message in (
+                ("output_dir=a\\b", "has a \\, which SLURM reads as a pattern"),
+                ("output_dir=a\n#SBATCH --mail-user=x", "has a line break"),
+                ('output_dir="a\\tb"', "has a line break or another character"),
+                (f"output_dir=out/{'ä' * 135}", "may have 255 bytes, found 270"),
+                (f"output_dir={'long/' * 800}", "and the whole path 3500"),
+            )
+        ),
+        ((*TRAIN, "--profile", "pyxis.yaml", "output_dir=/my run", "--dry-run"), "my run: pyxis cannot mount a path"),
+        ((*TRAIN, "--profile", "pyxis.yaml", "output_dir=/my run"), "my run: pyxis cannot mount a path"),
         ((*TRAIN, "name_trained_model=jobs"), "name_trained_model"),
         (("submit", "slurm", "train", "none.yaml"), "none.yaml"),
         ((*TRAIN, "--profile", "none"), "none.yaml"),
@@ -269,6 +350,7 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((*TRAIN, "--then-eval", "--split", "val"), "--split is for eval"),
         ((*TRAIN, "--limit", "5"), "--limit is for eval"),
         ((*TRAIN, "--base"), "--base is for eval"),
+        ((*TRAIN, "--other-data"), "--other-data is for eval"),
         ((*TRAIN, "--adapter", "out/adapter"), "--adapter is for eval"),
         (("submit", "kubernetes", "train", "run.yaml", "--blind"), "--blind is for eval"),
         (("submit", "kubernetes", "eval", "run.yaml", "--limit", "0"), "--limit"),
@@ -293,6 +375,7 @@ def test_a_mistake_is_one_line_and_nothing_is_sent_or_written(
     words: tuple[str, ...],
     message: str,
 ) -> None:
+    (here / "pyxis.yaml").write_text("container: pyxis /images/v.sqsh\n")
     before = everything(here, state_home, scripts)
     assert message in refused(capsys, *words)
     assert everything(here, state_home, scripts) == before
@@ -459,6 +542,28 @@ def test_a_cancellation_that_slurm_refuses(scripts: Path, standin: Standin, caps
     standin("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
     assert "Access denied" in refused(capsys, "cancel", code=1)
     assert not list(Path("out/run/jobs").glob("*.cancelled"))
+
+
+@pytest.mark.parametrize(
+    "squeue", ["echo 'COMPLETING|None'", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"]
+)
+def test_a_job_that_is_given_up_does_not_hold_its_run_for_ever(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str], squeue: str
+) -> None:
+    printed(capsys, *TRAIN)
+    standin("squeue", "echo 'FAILED|None'")
+    printed(capsys, *TRAIN)
+    standin("squeue", f'case "$*" in *102*) {squeue} ;; *) echo "FAILED|None" ;; esac')
+    standin("scancel", f'echo "$@" >> "{here}/cancelled"')
+    assert "--forget" in refused(capsys, *TRAIN, code=2 if "COMPLETING" in squeue else 1)
+    assert run("cancel", "--forget") == 0
+    assert capsys.readouterr().out.startswith("train job 102 counts as gone")
+    # Never an id that another job may have by now.
+    assert (here / "cancelled").exists() == ("COMPLETING" in squeue)
+    assert "train job 102: cancelled (given up by python -m jobs cancel --forget" in printed(capsys, "status")
+    assert "no job of this run is waiting or running" in refused(capsys, "cancel", "--forget")
+    assert printed(capsys, *TRAIN).startswith("job 103\n")
+    assert [job.job_id for job in find("run")] == ["101", "102", "103"]
 
 
 def test_a_table_of_what_was_sent(scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobs import cli
-from jobs.kubernetes import refusal
+from jobs.kubectl import refusal
 from jobs.spec import load_work
 from jobs.submissions import Submission, find
 from tests.jobs.api_server import ApiServer
@@ -173,6 +173,74 @@ def test_what_the_cluster_refuses_leaves_nothing_behind(
     assert not (here / "outputs").exists()
 
 
+VIEW = {("GET", kind) for kind in ("ConfigMap", "Job")}
+CONFIGMAPS = {("GET", "ConfigMap"), ("POST", "ConfigMap"), ("GET", "Job")}
+
+
+@pytest.mark.parametrize(
+    ("words", "cluster", "told"),
+    [
+        (("--namespace", "vlmm"), {}, ['namespaces "vlmm" not found', "name another with --namespace"]),
+        ((), {"rights": VIEW}, ['cannot create resource "configmaps"', "this account lacks the right"]),
+        ((), {"rights": set()}, ['cannot get resource "configmaps"', "this account lacks the right"]),
+        (
+            (),
+            {"rights": CONFIGMAPS | {("DELETE", "ConfigMap")}},
+            ['cannot create resource "jobs" in API group "batch" in the namespace "vlm"'],
+        ),
+        (
+            ("--overlay", "jobset"),
+            {"absent": {"JobSet"}},
+            ['no matches for kind "JobSet"', "the cluster knows no JobSet", "--overlay"],
+        ),
+        ((), {"refusals": {"Job": (422, "Invalid", "spec.template: Required value")}}, ["spec.template: Required"]),
+        (
+            (),
+            {"refusals": {"Job": (400, "", 'admission webhook "q" denied the request: refused, timeout')}},
+            ["denied"],
+        ),
+    ],
+)
+def test_a_definite_refusal_locks_nothing(
+    server: ApiServer,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    cluster: dict[str, Any],
+    told: list[str],
+) -> None:
+    for name, value in cluster.items():
+        setattr(server, name, value)
+    error = jobs(capsys, *TRAIN, *words, code=2)
+    assert error.startswith(f"jobs: error: namespace {words[1] if '--namespace' in words else 'vlm'} of context pool: ")
+    assert [part for part in told if part not in error] == []
+    assert "may be there" not in error
+    assert server.objects == {}
+    assert not (here / "outputs").exists()
+    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+
+
+def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.rights = CONFIGMAPS
+    error = jobs(capsys, *TRAIN, code=2)
+    [(kind, name)] = server.objects
+    assert f"kubectl --context pool --namespace vlm delete configmap {name}" in error
+    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+
+
+def test_a_job_that_may_not_be_seen_has_a_way_out(
+    server: ApiServer, here: Path, capsys: pytest.CaptureFixture[str], state_home: Path
+) -> None:
+    submitted(capsys)
+    server.rights = set()
+    error = jobs(capsys, *TRAIN, code=1)
+    for path in (here / "outputs/run/jobs/submissions.jsonl", state_home / "vizsage/submissions.jsonl"):
+        assert str(path) in error
+        path.unlink()
+    server.rights = None
+    jobs(capsys, *TRAIN)
+
+
 def test_a_job_whose_fate_is_unknown_is_noted(
     server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,12 +251,14 @@ def test_a_job_whose_fate_is_unknown_is_noted(
 
     def broken(command: list[str], given: str | None = None) -> Any:
         done = run(command, given) if "delete" not in command else None
-        if "apply" in command or done is None:
+        if done is None or ("apply" in command and given and "kind: Job" in given):
             return subprocess.CompletedProcess(command, 1, "", "Unable to connect to the server: EOF")
         return done
 
     monkeypatch.setattr(kubernetes, "run", broken)
-    assert "may be there all the same" in jobs(capsys, *TRAIN, code=1)
+    error = jobs(capsys, *TRAIN, code=1)
+    assert "may be there all the same: python -m jobs status tells when the cluster answers" in error
+    assert "remove the job's line from" in error
     monkeypatch.setattr(kubernetes, "run", run)
     [name] = server.names("Job")
     assert f"train job {name} of this run is pending" in jobs(capsys, *TRAIN, code=2)
@@ -251,7 +321,7 @@ def test_the_namespace_is_kubectl_s_or_the_one_that_is_named(
     assert find(None)[-1].namespace == "team-b"
     (tmp_path / "namespace").write_text("team-c\n")  # as in a pod, where there is no configuration
     monkeypatch.setattr(kubernetes, "_OWN_NAMESPACE", tmp_path / "namespace")
-    monkeypatch.setattr(kubernetes, "_config", lambda *_: "")
+    monkeypatch.setattr(kubernetes, "config", lambda *_: "")
     work = load_work("train", Path("My_Run.v2.yaml"))
     job = [{"kind": "Job", "metadata": {"name": "x"}}]
     assert kubernetes.submission_of(work, kubernetes.Manifest("x", job), None).namespace == "team-c"
@@ -381,7 +451,7 @@ def test_a_running_job_tells_its_node_and_its_failures(server: ApiServer, capsys
     name = submitted(capsys).job_id
     server.add_pod(name, "a", created="2026-01-01T00:00:00Z", phase="Failed", containerStatuses=[ended(1)])
     server.add_pod(name, "b", created="2026-01-01T00:01:00Z", phase="Running", containerStatuses=[RUNNING])
-    assert f"train job {name}: running (on node-7, exit code 1)" in jobs(capsys, "status")
+    assert f"train job {name}: running (on node-7, before: exit code 1)" in jobs(capsys, "status")
 
 
 def test_the_step_is_read_off_the_log_where_the_outputs_are_elsewhere(
@@ -428,13 +498,13 @@ def test_a_context_that_is_gone_is_no_word_on_the_job(server: ApiServer, capsys:
 def test_another_cluster_of_the_same_name_is_no_word_on_the_job(
     server: ApiServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from jobs import kubernetes
+    from jobs import kubectl
 
     submitted(capsys)
     (tmp_path / "other").mkdir()
     other = ApiServer(tmp_path / "other")
     server.kubeconfig.write_text(other.kubeconfig.read_text())
-    kubernetes._server.cache_clear()
+    kubectl.server_of.cache_clear()
     assert "leads to http://127.0.0.1" in jobs(capsys, "status", code=1)
     assert "set KUBECONFIG" in jobs(capsys, *TRAIN, code=1)
     other.stop()
@@ -449,9 +519,9 @@ def test_what_else_is_not_found_is_no_word_on_the_job(
 ) -> None:
     submitted(capsys)
     monkeypatch.setattr(
-        "jobs.kubernetes.run", lambda command, given=None: subprocess.CompletedProcess(command, 1, "", f"error: {said}")
+        "jobs.kubectl.run", lambda command, given=None: subprocess.CompletedProcess(command, 1, "", f"error: {said}")
     )
-    monkeypatch.setattr("jobs.kubernetes._server", lambda context: find(None)[-1].server)
+    monkeypatch.setattr("jobs.kubectl.server_of", lambda context: find(None)[-1].server)
     assert said in jobs(capsys, "status", code=1)
 
 

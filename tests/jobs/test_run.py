@@ -17,6 +17,7 @@ import pytest
 
 from jobs import workers
 from vizsage.errors import ConfigError
+from vizsage.lock import only_one
 
 ROOT = Path(__file__).parents[2]
 MISHAPS = ROOT / "tests" / "integration" / "mishaps"
@@ -509,6 +510,25 @@ def test_a_wrong_command_is_one_line(tmp_path: Path, words: list[str], variables
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_run_directory_in_use_is_worth_another_try_to_a_scheduler_and_a_mistake_to_a_user(
+    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path]
+) -> None:
+    settings = write_settings(
+        model_name="vizsage-tiny", device="cpu", load_in_4bit=False, use_bf16=False, max_steps=1, warmup_steps=0,
+        num_proc=0, dataset="AQUA", base_path=str(write_data()), output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    codes = {}
+    with only_one(tmp_path / "run", "training"):
+        for module in ("jobs.run", "vizsage"):
+            command = [sys.executable, "-m", module, "train", str(settings)]
+            environment = os.environ | {"PROCESSES_PER_NODE": "1"}
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert f"process {os.getpid()} on host" in done.stderr
+            codes[module] = done.returncode
+    assert codes == {"jobs.run": 1, "vizsage": 2}
 
 
 @pytest.mark.slow

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.families.data import damage_adapter
 from tests.training.test_run import adapter_bytes, outcome
 from vizsage.config import Config
-from vizsage.errors import Interrupted
-from vizsage.files import read_jsonl
+from vizsage.errors import CheckpointError, Interrupted
+from vizsage.files import read_jsonl, sha256_file
+from vizsage.training import checkpoints
 from vizsage.training.flow import Flow
 from vizsage.training.run import train
 
@@ -145,6 +147,23 @@ def test_a_damaged_newest_checkpoint_is_set_aside(
     attempts = json.loads((config.output_dir / "run.json").read_text())["attempts"]
     assert [a["resumed_from_step"] for a in attempts] == [0, 6]
     assert adapter_bytes(config) == adapter_bytes(whole)
+
+
+def test_a_whole_checkpoint_with_unusable_weights_is_refused(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    with pytest.raises(Interrupted):
+        train_with_signal(monkeypatch, config, 2, signal.SIGTERM)
+    newest = checkpoints.checkpoints(config.output_dir)[-1]
+    said = damage_adapter(newest, "four left")
+    sums = json.loads((newest / checkpoints.MANIFEST).read_text())
+    sums["sha256"]["adapter_model.safetensors"] = sha256_file(newest / "adapter_model.safetensors")
+    (newest / checkpoints.MANIFEST).write_text(json.dumps(sums))
+    with pytest.raises(CheckpointError) as caught:
+        train(config)
+    assert said in str(caught.value)
+    assert outcome(config)["exit_code"] == 3
 
 
 def test_workers_change_nothing(make_config: MakeConfig, uninterrupted: Callable[..., Config]) -> None:

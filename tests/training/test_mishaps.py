@@ -218,22 +218,49 @@ def test_a_damaged_best_checkpoint_is_not_claimed(
     assert "0.9" not in (config.adapter_dir / "README.md").read_text().split("## Settings")[0]
 
 
+def test_a_run_is_not_set_aside_while_it_is_evaluated(make_config: MakeConfig) -> None:
+    """The evaluation would go on writing into a folder that is no longer there."""
+    import subprocess
+    import sys
+
+    from vizsage.errors import FolderInUse
+    from vizsage.record import RunRecord
+    from vizsage.training.directory import set_aside
+
+    config = make_config(resume=False)
+    results = config.output_dir / "evaluation_results" / "test"
+    results.mkdir(parents=True)
+    (config.output_dir / "metrics.jsonl").write_text("{}\n")
+    hold = "import sys; from pathlib import Path; from vizsage.lock import only_one\n"
+    hold += "with only_one(Path(sys.argv[1]), 'evaluating'): print(1, flush=True); input()"
+    command = [sys.executable, "-c", hold, str(results)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as evaluation:
+        assert evaluation.stdout is not None
+        evaluation.stdout.readline()
+        with pytest.raises(FolderInUse, match=f"process {evaluation.pid} on host .* has been evaluating since"):
+            set_aside(config, RunRecord(config.output_dir))
+        evaluation.kill()
+    assert sorted(path.name for path in config.output_dir.iterdir()) == ["evaluation_results", "metrics.jsonl"]
+    set_aside(config, RunRecord(config.output_dir))
+    assert [path.name for path in config.output_dir.iterdir()] == ["previous-1"]
+
+
 def test_workers_do_not_hold_the_directory(make_config: MakeConfig) -> None:
     """A forked child that outlives its parent's file must not keep a second start out."""
     from accelerate import PartialState
 
-    from vizsage.training.directory import only_one
+    from vizsage.training.directory import only_one_run
 
     config = make_config()
     world = PartialState(cpu=True)
-    with only_one(config.output_dir, world):
+    with only_one_run(config.output_dir, world):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             os.read(reader, 1)
             os._exit(0)
     try:
-        with only_one(config.output_dir, world):
+        with only_one_run(config.output_dir, world):
             pass
     finally:
         os.write(writer, b"x")

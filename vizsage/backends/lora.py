@@ -6,9 +6,11 @@ LoRA: arXiv:2106.09685. rsLoRA: arXiv:2312.03732. DoRA: arXiv:2402.09353. LoftQ:
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -17,12 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from vizsage.backends.adapter_weights import WEIGHTS, adapter_shapes, check_weights
 from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE, LoadedModel, cuda_devices, foreign_folder
 from vizsage.backends.lora_linear import fast_lora
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints, fingerprint
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.files import fsync_dir, fsync_tree, write_json
+
+log = logging.getLogger(__name__)
 
 
 def add_adapter(loaded: LoadedModel, config: Config) -> Any:
@@ -85,8 +90,19 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
                 targets.append(name)
         elif config.finetune_norm_layers and _is_norm(module):
             norms.append(name)
+    experts = _fused_experts(model) if config.finetune_language_layers and config.finetune_mlp_modules else []
     if not targets:
-        raise ConfigError("finetune_* settings: no layer of this model fits them; switch more of them on")
+        raise ConfigError(
+            "finetune_* settings: no layer of this model fits them; switch more of them on"
+            + (" (the experts of its MLPs are no linear layers and get no adapters)" if experts else "")
+        )
+    if experts:
+        log.warning(
+            "finetune_mlp_modules: the experts of this model get no adapters: %d layers such as %s keep the weights of "
+            "all experts in one parameter, and adapters are for linear layers; the other layers are trained",
+            len(experts),
+            experts[0],
+        )
     return sorted(targets), sorted(norms)
 
 
@@ -106,18 +122,22 @@ def exact_pattern(names: list[str], model: nn.Module) -> str:
 def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable: bool = False) -> Any:
     """The adapter in `folder` on `loaded.model`, in eval mode unless `trainable`.
 
-    Raises CheckpointError: no adapter there, trained on another base, or with another prompt or other pixels.
+    Raises CheckpointError: no adapter there, trained on another base, or with another prompt or other pixels, or its
+    weights are not those of a whole adapter.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
 
     check_adapter(loaded.processor, loaded.base_identity, config, folder)
     try:
-        model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # check_weights says it
+            model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(f"{folder}: the adapter cannot be loaded: {one_line(error)}") from error
+    check_weights(folder, adapter_shapes(model))
     _restrict_biases(model, config)
     if trainable:
         _prepare_training(model)
@@ -131,6 +151,8 @@ def check_adapter(processor: Any, base_identity: str, config: Config, folder: Pa
         raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{folder}: found no {ADAPTER_CONFIG}, so it is no adapter; name the folder of one")
+    if not (folder / WEIGHTS).is_file():  # PEFT would ask the hub for it
+        raise CheckpointError(f"{folder}: found no {WEIGHTS}; copy its whole folder again, or train the adapter again")
     try:
         saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -251,6 +273,19 @@ def _is_attention(name: str) -> bool:
 def _is_norm(module: nn.Module) -> bool:
     own = [name for name, _ in module.named_parameters(recurse=False)]
     return "norm" in type(module).__name__.lower() and "weight" in own and not any(module.children())
+
+
+def _fused_experts(model: Any) -> list[str]:
+    """Layers of the language model with one parameter for the weights of all experts, [experts, out, in].
+
+    PEFT's target_parameters would adapt them, but without dropout or DoRA, and each step would hold the adapted copy of
+    every expert of a layer.
+    """
+    return [
+        name
+        for name, module in model.get_submodule(language_part(model)).named_modules()
+        if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
+    ]
 
 
 def _unused_vision_layers(model: Any) -> list[str]:

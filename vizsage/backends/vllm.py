@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import ADAPTER_CONFIG, Answer, content_identity
 from vizsage.backends.generation import as_answer, end_ids, made_ahead
 from vizsage.backends.group import own_group
@@ -224,15 +225,14 @@ def _add_adapter(engine: Any, adapter: Path) -> Any:
 
 
 def _servable_rank(adapter: Path, architecture: Any, config: Config) -> int:
-    """The rank of an adapter. Raises ConfigError that names what of it vLLM would refuse or leave out."""
-    from safetensors import SafetensorError, safe_open
+    """The rank of an adapter. Raises ConfigError that names what of it vLLM would refuse or leave out.
 
+    Raises CheckpointError where its files are not those of a whole adapter.
+    """
     try:
         settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         rank = int(settings["r"])
-        with safe_open(str(adapter / "adapter_model.safetensors"), framework="pt") as weights:
-            names = list(weights.keys())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{adapter}: the adapter cannot be loaded: {one_line(error)}") from error
     found = []
     if rank > _RANKS[-1]:
@@ -245,8 +245,11 @@ def _servable_rank(adapter: Path, architecture: Any, config: Config) -> int:
         found.append("layers trained in full (finetune_norm_layers)")
     if str(settings.get("init_lora_weights")).lower() == "loftq":
         found.append("LoftQ, which changes the base model")
-    if _on_vision_layers(names, architecture, config):
-        found.append("adapted vision layers")
+    else:
+        language, shapes = _adapter_without_weights(adapter, architecture, config)
+        if any(".lora_" in name and not name.startswith(f"base_model.model.{language}.") for name in shapes):
+            found.append("adapted vision layers")
+        check_weights(adapter, shapes)
     if not config.use_bf16:
         raise ConfigError(
             "use_bf16: found false, but vLLM applies adapters in 16 bits only; set it to true, on a GPU that has "
@@ -257,14 +260,21 @@ def _servable_rank(adapter: Path, architecture: Any, config: Config) -> int:
     return rank
 
 
-def _on_vision_layers(names: list[str], architecture: Any, config: Config) -> bool:
-    """Whether any LoRA weight lies outside the language model, whose place the architecture tells without weights."""
+def _adapter_without_weights(
+    adapter: Path, architecture: Any, config: Config
+) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """The name of the language model, and each tensor that the adapter needs: the architecture tells both."""
+    from peft import LoraConfig, PeftModel
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(architecture, trust_remote_code=config.trust_remote_code)
-    inside = f"base_model.model.{language_part(model)}."
-    return any(".lora_" in name and not name.startswith(inside) for name in names)
+        language = language_part(model)
+        try:
+            model = PeftModel(model, LoraConfig.from_pretrained(str(adapter)))
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{adapter}: the adapter cannot be loaded: {one_line(error)}") from error
+    return language, adapter_shapes(model)
 
 
 def _generation_config(where: str, architecture: Any, options: dict[str, Any]) -> Any:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from PIL import Image, UnidentifiedImageError
 
 from vizsage.config import Config
+from vizsage.data.opening import leaves_folder, open_inside
 from vizsage.data.sample import ImageRef
 from vizsage.errors import DataError, one_line
 
@@ -71,10 +71,10 @@ class FileImage:
         if reason := leaves_folder(self.name, self.folder):
             raise DataError(f"image {self.name!r} {reason}")
         try:
-            if not os.path.isfile(self.path):  # a folder, or a pipe that would wait for ever
-                found = "is not a file" if os.path.exists(self.path) else "is missing"
-                raise DataError(f"image {self.name!r} {found} in {self.folder}")
-            return self.path.read_bytes()
+            with open_inside(self.folder, self.name) as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(f"image {self.name!r} is missing in {self.folder}") from None
         except OSError as error:
             raise DataError(f"image {self.name!r} in {self.folder} cannot be read: {error.strerror}") from None
 
@@ -90,27 +90,6 @@ class EmbeddedImage:
     def read(self) -> bytes:
         """The bytes."""
         return self.data
-
-
-def leaves_folder(name: str, folder: Path) -> str | None:
-    """Why the file `name` would not lie inside of `folder`, or None when it does.
-
-    Symlinks are followed only where `name` has one, so that the check costs one lstat a file.
-    """
-    if "\0" in name:
-        return "holds a NUL character; write a file name below Images/"
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts:
-        return f"leaves {folder}; write a file name below it, without '..' and leading '/'"
-    path = str(folder)
-    for part in parts:
-        path = f"{path}/{part}"
-        if os.path.islink(path):
-            root = os.path.realpath(folder)
-            if not os.path.realpath(os.path.join(folder, name)).startswith(root.rstrip("/") + "/"):
-                return f"is a symbolic link that leaves {folder}; copy the file into it"
-            break
-    return None
 
 
 def refuse_bad_image(ref: ImageRef, config: Config) -> None:
@@ -159,14 +138,17 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
 def header_px(ref: ImageRef) -> int:
     """The pixels (width x height) that the header of an image announces, undecoded; 0 where there is none to read."""
     try:
-        if isinstance(ref, FileImage) and not leaves_folder(ref.name, ref.folder):
-            source: Path | BytesIO = ref.path  # Pillow reads no more of the file than it needs
-        else:
-            source = BytesIO(ref.read())
-        with Image.open(source, formats=FORMATS) as image:
+        with _opened(ref) as source, Image.open(source, formats=FORMATS) as image:
             return int(image.width * image.height)
     except (DataError, *_DECODER_ERRORS):
         return 0
+
+
+def _opened(ref: ImageRef) -> BinaryIO:
+    """The bytes as a file; Pillow reads no more of it than it needs. Raises DataError, OSError."""
+    if isinstance(ref, FileImage) and not leaves_folder(ref.name, ref.folder):
+        return open_inside(ref.folder, ref.name)
+    return BytesIO(ref.read())
 
 
 def _bad(name: str, reason: str) -> BadImage:

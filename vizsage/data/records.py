@@ -12,9 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vizsage.data.formats import BrokenRecord, Format
-from vizsage.data.images import FileImage, leaves_folder
+from vizsage.data.formats import Format
+from vizsage.data.images import FileImage
+from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
+from vizsage.data.opening import leaves_folder
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
 
@@ -156,10 +158,11 @@ def scalar_text(value: Any) -> str | None:
 
 
 def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """What training learns, and all accepted answers in file order, duplicates kept. Raises BadRecord.
+    """What training learns, and the list of answers in file order, duplicates kept. Raises BadRecord.
 
-    "answers" may stand beside "answer", which is accepted too, or instead of it: then the most frequent one is learned,
-    the first of several. All are stripped, as a prediction is, because rigorous matching compares the two.
+    "answers" may stand beside "answer", which is then accepted too but is nobody's vote, or instead of it: then the
+    most frequent one is learned, the first of several. All are stripped, as a prediction is, because rigorous matching
+    compares the two.
     """
     several = raw.get("answers")
     if several is None or several != several:  # absent, also as pandas writes it
@@ -172,8 +175,7 @@ def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     alone = raw.get("answer")
     if alone is None or alone != alone:
         return Counter(answers).most_common(1)[0][0], answers  # of equals the first, because a dict keeps its order
-    answer = _required_text(alone, "answer").strip()
-    return answer, answers if answer in answers else (*answers, answer)
+    return _required_text(alone, "answer").strip(), answers
 
 
 def _required_text(value: Any, field: str) -> str:
@@ -183,7 +185,8 @@ def _required_text(value: Any, field: str) -> str:
     if text is None or not text.strip():
         missing = value is None or value != value
         found = "missing" if missing else show_value(value) if text is None else "empty"
-        raise BadRecord(f"{field} is {found}; write a text or a number")
+        hint = "; several accepted answers are a list 'answers'" if found == "a list" and field == "answer" else ""
+        raise BadRecord(f"{field} is {found}; write a text or a number{hint}")
     return _whole(text, field)
 
 

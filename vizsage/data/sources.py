@@ -5,6 +5,8 @@ Nothing here imports torch, and no image is opened: a Sample holds a reference t
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +19,8 @@ from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.records import BadRecord, IdCheck, Problems, read_record
 from vizsage.data.sample import Sample
 from vizsage.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,20 @@ class Split:
         problems = self.problems = Problems()
         ids = IdCheck(self.name)
         records = kept = left_out = missing = 0
+        floats: list[str] = []
+        whole: Counter[str] = Counter()
         for number, raw in enumerate(self.source.records()):
             records += 1
+            if number == 0:
+                floats = [field for field in self.source.float_fields if field != "need_external_knowledge"]
             try:
                 sample = self._sample(number, raw)
                 ids.add(raw, number)
             except BadRecord as error:
                 problems.add(str(error))
                 continue
+            if floats:
+                whole.update(field for field in floats if _is_whole(raw.get(field)))
             if sample is None:
                 left_out += 1
             else:
@@ -116,6 +126,13 @@ class Split:
             problems.add(problem)
         self.counts = SplitCounts(records, kept, left_out, missing)
         problems.raise_if_any(self.path)
+        if whole:
+            logger.warning(
+                "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas "
+                "wrote the table, an absent value may have made integers floats: convert them with astype('Int64')",
+                self.path,
+                ", ".join(f"{count} in {key!r}" for key, count in whole.most_common(10)),
+            )
         if not records:
             raise DataError(f"{self.path}: the file holds no records")
         if not kept:
@@ -140,8 +157,13 @@ class Split:
 
 def find_split(config: Config, split: str) -> Path | None:
     """Where `split` lies, or None. Raises DataError when it lies there more than once."""
+    return next(iter(split_files(config, split)), None)
+
+
+def split_files(config: Config, split: str) -> list[Path]:
+    """The file of `split`, its shards or its folder; none where it is missing. Raises as `find_split`."""
     source = _find(config, _canonical(split))
-    return source.paths[0] if source else None
+    return list(source.paths) if source else []
 
 
 def open_split(config: Config, split: str) -> Split:
@@ -182,6 +204,13 @@ def _canonical(split: str) -> str:
     if not split or split != Path(split).name or split.startswith("."):
         raise DataError(f"split {split!r} is not a name; write train, val, test or the stem of a file")
     return "val" if split == "validation" else split
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether `value` is a number such as 3.0, or a list of answers with one."""
+    if isinstance(value, list):
+        return any(map(_is_whole, value))
+    return isinstance(value, float) and value.is_integer()
 
 
 @lru_cache(maxsize=2)

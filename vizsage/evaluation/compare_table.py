@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vizsage.evaluation.table import add_section
+from vizsage.scoring.normalisation import MODE_TITLES
 
 CHANGES_SHOWN = 10
 
@@ -29,8 +30,8 @@ def show(console: Console, comparison: dict[str, Any]) -> None:
 
 def runs_table(comparison: dict[str, Any]) -> Table:
     """A line a run: its letter, score, interval and failed records."""
-    modes = {"squad": "Exact match (SQuAD)", "rigorous": "Exact match (rigorous)"}
-    metric = modes[comparison["mode"]] if comparison["metric"] == "exact_match" else comparison["metric"]
+    exact = f"Exact match ({MODE_TITLES[comparison['mode']]})"
+    metric = exact if comparison["metric"] == "exact_match" else comparison["metric"]
     table = _table(
         f"{metric} on {comparison['samples']} samples, {comparison['images']} images",
         ("run", "path"),

@@ -16,15 +16,16 @@ from vizsage.config import build_config
 from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.curves import Chart, curves
+from vizsage.evaluation.folder import BLIND
 from vizsage.evaluation.page import page_context, render
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS
-from vizsage.evaluation.results import SCHEMA_VERSION
+from vizsage.evaluation.results import READABLE_VERSIONS, SCHEMA_VERSION
 from vizsage.evaluation.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_bytes
 from vizsage.scoring.groups import question_word
+from vizsage.scoring.metrics import accepted_answers
 
 METRICS = "metrics.jsonl"
-BLIND = "-blind"
 GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
 
 # In these, and in the data, a blind evaluation and a real one must be alike: else the picture is not all that differs.
@@ -99,7 +100,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {one_line(error)}; run vizsage eval again") from None
     version = results.get("schema_version") if isinstance(results, dict) else None
-    if version != SCHEMA_VERSION or "settings" not in results:
+    if version not in READABLE_VERSIONS or "settings" not in results:
         raise DataError(
             f"{path}: expected the results of an evaluation, schema_version {SCHEMA_VERSION}, found {version}; run "
             "vizsage eval again: answers that are still true are kept"
@@ -125,7 +126,7 @@ def gallery(rows: Iterable[Row]) -> dict[str, Any]:
                 "id": row["sample_id"],
                 "image": images.setdefault(row["image"], len(images)),
                 "question": row["question"],
-                "answers": [list(pair) for pair in Counter(row.get("answers") or [row["answer"]]).items()],
+                "answers": [list(pair) for pair in Counter(accepted_answers(row)).items()],
                 "prediction": row["prediction"],
                 "outcome": outcome(row),
                 "cut": row.get("finish_reason") == "length",

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import LISTED, Highlights
-from vizsage.scoring.normalisation import normalise_squad
+from vizsage.scoring.normalisation import MODE_TITLES, MODES, NORMALISERS
 
 GROUPS_SHOWN = 12
 AddGroup = Callable[[Table, str, dict[str, Any]], None]
@@ -28,7 +28,7 @@ _METRIC_NAMES = {
 def show(console: Console, results: dict[str, Any], highlights: Highlights, *, debug_exact_match: bool = False) -> None:
     """Write all tables of an evaluation to `console`."""
     if debug_exact_match:
-        console.print(comparison_table(highlights.compared, normalise=results["mode"] == "squad"))
+        console.print(comparison_table(highlights.compared, mode=results["mode"]))
     console.print(preview_table(highlights.previewed))
     wrong = results["incorrect_predictions"] - results["failed_predictions"]
     if highlights.wrong:
@@ -76,7 +76,7 @@ def metrics_table(results: dict[str, Any]) -> Table:
 
 
 def _title(results: dict[str, Any]) -> Text:
-    mode = "SQuAD" if results["mode"] == "squad" else "rigorous"
+    mode = MODE_TITLES[results["mode"]]
     first = f", first {results['limit']}" if results.get("limit") else ""
     model = "" if "adapter" not in results else ": base model" if results["adapter"] is None else ": adapter"
     blind = ", blind: the picture was withheld" if results.get("blind") else ""
@@ -141,13 +141,14 @@ def error_table(rows: Iterable[Row], title: str, *, reasons: bool = False) -> Ta
     return table
 
 
-def comparison_table(rows: Iterable[Row], *, normalise: bool) -> Table:
+def comparison_table(rows: Iterable[Row], *, mode: str) -> Table:
     """How predictions and labels were compared: original and normalised text, and the outcome.
 
     Texts are shown as Python literals, so that white space and odd characters can be seen.
     """
-    table = Table(title=f"Comparisons ({'SQuAD' if normalise else 'rigorous'})", title_justify="left")
+    table = Table(title=f"Comparisons ({MODE_TITLES[mode]})", title_justify="left")
     columns = ["prediction", "label"]
+    normalise = MODES[mode]
     if normalise:
         columns += ["normalised prediction", "normalised label"]
     for column in [*columns, "match"]:
@@ -155,7 +156,7 @@ def comparison_table(rows: Iterable[Row], *, normalise: bool) -> Table:
     for row in rows:
         texts = [row["prediction"], row["answer"]]
         if normalise:
-            texts += [None if text is None else normalise_squad(text) for text in texts]
+            texts += [None if text is None else NORMALISERS[normalise](text) for text in texts]
         cells = [Text("failed", style="red") if text is None else Text(repr(text)) for text in texts]
         table.add_row(*cells, _match(row["exact_match"]))
     return table

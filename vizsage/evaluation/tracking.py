@@ -16,6 +16,7 @@ from vizsage.evaluation.predictions import PREDICTIONS, REPORT
 from vizsage.evaluation.report import outcome
 from vizsage.evaluation.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_text
+from vizsage.scoring.metrics import accepted_answers
 from vizsage.tracking import WandbTracker
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _table(results: Mapping[str, Any], folder: Path) -> Any:
     for row in rows:
         texts = {
             "picture": pictures.get(row["image"]),
-            "answers": " | ".join(row.get("answers") or [row["answer"]]),
+            "answers": " | ".join(accepted_answers(row)),
             "outcome": outcome(row),
             "tags": json.dumps(row.get("tags") or {}, ensure_ascii=False),
         }

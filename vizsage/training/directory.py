@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -14,7 +12,8 @@ from accelerate import PartialState
 
 from vizsage.backends.messages import first_problem, to_all
 from vizsage.config import RUN_FILES, Config
-from vizsage.errors import ConfigError, InUse, VizSageError
+from vizsage.errors import VizSageError
+from vizsage.lock import LOCK, only_one
 from vizsage.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -22,33 +21,15 @@ T = TypeVar("T")
 
 
 @contextmanager
-def only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
-    """Hold the run directory. Raises InUse while another process trains in it, ConfigError where it is not writable."""
-    held = []
+def only_one_run(output_dir: Path, world: PartialState) -> Iterator[None]:
+    """Hold the run directory, in the main process for all of them; see `only_one`."""
+    with ExitStack() as held:
 
-    def hold() -> None:
-        try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            held.append((output_dir / ".lock").open("w"))
-        except OSError as error:
-            raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.lockf(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
-        except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
-            raise InUse(
-                f"{output_dir}: another process is training in it; wait for its end or name another output_dir"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
-            log.warning("%s: the file system has no locks; see to it that one run at a time uses it", output_dir)
+        def hold() -> None:
+            held.enter_context(only_one(output_dir, "training"))
 
-    try:
         on_main(world, hold)
         yield
-    finally:
-        for file in held:
-            file.close()
 
 
 def on_main(world: PartialState, function: Callable[[], T]) -> T:
@@ -69,7 +50,10 @@ def on_main(world: PartialState, function: Callable[[], T]) -> T:
 
 
 def set_aside(config: Config, record: RunRecord) -> None:
-    """resume: false on a used run directory: what the run wrote moves into previous-<n>; other files stay."""
+    """resume: false on a used run directory: what the run wrote moves into previous-<n>; other files stay.
+
+    Raises FolderInUse while an evaluation writes into it.
+    """
     output_dir = config.output_dir
     names = {*RUN_FILES, config.name_trained_model, record.content.get("settings", {}).get("name_trained_model")}
     patterns = ("checkpoint-*", "damaged-checkpoint-*", ".checkpoint-*.partial")
@@ -78,8 +62,11 @@ def set_aside(config: Config, record: RunRecord) -> None:
         return
     number = 1 + max((int(p.name[9:]) for p in output_dir.glob("previous-*") if p.name[9:].isdigit()), default=0)
     folder = output_dir / f"previous-{number}"
-    folder.mkdir()
-    # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
-    for path in sorted(earlier, key=lambda p: (p.name != "run.json", p.name)):
-        path.rename(folder / path.name)
+    with ExitStack() as held:
+        for lock in output_dir.glob(f"evaluation_results/*/{LOCK}"):  # an evaluation that runs would lose its answers
+            held.enter_context(only_one(lock.parent, "moving"))
+        folder.mkdir()
+        # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
+        for path in sorted(earlier, key=lambda p: (p.name != "run.json", p.name)):
+            path.rename(folder / path.name)
     log.warning("resume is false: the earlier run was moved to %s", folder)

@@ -94,9 +94,10 @@ class MetricsLog(TrainerCallback):
             line["gpu_memory_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
         self._waited_s = waited_s
         self._write(line)
-        self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
+        loss = "no loss: all samples left out" if logs["loss"] is None else f"loss {logs['loss']:.4f}"
+        self.bar.update(self.task, note=loss)
         if not self.bar.console.is_terminal:
-            log.info("step %d/%d: loss %.4f", state.global_step, self.total_steps, logs["loss"])
+            log.info("step %d/%d: %s", state.global_step, self.total_steps, loss)
 
     def on_validation(self, step: int, scores: dict[str, Any], seconds: float) -> None:
         """Write the scores of a validation that took `seconds` and draw the curves again."""
@@ -131,7 +132,7 @@ class MetricsLog(TrainerCallback):
         from matplotlib import pyplot
 
         lines = list(read_jsonl(self.path)) if self.path.exists() else []
-        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+        losses = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
         scores = [(line["step"], line["exact_match"]) for line in lines if "exact_match" in line]
         figure, axes = pyplot.subplots(figsize=(8, 4.5))
         axes.set_xlabel("optimizer step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vizsage.backends.shared_image.sharing import compile_layers, share_images
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.collate import TrainCollator
+from vizsage.data.left_out import require_some, summary
 from vizsage.data.prompts import fingerprint
 from vizsage.errors import EXIT_UNKNOWN, TELLING, Interrupted, RepeatingError, VizSageError, is_out_of_memory
 from vizsage.files import write_text
@@ -32,7 +34,7 @@ from vizsage.training import checkpoints
 from vizsage.training.batch_size import DEFAULT, find_batch_size, memory_is_limited
 from vizsage.training.card import write_card
 from vizsage.training.continuation import from_checkpoint, is_done, is_done_for, plan_here
-from vizsage.training.directory import on_main, only_one, set_aside
+from vizsage.training.directory import on_main, only_one_run, set_aside
 from vizsage.training.flow import Flow
 from vizsage.training.loader import Steps
 from vizsage.training.metrics import MetricsLog
@@ -68,7 +70,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
         loaded = load_early(config)
     with reaching("this process"):
         world = PartialState(cpu=config.device == "cpu")
-    with only_one(config.output_dir, world):
+    with only_one_run(config.output_dir, world):
         record, plan = plan_here(config, world)
         if not config.resume and not record.goes_on_anew(plan.identity):
             on_main(world, lambda: set_aside(config, record))
@@ -162,6 +164,8 @@ class _Run:
             pixels=loaded.dtype,
             row_tokens=sharing.row_tokens if sharing else None,
         )
+        order = self.plan.order
+        require_some(islice(order.from_position(0), order.total), collate)
         if not self.plan.settled:
             self._settle(find_batch_size(self.plan, self.model, collate, sharing))
         config, plan = self.config, self.plan
@@ -222,7 +226,7 @@ class _Run:
         trainer.gather_left_out()
         after = self._show_example("after training")
         if self.world.is_main_process:
-            self._deliver(loaded.base_identity, before, after)
+            self._deliver(loaded.base_identity, trainer.samples_seen(), before, after)
         self.world.wait_for_everyone()
 
     def _settle(self, batch_size: int) -> None:
@@ -296,11 +300,11 @@ class _Run:
             log.info("best weights: step %d, exact match %.3f", self.progress.best_step, self.progress.best_score)
             trainer.load_adapter_weights(best)
 
-    def _deliver(self, base_identity: str, before: str | None, after: str | None) -> None:
+    def _deliver(self, base_identity: str, seen: int, before: str | None, after: str | None) -> None:
         """Save adapter and model card, and what was left out."""
         config, progress, sample = self.config, self.progress, self.plan.example
         if progress.left_out:
-            log.warning("%d training samples were left out; run.json lists them", len(progress.left_out))
+            log.warning("%s; run.json lists them", summary(progress.left_out.values(), seen))
         self.record.note({"left_out": progress.left_out, "best_step": progress.best_step or self.step})
         if not config.save_model:
             return

@@ -61,6 +61,7 @@ def validate(
                     "image": sample.image.name,
                     "question": sample.question,
                     "prediction": answer.text,
+                    "answer": sample.answer,
                     "answers": list(sample.answers),
                     "need_external_knowledge": sample.need_external_knowledge,
                     "finish_reason": answer.finish_reason,

@@ -9,6 +9,7 @@ Shapes: I pictures, W tokens of the widest tree, Q unfinished questions on a pic
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,9 @@ class BranchDecoder:
         self.base = base
         self.kind = base.config.model_type
         text = base.config.get_text_config()
+        # "cache" in newer releases of transformers; 5.40 is to end "past_key_values".
+        named = inspect.signature(type(base).forward).parameters
+        self.cache_name = "cache" if "cache" in named else "past_key_values"
         self.window = text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None
         if self.kind == "mllama":
             accept_cross_masks(base)
@@ -135,9 +139,9 @@ class BranchDecoder:
             **inputs,
             attention_mask=self._tree_masks(trees),
             position_ids=position,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=wanted,
+            **{self.cache_name: cache},
         ).logits
         key = torch.arange(depth.shape[1], device=depth.device)
         visible = (key <= node[..., None]) & (node[..., None] < subtree_end[:, None])
@@ -167,9 +171,9 @@ class BranchDecoder:
             input_ids=branches.tokens,
             attention_mask=self._masks(visible, near),
             position_ids=branches.position,
-            past_key_values=cache,
             use_cache=True,
             **inputs,
+            **{self.cache_name: cache},
         ).logits
         tokens = logits.float().argmax(dim=-1)
         return _Branches(tokens, visible, branches.position + 1, branches.depth + 1, branches.tiles), key_depth

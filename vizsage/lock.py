@@ -1,0 +1,75 @@
+"""One process at a time in a folder, also where several hosts share its file system."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from vizsage.errors import ConfigError, FolderInUse
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+
+@contextmanager
+def only_one(folder: Path, doing: str) -> Iterator[None]:
+    """Create `folder` and hold it for the length of the block.
+
+    The lock ends with the process, however that ends; the file stays and tells a second process who holds it.
+
+    Args:
+        folder: where results are written.
+        doing: what for, as a message says it: "training", "evaluating".
+
+    Raises FolderInUse while another process holds it, ConfigError where it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Neither "w", which would empty the file of the process that holds it, nor "a", which writes at the end only.
+        file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    except OSError as error:
+        raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
+        except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
+            raise FolderInUse(f"{folder}: {_holder(file)} in it; wait for its end or name another output_dir") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from None
+            log.warning("%s: the file system has no locks; make sure that only one command at a time uses it", folder)
+        _sign(file, doing)
+        yield
+
+
+def _sign(file: BinaryIO, doing: str) -> None:
+    """Write down who holds the lock. On a full disk the lock holds without it."""
+    since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "doing": doing, "since": since}
+    try:
+        os.truncate(file.fileno(), 0)
+        os.pwrite(file.fileno(), json.dumps(who).encode(), 0)
+        os.fsync(file.fileno())  # other hosts of a network file system read it while it is open
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
+def _holder(file: BinaryIO) -> str:
+    """Who holds the lock, and what for, as the clause of a message."""
+    try:
+        who = json.loads(file.read(1000))
+        text = f"process {int(who['pid'])} on host {who['host']} has been {who['doing']} since {who['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process is working"
+    return text if text.isprintable() else "another process is working"
