@@ -217,7 +217,7 @@ def test_a_definite_refusal_locks_nothing(
     assert "may be there" not in error
     assert server.objects == {}
     assert not (here / "outputs").exists()
-    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
 
 def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,20 +225,16 @@ def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.Ca
     error = jobs(capsys, *TRAIN, code=2)
     [(kind, name)] = server.objects
     assert f"kubectl --context pool --namespace vlm delete configmap {name}" in error
-    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
 
-def test_a_job_that_may_not_be_seen_has_a_way_out(
-    server: ApiServer, here: Path, capsys: pytest.CaptureFixture[str], state_home: Path
-) -> None:
-    submitted(capsys)
+def test_a_job_that_may_not_be_seen_has_a_way_out(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    job = submitted(capsys)
     server.rights = set()
-    error = jobs(capsys, *TRAIN, code=1)
-    for path in (here / "outputs/run/jobs/submissions.jsonl", state_home / "vizsage/submissions.jsonl"):
-        assert str(path) in error
-        path.unlink()
+    assert f"python -m jobs cancel --forget {job.job_id}" in jobs(capsys, *TRAIN, code=1)
+    assert f"train job {job.job_id} counts as gone" in jobs(capsys, "cancel", "--forget", job.job_id)
     server.rights = None
-    jobs(capsys, *TRAIN)
+    assert submitted(capsys).job_id != job.job_id
 
 
 def test_a_job_whose_fate_is_unknown_is_noted(
@@ -258,7 +254,7 @@ def test_a_job_whose_fate_is_unknown_is_noted(
     monkeypatch.setattr(kubernetes, "run", broken)
     error = jobs(capsys, *TRAIN, code=1)
     assert "may be there all the same: python -m jobs status tells when the cluster answers" in error
-    assert "remove the job's line from" in error
+    assert "python -m jobs cancel --forget" in error
     monkeypatch.setattr(kubernetes, "run", run)
     [name] = server.names("Job")
     assert f"train job {name} of this run is pending" in jobs(capsys, *TRAIN, code=2)
@@ -350,7 +346,7 @@ def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(
 ) -> None:
     server.stop()
     assert "refused" in jobs(capsys, *TRAIN, code=1)
-    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
 
 @pytest.mark.usefixtures("server")
