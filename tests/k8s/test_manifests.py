@@ -220,5 +220,5 @@ def test_the_readme_tells_commands_and_files_that_are_there() -> None:
     for path in re.findall(r"\bk8s/[\w./-]+", text):
         assert (K8S.parent / path).exists() or "my-cluster" in path or "NAME" in path, path
     for path in re.findall(r"\]\((?!https:)(.*?)\)", text):
-        assert (K8S / path).exists(), path
+        assert (K8S / path.partition("#")[0]).exists(), path
     assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == {path.name for path in OVERLAYS}
