@@ -19,7 +19,7 @@ from jobs.kubectl import kubectl_for
 from jobs.manifest import CONTAINER
 from jobs.pods import INDEX, Pod, failed_before, over, pods_of, started
 from jobs.submissions import Submission
-from vizsage.errors import VizSageError
+from vizsage.errors import VizSageError, printable
 
 # Between two looks at the job, and before a log that broke off is asked for again.
 _LOOK_AGAIN_S = 3.0
@@ -227,13 +227,19 @@ class _Log:
         self._write(new)
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        """To stdout at once, as the bytes that they are, whatever the terminal's encoding."""
+        """To stdout at once: into a file as the bytes that they are, on a terminal without what would control it."""
         title = [] if self._has_title else [f"=== pod {self.name}\n".encode()]
         self._has_title = True
-        sys.stdout.buffer.write(b"".join([*title, *(self._prefix + line + b"\n" for line in lines)]))
+        content = b"".join([*title, *(self._prefix + line + b"\n" for line in lines)])
+        sys.stdout.buffer.write(for_terminal(content) if sys.stdout.isatty() else content)
         sys.stdout.buffer.flush()
 
 
+def for_terminal(content: bytes) -> bytes:
+    """Lines of a log as a terminal may get them; what is not UTF-8 is shown as \\x9b."""
+    return printable(content.decode("utf-8", "backslashreplace"), lines=True).encode()
+
+
 def _warn(problem: str) -> None:
-    sys.stderr.write(f"jobs: warning: {problem}\n")
+    sys.stderr.write(f"jobs: warning: {printable(problem)}\n")
     sys.stderr.flush()

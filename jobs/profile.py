@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from vizsage.config import Count, PositiveInt, build, read_yaml
 from vizsage.errors import ConfigError
+from vizsage.files import expanded
 
 FOLDER = Path("config/clusters")
 DEFAULT = "default"
@@ -55,6 +56,10 @@ def _word(text: str) -> str:
     return text
 
 
+def _program(text: str) -> str:
+    return expanded(_line(text))
+
+
 def _memory(text: str) -> str:
     if re.fullmatch(r"\d+[KMGT]?", text, re.IGNORECASE) is None:
         raise ValueError("expected a number with K, M, G or T, for example 64G, or 0 for all that a node has")
@@ -69,23 +74,25 @@ def _time(text: str) -> str:
 def _container(text: str) -> str:
     """The image stands quoted in the script, where the shell fills nothing in."""
     kind, _, image = text.strip().partition(" ")
-    image = image.strip()
+    image = expanded(image.strip())
     if (kind, image) != ("none", "") and (kind not in ("apptainer", "pyxis") or not image or not image.isprintable()):
         raise ValueError("expected none, apptainer FILE.sif or pyxis FILE.sqsh")
-    if image.startswith(("~", "$")):
-        raise ValueError("expected the image's path written out, without ~ or variables")
+    if image.startswith("$"):
+        raise ValueError("expected the image's path written out, without variables")
     return f"{kind} {image}".strip()
 
 
 def _mount(text: str) -> str:
     """Both paths stand quoted in the script; a comma would begin the next mount."""
+    text = expanded(text)
     if not text.isprintable() or re.fullmatch(r"/[^:,]*:/[^:,]*(:ro|:rw)?", text) is None:
         raise ValueError("expected SRC:DST, SRC:DST:ro or SRC:DST:rw, two absolute paths without a comma")
     return text
 
 
 def _cache(text: str) -> str:
-    """It stands between double quotes in the script, where the shell fills variables in and ~ stays what it is."""
+    """It stands between double quotes in the script, where the shell fills variables in."""
+    text = expanded(text)
     if not text.isprintable() or re.fullmatch(r"[/$][^\"`\\]*", text) is None or "$(" in text:
         raise ValueError("expected an absolute path; variables such as $USER are filled in on the node")
     return text
@@ -97,7 +104,8 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} is no name of a variable")
         if "\0" in value:
             raise ValueError(f"{name} has a null character")
-    return variables
+    # As a shell does in an assignment; what is no path may begin with ~ as well.
+    return {name: expanded(value) if re.match("~(/|$)", value) else value for name, value in variables.items()}
 
 
 def _lines(lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -168,7 +176,7 @@ class Profile(BaseModel):
         (),
         description="What looks like a secret in setup or environment and is none, by the name that the message gives.",
     )
-    python: Annotated[str, AfterValidator(_line)] | None = Field(
+    python: Annotated[str, AfterValidator(_program)] | None = Field(
         None, description="Python that runs the job; null: the one that submits, python3 in a container."
     )
 

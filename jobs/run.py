@@ -36,7 +36,9 @@ from vizsage.errors import (
     TELLING,
     ConfigError,
     VizSageError,
+    printable,
 )
+from vizsage.files import expanded
 
 USAGE = """\
 usage: python -m jobs.run train CONFIG [key=value ...] [--then-eval]
@@ -96,7 +98,7 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
             raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]; --help tells more")
         if "--fresh" in arguments:
             raise ConfigError("--fresh: an attempt that begins anew each time would never end; leave it out here")
-        command, config = arguments[0], Path(arguments[1])
+        command, config = arguments[0], _path(arguments[1])
         if then_eval and command != "train":
             raise ConfigError("--then-eval follows a training")
         settings = load_config(config, _overrides(arguments[2:]))
@@ -155,6 +157,13 @@ def _command(
         if code != EXIT_DONE:
             return _say(f"{output_dir}: trained, but the first node has not said that the run is done", EXIT_UNKNOWN)
     return code
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _overrides(words: Sequence[str]) -> list[str]:
@@ -294,7 +303,7 @@ def _free_port() -> int:
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"jobs.run: {message}\n")
+    sys.stderr.write(f"jobs.run: {printable(message)}\n")
     return code
 
 

@@ -195,6 +195,25 @@ def test_submit_knows_every_option_of_an_evaluation() -> None:
     assert not {"--split", "--blind"} & options("jobs", "sweep")
 
 
+def test_a_path_may_begin_with_the_sign_of_a_home_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "home").mkdir()
+    monkeypatch.setenv("HOME", str(here / "home"))
+    (here / "run.yaml").rename(here / "home" / "run.yaml")
+    (here / "home" / "mine.yaml").write_text("partition: gpu-mine")
+    words = ("slurm", "eval", "~/run.yaml", "output_dir=~/out", "--profile", "~/mine.yaml", "--adapter", "~/ada")
+    script = printed(capsys, "submit", *words, "--dry-run")
+    assert "--partition=gpu-mine" in script
+    assert f"--adapter={here / 'home'}/ada" in script
+    assert f"{here / 'home'}/out/jobs" in script
+    assert "~" not in script
+    for asking in ("status", "logs", "cancel"):
+        assert f"{here / 'home'}/out" in refused(capsys, asking, "~/out")
+    assert f"{here / 'home'}/none" in refused(capsys, "table", "~/none")
+    assert [path.name for path in here.iterdir()] == ["home"]
+
+
 def test_overrides_may_stand_behind_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = printed(capsys, *TRAIN, "lr=0.5", "lora_r=4", "--time", "1-00", "--dry-run")
     assert printed(capsys, *TRAIN, "lr=0.5", "--dry-run", "--time", "1-00", "lora_r=4") == plain
@@ -377,6 +396,8 @@ def test_more_members_than_an_array_may_have(
         ((*TRAIN, "--time", "soon"), "time"),
         ((*TRAIN, "--time", "5"), "signal_delay_s"),
         ((*TRAIN, "--gpu", "1"), "--gpu"),
+        ((*TRAIN, "--lr", "1e-4"), "a setting is written without dashes: lr=1e-4"),
+        (("submit", "slurm", "train"), "required: CONFIG; see"),
         ((*TRAIN, "word"), "word"),
         (("submit", "moon", "train", "run.yaml"), "moon"),
         (("submit", "slurm", "dance", "run.yaml"), "dance"),

@@ -254,14 +254,15 @@ def test_what_only_resembles_a_secret_is_accepted(write: Write) -> None:
         ("container: docker x", "container: expected none, apptainer FILE.sif or pyxis FILE.sqsh"),
         ("container: apptainer", "container: expected none"),
         ("container: none x.sif", "container: expected none"),
-        ("container: apptainer ~/x.sif", "container: expected the image's path written out"),
+        ("container: apptainer $X/x.sif", "container: expected the image's path written out"),
+        ("container: apptainer ~nobody-here/x.sif", "container: ~nobody-here names no home folder"),
         ("mounts: [/a]", "mounts: expected SRC:DST, SRC:DST:ro or SRC:DST:rw, two absolute paths without a comma"),
         ("mounts: ['/a:b']", "mounts: expected SRC:DST"),
         ("mounts: ['$HOME/a:/b']", "mounts: expected SRC:DST"),
         ("mounts: ['/a:/b:rx']", "mounts: expected SRC:DST"),
         ("mounts: ['/a:/b,/c:/d']", "mounts: expected SRC:DST"),
         ("mounts: ['/a:/b']", "mounts: only a container has mounts"),
-        ("local_cache: ~/cache", "local_cache: expected an absolute path"),
+        ("local_cache: cache", "local_cache: expected an absolute path"),
         ("local_cache: /tmp/$(whoami)", "local_cache: expected an absolute path"),
         ("local_cache: '/tmp/\"x'", "local_cache: expected an absolute path"),
         ("- nodes", "expected lines of `key: value`, found a list"),
@@ -279,6 +280,19 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
     message = refusal(write("nodse: 1\nmem: lots\ncontainer: none\nmounts: [/a:/b]\ntime: 5\n"))
     for part in ("unknown key 'nodse'", "mem: expected", "mounts: only", "signal_delay_s: 600 seconds"):
         assert part in message
+
+
+def test_the_home_folder_has_its_sign(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/users/somebody")
+    path = write(
+        "container: apptainer ~/x.sif\nmounts: ['~/data:/data:ro']\nlocal_cache: ~/cache\npython: ~/venv/bin/python\n"
+        "environment: {HF_HOME: ~/hf, FORMAT: ~n}"
+    )
+    profile = load_profile(path, {})
+    assert profile.container_image == "/users/somebody/x.sif"
+    assert profile.mounts == ("/users/somebody/data:/data:ro",)
+    assert (profile.local_cache, profile.python) == ("/users/somebody/cache", "/users/somebody/venv/bin/python")
+    assert profile.environment == {"HF_HOME": "/users/somebody/hf", "FORMAT": "~n"}
 
 
 def test_a_profile_cannot_be_changed_afterwards() -> None:
