@@ -229,10 +229,16 @@ def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: S
 
 
 def _status(options: argparse.Namespace) -> None:
-    from jobs.status import state_of
-    from jobs.submissions import find, whose
+    from jobs.submissions import find, of_sweep
 
-    jobs = find(options.target)
+    for jobs in of_sweep(options.target) or [find(options.target)]:
+        _print_status(options, jobs)
+
+
+def _print_status(options: argparse.Namespace, jobs: Sequence[Submission]) -> None:
+    from jobs.status import state_of
+    from jobs.submissions import whose
+
     newest = {one.kind: one for one in jobs}  # a later job of a kind takes the place of an earlier one
     _say(f"run directory {jobs[-1].run_dir}{whose(options.target, jobs[-1])}")
     for one in sorted(newest.values(), key=lambda one: one.kind != "train"):
@@ -253,11 +259,9 @@ def _logs(options: argparse.Namespace) -> None:
     jobs = find(options.target)
     jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
     said = whose(options.target, jobs[-1])
-    note = (
-        printable(f"jobs: run directory {jobs[-1].run_dir}{said}") + "\n" if said else ""
-    )  # not on stdout, where the log is
+    note = f"jobs: run directory {jobs[-1].run_dir}{said}\n" if said else ""  # not on stdout, where the log is
     if jobs[-1].scheduler == "kubernetes":
-        sys.stderr.write(note)
+        sys.stderr.write(printable(note, lines=True))
         print_logs(jobs[-1], options.follow)
         return
     started = [one for one in jobs if Path(one.log).exists()]
@@ -266,7 +270,7 @@ def _logs(options: argparse.Namespace) -> None:
     chosen = (started or jobs)[-1]
     # One log a node; the others come after the first node's.
     others = sorted(Path(chosen.log).parent.glob(f"{chosen.job_id}_[1-9]*_log.out")) if "_" not in chosen.job_id else []
-    sys.stderr.write(note)
+    sys.stderr.write(printable(note, lines=True))
     sys.stdout.flush()
     follow = ["-F"] if options.follow else []
     tail = ["tail", "-n", "+1", *follow, chosen.log, *map(str, others)]

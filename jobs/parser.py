@@ -127,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
             type=_name,
             metavar="RUN",
             nargs="?",
-            help="run directory, its name, or a job id (default: the latest run that was sent from this project)",
+            help="run directory, its name, or a job id; of a sweep its folder, but for logs (default: the latest run "
+            "that was sent from this project)",
         )
         return added
 

@@ -131,12 +131,17 @@ def find_to_cancel(run: str | None) -> list[Submission]:
         array = [one for one in everything if one.job_id.partition("_")[0] == run]
         if exact or array:
             return exact or array
-        if _exists(Path(run) / "sweep.json"):
-            base = Path(run).absolute()
-            found = [one for path in sorted(base.glob(f"*/{FOLDER}/{FILE}")) for one in _read(path)]
-            if found:
-                return found
+        if sweep := of_sweep(run):
+            return [one for jobs in sweep for one in jobs]
     return find(run)
+
+
+def of_sweep(run: str | None) -> list[list[Submission]]:
+    """The jobs of each run of the sweep in the folder `run`; empty where that is no sweep's."""
+    if run is None or not _exists(Path(run) / "sweep.json"):
+        return []
+    lists = sorted(Path(run).absolute().glob(f"*/{FOLDER}/{FILE}"))
+    return [jobs for path in lists if (jobs := _read(path))]
 
 
 def _exists(path: Path) -> bool:

@@ -578,6 +578,12 @@ def test_a_sweep_is_a_job_for_each_run(server: ApiServer, here: Path, capsys: py
     sweep = json.loads((here / "outputs/run/sweep.json").read_text())
     assert [run["job_id"] for run in sweep["runs"]] == names
     server.set_status("Job", names[0], conditions=[{"type": "Complete", "status": "True"}])
+    status = jobs(capsys, "status", "outputs/run")
+    assert [line for line in status.splitlines() if line.startswith("run directory ")] == [
+        f"run directory {here / 'outputs/run' / f'lr={value}'}" for value in ("1e-4", "2e-4")
+    ]
+    assert f"train job {names[0]}: completed" in status
+    assert f"train job {names[1]}: pending" in status
     table = jobs(capsys, "table", "outputs/run")
     for told in ("lr=1e-4", "lr=2e-4", "completed", "pending"):
         assert told in table
