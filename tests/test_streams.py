@@ -68,7 +68,7 @@ def test_a_product_that_cannot_be_written_is_a_failure_in_one_line(
     tmp_path: Path, command: str, redirection: str
 ) -> None:
     (tmp_path / "config").write_text("device: cpu\n")
-    (tmp_path / "score").write_text('{"image": "a.png", "question": "?", "prediction": "a", "answer": "a"}\n')
+    (tmp_path / "score").write_text('{"image": "a.png", "question": "?", "prediction": "blue", "answer": "blue"}\n')
     name, *options = command.split()
     done = shell([sys.executable, "-m", "vizsage", name, str(tmp_path / name), *options], redirection)
     assert done.returncode == 1
