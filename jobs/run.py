@@ -35,7 +35,9 @@ from vizsage.errors import (
     EXIT_USAGE,
     ConfigError,
     VizSageError,
+    printable,
 )
+from vizsage.files import expanded
 from vizsage.streams import keep_streams
 
 USAGE = """\
@@ -94,7 +96,7 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
             raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]; --help tells more")
         if "--fresh" in arguments:
             raise ConfigError("--fresh: an attempt that begins anew each time would never end; leave it out here")
-        command, config = arguments[0], Path(arguments[1])
+        command, config = arguments[0], _path(arguments[1])
         if then_eval and command != "train":
             raise ConfigError("--then-eval follows a training")
         settings = load_config(config, _overrides(arguments[2:]))
@@ -158,6 +160,13 @@ def _command(
         if code != EXIT_DONE:
             return _say(f"{output_dir}: trained, but the first node has not said that the run is done", EXIT_UNKNOWN)
     return code
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _meeting(
@@ -245,7 +254,7 @@ def _outcome(output_dir: Path, otherwise: int) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"jobs.run: {message}\n")
+    sys.stderr.write(f"jobs.run: {printable(message)}\n")
     return code
 
 

@@ -90,8 +90,9 @@ def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | N
         "requeue": True,  # a lost node, too, sends the job back into the queue
         "signal": f"USR2@{profile.signal_delay_s}",  # never USR1, which NCCL catches
     }
-    if profile.reservation:
-        more["reservation"] = profile.reservation
+    for key in ("clusters", "reservation"):
+        if value := getattr(profile, key):
+            more[key] = value
     if after:
         more |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
     found: dict[str, Any] = {

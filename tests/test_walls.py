@@ -30,7 +30,7 @@ FLOORS = [
     {"scoring", "record", "interruption", "tracking", "lock"},
     {"config", "streams"},
     {"strict_yaml"},
-    {"errors", "files"},
+    {"errors", "files", "hints"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -39,7 +39,7 @@ TORCH_FREE = [
     name
     for name in MODULES
     if name.split(".")[1:2]
-    in (["cli"], ["parser"], ["config"], ["strict_yaml"], ["errors"], ["files"], ["check"], ["scoring"])
+    in (["cli"], ["parser"], ["config"], ["strict_yaml"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
     or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")
@@ -128,7 +128,7 @@ JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
-    assert reached <= {"config", "errors", "files", "streams"}, path
+    assert reached <= {"config", "errors", "files", "hints", "streams"}, path
 
 
 def test_launchers_import_without_torch() -> None:
@@ -136,7 +136,7 @@ def test_launchers_import_without_torch() -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
     assert {"jobs.run", "jobs.table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
-    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit")) == []
+    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)

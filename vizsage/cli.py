@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vizsage.errors import (
     EXIT_DONE,
@@ -23,6 +23,8 @@ from vizsage.errors import (
     Interrupted,
     VizSageError,
     is_out_of_memory,
+    printable,
+    printable_json,
 )
 from vizsage.interruption import end_with_launcher
 from vizsage.parser import parse
@@ -109,7 +111,7 @@ def _score(options: argparse.Namespace) -> None:
     if options.json:
         import json
 
-        print(json.dumps(rescored.scores, indent=2, ensure_ascii=False))
+        print(printable_json(json.dumps(rescored.scores, indent=2, ensure_ascii=False)))
         return
     from rich.console import Console
 
@@ -124,7 +126,7 @@ def _report(options: argparse.Namespace) -> None:
     from vizsage.evaluation.report import evaluation_folders, write_report
 
     for folder in evaluation_folders(options.run, options.split):
-        print(write_report(folder))
+        print(printable(str(write_report(folder, options.overrides, images=not options.no_images))))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -149,7 +151,7 @@ def _predict(options: argparse.Namespace) -> None:
         base=options.base,
         adapter=options.adapter,
     )
-    print(answer.text)
+    print(printable(str(answer.text), lines=True))
 
 
 def _config_command(options: argparse.Namespace) -> None:
@@ -174,7 +176,7 @@ def _compare(options: argparse.Namespace) -> None:
     if options.json:
         import json
 
-        print(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False))
+        print(printable_json(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False)))
     else:
         from rich.console import Console
 
@@ -227,9 +229,12 @@ def _set_up_logging(*, debug: bool) -> None:
     """What the library reports goes to stderr; what other libraries report is shown from warnings on."""
 
     class Lines(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            text = super().format(record)
+        def formatMessage(self, record: logging.LogRecord) -> str:
+            text = printable(record.message, lines=not record.name.startswith("vizsage"))
             return text if record.levelno <= logging.INFO else f"vizsage: {record.levelname.lower()}: {text}"
+
+        def formatException(self, ei: Any) -> str:
+            return printable(super().formatException(ei), lines=True)
 
     handler = _Stderr()
     handler.setFormatter(Lines())
@@ -269,7 +274,7 @@ class _Stderr(logging.StreamHandler):  # no [TextIO]: Python 3.10 cannot subscri
 
 def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "error") -> int:
     log.debug("where it happened", exc_info=error)
-    print(f"vizsage: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"vizsage: {kind}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return exit_code
 
 

@@ -18,6 +18,9 @@ LAUNCHER = "VIZSAGE_LAUNCHER"
 """The variable with the process id of the launcher that has started this process."""
 TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 """Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
+# A terminal obeys control codes (C0, here without the tab, DEL and C1). After an override of the text's direction it
+# shows characters in another order than they are written. Half of a surrogate pair cannot be written to it.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
 
 
@@ -80,12 +83,33 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """`text` for a terminal: what would control it is written as Python writes it, `\\x1b` or `\\u202e`.
+
+    Everything that a command prints for people goes through here, because texts of data, models and file names may hold
+    anything. With `lines`, line breaks stay.
+    """
+    return _UNPRINTABLE.sub(
+        lambda match: "\n" if lines and match[0] == "\n" else match[0].encode("unicode_escape").decode(), text
+    )
+
+
+def printable_json(text: str) -> str:
+    """JSON text for a terminal, of the same value: such characters, which stand in strings only, become \\uXXXX."""
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
 def shortened(text: str, most: int = 200) -> str:
     """`text` for a message: where it has more than `most` characters, the middle is left out and counted."""
     if len(text) <= most:
         return text
     kept = most // 2 - 15  # on either side of the words between them
     return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
+
+
+def quoted(value: object) -> str:
+    """A user's name or text for a message: in quotes, without control characters, shortened."""
+    return shortened(repr(value))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -52,6 +52,18 @@ def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
     assert record["attempts"][0]["exit_code"] == 0
 
 
+@pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
+def test_every_file_has_the_mode_of_the_umask(make_config: MakeConfig, umask: Callable[[int], None], mask: int) -> None:
+    """Weights too, which safetensors lets nobody but their owner read: colleagues and pods have other ids."""
+    umask(mask)
+    config = make_config(max_steps=1)
+    train(config)
+    there = [path for path in config.output_dir.rglob("*") if not path.is_symlink()]
+    assert len(there) > 20
+    wrong = [path for path in there if path.stat().st_mode & 0o777 != (0o777 if path.is_dir() else 0o666) & ~mask]
+    assert wrong == []
+
+
 def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
     """A random output head bounds how far it can fall; without learning it stays within 2%."""
     config = make_config(epochs=8, eval_steps=1000, save_steps=1000, lora_dropout=0)

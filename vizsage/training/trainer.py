@@ -85,7 +85,8 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
 class VisionTrainer(SFTTrainer):
     """One optimizer step after another; the loss is the mean over the answer tokens of a step.
 
-    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came.
+    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came,
+    and `before_saving` raises where the run directory is gone.
     """
 
     def __init__(
@@ -96,12 +97,13 @@ class VisionTrainer(SFTTrainer):
         sharing: Sharing | None,
         progress: Progress,
         stop: Callable[[], bool],
+        before_saving: Callable[[], None],
         fingerprint: dict[str, str],
         identity: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
-        self.stop, self.fingerprint, self.identity = stop, fingerprint, identity
+        self.stop, self.before_saving, self.fingerprint, self.identity = stop, before_saving, fingerprint, identity
         self.loader: TrainLoader | None = None
         self.much_left_out = False
         trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
@@ -212,6 +214,7 @@ class VisionTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write checkpoint-<step>, whole or not at all, then delete those no longer needed."""
+        self.before_saving()
         output_dir = self.config.output_dir
         main = self.args.should_save
         step = self.state.global_step
