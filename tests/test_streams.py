@@ -76,6 +76,16 @@ def test_a_product_that_cannot_be_written_is_a_failure_in_one_line(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_what_launchers_are_asked_to_show_and_cannot_is_a_failure_in_one_line(tmp_path: Path, redirection: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"attempts": [{"step": 1}], "settings": {}, "identity": {}}')
+    done = shell([sys.executable, "-m", "jobs", "table", str(tmp_path)], redirection)
+    assert done.returncode == 1
+    assert done.stderr.startswith("jobs: error: stdout: what was asked for cannot be written there: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("redirection", LOST)
 def test_the_launcher_s_exit_code_does_not_depend_on_its_log(redirection: str) -> None:
     assert shell([sys.executable, "-m", "jobs.run", "dance", "x.yaml"], redirection).returncode == 2
