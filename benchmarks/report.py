@@ -25,6 +25,7 @@ from rich.table import Table
 from tools.browser import browser, browser_missing
 from vizsage.config import build_config
 from vizsage.evaluation.report import write_report
+from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json, write_jsonl
 from vizsage.scoring.metrics import score_row
 from vizsage.scoring.summary import summarise
@@ -144,7 +145,7 @@ def write_evaluation(folder: Path, samples: int) -> Path:
         "versions": {},
     }
     facts |= {"base_model": "none", "adapter": None, "settings": config.model_dump(mode="json")}
-    write_json(evaluation / "results.json", {"schema_version": 2, **summarise(rows(samples)), **facts})
+    write_json(evaluation / "results.json", {"schema_version": SCHEMA_VERSION, **summarise(rows(samples)), **facts})
     return evaluation
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import re
 import shlex
@@ -16,23 +15,15 @@ from typing import Any
 
 import yaml
 
+from jobs.kubectl import config, forget, is_refusal, kubectl, kubectl_for, refusal, run, server_of
 from jobs.manifest import LABEL, Document, Request, job_name, render, workload_kind
 from jobs.spec import Work
-from jobs.submissions import FILE, Submission, list_of_all, now
+from jobs.submissions import Submission, now
 from vizsage.errors import ConfigError, VizSageError
 from vizsage.files import write_text
 
 OVERLAYS = Path("k8s/overlays")
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-# Lines for kubectl's developers: E1124 12:00:00.000000 ...
-_KLOG = re.compile(r"[EWI]\d{4} ")
-_SILENCE = re.compile(
-    r"unable to connect|refused|timeout|timed out|no such host|no route to host|unreachable|reset by peer|\bEOF\b|"
-    r"TLS handshake|ServiceUnavailable|TooManyRequests|InternalError|getting credentials",
-    re.IGNORECASE,
-)
-# kubectl itself gives up after a minute.
-_PATIENCE_S = 90
 
 
 @dataclass(frozen=True)
@@ -109,10 +100,10 @@ def submission_of(work: Work, sent: Manifest, namespace: str | None) -> Submissi
     """
     if not shutil.which("kubectl"):
         raise ConfigError("kubectl is not here; install it, or add --dry-run")
-    context = _config("current-context")
+    context = config("current-context")
     own = next((one["metadata"].get("namespace") for one in sent.documents if one["metadata"]["name"] == sent.name), "")
     if not namespace and not own:
-        here = _config("view", "--minify", "-o", "jsonpath={..namespace}") if context else _namespace_of_this_pod()
+        here = config("view", "--minify", "-o", "jsonpath={..namespace}") if context else _namespace_of_this_pod()
         namespace = here or "default"
     namespace = namespace or own
     return Submission(
@@ -121,37 +112,43 @@ def submission_of(work: Work, sent: Manifest, namespace: str | None) -> Submissi
         scheduler="kubernetes",
         submitted=now(),
         run_dir=str(work.run_dir),
-        log=f"{shlex.join(_kubectl(context, namespace))} logs -l {LABEL}={sent.name} --tail=-1",
+        log=f"{shlex.join(kubectl(context, namespace))} logs -l {LABEL}={sent.name} --tail=-1",
         script=str(work.folder / f"{sent.name}.yaml"),
         config=str(work.settings_file),
         context=context,
         namespace=namespace,
         resource=workload_kind(sent.documents),
-        server=_server(context),
+        server=server_of(context),
     )
 
 
 def submit(work: Work, sent: Manifest, submission: Submission) -> list[str]:
     """Apply the manifest; return what went wrong after the job was on its way.
 
-    A copy of manifest and settings is kept below the run directory, as this host sees it, where that can be written.
-    Raises ConfigError where the cluster refuses it, VizSageError where it does not answer; nothing is left there
-    then, or the message says what may be.
+    The Job or JobSet is sent last and by itself, so that it is known whether the cluster has refused it. A copy of
+    manifest and settings is kept below the run directory, as this host sees it, where that can be written.
+    Raises ConfigError where the cluster refuses it, VizSageError where it does not answer; nothing of the run is left
+    there then, or the message says what may be.
     """
-    kubectl = kubectl_for(submission)
-    if (asked := run([*kubectl, "get", "--raw", "/version"])).returncode:  # nothing can have been sent yet
+    command = kubectl_for(submission)
+    if (asked := run([*command, "get", "--raw", "/version"])).returncode:  # nothing can have been sent yet
         raise refusal("get --raw /version", asked)
-    done = run([*kubectl, "apply", "-f", "-", "-o", "json"], sent.text)
-    if done.returncode:
-        error = refusal("apply", done)
-        own = Manifest(sent.name, [one for one in sent.documents if one["metadata"]["name"] == sent.name])
-        if run([*kubectl, "delete", "-f", "-", "--ignore-not-found", "--wait=false"], own.text).returncode:
-            raise Unclear(f"{error}; job {sent.name} may be there all the same, see python -m jobs status")
-        raise error
-    applied = json.loads(done.stdout)
-    objects = applied["items"] if applied["kind"] == "List" else [applied]
-    [workload] = [one for one in objects if one["kind"].lower() == submission.resource]
-    problems = [_hand_over(kubectl, workload, objects), *done.stderr.strip().splitlines()]
+    shared = [one for one in sent.documents if one["metadata"]["name"] != sent.name]
+    own = [one for one in sent.documents if one["metadata"]["name"] == sent.name]
+    own.sort(key=lambda one: one["kind"].lower() == submission.resource)
+    taken: list[Document] = []
+    problems: list[str | None] = []
+    for documents in [shared, *([one] for one in own)]:
+        if not documents:
+            continue
+        done = run([*command, "apply", "-f", "-", "-o", "json"], _yaml(documents))
+        if done.returncode:
+            maybe = [] if documents is shared or is_refusal(done) else documents
+            raise _taken_back(submission, _explained(submission, done), [*taken, *maybe])
+        if documents is not shared:
+            taken.append(json.loads(done.stdout))
+        problems += done.stderr.strip().splitlines()
+    problems.append(_hand_over(command, taken))
     try:
         write_text(Path(submission.script), sent.text_without_secrets)
         work.freeze()
@@ -175,44 +172,44 @@ def cancel(submission: Submission) -> None:
         raise refusal(f"delete {submission.job_id}", done)
 
 
-def kubectl_for(submission: Submission) -> list[str]:
-    """kubectl in the cluster and namespace that the job was sent to, wherever the user is by now."""
-    return _kubectl(submission.context, submission.namespace)
+def _explained(submission: Submission, done: subprocess.CompletedProcess[str]) -> VizSageError:
+    """The error for an apply that failed, with the place and, where the reason is a common one, what helps."""
+    error = refusal("apply", done)
+    where = f"namespace {submission.namespace}" + (f" of context {submission.context}" if submission.context else "")
+    if re.search(r'namespaces "\S+" not found', done.stderr):
+        hint = "; name another with --namespace, or create it with kubectl create namespace"
+    elif missing := re.search(r'no matches for kind "(\w+)"', done.stderr):
+        hint = f"; the cluster knows no {missing[1]}: have it installed, see k8s/README.md, or name another --overlay"
+    elif re.search(r"\bcannot \w+ resource\b", done.stderr):
+        hint = "; this account lacks the right: name another --namespace, or ask for it (kubectl auth can-i --list)"
+    else:
+        hint = ""
+    return type(error)(f"{where}: {error}{hint}")
 
 
-def get(submission: Submission, *words: str) -> dict[str, Any] | None:
-    """What `kubectl get KIND NAME` or `get KIND -l LABELS` says; None where the named object is not there.
-
-    Raises VizSageError without an answer, and where the context now leads to another cluster.
-    """
-    if submission.server and (server := _server(submission.context)) != submission.server:
-        raise VizSageError(
-            f"Kubernetes does not answer for job {submission.job_id}: it was sent to {submission.server}, and the "
-            f"context {submission.context!r} of kubectl leads to {server or 'no cluster'} now; set KUBECONFIG to the "
-            "file that was used then, or, if that cluster is gone, remove the job's line from "
-            f"{submission.folder / FILE} and {list_of_all()}"
+def _taken_back(submission: Submission, error: VizSageError, objects: Sequence[Document]) -> VizSageError:
+    """Remove what the cluster has or may have of a run that was not sent whole; the error for its user."""
+    if not objects:
+        return error
+    command = [*kubectl_for(submission), "delete", "-f", "-", "--ignore-not-found", "--wait=false"]
+    if not (done := run(command, _yaml(objects))).returncode:
+        return error
+    if any(one["kind"].lower() == submission.resource for one in objects):
+        return Unclear(
+            f"{error}; job {submission.job_id} may be there all the same: python -m jobs status tells when the cluster "
+            f"answers, python -m jobs cancel removes it; if it never answers again, {forget(submission)}"
         )
-    done = run([*kubectl_for(submission), "get", *words, "-o", "json"])
-    if done.returncode:
-        # Only the server's word on this very object; a plugin, a context or a path that is not found is none.
-        names = "|".join(re.escape(name) for name in (words[1], submission.namespace))
-        if len(words) == 2 and re.search(rf'\(NotFound\): \S+ "({names})" not found', done.stderr):
-            return None
-        raise VizSageError(f"Kubernetes does not answer for job {submission.job_id}: {' '.join(done.stderr.split())}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    kinds = ",".join(one["kind"].lower() for one in objects)
+    by_hand = shlex.join([*kubectl_for(submission), "delete", kinds, submission.job_id])
+    return type(error)(f"{error}; remove what it left behind with {by_hand} ({' '.join(done.stderr.split())})")
 
 
-def refusal(what: str, done: subprocess.CompletedProcess[str]) -> VizSageError:
-    """The error for a kubectl that failed: the user's where the cluster said no, else unknown."""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    said = "; ".join(line for line in lines if not _KLOG.match(line)) or "; ".join(lines)
-    kind = VizSageError if _SILENCE.search(re.sub(r"[?&]timeout=\S+", "", said)) else ConfigError
-    return kind(f"kubectl {what}: {said or f'ended with exit code {done.returncode}'}")
+def _hand_over(command: list[str], objects: Sequence[Document]) -> str | None:
+    """Make configuration and Service the job's, the last of the objects: they go when it goes.
 
-
-def _hand_over(kubectl: list[str], workload: Document, objects: Sequence[Document]) -> str | None:
-    """Make configuration and Service the job's: they go when it goes. Returns what could not be done."""
+    Returns what could not be done.
+    """
+    *others, workload = objects
     owner = {
         "apiVersion": workload["apiVersion"],
         "kind": workload["kind"],
@@ -220,20 +217,11 @@ def _hand_over(kubectl: list[str], workload: Document, objects: Sequence[Documen
         "uid": workload["metadata"]["uid"],
     }
     patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
-    for one in objects:
-        if one["metadata"]["name"] == owner["name"] and one is not workload:
-            done = run([*kubectl, "patch", one["kind"].lower(), owner["name"], "--type=merge", "-p", patch])
-            if done.returncode:
-                return (
-                    f"{one['kind']} {owner['name']} will stay when the job is removed: {' '.join(done.stderr.split())}"
-                )
+    for one in others:
+        done = run([*command, "patch", one["kind"].lower(), owner["name"], "--type=merge", "-p", patch])
+        if done.returncode:
+            return f"{one['kind']} {owner['name']} will stay when the job is removed: {' '.join(done.stderr.split())}"
     return None
-
-
-def _config(*words: str) -> str:
-    """What `kubectl config` says; empty inside a pod, where there is no configuration."""
-    done = run(["kubectl", "config", *words])
-    return "" if done.returncode else done.stdout.strip()
 
 
 def _namespace_of_this_pod() -> str:
@@ -242,31 +230,6 @@ def _namespace_of_this_pod() -> str:
         return _OWN_NAMESPACE.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
-
-
-@functools.cache
-def _server(context: str) -> str:
-    """The address behind a context: many clusters have contexts of the same name."""
-    where = ["--context", context] if context else []
-    return _config("view", "--minify", *where, "-o", "jsonpath={.clusters[0].cluster.server}")
-
-
-def _kubectl(context: str, namespace: str | None) -> list[str]:
-    where = ["--context", context] if context else []
-    return ["kubectl", *where, *(["--namespace", namespace] if namespace else [])]
-
-
-def run(command: list[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run kubectl, with `given` as its input; its failures are the caller's. Raises ConfigError without kubectl."""
-    try:
-        command = [*command, "--request-timeout=60s"]
-        # Never this terminal: a kubectl that asks for a password would wait unseen.
-        given = given or ""
-        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
-    except FileNotFoundError:
-        raise ConfigError("kubectl is not here; install it, and give it access to the cluster") from None
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"timed out after {_PATIENCE_S} seconds")
 
 
 def _yaml(documents: Sequence[Document]) -> str:

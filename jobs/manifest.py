@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.resources import set_gpus
+from jobs.secret_check import refuse_in_manifest
 from jobs.spec import Work
 from vizsage.config import config_to_yaml
 from vizsage.errors import ConfigError
@@ -29,7 +31,7 @@ LABEL = "vizsage/job"
 _LONGEST_NAME = 45
 _COMPONENT = "app.kubernetes.io/component"
 _WORKLOADS = ("Job", "JobSet")
-_GPU = re.compile(r"/gpu(\.shared)?$|^gpu\.|/mig-")
+_QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,11 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
     if len(found) != 1:
         raise ConfigError(f"expected one Job or JobSet in the overlay, found {len(found)}")
     [workload] = found
-    jobs = _jobs(workload, work.command, request)
+    refuse_in_manifest(documents)
+    # A queue admits a JobSet whole: one that asks for training and evaluation together could not be admitted where the
+    # training fills the quota.
+    in_one_pod = workload["kind"] == "Job" or _QUEUE in workload["metadata"].get("labels", {})
+    jobs = _jobs(workload, work.command, then_eval=request.then_eval and not in_one_pod)
     if work.command == "eval" and workload["kind"] == "JobSet" and (request.nodes or 1) > 1:
         _let_meet(_container(jobs["eval"]["template"]["spec"]))
     _rename(documents, workload, jobs, name)
@@ -85,8 +91,8 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
         container = _container(pod)
         _check_volumes(work, pod, container)
         _, settings, *more = container.get("args") or ["", "/etc/vizsage/config.yaml"]
-        then_eval = request.then_eval and workload["kind"] == "Job"
-        container["args"] = [role, settings, *more, *work.evaluation.words, *(["--then-eval"] if then_eval else [])]
+        then_eval = ["--then-eval"] if request.then_eval and in_one_pod else []
+        container["args"] = [role, settings, *more, *work.evaluation.words, *then_eval]
         nodes, gpus, one_gpu = request.nodes, request.gpus_per_node, False
         if role == "eval":  # one process, unless more are asked for, and after a training in any case
             alone = work.command != "eval"
@@ -94,7 +100,9 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
             one_gpu = alone or gpus is None
         if nodes is not None:
             _set_nodes(job, container, nodes)
-        _set_gpus(container, work, gpus, one=one_gpu)
+        cores = set_gpus(pod, container, gpus, one=one_gpu, on_cpu=work.config.device == "cpu")
+        if cores is not None:
+            _set_variable(container, "OMP_NUM_THREADS", str(cores), only_if_there=True)
         if request.image is not None:
             for one in (*pod.get("initContainers", ()), *pod["containers"]):
                 if one["image"] == container["image"] or one is container:
@@ -112,11 +120,11 @@ def workload_kind(documents: Sequence[Document]) -> str:
     return next(str(document["kind"]).lower() for document in documents if document.get("kind") in _WORKLOADS)
 
 
-def _jobs(workload: Document, command: str, request: Request) -> dict[str, Document]:
+def _jobs(workload: Document, command: str, *, then_eval: bool) -> dict[str, Document]:
     """The specs of the Jobs in it by what they do; those of a JobSet that nobody asked for are taken out."""
     if workload["kind"] == "Job":
         return {command: workload["spec"]}
-    wanted = [command, *(["eval"] if request.then_eval else [])]
+    wanted = [command, *(["eval"] if then_eval else [])]
     replicated = [one for one in workload["spec"]["replicatedJobs"] if one["name"] in wanted]
     if missing := set(wanted) - {one["name"] for one in replicated}:
         raise ConfigError(f"the JobSet of the overlay has no replicated job named {' or '.join(sorted(missing))}")
@@ -212,26 +220,6 @@ def _set_nodes(job: Document, container: Document, nodes: int) -> None:
     job["backoffLimit"] = job.get("backoffLimit", 6) * nodes // job["completions"]
     job["completions"] = job["parallelism"] = nodes
     _set_variable(container, "NNODES", str(nodes))
-
-
-def _set_gpus(container: Document, work: Work, gpus: int | None, *, one: bool) -> None:
-    """As many as asked for, at most `one`; settings for a CPU take none: nobody wants to wait for GPUs that idle."""
-    resources = container.setdefault("resources", {})
-    kinds = {key for part in ("limits", "requests") for key in resources.get(part, {}) if _GPU.search(key)}
-    if gpus is None and work.config.device == "cpu":
-        gpus = 0
-    for part in ("limits", "requests"):
-        given = resources.get(part, {})
-        for key in kinds & set(given):
-            count = int(given[key]) if gpus is None else gpus
-            given[key] = str(min(1, count) if one else count)
-            if given[key] == "0":
-                del given[key]
-    cores = str(resources.get("requests", {}).get("cpu", ""))
-    if gpus and not one and cores.isdecimal():
-        _set_variable(container, "OMP_NUM_THREADS", str(max(1, int(cores) // gpus)), only_if_there=True)
-    if gpus and not kinds:
-        resources.setdefault("limits", {})["nvidia.com/gpu"] = str(1 if one else gpus)
 
 
 def _let_meet(container: Document) -> None:

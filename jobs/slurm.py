@@ -1,71 +1,101 @@
-"""SLURM: sending jobs through submitit, asking what became of them, cancelling."""
+"""SLURM: sending jobs through submitit."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobs.profile import Profile
 from jobs.script import sbatch_parameters, script_text, task_command
+from jobs.slurm_queue import is_option, largest_array
 from jobs.spec import Work
 from jobs.submissions import Submission, now
 from vizsage.errors import ConfigError, VizSageError, one_line
 
-_WORDS = {
-    "PENDING": "pending",
-    "REQUEUED": "pending",
-    "REQUEUE_HOLD": "pending",
-    "SPECIAL_EXIT": "pending",
-    "CONFIGURING": "running",
-    "RUNNING": "running",
-    "SUSPENDED": "running",
-    "STOPPED": "running",
-    "SIGNALING": "running",
-    "RESIZING": "running",
-    "STAGE_OUT": "ending",
-    "COMPLETING": "ending",
-    "COMPLETED": "completed",
-    "CANCELLED": "cancelled",
-    "TIMEOUT": "failed",
-    "DEADLINE": "failed",
-    "NODE_FAIL": "failed",
-    "BOOT_FAIL": "failed",
-    "OUT_OF_MEMORY": "failed",
-    "FAILED": "failed",
-    "PREEMPTED": "failed",
-    "REVOKED": "failed",
-}
 
-
-def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str | None = None) -> list[Submission]:
+def submit(
+    works: Sequence[Work], profile: Profile, folder: Path, *, after: Submission | None = None
+) -> list[Submission]:
     """Send one job, or an array with one member for each of `works`. `folder` takes script and log.
 
-    Raises ConfigError where SLURM is missing or refuses the job.
+    One that is to run `after` another goes to the cluster which took that one: clusters do not know each other's jobs.
+    Raises ConfigError where SLURM is missing or refuses the job, of which nothing is left then.
+    """
+    if not (shutil.which("sbatch") and shutil.which("srun")):
+        raise ConfigError("sbatch and srun are not here; submit from a login node of the cluster, or add --dry-run")
+    if after and after.cluster:
+        profile = profile.model_copy(update={"clusters": after.cluster})
+    earlier = after.job_id if after else None
+    _check_syntax(script_text(works, profile, folder, after=earlier))
+    if len(works) > 1 and (most := largest_array(profile.clusters)) is not None and len(works) > most:
+        raise ConfigError(
+            f"{len(works)} runs are more than a job array of this cluster may have: {most} (MaxArraySize); split the "
+            "sweep"
+        )
+    # submitit gives sbatch this process's environment, and sbatch gives it to the job.
+    for name in filter(is_option, list(os.environ)):
+        del os.environ[name]
+    with _nothing_left_of_a_refusal(works, folder):
+        job_id, cluster = _send(works, profile, folder, earlier)
+    array = len(works) > 1
+    return [
+        Submission(
+            job_id=f"{job_id}_{i}" if array else job_id,
+            kind=work.command,
+            scheduler="slurm",
+            submitted=now(),
+            run_dir=str(work.run_dir),
+            log=str(folder / f"{job_id}{f'_{i}' if array else ''}_0_log.out"),
+            script=str(folder / f"{job_id}_submission.sh"),
+            config=str(work.settings_file),
+            user=str(os.getuid()),
+            cluster=cluster,
+        )
+        for i, work in enumerate(works)
+    ]
+
+
+def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | None) -> tuple[str, str]:
+    """Write what the job reads and send it; its id and, where sbatch names one, its cluster.
+
+    Raises ConfigError where sbatch refuses it, VizSageError where its answer names no job.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    if not (shutil.which("sbatch") and shutil.which("srun")):
-        raise ConfigError("sbatch and srun are not here; submit from a login node of the cluster, or add --dry-run")
-    _check_syntax(script_text(works, profile, folder, after=after))
-    _forget_surroundings()
+    cluster = ""
+
+    class ClusterExecutor(submitit.SlurmExecutor):
+        """Remembers the cluster, of which submitit does not tell."""
+
+        @staticmethod
+        def _get_job_id_from_submission_command(string: bytes | str) -> str:
+            nonlocal cluster
+            text = string if isinstance(string, str) else string.decode()
+            if found := re.search(r"job \d+ on cluster (\S+)", text):
+                cluster = found[1]
+            return str(submitit.SlurmExecutor._get_job_id_from_submission_command(text))
+
     for work in works:
         work.freeze()
     folder.mkdir(parents=True, exist_ok=True)
-    executor = submitit.SlurmExecutor(folder)
+    executor = ClusterExecutor(folder)
     executor.update_parameters(**sbatch_parameters(works, profile, after=after))
     if len(works) > 1:
         executor.parameters["map_count"] = len(works)
     try:
         # Not `submit`: it would send a pickled function, which another Python or a container could not read.
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's errors, which are told below
-            job = executor._submit_command(task_command(works, profile))
-    except (FailedJobError, FailedSubmissionError) as error:
+            return str(executor._submit_command(task_command(works, profile)).job_id), cluster
+    except FailedSubmissionError as error:  # nothing is taken back: the job may be on its way
+        raise VizSageError(f"sbatch was called, and its answer names no job, see squeue: {one_line(error)}") from None
+    except FailedJobError as error:
         lines = [
             line.partition("sbatch: error:")[2].strip() for line in str(error).splitlines() if "sbatch: error" in line
         ]
@@ -74,71 +104,24 @@ def submit(works: Sequence[Work], profile: Profile, folder: Path, *, after: str 
         for left in folder.glob(".submission_file_*.sh"):
             if not left.is_symlink():
                 left.unlink()
-    array = len(works) > 1
-    return [
-        Submission(
-            job_id=f"{job.job_id}_{i}" if array else job.job_id,
-            kind=work.command,
-            scheduler="slurm",
-            submitted=now(),
-            run_dir=str(work.run_dir),
-            log=str(folder / f"{job.job_id}{f'_{i}' if array else ''}_0_log.out"),
-            script=str(folder / f"{job.job_id}_submission.sh"),
-            config=str(work.settings_file),
-        )
-        for i, work in enumerate(works)
-    ]
 
 
-def ask(job_id: str) -> tuple[str, str] | None:
-    """(state in this project's words, SLURM's own words), or None where SLURM does not know the job any more.
-
-    sacct is asked first; it fails where the cluster keeps no accounts, and squeue remembers a job for some minutes.
-    Raises VizSageError where SLURM does not answer: that is no word on the job.
-    """
-    line, _ = _first_line(["sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,Reason"])
-    if not line:
-        line, problem = _first_line(["squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T|%r"])
-        if problem and "Invalid job id" not in problem:
-            raise VizSageError(f"SLURM does not answer for job {job_id}: {problem}")
-        if not line:
-            return None
-    state, _, reason = line.partition("|")
-    state = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
-    word = _WORDS.get(state, state.lower())
-    # What a job that ended once waited for says nothing any more.
-    return word, reason if word == "pending" and reason not in ("", "None") else state
-
-
-def cancel(job_id: str) -> None:
-    """SIGTERM to the job now, SIGKILL after the cluster's KillWait. Raises VizSageError where scancel fails."""
+@contextlib.contextmanager
+def _nothing_left_of_a_refusal(works: Sequence[Work], folder: Path) -> Iterator[None]:
+    """Take files and folders back that were not there before, where the job is refused."""
+    files = [work.settings_file for work in works if not work.settings_file.exists()]
+    folders = {path for start in (folder, *(one.folder for one in works)) for path in (start, *start.parents)}
+    made = [path for path in sorted(folders, reverse=True) if not path.exists()]
     try:
-        subprocess.run(["scancel", job_id], check=True, capture_output=True, text=True, timeout=60)
-    except FileNotFoundError:
-        raise ConfigError("scancel is not here; cancel from a login node of the cluster") from None
-    except subprocess.SubprocessError as error:
-        raise VizSageError(f"scancel {job_id}: {getattr(error, 'stderr', None) or error}") from None
-
-
-def _first_line(command: list[str]) -> tuple[str, str]:
-    """The first line that a command prints, and what went wrong. A command that is not here knows no job."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except FileNotFoundError:
-        return "", ""
-    except subprocess.TimeoutExpired:
-        return "", f"{command[0]} took more than a minute"
-    if done.returncode:
-        return "", " ".join(done.stderr.split()) or f"{command[0]} ended with exit code {done.returncode}"
-    lines = done.stdout.strip().splitlines()
-    return (lines[0].strip() if lines else ""), ""
-
-
-def _forget_surroundings() -> None:
-    """Take out of the environment what belongs to another job: submitted from inside one, a job would inherit it."""
-    for name in list(os.environ):
-        if (name.startswith("SLURM_") and name != "SLURM_CONF") or name == "SBATCH_EXPORT":
-            del os.environ[name]
+        yield
+    except ConfigError:
+        for file in files:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                file.unlink()
+        for path in made:  # what lies below comes first
+            with contextlib.suppress(OSError):  # what somebody else has put there stays
+                path.rmdir()
+        raise
 
 
 def _check_syntax(text: str) -> None:

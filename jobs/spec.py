@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from vizsage.config import Config, config_to_yaml, load_config
 from vizsage.errors import ConfigError
 from vizsage.files import write_text
 
+_LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
+_LONGEST_PATH_BYTES = 3500  # PATH_MAX, less what lies below a run directory
 FOLDER = "jobs"  # below the run directory: scripts, logs and frozen settings of its jobs
 
 
@@ -23,12 +26,13 @@ class Evaluation:
     base: bool = False
     adapter: Path | None = None
     blind: bool = False
+    other_data: bool = False
 
     @property
     def words(self) -> list[str]:
         """As options, a word each, whatever they begin with."""
         given = {"split": self.split, "limit": self.limit, "adapter": self.adapter}
-        switches = {"base": self.base, "blind": self.blind}
+        switches = {"base": self.base, "blind": self.blind, "other-data": self.other_data}
         return [
             *(f"--{name}={value}" for name, value in given.items() if value is not None),
             *(f"--{name}" for name, on in switches.items() if on),
@@ -69,11 +73,29 @@ class Work:
 def work(command: str, config: Config, evaluation: Evaluation = Evaluation()) -> Work:
     """The work of `command` with `config`. Raises ConfigError for settings that a launcher cannot serve."""
     run_dir = config.output_dir.absolute()
-    if "%" in str(run_dir):
-        raise ConfigError(f"output_dir: {run_dir} has a %, which SLURM reads as a pattern; name another folder")
+    _check_name(run_dir)
     if config.name_trained_model == FOLDER:
         raise ConfigError(f"name_trained_model: {FOLDER!r} is the folder that launchers keep their files in")
     return Work(command, config, run_dir, evaluation)
+
+
+def _check_name(run_dir: Path) -> None:
+    """Raise ConfigError for a folder that cannot be made, or that a batch script would mistake."""
+    text = str(run_dir)
+    shown = ascii(text) if len(text) <= 100 else f"{ascii(text[:60])[:-1]}...{ascii(text[-30:])[1:]}"
+    if not text.isprintable():
+        raise ConfigError(
+            f"output_dir: {shown} has a line break or another character that no script or log can show; name another "
+            "folder"
+        )
+    if found := next((char for char in "%\\" if char in text), None):
+        raise ConfigError(f"output_dir: {shown} has a {found}, which SLURM reads as a pattern; name another folder")
+    longest = max(len(os.fsencode(part)) for part in run_dir.parts)
+    if longest > _LONGEST_NAME_BYTES or len(os.fsencode(run_dir)) > _LONGEST_PATH_BYTES:
+        raise ConfigError(
+            f"output_dir: {shown} is too long: a folder's name may have {_LONGEST_NAME_BYTES} bytes, found {longest}, "
+            f"and the whole path {_LONGEST_PATH_BYTES}; name a shorter one"
+        )
 
 
 def load_work(command: str, path: Path, overrides: Sequence[str] = (), evaluation: Evaluation = Evaluation()) -> Work:

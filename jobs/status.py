@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import pods, slurm
+from jobs import job_states, pods, slurm_queue
+from jobs.slurm_queue import ACTIVE
 from jobs.submissions import Submission, of_run
 from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
 
 CANCELLED = ".cancelled"
-ACTIVE = ("pending", "running", "ending")
 _NAMES = {"slurm": "SLURM", "kubernetes": "Kubernetes"}
 _LOG_TAIL_BYTES = 1 << 16
+# How other programs speak of errors, and lines that only seem to: progress, warnings, the scheduler's own.
+_ERROR = re.compile(
+    r"error|exception|fatal|fail|abort|fault|killed|denied|refused|cannot|can't|unable|no such|not found|not permitted|"
+    r"invalid|illegal|out of memory|no space|timed? ?out|core dumped|bad_alloc|panic",
+    re.IGNORECASE,
+)
+_NO_ERROR = re.compile(r"===|srun:|slurmstepd|Terminated|step \d+|vizsage: (warning|info):")
 
 
 @dataclass(frozen=True)
@@ -40,18 +48,22 @@ class JobState:
 def state_of(submission: Submission) -> JobState:
     """Ask the scheduler; where it has forgotten the job, read what the job left."""
     on_kubernetes = submission.scheduler == "kubernetes"
-    told = pods.ask(submission) if on_kubernetes else slurm.ask(submission.job_id)
+    words = ""
+    told: tuple[str, str] | None = None
+    asked = not submission.given_up
+    if asked and not on_kubernetes:
+        told = slurm_queue.ask(submission)
+    elif asked and (found := job_states.ask(submission)):
+        told, words = (found.state, found.detail), found.words
     run_dir = Path(submission.run_dir)
     outcome = _json(run_dir / "outcome.json")
     state, detail = told or _left_behind(submission, outcome)
     step = outcome.get("step") if isinstance(outcome.get("step"), int) else _newest_checkpoint(run_dir)
     if step is None and told and on_kubernetes:
         step = pods.step(submission)  # the run directory is where the pods see it
-    error = None
+    error = error_in(words)
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
-        if on_kubernetes:
-            error = error_in(pods.last_words(submission)) if told else None
-        else:
+        if not on_kubernetes:
             error = last_error(Path(submission.log))
         error = error or str(outcome.get("reason") or "") or None
     if told and state == "failed" and (code := _end(submission)[0]) is not None:
@@ -83,28 +95,33 @@ def last_error(log: Path) -> str | None:
 
 
 def error_in(text: str) -> str | None:
-    """The last error in the newest attempt of a log: a line of this project's, or else the last line."""
+    """The last error in the newest attempt of a log: a line of this project's, or else one that speaks of an error.
+
+    A process that is killed leaves none: what it wrote last is progress.
+    """
     attempt = text[text.rfind("=== attempt ") :] if "=== attempt " in text else text
     lines = [line.strip() for line in attempt.splitlines()]
     ours = [line for line in lines if line.startswith(("vizsage: error:", "jobs.run:"))]
-    other = [line for line in lines if line and not line.startswith(("===", "srun:", "slurmstepd", "Terminated"))]
-    found = ours or other
+    found = ours or [line for line in lines if _ERROR.search(line) and not _NO_ERROR.match(line)]
     return found[-1] if found else None
 
 
 def _left_behind(submission: Submission, outcome: dict[str, Any]) -> tuple[str, str]:
     """State and detail from the files of a job that the scheduler has forgotten."""
     forgotten = f"{_NAMES[submission.scheduler]} has forgotten the job"
-    cancelled = (submission.folder / f"{submission.job_id}{CANCELLED}").exists()
+    if submission.given_up:
+        forgotten = f"given up by python -m jobs cancel --forget, {_NAMES[submission.scheduler]} is not asked"
+    cancelled = bool(submission.given_up) or (submission.folder / f"{submission.job_id}{CANCELLED}").exists()
+    by = forgotten if submission.given_up else "by python -m jobs cancel"
     code, host_state = _end(submission)
     if code is None:  # it never began, or its script was killed with all the rest
         if cancelled:
-            return "cancelled", "by python -m jobs cancel"
+            return "cancelled", by
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
             return _word(outcome.get("exit_code", 1)), f"{forgotten}; outcome.json tells"
         return "unknown", f"{forgotten}, and it left no word"
     if cancelled and code != EXIT_DONE:
-        return "cancelled", "by python -m jobs cancel"
+        return "cancelled", by
     outside = ", stopped from outside" if code == EXIT_INTERRUPTED and host_state != "RUNNING" else ""
     return _word(code), f"{forgotten}; it ended with exit code {code}{outside}"
 
@@ -138,7 +155,10 @@ def _failures(submission: Submission) -> int:
 
 
 def _newest_checkpoint(run_dir: Path) -> int | None:
-    steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    try:
+        steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    except OSError:  # a name that only the pods' storage can have
+        return None
     return max(steps, default=None)
 
 

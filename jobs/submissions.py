@@ -1,25 +1,32 @@
-"""What was sent: a line for each job in its run directory, and in one list for whoever asks for "the latest run"."""
+"""What was sent: a line for each job in its run directory, and in one list for whoever asks for the latest run."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.spec import FOLDER
 from vizsage.errors import ConfigError
-from vizsage.files import append_jsonl, read_jsonl
+from vizsage.files import append_jsonl
+
+log = logging.getLogger(__name__)
 
 FILE = "submissions.jsonl"
+_MARKS = (".git", "pyproject.toml")
 
 
 @dataclass(frozen=True)
 class Submission:
     """One job. Paths are absolute; `submitted` is UTC, ISO 8601.
 
-    `log` is a file on SLURM, the command that prints it on Kubernetes; the last four are Kubernetes' alone.
+    `log` is a file on SLURM, the command that prints it on Kubernetes; `context` to `server` are Kubernetes' alone.
+    `user` is the numeric id of who sent it. `given_up`, a time: from then on, the scheduler is not asked any more.
+    `project` is the folder that it was sent from, see `project`; `cluster` the one of several that took a SLURM job.
     """
 
     job_id: str
@@ -34,6 +41,10 @@ class Submission:
     namespace: str = ""
     resource: str = ""
     server: str = ""
+    user: str = ""
+    given_up: str = ""
+    project: str = ""
+    cluster: str = ""
 
     @property
     def folder(self) -> Path:
@@ -46,15 +57,23 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
+def project() -> Path:
+    """The project that commands given here belong to: the nearest folder from here on up with a .git or a
+    pyproject.toml; without any, the present folder."""
+    here = Path.cwd()
+    marked = (path for path in (here, *here.parents) if any((path / name).exists() for name in _MARKS))
+    return next(marked, here)
+
+
 def note(submission: Submission) -> str | None:
     """Write it into the run directory and into the list of all. Returns what could not be written: the job is sent."""
-    line = dataclasses.asdict(submission)
+    line = dataclasses.asdict(submission) | {"project": submission.project or str(project())}
     problems = []
     for path in (submission.folder / FILE, list_of_all()):
         try:
             append_jsonl(path, [line])
         except OSError as error:
-            problems.append(f"the job is sent, but {path} cannot be written: {error.strerror}")
+            problems.append(f"{path} does not list job {submission.job_id}: it cannot be written: {error.strerror}")
     return "; ".join(problems) or None
 
 
@@ -72,21 +91,36 @@ def of_run(run_dir: Path) -> list[Submission]:
 
 
 def find(run: str | None) -> list[Submission]:
-    """The jobs of the run that `run` names: its directory, that directory's name, or a job id; None: the latest run.
+    """The jobs of the run that `run` names: its directory, that directory's name, or a job id.
 
-    Oldest first. Raises ConfigError where there is no such run.
+    None: the latest run of this project. Of a name or id that several projects have, this project's is meant. Oldest
+    first. Raises ConfigError where there is no such run.
     """
     if run is not None and _exists(Path(run) / FOLDER / FILE):
         return of_run(Path(run).absolute())
+    here = project()
     everything = _read(list_of_all())
-    for one in reversed(everything):
+    mine = [one for one in everything if _is_of(one, here)]
+    for one in reversed(mine if run is None else [*everything, *mine]):
         if run in (None, one.run_dir, Path(one.run_dir).name, one.job_id, one.job_id.split("_")[0]) or (
             run is not None and str(Path(run).absolute()) == one.run_dir
         ):
             return of_run(Path(one.run_dir)) or [s for s in everything if s.run_dir == one.run_dir]
+    if run is not None:
+        raise ConfigError(f"{run}: no submitted run; name its run directory, the directory's name, or a job id")
+    others = f"; the latest of all is {everything[-1].run_dir}: name it, or go to its project" if everything else ""
+    raise ConfigError(f"no run was submitted from {here} yet; see python -m jobs submit --help{others}")
+
+
+def whose(run: str | None, found: Submission) -> str:
+    """What is to be said beside a run directory: that it was chosen, or that it is another project's."""
     if run is None:
-        raise ConfigError("no run was submitted yet; see python -m jobs submit --help")
-    raise ConfigError(f"{run}: no submitted run; name its run directory, the directory's name, or a job id")
+        return f" (the latest that was sent from {project()})"
+    return f" (sent from {found.project})" if found.project and not _is_of(found, project()) else ""
+
+
+def _is_of(one: Submission, folder: Path) -> bool:
+    return one.project == str(folder) or (not one.project and folder in Path(one.run_dir).parents)
 
 
 def find_to_cancel(run: str | None) -> list[Submission]:
@@ -97,12 +131,17 @@ def find_to_cancel(run: str | None) -> list[Submission]:
         array = [one for one in everything if one.job_id.partition("_")[0] == run]
         if exact or array:
             return exact or array
-        if _exists(Path(run) / "sweep.json"):
-            base = Path(run).absolute()
-            found = [one for path in sorted(base.glob(f"*/{FOLDER}/{FILE}")) for one in _read(path)]
-            if found:
-                return found
+        if sweep := of_sweep(run):
+            return [one for jobs in sweep for one in jobs]
     return find(run)
+
+
+def of_sweep(run: str | None) -> list[list[Submission]]:
+    """The jobs of each run of the sweep in the folder `run`; empty where that is no sweep's."""
+    if run is None or not _exists(Path(run) / "sweep.json"):
+        return []
+    lists = sorted(Path(run).absolute().glob(f"*/{FOLDER}/{FILE}"))
+    return [jobs for path in lists if (jobs := _read(path))]
 
 
 def _exists(path: Path) -> bool:
@@ -122,10 +161,26 @@ def list_of_all() -> Path:
 
 
 def _read(path: Path) -> list[Submission]:
+    """The jobs in a list; a damaged line is left out and told. Raises ConfigError where it is no list at all."""
     if not _exists(path):
         return []
     known = {field.name for field in dataclasses.fields(Submission)}
+    jobs: dict[tuple[str, str], Submission] = {}
+    damaged = []
     try:
-        return [Submission(**{k: v for k, v in line.items() if k in known}) for line in read_jsonl(path)]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a list of submitted jobs ({error}); move it away") from None
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: the list of submitted jobs cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                one = Submission(**{key: value for key, value in json.loads(line).items() if key in known})
+                datetime.datetime.fromisoformat(one.submitted)
+                jobs[one.job_id, one.submitted] = one  # a later line on a job replaces the earlier one
+        except (ValueError, TypeError, AttributeError):
+            damaged.append(str(number))
+    if damaged and not jobs:
+        raise ConfigError(f"{path}: not a list of submitted jobs (line {damaged[0]} is none); move it away")
+    if damaged:
+        log.warning("%s: damaged in line %s; a job is missing here, ask the scheduler", path, ", ".join(damaged))
+    return [*jobs.values()]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vizsage.config import Config, load_config
+from vizsage.config import Config, load_config, settings_file
 from vizsage.errors import ConfigError
 
 # Whatever else stands in a value means something to a shell, to SLURM (%) or to a list of mounts (:).
@@ -60,20 +60,21 @@ def members(config_path: Path, overrides: Sequence[str]) -> list[Member]:
     swept = [index for index, texts in enumerate(choices) if len(texts) > 1]
     if any(_key(choices[index][0]) == "output_dir" for index in swept):
         raise ConfigError("output_dir: a sweep takes one and makes a folder for each of its runs below it")
+    source = settings_file(config_path)
     found: list[tuple[Config, Member]] = []
     problems: dict[str, None] = {}
     for combination in itertools.product(*choices):
         try:
             config = load_config(config_path, combination)
         except ConfigError as error:  # a wrong value is wrong in many members; each clause is told once
-            problems |= dict.fromkeys(str(error).removeprefix(f"{config_path}: ").split("; "))
+            problems |= dict.fromkeys(str(error).removeprefix(f"{source}: ").split("; "))
             continue
         run_dir = config.output_dir / run_name([combination[index] for index in swept])
         others = tuple(text for text in combination if _key(text) != "output_dir")
         member = Member(run_dir, (*others, f"output_dir={run_dir}"), config.model_copy(update={"output_dir": run_dir}))
         found.append((config, member))
     if problems:
-        raise ConfigError(f"{config_path}: " + "; ".join(problems))
+        raise ConfigError(f"{source}: " + "; ".join(problems))
     _check_apart(found)
     return [member for _, member in found]
 

@@ -52,6 +52,31 @@ def test_a_sound_run_passes_and_nothing_is_written(write_data: WriteData, model:
     assert not (base.parent / "run").exists()
 
 
+def test_answers_that_normalisation_empties_or_changes_are_warned_of(write_data: WriteData, caplog: Any) -> None:
+    answers = {
+        "which": "A",
+        "how high": "1.5",
+        "where": "Cafe\u0301",
+        "when": "1914-1918",
+        "how many": "1,000",
+        "who": "B",
+    }
+    base = write_data(train=[{"image": "a.png", "question": asked, "answer": said} for asked, said in answers.items()])
+    text, error = report(settings(base), decode=False)
+    assert error is None
+    for said in (
+        "warning: answers of which SQuAD's normalisation leaves nothing, so that an empty prediction is right; "
+        "use_text_normalization: light keeps them (1)\n  train: a.png: which: 'A' becomes ''",
+        "light keeps them (1)\n  train: a.png: how high: '1.5' becomes '15'",
+        "(1)\n  train: a.png: where: 'Cafe",
+    ):
+        assert said in text
+    quick_check(settings(base))
+    assert "SQuAD's normalisation leaves nothing" in caplog.text
+    text, error = report(settings(base, use_text_normalization="light"), decode=False)
+    assert (error, "warning" in text) == (None, False)
+
+
 def test_missing_val_and_test_are_said(write_data: WriteData, model: Path) -> None:
     text, error = report(settings(write_data(val=None, test=None), model))
     assert error is None
@@ -210,3 +235,29 @@ def test_lengths_are_measured_on_long_texts_and_on_large_pictures(
     pixels = decode_images(config, survey, workers=0)
     monkeypatch.setattr("vizsage.check._MEASURED", 1)
     assert [sample.image.name for sample in _long_samples(config, "train", pixels)] == ["4.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("harmed", "kind", "stops"),
+    [
+        (30, "error: training (1)", True),
+        (10, "warning: training samples left out (1)", False),
+        (1, None, False),
+    ],
+)
+@pytest.mark.parametrize("harm", ["too long", "no image"])
+def test_what_training_would_leave_out_is_judged(
+    write_data: WriteData, model: Path, harm: str, harmed: int, kind: str | None, stops: bool
+) -> None:
+    """All of 30 training samples end a run, a third of them is a warning, a single one is not."""
+    long = " what" * 500 if harm == "too long" else ""
+    train = [{"image": f"{i}.png", "question": f"what {i}{long * (i < harmed)}", "answer": "x"} for i in range(30)]
+    base = write_data(train=train)
+    if harm == "no image":
+        for i in range(harmed):
+            (base / "Images" / f"{i}.png").write_bytes(b"no picture")
+    text, error = report(settings(base, model, max_seq_length=256, on_bad_image="skip"))
+    why = "too long, which" if harm == "too long" else "with an image that cannot be used"
+    assert isinstance(error, DataError) == stops
+    assert (f"{harmed} {why}" in text) == (kind is not None)
+    assert kind is None or kind in text

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,22 @@ def test_a_written_file_has_the_ordinary_mode(tmp_path: Path) -> None:
         os.umask(mask)
 
 
+def test_what_a_kill_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    """A file and a folder that were being replaced; a folder moved aside comes back where it has no successor."""
+    with files.replacing(tmp_path / "run.json"):
+        [left] = temporary_files(tmp_path)
+    (tmp_path / left).write_text("half")
+    folder = files.new_folder(tmp_path / "adapter")
+    (folder / "weights").touch()
+    for name in ("adapter", ".gone.0123abcd.old", ".adapter.0123abcd.old"):
+        (tmp_path / name).mkdir()
+    others = [".run.json.tmp", ".run.json.0123abcd", ".other.0123abcd.tmp", ".run.json.0123abcd.tmp.gz"]
+    for name in others:
+        (tmp_path / name).touch()
+    files.remove_remains(tmp_path, ["run.json", "adapter", "gone"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["adapter", "gone", "run.json", *others])
+
+
 def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
     files.write_json(path, {"a": 1})
@@ -92,10 +110,31 @@ def test_appending_after_a_kill_anywhere_keeps_every_whole_record(
     data = path.read_bytes()
     torn = data[: cut % (len(data) + 1)]
     path.write_bytes(torn)
-    whole = records[: torn.count(b"\n")]
+    whole = records[: data[: len(torn) + 1].count(b"\n")]  # one that lacks only its line break is whole
     assert list(files.read_jsonl(path)) == whole
     files.append_jsonl(path, [{"next": 1}])
     assert list(files.read_jsonl(path)) == [*whole, {"next": 1}]
+
+
+def test_processes_that_append_to_one_file_lose_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "log.jsonl"
+    code = (
+        "import sys; from pathlib import Path; from vizsage.files import append_jsonl\n"
+        "for i in range(40): append_jsonl(Path(sys.argv[1]), [{'writer': sys.argv[2], 'i': i, 'text': 'x' * 900}])"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, path, name]) for name in "abcd"]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    found = [(line["writer"], line["i"]) for line in files.read_jsonl(path)]
+    assert sorted(found) == [(writer, i) for writer in "abcd" for i in range(40)]
+
+
+def test_a_file_system_without_locks_takes_lines_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "lockf", refuse)
+    files.append_jsonl(tmp_path / "log.jsonl", [{"a": 1}])
+    assert list(files.read_jsonl(tmp_path / "log.jsonl")) == [{"a": 1}]
 
 
 def test_a_torn_line_longer_than_one_block_is_cut_off(tmp_path: Path) -> None:
@@ -134,5 +173,26 @@ def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "y").touch()
     flushed: list[str] = []
     monkeypatch.setattr(files.os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
-    files.fsync_tree(tmp_path)
+    files.settle_tree(tmp_path)
     assert set(flushed) == {str(tmp_path / "a" / "x"), str(tmp_path / "y"), str(tmp_path / "a"), str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("~", "/users/me"),
+        ("~/a/~", "/users/me/a/~"),
+        ("a/~", "a/~"),
+        ("./~", "./~"),
+        ("~root/a", f"{os.path.expanduser('~root')}/a"),
+        ("-", "-"),
+        ("", ""),
+    ],
+)
+def test_the_sign_of_a_home_folder_stands_for_it(typed: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/users/me")
+    assert files.expanded(typed) == meant
+    with pytest.raises(
+        ValueError, match="~nobody-here names no home folder that is known here; write the path in full"
+    ):
+        files.expanded("~nobody-here/a")

@@ -12,27 +12,32 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from vizsage.backends.base import foreign_folder
 from vizsage.backends.hardware import choose_backend, is_installed
 from vizsage.config import Config
+from vizsage.data.left_out import NOTICEABLE, require_some, summary
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
-from vizsage.data.survey import SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
-from vizsage.errors import ConfigError, DataError
+from vizsage.data.survey import LEFT_OUT, SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
+from vizsage.errors import ConfigError, DataError, printable
 from vizsage.files import nearest_existing
+from vizsage.tracking import check_environment
 
 log = logging.getLogger(__name__)
 
 OVERLAP = "samples in two splits"
+TOO_LONG = "too long, left out"
 _MEASURED = 24  # longest texts, and questions on the largest pictures, whose length in tokens is measured
+_SPREAD = 200  # training samples by which the share that is left out is judged
 _PROCESSOR_BYTES = 32 * 2**20  # a large tokenizer, saved with the adapter
 _STATE_BYTES = 2**20  # random states, position and manifest of a checkpoint
 
@@ -47,6 +52,7 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
 
     Raises ConfigError or DataError when something would stop the run, once all of it is shown.
     """
+    check_environment(config)
     survey, notes = Survey(), list[str]()
     survey_splits(config, survey)
     wrong = _output_problems(config)
@@ -76,8 +82,9 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
 def quick_check(config: Config) -> None:
     """Records, image files, descriptions and a writable output_dir: seconds, before the model is loaded.
 
-    Warnings are logged. Raises ConfigError (output_dir) or DataError (the data), in one line.
+    Warnings are logged. Raises ConfigError (output_dir, WANDB_MODE) or DataError (the data), in one line.
     """
+    check_environment(config)
     if problems := _output_problems(config):
         raise ConfigError("; ".join(problems))
     survey = Survey()
@@ -135,8 +142,31 @@ def _measure_lengths(config: Config, survey: Survey, pixels: dict[ImageRef, int]
             measured += 1
             longest = max(longest, int(batch["attention_mask"].sum()))
             for sample_id, reason in batch["left_out"]:
-                survey.add("too long, left out", f"{row.name}: {sample_id}: {reason}", warning=True)
+                survey.add(TOO_LONG, f"{row.name}: {sample_id}: {reason}", warning=True)
+    if survey.kinds.keys() & {TOO_LONG, LEFT_OUT}:
+        _check_share(config, survey, collate)
     return f"longest of {measured} samples measured: {longest} tokens of max_seq_length {config.max_seq_length}"
+
+
+def _check_share(config: Config, survey: Survey, collate: Callable[..., Any]) -> None:
+    """Note where training would leave out many of its samples, judged by some spread over the split, or all."""
+    total = next((row.samples for row in survey.rows if row.name == "train"), 0)
+    every = max(1, total // _SPREAD)
+    reasons, looked_at = list[str](), 0
+    for sample in islice(open_split(config, "train").stream(), 0, None, every):
+        looked_at += 1
+        try:
+            reasons += [reason for _, reason in collate([sample])["left_out"]]
+        except DataError:  # an answer that is noted already
+            continue
+    if len(reasons) == looked_at:
+        try:
+            require_some(open_split(config, "train").stream(), collate)
+        except DataError as error:
+            survey.add("training", str(error))
+            return
+    if len(reasons) >= NOTICEABLE * looked_at:
+        survey.add("training samples left out", f"train: {summary(reasons, looked_at)}", warning=True)
 
 
 def _long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> list[Sample]:
@@ -206,7 +236,7 @@ def _write_problem(key: str, wanted: Path) -> str | None:
 
 
 def _show(console: Console, config: Config, survey: Survey, notes: list[str]) -> None:
-    console.print(escape(str(config.split_dir)), highlight=False, soft_wrap=True, style="bold")
+    _print(console, str(config.split_dir), style="bold")
     table = Table("split")
     for column in ("samples", "images", "with knowledge", "without", "left out"):
         table.add_column(column, justify="right")
@@ -223,13 +253,18 @@ def _show(console: Console, config: Config, survey: Survey, notes: list[str]) ->
         absent = survey.kinds.get("external knowledge", Kind(warning=True)).count
         console.print(f"descriptions: {needed - absent:,} of the {needed:,} that are needed are in the table")
     for note in notes:
-        console.print(escape(note), highlight=False, soft_wrap=True)
+        _print(console, note)
     for name, kind in sorted(survey.kinds.items(), key=lambda item: item[1].warning):
         word, style = ("warning", "yellow") if kind.warning else ("error", "red")
         shown = f", the first {SHOWN}" if kind.count > SHOWN else ""
         console.print(f"{word}: {name} ({kind.count:,}{shown})", style=style, highlight=False)
         for case in kind.first:
-            console.print(f"  {escape(case)}", highlight=False, soft_wrap=True)
+            _print(console, f"  {case}")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """One line with texts of the data in it: never markup, and nothing that would control a terminal."""
+    console.print(Text(printable(text), style), highlight=False, soft_wrap=True)
 
 
 def _summary(config: Config, kinds: dict[str, Kind]) -> str:

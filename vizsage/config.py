@@ -7,7 +7,6 @@ settings of other kinds.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line
+from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
+from vizsage.files import expanded
+from vizsage.hints import hint_for
+from vizsage.strict_yaml import Loader, TextLoader
 
 
 def _no_bool(value: Any) -> Any:
@@ -31,7 +33,11 @@ def _path_text(value: Any) -> Any:
     """pydantic reads an empty text as the current directory, into which nobody means to write a run."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("expected the path of a file or folder")
-    return value
+    return expanded(str(value))
+
+
+def _name_or_path(value: Any) -> Any:
+    return expanded(value) if isinstance(value, str) else value
 
 
 # The validator stands last, so that the bounds before it reach the JSON Schema.
@@ -39,6 +45,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
+NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 # What a run writes into output_dir besides checkpoints and the adapter.
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
 OPTIMIZERS = Literal[
@@ -59,9 +66,8 @@ class Config(BaseModel):
     )
 
     # model
-    model_name: str = Field(
+    model_name: NameOrPath = Field(
         "unsloth/Llama-3.2-11B-Vision-Instruct",
-        min_length=1,
         description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
@@ -110,7 +116,7 @@ class Config(BaseModel):
     epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
-    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises.")
+    warmup_steps: Count = Field(10, description="Steps over which the learning rate rises; at most half of all.")
     weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
     optim: OPTIMIZERS = Field("adamw_torch", description="Optimizer; the 8-bit and paged ones need bitsandbytes.")
     scheduler: SCHEDULERS = Field("linear", description="Shape of the learning rate after warm-up.")
@@ -187,23 +193,31 @@ class Config(BaseModel):
         "fail", description="An image that cannot be decoded stops the run, or is left out, counted and reported."
     )
     max_image_px: PositiveInt = Field(
-        178_956_970, description="Images with more pixels (width x height) are refused as decompression bombs."
+        64_000_000,
+        description="Images with more pixels (width x height) are refused; decoding takes 10 to 25 bytes of memory per "
+        "pixel in each worker.",
     )
     resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
         None, description="Scale pictures with more pixels down to this many before the model; null: never."
     )
 
     # evaluation
-    use_text_normalization: bool = Field(
-        True, description="true: SQuAD exact match. false: rigorous, character by character."
+    use_text_normalization: Literal["light"] | bool = Field(
+        True,
+        description="Exact match: true as SQuAD; light: but for case, white space and Unicode form; false: rigorous, "
+        "as it is.",
     )
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 
     # logging
     use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
-    wandb_project: str = Field("vizsage", min_length=1, description="Project in Weights & Biases.")
+    wandb_project: str = Field(
+        "vizsage", pattern=r"^[^/\\#?%:]+$", max_length=128, description="Project in Weights & Biases."
+    )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
-    wandb_tags: tuple[str, ...] = Field((), description="Tags of the run there.")
+    wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), description="Tags of the run there."
+    )
 
     # output
     output_dir: FilePath = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
@@ -260,19 +274,44 @@ class Config(BaseModel):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and lay `key=value` overrides over it.
+    """Read a YAML file, or the one in the folder of a run, and lay `key=value` overrides over it.
+
+    The output_dir of a run's folder is that folder, wherever the run was moved or copied to.
 
     Raises ConfigError with every problem of file and overrides, a clause each, in one line.
     """
-    settings = read_yaml(path)
-    problems = []
+    file = settings_file(path)
+    settings = read_yaml(file)
+    if file != path and (path / "run.json").is_file():
+        written = settings.get("output_dir", Config.model_fields["output_dir"].default)
+        if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
+            settings["output_dir"] = str(path)
+    values, problems = parse_overrides(overrides)
+    return build_config(settings | values, source=str(file), problems=problems)
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
+    values, problems = dict[str, Any](), []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            problems.append(f"{override!r} is not an override; write key=value")
+            problems.append(f"{quoted(override)} is not an override; write key=value")
             continue
-        settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(path), problems=problems)
+        values[key.strip()] = _override_value(text)
+    return values, problems
+
+
+def settings_file(path: Path) -> Path:
+    """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
+    if not path.is_dir():
+        return path
+    file = path / "config.yaml"
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: a folder without config.yaml; name a YAML file of settings, or the output_dir of a training"
+        )
+    return file
 
 
 def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:
@@ -290,8 +329,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     known = model.model_fields
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-            found.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
     built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
@@ -306,13 +344,16 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
 
 def config_to_yaml(config: Config) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    # YAML escapes control codes, but writes overrides of the direction as they are.
+    return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 
 
 def _override_value(text: str) -> Any:
     """`text` as YAML where it looks like YAML, else as it stands: `Answer: briefly # now` is meant as a text."""
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ValueError):
         return text
     bracketed = text.lstrip().startswith(("[", "{", '"', "'"))
@@ -341,12 +382,12 @@ def _clause(model: type[BaseModel], key: str, messages: list[str], found: Any) -
     field = model.model_fields[key]
     purpose = (field.description or "").rstrip(".")
     value = f", found {_shown(found)}" if field.repr else ""
-    return f"{key}: {', or '.join(messages)}{value} ({purpose}; default {_shown(field.default)})"
+    return f"{key}: {', or '.join(dict.fromkeys(messages))}{value} ({purpose}; default {_shown(field.default)})"
 
 
 def _shown(value: Any) -> str:
     """A value as it would stand in the file."""
-    return json.dumps(value, default=str, ensure_ascii=False)
+    return shortened(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _loftq_problems(loftq: dict[str, int]) -> list[str]:
@@ -359,42 +400,6 @@ def _loftq_problems(loftq: dict[str, int]) -> list[str]:
     return problems
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, where plain YAML would keep the last one silently.
-
-    A date is a text: no setting is one, and a name such as 2026-01-31 would otherwise be refused.
-    """
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    result: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, (str, int, float)):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key_node.start_mark)
-        if key in result:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-        result[key] = loader.construct_object(value_node, deep=True)
-    return result
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-class _TextLoader(_Loader):
-    """Keeps every scalar but null as the text that stands in the file."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
 def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty one.
 
@@ -405,15 +410,15 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        settings = yaml.load(text, Loader=_TextLoader if as_text else _Loader)
+        settings = yaml.load(text, Loader=TextLoader if as_text else Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
     except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}broken YAML: {error.problem}") from None
+        raise ConfigError(f"{path}: {where}broken YAML: {shortened(str(error.problem))}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: broken YAML: {one_line(error)}") from None
     if settings is None:

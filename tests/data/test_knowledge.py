@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.errors import DataError
@@ -49,6 +53,53 @@ def test_proper_csv_with_quotes_separators_and_newlines(tmp_path: Path) -> None:
     table = load(tmp_path, 'image,description\na.jpg,"says ""so"", he\nsaid"\nb.jpg,plain\n')
     assert table.describe("a.jpg") == 'says "so", he\nsaid'
     assert table.describe("b.jpg") == "plain"
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_quoted_line_break_invents_no_row(tmp_path: Path, separator: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Read as plain text, each line has as many fields as the header: what opens and closes decides."""
+    view = f"A view of a harbour.\nPainted in Delft{separator} signed."
+    rows = [f"p{i}.png{separator}" + (f'"{view}"' if i == 3 else f"text {i}") for i in range(100)]
+    table = load(tmp_path, "\n".join([f"image{separator}description", *rows, ""]))
+    assert len(table) == 100
+    assert table.describe("p3.png") == view
+    assert table.describe("p4.png") == "text 4"
+    (warning,) = caplog.messages
+    assert "from line 5 on, quotes may enclose line breaks" in warning
+    assert "read as a CSV, 100 rows and not 101" in warning
+
+
+def test_quotes_that_enclose_rows_with_names_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two stray quotes, which open and close by chance."""
+    table = load(tmp_path, 'image\tdescription\na.jpg\t"open\nb.jpg\twords\nc.jpg\tclose"\nd.jpg\tend\n')
+    assert [table.describe(f"{c}.jpg") for c in "abcd"] == ['"open', "words", 'close"', "end"]
+    assert "from line 2 on" in caplog.text
+    assert "read as plain text, 4 rows and not 2" in caplog.text
+
+
+TEXTS = st.text(st.sampled_from("ab é\n\r\"',;\t"), min_size=1, max_size=12)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6), separator=st.sampled_from(",;\t"), all_quoted=st.booleans())
+def test_whatever_the_csv_module_writes_is_read_back(
+    tmp_path: Path, texts: list[str], separator: str, all_quoted: bool
+) -> None:
+    with open(tmp_path / "table.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL if all_quoted else csv.QUOTE_MINIMAL)
+        writer.writerows(
+            [["image", "description"], *([f"{i}.png", text] for i, text in enumerate(texts)), ["z.png", "z"]]
+        )
+    table = KnowledgeTable.load(tmp_path / "table.csv")
+    assert [table.describe(f"{i}.png") for i in range(len(texts))] == [text.strip() or None for text in texts]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(
+        DataError, match=r"table\.csv: the table of descriptions cannot be read: it is not a regular file"
+    ):
+        KnowledgeTable.load(tmp_path / "table.csv")
 
 
 def test_quotes_that_are_part_of_the_text(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from vizsage.config import Config
 from vizsage.data.sources import open_split
 from vizsage.evaluation.report import write_report
+from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json, write_jsonl
 from vizsage.scoring.metrics import score_row
 from vizsage.scoring.summary import summarise
@@ -51,7 +52,7 @@ def failed_row(**changes: Any) -> Row:
 def make_results(rows: list[Row], config: Config | None = None, **changes: Any) -> dict[str, Any]:
     """results.json for `rows`: their true scores, and a base model's facts."""
     results = {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         **summarise(rows),
         "split": "test",
         "limit": None,
@@ -107,7 +108,7 @@ def answered(
 
 
 def as_contract(old: Path, folder: Path) -> Path:
-    """An evaluation of schema_version 1 in `old` (and the run above it), rewritten as one of version 2 in `folder`."""
+    """An evaluation of schema_version 1 in `old` (and the run above it), rewritten as one of today's in `folder`."""
     results = json.loads((old / "results.json").read_text())
     config = Config.model_validate(_settings(old.parents[1]))
     given = {row["sample_id"]: row for row in map(json.loads, (old / "predictions.jsonl").open())}

@@ -91,6 +91,16 @@ def refusal(*paths: Path, **options: Any) -> str:
     return str(error.value)
 
 
+def test_vqa_accuracy_and_exact_match_ask_other_answers(tmp_path: Path) -> None:
+    """`answer` beside `answers` is accepted, and is no annotator: a run that lists it was asked otherwise."""
+    listed = {"answer": "2", "answers": ["two"] * 2 + ["three"] * 8, "prediction": "2"}
+    paths = [run(tmp_path / name, [row(0, "") | listed, row(1, "cat")]) for name in ("a", "b")]
+    assert compare(paths, metric="vqa_accuracy")["runs"][0]["score"] == pytest.approx((0.6 + 1) / 2)
+    older = run(tmp_path / "older", [row(0, "") | listed | {"answers": [*listed["answers"], "2"]}, row(1, "cat")])
+    assert compare([paths[0], older])["samples"] == 2
+    assert "have other answers in 1 samples" in refusal(paths[0], older, metric="vqa_accuracy")
+
+
 # --- what is counted -------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +293,8 @@ def test_other_pictures_are_refused_by_the_hash_of_the_data(tmp_path: Path) -> N
     }
     assert "data.sha256" in refusal(paths["a"], paths["b"])
     assert compare([paths["a"], paths["c"]])["samples"] == 2
+    newer = run(tmp_path / "newer", answered("cd"), results(schema_version=3, data={"sha256": "cc"}))
+    assert "data.sha256" in refusal(paths["a"], newer)  # the hash is made as before
     older = run(tmp_path / "older", answered("cd"), results(schema_version=1, data={"sha256": "cc"}))
     assert compare([paths["a"], older])["samples"] == 2
 

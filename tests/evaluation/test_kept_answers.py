@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from vizsage.config import Config
-from vizsage.errors import Interrupted
+from vizsage.errors import FolderInUse, Interrupted
 from vizsage.evaluation import predictions
 from vizsage.evaluation.run import evaluate
 from vizsage.scoring.metrics import score_row
@@ -176,7 +178,7 @@ def test_results_are_gone_while_another_model_answers(stage: Stage, config: Conf
     with pytest.raises(Interrupted):
         evaluate(config)
     folder = config.output_dir / "evaluation_results/test"
-    assert [path.name for path in folder.iterdir() if path.is_file()] == []
+    assert [path.name for path in folder.iterdir() if path.is_file()] == [".lock"]
 
 
 @pytest.mark.parametrize("damage", ["{", "[]"])
@@ -189,25 +191,49 @@ def test_a_damaged_results_file_is_set_aside(stage: Stage, config: Config, damag
     assert len(set_aside(config)) == 1
 
 
-def test_two_evaluations_at_once_do_not_write_into_one_file(
-    stage: Stage, config: Config, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("while_writing", [False, True])
+def test_a_second_evaluation_in_the_folder_is_refused(
+    stage: Stage, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_writing: bool
 ) -> None:
-    """The second begins when the first one is in the middle of its predictions."""
-    evaluate(config)
-    whole, scored = content(config), []
+    """It would replace what the first one writes, which then ends as a success without results."""
+    whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
+    evaluate(whole)
+    refusals: list[str] = []
 
-    def interleaved(row: dict[str, Any], *, normalise: bool) -> dict[str, Any]:
-        scored.append(row)
-        if len(scored) == 6:
-            evaluate(config)
-            assert content(config) == whole
+    def second(*_: Any, **__: Any) -> None:
+        other = multiprocessing.get_context("fork")
+        told = other.SimpleQueue()
+
+        def run() -> None:
+            try:
+                evaluate(config, limit=4)
+                told.put("not refused")
+            except FolderInUse as error:
+                told.put(f"{error.exit_code}: {error}")
+
+        process = other.Process(target=run)
+        process.start()
+        refusals.append(told.get())
+        process.join(60)
+
+    def scored(row: dict[str, Any], *, normalise: bool) -> dict[str, Any]:
+        if not refusals:
+            second()
         return score_row(row, normalise=normalise)
 
-    monkeypatch.setattr(predictions, "score_row", interleaved)
-    evaluate(config)
-    assert content(config) == whole
+    if while_writing:
+        monkeypatch.setattr(predictions, "score_row", scored)
+    else:
+        stage.model = FakeModel(before=lambda asked: second() if asked == 5 else None)
+    assert evaluate(config)["total_samples"] == 12
+    assert content(config) == content(whole)
+    [refusal] = refusals
     folder = config.output_dir / "evaluation_results/test"
-    assert not [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+    assert refusal.startswith(
+        f"2: {folder}: process {os.getpid()} on host {socket.gethostname()} has been evaluating since 20"
+    )
+    assert set_aside(config) == []
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
 def test_a_fresh_start(stage: Stage, config: Config) -> None:
@@ -241,15 +267,43 @@ def test_only_what_changed_in_the_data_is_answered_again(stage: Stage, config: C
     assert stage.model.asked == []
 
 
-def test_a_smaller_limit_loses_no_answer(stage: Stage, config: Config) -> None:
-    evaluate(config)
+@pytest.mark.parametrize("named", ["limit", "mode", "data.sha256", "knowledge", "data.descriptions_sha256"])
+def test_results_of_other_conditions_are_set_aside_and_no_answer_is_lost(
+    stage: Stage, config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, named: str
+) -> None:
+    """A finished evaluation is never replaced by one that cannot be compared with it."""
+    first = evaluate(config)
     whole = content(config)
-    stage.model = FakeModel()
-    assert evaluate(config, limit=5)["total_samples"] == 5
-    assert [row["sample_id"] for row in rows(config)] == [f"test-{i}" for i in range(5)]
-    assert evaluate(config, limit=500)["total_samples"] == 12
+    samples, limit, changes = make_samples(12), None, dict[str, Any]()
+    if named == "limit":
+        limit = 5
+    elif named == "mode":
+        changes = {"use_text_normalization": False}
+    elif named == "knowledge":
+        changes = {"external_knowledge": True, "external_knowledge_path": tmp_path, "model_name": "a"}
+    elif named == "data.sha256":
+        samples[2] = replace(samples[2], answer="other", answers=())
+    else:
+        samples[2] = replace(samples[2], description="found elsewhere")
+    stage.split = FakeSplit(samples)
+    assert evaluate(config.model_copy(update=changes), limit=limit)["total_samples"] == limit or 12
+    [aside] = set_aside(config)
+    assert (aside / "predictions.jsonl").read_bytes() == whole
+    assert json.loads((aside / "results.json").read_text()) == first
+    assert f"set aside in {aside.name}: they have another " in caplog.text
+    assert named in caplog.text.split("they have another ")[1]
+
+    stage.split, stage.model = FakeSplit(make_samples(12)), FakeModel()  # as it was: the old answers again
+    assert evaluate(config)["data"] == first["data"]
     assert stage.model.asked == []
     assert content(config) == whole
+    assert len(set_aside(config)) == 2
+
+
+def test_the_same_evaluation_again_sets_nothing_aside(stage: Stage, config: Config) -> None:
+    evaluate(config, limit=5)
+    evaluate(config.model_copy(update={"eval_batch_size": 2, "seed": 1}), limit=5)
+    assert set_aside(config) == []
 
 
 def test_an_error_on_the_way_keeps_the_answers(stage: Stage, config: Config) -> None:

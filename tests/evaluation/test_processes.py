@@ -16,6 +16,7 @@ import pytest
 
 from vizsage.config import Config, config_to_yaml
 from vizsage.data.demo import write_demo
+from vizsage.lock import only_one
 
 VOLATILE = ("throughput", "finished", "processes")
 
@@ -36,13 +37,14 @@ def config(data: Path, tmp_path: Path) -> Config:
 
 
 def start(config: Config, path: Path, processes: int, *more: str) -> list[subprocess.Popen[str]]:
-    """`vizsage eval --base` in some processes that talk through gloo."""
+    """`vizsage eval --base` in some processes that talk through a store of the first one."""
     path.write_text(config_to_yaml(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vizsage", "eval", str(path), "--base", *more]
     common = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common["VIZSAGE_SECRET"] = "known to these processes"
     return [
         subprocess.Popen(
             command,
@@ -102,6 +104,15 @@ def test_a_signal_to_one_of_two_stops_both_and_three_go_on(config: Config, tmp_p
     assert [code for code, _ in end(start(whole, tmp_path / "whole.yaml", 1))] == [0]
     assert results(config) == results(whole)
     assert total == results(whole)[1]["total_samples"]  # nothing was answered twice
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_in_use_ends_all_with_exit_code_2(config: Config, tmp_path: Path) -> None:
+    """One process takes the lock, and all learn that it could not be had."""
+    with only_one(config.output_dir / "evaluation_results/test-base", "evaluating"):
+        ended = end(start(config, tmp_path / "run.yaml", 2))
+    assert [code for code, _ in ended] == [2, 2], ended
+    assert all(f"process {os.getpid()} on host {socket.gethostname()} has been evaluating" in text for _, text in ended)
 
 
 @pytest.mark.slow

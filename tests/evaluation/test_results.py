@@ -44,7 +44,7 @@ def test_errors_are_the_first_20_of_each_kind() -> None:
 
 def test_the_hash_of_the_data_knows_order_questions_and_answers_but_no_predictions() -> None:
     def data(rows: list[dict[str, Any]]) -> str:
-        return score(rows, len(rows), normalise=True)[2]
+        return score(rows, len(rows), normalise=True)[2]["sha256"]
 
     same = data([row(0), row(1)])
     assert data([row(0, "no"), row(1, None)]) == same

@@ -19,6 +19,7 @@ from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, VizSageError
 from vizsage.evaluation.answerer import find_adapter
 from vizsage.evaluation.run import evaluate
+from vizsage.scoring.normalisation import Normalise
 
 from .conftest import WHITE, BytesImage, FakeModel, FakeSplit, Stage, content, make_samples, png, rows
 
@@ -107,13 +108,29 @@ def test_any_accepted_answer_is_right(stage: Stage, config: Config) -> None:
     stage.split, stage.model.reply = FakeSplit(samples), lambda sample: "The dog"
     results = evaluate(config)
     assert results["exact_match_score"] == 1.0
-    assert results["metrics"]["vqa_accuracy"] == pytest.approx((2 * 1 / 3 + 2 * 2 / 3) / 4)
-    assert rows(config)[3]["answers"] == ["two", "dog", "dog", "answer 3"]
+    assert results["metrics"]["vqa_accuracy"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)  # of three, the two others
+    assert rows(config)[3]["answers"] == ["two", "dog", "dog"]
+
+
+@pytest.mark.parametrize("normalise", [True, "light"])
+def test_an_empty_prediction_is_not_silently_right(
+    stage: Stage, config: Config, caplog: Any, normalise: Normalise
+) -> None:
+    """Multiple choice: SQuAD's normalisation takes "A" for an article."""
+    stage.split = FakeSplit([replace(s, answer="ABCD"[i], answers=()) for i, s in enumerate(make_samples(4))])
+    stage.model.reply = lambda sample: ""
+    results = evaluate(config.model_copy(update={"use_text_normalization": normalise}))
+    squad = normalise is True
+    assert (results["mode"], results["correct_predictions"]) == (("squad", 1) if squad else ("light", 0))
+    assert results["normalisation"]["emptied"] == {"samples": 1, "affected": 1}
+    said = "1 of 4 samples accept an answer of which SQuAD's normalisation leaves nothing"
+    page = (config.output_dir / "evaluation_results/test/report.html").read_text(encoding="utf-8")
+    assert (said in caplog.text) == (said in page.replace("&#39;", "'")) == squad
 
 
 def test_results_say_what_was_run(stage: Stage, config: Config) -> None:
     results = evaluate(config, limit=7)
-    assert results["schema_version"] == 2
+    assert results["schema_version"] == 3
     assert (results["split"], results["limit"], results["mode"], results["knowledge"]) == ("test", 7, "squad", "none")
     assert (results["total_samples"], results["left_out"]) == (7, {"need_external_knowledge": 0})
     assert results["adapter_sha256"] == "aa"

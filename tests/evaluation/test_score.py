@@ -19,8 +19,9 @@ from vizsage.config import Config, build_config
 from vizsage.data.demo import write_demo
 from vizsage.errors import DataError
 from vizsage.evaluation.run import evaluate
-from vizsage.evaluation.score import score_file
+from vizsage.evaluation.score import read_rows, score_file
 from vizsage.files import read_jsonl, write_jsonl
+from vizsage.scoring.normalisation import Normalise
 
 from .conftest import FakeSplit, Stage, make_samples
 
@@ -96,9 +97,25 @@ def _evaluated(stage: Stage, config: Config) -> tuple[Line, Path]:
     return evaluate(config), config.output_dir / "evaluation_results/test/predictions.jsonl"
 
 
-@pytest.mark.parametrize("normalise", [True, False])
+def test_vqa_accuracy_asks_the_annotators_alone(stage: Stage, config: Config, capsys: Any) -> None:
+    """0.6 is what vqaEval.py gives for two of ten answers: multiple_choice_answer beside them is no eleventh."""
+    [sample] = make_samples(1)
+    ten = ("two",) * 2 + ("three",) * 8
+    stage.split = FakeSplit([replace(sample, answer="2", answers=ten)])
+    stage.model.reply = lambda sample: "2"
+    results = evaluate(config)
+    assert results["metrics"]["vqa_accuracy"] == pytest.approx(0.6)
+    assert results["exact_match_score"] == 1  # what is learned is accepted
+    path = config.output_dir / "evaluation_results/test/predictions.jsonl"
+    [row] = read_jsonl(path)
+    assert (row["answer"], row["answers"]) == ("2", list(ten))
+    assert row["scores"]["vqa_accuracy"] == pytest.approx(0.6)
+    assert json.loads(printed(capsys, path, "--json"))["metrics"] == results["metrics"]
+
+
+@pytest.mark.parametrize("normalise", [True, "light", False])
 def test_the_numbers_and_the_mode_are_those_of_results_json(
-    stage: Stage, config: Config, capsys: Any, normalise: bool
+    stage: Stage, config: Config, capsys: Any, normalise: Normalise
 ) -> None:
     results, path = _evaluated(stage, config.model_copy(update={"use_text_normalization": normalise}))
     again = json.loads(printed(capsys, path, "--json"))
@@ -108,7 +125,7 @@ def test_the_numbers_and_the_mode_are_those_of_results_json(
     # All that results.json holds of scores is there: what is left says what was run.
     assert not [name for name in results.keys() - again.keys() if "match" in name or name.endswith("predictions")]
     other = json.loads(printed(capsys, path, "--json", "--rigorous" if normalise else "--no-rigorous"))
-    assert (other["exact_match_score"] < again["exact_match_score"]) == normalise
+    assert (other["exact_match_score"] < again["exact_match_score"]) == bool(normalise)
     assert other["metrics"]["rigorous_match"] == again["metrics"]["rigorous_match"]
 
 
@@ -149,7 +166,20 @@ def test_another_tool_s_lines(written: Any) -> None:
     assert scores["by_tag"].keys() == {"school", "year"}
     assert scores["by_question_word"]["what"]["samples"] == 3
     assert scored.conditions == {"split": str(path), "mode": "squad"}
-    assert score_file(path, rigorous=True).scores["correct_predictions"] == 3
+    assert score_file(path, mode="rigorous").scores["correct_predictions"] == 3
+
+
+def test_repeated_lines_without_sample_id_are_counted_and_said(written: Any, caplog: Any) -> None:
+    other = line(question="who")
+    path = written(line(), other, line(), line(prediction="dog"), line(image="b.png"), other)
+    assert score_file(path).scores["total_samples"] == 6
+    assert "3 lines without sample_id ask what an earlier one asks of the same image" in caplog.text
+    assert "(the first: line 3, as line 1)" in caplog.text
+    caplog.clear()
+    told_apart = [line(), line(sample_id=1), line(sample_id=2), line(image="b.png"), line(question="who")]
+    unknown = [{"answer": "cat", "prediction": "cat", "question": "what"}] * 2 + [line(question=None)] * 2
+    score_file(written(*told_apart, *unknown))
+    assert caplog.text == ""
 
 
 def test_bad_lines_are_named_together(written: Any) -> None:
@@ -177,7 +207,7 @@ def test_bad_lines_are_named_together(written: Any) -> None:
         f"{path}: 13 bad lines: line 2: expected an object, found a list",
         "line 3: answer is missing",
         "line 4: prediction is true",
-        "line 5: prediction is missing; write a text, or null where the record failed",
+        "line 5: prediction is missing; the record has answer; write a text, or null where the record failed",
         "line 6: answers is empty",
         "line 7: image is 3",
         "line 8: need_external_knowledge is 'maybe'",
@@ -216,6 +246,50 @@ def test_standard_input(written: Any, monkeypatch: Any, capsys: Any) -> None:
     assert "standard input: 1 bad line: line 1: expected an object" in capsys.readouterr().err
 
 
+HARD = [
+    # answer, prediction, and whether it is right by SQuAD's, the light and the rigorous definition
+    ("A", "", True, False, False),
+    ("A", "the", True, False, False),
+    ("A", "a", True, True, False),
+    ("A", "A", True, True, True),
+    ("+", "-", True, False, False),
+    ("B", "", False, False, False),
+    ("1.5", "15", True, False, False),
+    ("-5", "5", True, False, False),
+    ("1/2", "12", True, False, False),
+    ("1,000", "1000", True, False, False),
+    ("5", "$5.", True, False, False),
+    ("Caf\u00e9", "Cafe\u0301", False, True, False),
+]
+
+
+def test_answers_that_normalisation_empties_or_merges_are_counted_and_said(
+    written: Any, capsys: Any, caplog: Any
+) -> None:
+    path = written(*(line(answer=each[0], prediction=each[1], sample_id=i) for i, each in enumerate(HARD)))
+    scores = score_file(path).scores
+    assert scores["correct_predictions"] == sum(squad for _, _, squad, _, _ in HARD)
+    assert scores["normalisation"] == {
+        "emptied": {"samples": 5, "affected": 3},
+        "changed_numbers": {"samples": 3, "affected": 3},
+        "unicode_forms": {"samples": 0, "affected": 1},
+    }
+    for said in (
+        "5 of 12 samples accept an answer of which SQuAD's normalisation leaves nothing",
+        "an empty prediction is right there, and 3 predictions are right for no other reason",
+        "3 of 12 predictions are right although their numbers differ",
+        "1 of 12 predictions are wrong only because their accents have another Unicode form",
+        "use_text_normalization: light (vizsage score --light)",
+    ):
+        assert said in caplog.text
+    capsys.readouterr()
+    for option, place in (("--light", 3), ("--rigorous", 4)):
+        assert cli.main(["score", str(path), "--json", option]) == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["correct_predictions"] == sum(row[place] for row in HARD)
+        assert shown.err == ""
+
+
 def test_many_failed_records_are_a_warning_only(written: Any, caplog: Any) -> None:
     lines = [line(prediction=None) if i < 2 else line(finish_reason="length") for i in range(100)]
     scores = score_file(written(*lines)).scores
@@ -247,7 +321,7 @@ def test_what_it_writes_can_be_read_by_scripts(written: Any, capsys: Any) -> Non
     path = written(line(tags={"school": "École"}), line(tags={"school": "Dutch"}))
     text = printed(capsys, path, "--json")
     assert "École" in text
-    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["schema_version"] == 2
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["schema_version"] == 3
 
 
 def test_rows_without_scores_are_scored(stage: Stage, config: Config) -> None:
@@ -258,3 +332,12 @@ def test_rows_without_scores_are_scored(stage: Stage, config: Config) -> None:
     ]
     write_jsonl(path, old)
     assert score_file(path).scores["metrics"] == results["metrics"]
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"answer": "a", "prediction": "a"}\n{"answer": "')
+        file.truncate(64 * 2**20)
+    with pytest.raises(DataError, match="line 2 has more than 8 MiB"):
+        list(read_rows(path, "predictions"))

@@ -155,9 +155,9 @@ def test_failed_records_give_their_reason() -> None:
 
 def test_comparisons_show_original_and_normalised_texts() -> None:
     rows = [row("The Cat.", "cat", match=True), row(None, "the")]
-    text = text_of(comparison_table(rows, normalise=True))
+    text = text_of(comparison_table(rows, mode="squad"))
     line = next(line for line in text.splitlines() if "The Cat." in line)
     assert cells(line) == ["'The Cat.'", "'cat'", "'cat'", "'cat'", "yes"]
     line = next(line for line in text.splitlines() if "failed" in line)
     assert cells(line) == ["failed", "'the'", "failed", "''", "no"]
-    assert "normalised" not in text_of(comparison_table(rows, normalise=False))
+    assert "normalised" not in text_of(comparison_table(rows, mode="rigorous"))

@@ -31,12 +31,17 @@ _KINDS = {
     ("v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
     ("batch/v1", "jobs"): "Job",
     ("jobset.x-k8s.io/v1alpha2", "jobsets"): "JobSet",
+    ("kueue.x-k8s.io/v1beta2", "workloads"): "Workload",
 }
 _VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
 class ApiServer:
-    """Started at once; `objects` by (kind, name). `refusals`: kind -> message with which it is refused.
+    """Started at once; `objects` by (kind, name).
+
+    `refusals`: kind -> (code, reason, message) with which a new one is refused; a message alone is a 403. `namespaces`:
+    those that are there. `rights`: (method, kind) pairs that are allowed, None: all. `absent`: kinds that the cluster
+    does not know.
 
     `logs`: POD or POD/CONTAINER -> text; a line may begin with its time, as the kubelet keeps it. `streams`: what the
     next requests that follow a pod's log get instead, piece by piece; a None breaks the connection. `failures`: end of
@@ -45,7 +50,10 @@ class ApiServer:
 
     def __init__(self, folder: Path) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
-        self.refusals: dict[str, str] = {}
+        self.refusals: dict[str, str | tuple[int, str, str]] = {}
+        self.namespaces = {"vlm", "team-b"}
+        self.rights: set[tuple[str, str]] | None = None
+        self.absent: set[str] = set()
         self.logs: dict[str, str] = {}
         self.streams: dict[str, list[Iterable[str | None]]] = {}
         self.failures: dict[str, Iterator[tuple[int, str, str]]] = {}
@@ -114,7 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, query = self._where()
         if path in ("/api", "/apis"):
-            self._answer(_discovery(path), "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+            self._answer(
+                _discovery(path, self.api.absent),
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            )
         elif path == "/openapi/v3":
             self._answer({"paths": {at: {"serverRelativeURL": f"/openapi/v3/{at}"} for at in _paths().values()}})
         elif path.startswith("/openapi/v3/"):
@@ -129,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._log(path.split("/")[-2], {key: values[0] for key, values in query.items()})
         elif (found := self._resource(path)) is None:
             self._fail(404, "NotFound", f"{path} not found")
+        elif self._may_not(path, found):
+            pass
         elif found[1]:
             one = self.api.objects.get((found[0], found[1]))
             self._answer(one) if one else self._not_found(found)
@@ -150,13 +163,18 @@ class _Handler(BaseHTTPRequestHandler):
         assert found is not None, path
         one = self._body()
         key = (found[0], one["metadata"]["name"])
-        if message := self.api.refusals.get(found[0]):
-            self._fail(403, "Forbidden", message)
+        namespace = path.split("/namespaces/")[1].split("/")[0]
+        if self._may_not(path, found):
+            pass
+        elif namespace not in self.api.namespaces:
+            self._fail(404, "NotFound", f'namespaces "{namespace}" not found')
+        elif refusal := self.api.refusals.get(found[0]):
+            self._fail(*((403, "Forbidden", refusal) if isinstance(refusal, str) else refusal))
         elif key in self.api.objects:
             self._fail(409, "AlreadyExists", f'"{key[1]}" already exists')
         else:
             one["metadata"] |= {
-                "namespace": path.split("/namespaces/")[1].split("/")[0],
+                "namespace": namespace,
                 "uid": str(uuid.uuid4()),
                 "creationTimestamp": "2026-01-01T00:00:00Z",
             }
@@ -179,6 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
         found = self._resource(path)
         assert found is not None, path
         options, one = self._body(), self.api.objects.get((found[0], found[1]))
+        if self._may_not(path, found):
+            return
         if one is None:
             return self._not_found(found)
         if options.get("propagationPolicy") == "Foreground":
@@ -186,6 +206,19 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             del self.api.objects[found[0], found[1]]
         self._answer(one)
+
+    def _may_not(self, path: str, found: tuple[str, str]) -> bool:
+        """Answer as the server does where the account lacks a right."""
+        if self.api.rights is None or (self.command, found[0]) in self.api.rights:
+            return False
+        verb = {"GET": "get", "POST": "create", "DELETE": "delete"}[self.command]
+        version, resource = next(at for at, kind in _KINDS.items() if kind == found[0])
+        group = version.rpartition("/")[0]
+        namespace = path.split("/namespaces/")[1].split("/")[0]
+        what = f"{resource}.{group}".rstrip(".") + (f' "{found[1]}"' if found[1] else "")
+        may_not = f'User "me" cannot {verb} resource "{resource}" in API group "{group}" in the namespace "{namespace}"'
+        self._fail(403, "Forbidden", f"{what} is forbidden: {may_not}")
+        return True
 
     def _failure(self, path: str) -> tuple[int, str, str] | None:
         return next((found for end, them in self.api.failures.items() if path.endswith(end) for found in them), None)
@@ -275,11 +308,11 @@ def _paths() -> dict[str, str]:
     return {version: "api/v1" if version == "v1" else f"apis/{version}" for version, _ in _KINDS}
 
 
-def _discovery(path: str) -> Object:
+def _discovery(path: str, absent: set[str]) -> Object:
     groups: dict[str, list[Object]] = {}
     for (version, resource), kind in _KINDS.items():
         group, _, number = version.rpartition("/")
-        if (path == "/api") == (group == ""):
+        if (path == "/api") == (group == "") and kind not in absent:
             entry = {
                 "resource": resource,
                 "responseKind": {"group": group, "version": number, "kind": kind},

@@ -195,10 +195,72 @@ def test_submit_knows_every_option_of_an_evaluation() -> None:
     assert not {"--split", "--blind"} & options("jobs", "sweep")
 
 
+def test_a_path_may_begin_with_the_sign_of_a_home_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "home").mkdir()
+    monkeypatch.setenv("HOME", str(here / "home"))
+    (here / "run.yaml").rename(here / "home" / "run.yaml")
+    (here / "home" / "mine.yaml").write_text("partition: gpu-mine")
+    words = ("slurm", "eval", "~/run.yaml", "output_dir=~/out", "--profile", "~/mine.yaml", "--adapter", "~/ada")
+    script = printed(capsys, "submit", *words, "--dry-run")
+    assert "--partition=gpu-mine" in script
+    assert f"--adapter={here}/home/ada" in script
+    assert f"{here}/home/out/jobs" in script
+    assert "~" not in script
+    for asking in ("status", "logs", "cancel"):
+        assert f"{here}/home/out" in refused(capsys, asking, "~/out")
+    assert f"{here}/home/none" in refused(capsys, "table", "~/none")
+    assert [path.name for path in here.iterdir()] == ["home"]
+
+
 def test_overrides_may_stand_behind_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = printed(capsys, *TRAIN, "lr=0.5", "lora_r=4", "--time", "1-00", "--dry-run")
     assert printed(capsys, *TRAIN, "lr=0.5", "--dry-run", "--time", "1-00", "lora_r=4") == plain
     assert printed(capsys, *TRAIN, "lr=0.5", "--time", "1-00", "--dry-run") != plain
+
+
+def test_options_of_sbatch_in_the_environment_change_nothing_unseen(
+    scripts: Path,
+    standin: Standin,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "mine.yaml").write_text("partition: main\nqos: long\n")
+    standin("sbatch", f'env > "{here}/environment"; cp "$1" "{scripts}/101"; echo Submitted batch job 101')
+    harmful = {"SBATCH_TIMELIMIT": "3", "SBATCH_NO_REQUEUE": "1", "SBATCH_ARRAY_INX": "0-2", "SBATCH_PARTITION": "high"}
+    filling = {"SBATCH_ACCOUNT": "art", "SBATCH_RESERVATION": "course", "SBATCH_QOS": "long"}
+    silent = {"SRUN_CONTAINER": "/x", "SLURM_ARRAY_TASK_ID": "7", "SBATCH_EXPORT": "NONE"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "WANDB_API_KEY": "k"}
+    for name, value in (harmful | filling | silent | kept).items():
+        monkeypatch.setenv(name, value)
+    words = (*TRAIN, "--profile", "mine.yaml", "--time", "1:00:00")
+    remarks = [
+        "jobs: warning: account: art, from SBATCH_ACCOUNT in the environment",
+        "jobs: warning: reservation: course, from SBATCH_RESERVATION in the environment",
+        f"jobs: warning: {', '.join(sorted(harmful))} in the environment: not passed on to sbatch; profile and options "
+        "decide",
+    ]
+    assert run(*words, "--dry-run") == 0
+    dry = capsys.readouterr()
+    assert dry.err.splitlines() == remarks
+    asked = {line.removeprefix("#SBATCH --") for line in dry.out.splitlines() if line.startswith("#SBATCH")}
+    assert {"partition=main", "qos=long", "account=art", "reservation=course", "time=1:00:00", "requeue"} <= asked
+    assert run(*words) == 0
+    assert capsys.readouterr().err.splitlines() == remarks
+    assert f"{(scripts / '101').read_text()}\n" == dry.out
+    passed_on = dict(line.partition("=")[::2] for line in (here / "environment").read_text().splitlines())
+    assert {name: passed_on.get(name) for name in (*harmful, *filling, *silent, *kept)} == dict.fromkeys(
+        (*harmful, *filling, *silent)
+    ) | kept
+
+
+def test_a_value_of_the_environment_that_no_profile_may_have(
+    scripts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SBATCH_ACCOUNT", "two words")
+    assert "SBATCH_ACCOUNT in the environment: account: expected one word" in refused(capsys, *TRAIN)
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING"])
@@ -222,6 +284,48 @@ def test_a_controller_that_is_silent_is_no_leave_for_a_second_job(
     assert len(list(scripts.iterdir())) == 1
 
 
+@pytest.mark.parametrize("source", ["profile", "SLURM_CLUSTERS"])
+def test_a_job_on_another_cluster_is_asked_for_and_cancelled_there(
+    scripts: Path,
+    standin: Standin,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+) -> None:
+    (here / "many.yaml").write_text("clusters: gpu1,gpu2\n" if source == "profile" else "nodes: 1\n")
+    monkeypatch.setenv(source, "gpu1,gpu2")
+    standin(
+        "sbatch",
+        f'n=$((77 + $(ls {scripts} | wc -l))); cp "$1" "{scripts}/$n"; echo "Submitted batch job $n on cluster gpu2"',
+    )
+    for name, answer in {
+        "squeue": "echo 'CLUSTER: gpu2'; [ -e forgotten ] || echo 'PENDING|Resources'",
+        "sacct": "exit 1",
+        "scancel": "exit 0",
+        "scontrol": "echo 'MaxArraySize = 1'",
+    }.items():
+        standin(name, f'echo "{name} $@" >> "{here}/asked"; {answer}')
+    assert run(*TRAIN, "--profile", "many.yaml", "--then-eval") == 0
+    assert ("clusters: gpu1,gpu2, from SLURM_CLUSTERS" in capsys.readouterr().err) == (source == "SLURM_CLUSTERS")
+    assert "#SBATCH --clusters=gpu1,gpu2\n" in (scripts / "77").read_text()
+    # Another cluster does not know the job that it waits for.
+    assert "#SBATCH --clusters=gpu2\n" in (scripts / "78").read_text()
+    assert [job.cluster for job in find("run")] == ["gpu2", "gpu2"]
+    monkeypatch.setenv("SLURM_CLUSTERS", "gpu9")
+    assert "train job 77 on cluster gpu2: pending (Resources)" in printed(capsys, "status")
+    printed(capsys, "cancel")
+    (here / "forgotten").touch()
+    assert "train job 77 on cluster gpu2: cancelled" in printed(capsys, "status")
+    asked = (here / "asked").read_text().splitlines()
+    assert {line.split()[0] for line in asked} == {"squeue", "sacct", "scancel"}
+    assert all(line.split()[1:3] == ["-M", "gpu2"] for line in asked)
+    (here / "asked").unlink()
+    assert run(*SWEEP, "--profile", "many.yaml") == 2
+    if source == "profile":
+        assert (here / "asked").read_text() == "scontrol -M gpu1 show config\nscontrol -M gpu2 show config\n"
+
+
 def test_the_same_submission_continues_a_run_that_ended(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed(capsys, *TRAIN)
     assert printed(capsys, *TRAIN).startswith("job 102\n")
@@ -234,7 +338,31 @@ def test_what_slurm_refuses_is_told_in_its_words(
     standin("sbatch", "printf 'sbatch: error: invalid partition: gpu\\nsbatch: error: Batch job failed\\n' >&2; exit 1")
     assert "invalid partition: gpu" in refused(capsys, *TRAIN)
     assert "no run was submitted" in refused(capsys, "status")
-    assert not list(Path("out/run/jobs").glob(".submission*"))
+    assert "invalid partition: gpu" in refused(capsys, *SWEEP)
+    assert not Path("out").exists()
+    # What was there before stays.
+    Path("out/run/jobs").mkdir(parents=True)
+    Path("out/run/jobs/7_0_log.out").touch()
+    assert "invalid partition: gpu" in refused(capsys, *TRAIN)
+    assert list(Path("out").rglob("*.*")) == [Path("out/run/jobs/7_0_log.out")]
+
+
+def test_an_answer_without_a_job_takes_nothing_back(
+    scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin("sbatch", "echo 'Welcome to the cluster'")
+    assert "names no job, see squeue" in refused(capsys, *TRAIN, code=1)
+    assert list(Path("out/run/jobs").glob("settings-*.yaml"))  # which the job would read
+
+
+def test_more_members_than_an_array_may_have(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin("scontrol", 'echo "Configuration data as of 2026"; echo "MaxArraySize            = 1"')
+    assert "2 runs are more than a job array of this cluster may have: 1 (MaxArraySize)" in refused(capsys, *SWEEP)
+    assert not (here / "out").exists()
+    standin("scontrol", 'echo "MaxArraySize            = 2"')
+    printed(capsys, *SWEEP)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -246,6 +374,20 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((*TRAIN, "lr=fast"), "lr"),
         ((*TRAIN, "lora=4"), "lora"),
         ((*TRAIN, "output_dir=a%b"), "%"),
+        *(
+            ((*start, place, *more), message)
+            for start in (TRAIN, EVAL, SWEEP, ("submit", "kubernetes", "train", "run.yaml"))
+            for more in ((), ("--dry-run",))
+            for place, message in (
+                ("output_dir=a\\b", "has a \\, which SLURM reads as a pattern"),
+                ("output_dir=a\n#SBATCH --mail-user=x", "has a line break"),
+                ('output_dir="a\\tb"', "has a line break or another character"),
+                (f"output_dir=out/{'ä' * 135}", "may have 255 bytes, found 270"),
+                (f"output_dir={'long/' * 800}", "and the whole path 3500"),
+            )
+        ),
+        ((*TRAIN, "--profile", "pyxis.yaml", "output_dir=/my run", "--dry-run"), "my run: pyxis cannot mount a path"),
+        ((*TRAIN, "--profile", "pyxis.yaml", "output_dir=/my run"), "my run: pyxis cannot mount a path"),
         ((*TRAIN, "name_trained_model=jobs"), "name_trained_model"),
         (("submit", "slurm", "train", "none.yaml"), "none.yaml"),
         ((*TRAIN, "--profile", "none"), "none.yaml"),
@@ -254,6 +396,8 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((*TRAIN, "--time", "soon"), "time"),
         ((*TRAIN, "--time", "5"), "signal_delay_s"),
         ((*TRAIN, "--gpu", "1"), "--gpu"),
+        ((*TRAIN, "--lr", "1e-4"), "a setting is written without dashes: lr=1e-4"),
+        (("submit", "slurm", "train"), "required: CONFIG; see"),
         ((*TRAIN, "word"), "word"),
         (("submit", "moon", "train", "run.yaml"), "moon"),
         (("submit", "slurm", "dance", "run.yaml"), "dance"),
@@ -269,6 +413,7 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((*TRAIN, "--then-eval", "--split", "val"), "--split is for eval"),
         ((*TRAIN, "--limit", "5"), "--limit is for eval"),
         ((*TRAIN, "--base"), "--base is for eval"),
+        ((*TRAIN, "--other-data"), "--other-data is for eval"),
         ((*TRAIN, "--adapter", "out/adapter"), "--adapter is for eval"),
         (("submit", "kubernetes", "train", "run.yaml", "--blind"), "--blind is for eval"),
         (("submit", "kubernetes", "eval", "run.yaml", "--limit", "0"), "--limit"),
@@ -278,7 +423,7 @@ def test_what_slurm_refuses_is_told_in_its_words(
         ((*SWEEP, "--nodes", "0"), "nodes"),
         (("sweep", "slurm", "eval", "run.yaml", "lr=1,2"), "eval"),
         (("status", "none"), "none"),
-        (("status",), "no run was submitted"),
+        (("status",), "no run was submitted from "),
         (("status", "one", "two"), "two"),
         (("logs",), "no run was submitted"),
         (("cancel", "none"), "none"),
@@ -293,6 +438,7 @@ def test_a_mistake_is_one_line_and_nothing_is_sent_or_written(
     words: tuple[str, ...],
     message: str,
 ) -> None:
+    (here / "pyxis.yaml").write_text("container: pyxis /images/v.sqsh\n")
     before = everything(here, state_home, scripts)
     assert message in refused(capsys, *words)
     assert everything(here, state_home, scripts) == before
@@ -360,6 +506,17 @@ def test_a_sweep_is_one_array_and_an_evaluation_for_each_member(
         (f"{base}/lr=1e-4", "lr=1e-4", "101_0"),
         (f"{base}/lr=2e-4", "lr=2e-4", "101_1"),
     ]
+    told = printed(capsys, "status", str(base)).splitlines()
+    assert [line.split()[-1] for line in told if line.startswith("run directory ")] == [
+        f"{base}/lr=1e-4",
+        f"{base}/lr=2e-4",
+    ]
+    assert [line.partition(":")[0] for line in told if " job " in line] == [
+        "train job 101_0",
+        "eval job 102",
+        "train job 101_1",
+        "eval job 103",
+    ]
     for job_id in ("101_0", "101_1"):
         training, _ = find(job_id)
         assert training.log == f"{base}/jobs/{job_id}_0_log.out"
@@ -407,7 +564,8 @@ def test_status_is_a_block_for_the_newest_job_of_each_kind(
     standin("squeue", 'case "$*" in *102*) echo "FAILED|None" ;; *) echo "PENDING|Dependency" ;; esac')
     for words in (("status",), ("status", "run"), ("status", "101")):
         assert printed(capsys, *words).splitlines() == [
-            f"run directory {here}/out/run",
+            f"run directory {here}/out/run"
+            + (f" (the latest that was sent from {here})" if words == ("status",) else ""),
             "train job 102: failed (FAILED, exit code 1)",
             "  step 3",
             "  last error: RuntimeError: no such luck",
@@ -415,6 +573,36 @@ def test_status_is_a_block_for_the_newest_job_of_each_kind(
             "eval job 103: pending (Dependency)",
             f"  log {folder}/103_0_log.out",
         ]
+
+
+def test_the_latest_run_is_that_of_this_project(
+    scripts: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = (here / name for name in ("first", "second", "third"))
+    for project in (first, second):
+        (project / "below").mkdir(parents=True)
+        (project / "pyproject.toml").touch()
+        monkeypatch.chdir(project)
+        printed(capsys, "submit", "slurm", "train", str(here / "run.yaml"))
+    monkeypatch.chdir(first / "below")
+    assert printed(capsys, "status").startswith(
+        f"run directory {first}/out/run (the latest that was sent from {first})\ntrain job 101: "
+    )
+    assert printed(capsys, "status", "run").startswith(f"run directory {first}/out/run\ntrain job 101: ")
+    assert printed(capsys, "status", "102").startswith(f"run directory {second}/out/run (sent from {second})\n")
+    third.mkdir()
+    (third / ".git").touch()
+    monkeypatch.chdir(third)
+    for command in ("status", "logs", "cancel"):
+        message = refused(capsys, command)
+        assert f"no run was submitted from {third} yet" in message
+        assert f"the latest of all is {second}/out/run" in message
+    for project in (first, second):
+        (project / "out" / "run" / "jobs" / f"{101 + (project == second)}_0_log.out").write_text(project.name)
+    monkeypatch.chdir(second)
+    done = jobs("logs")
+    assert done.stdout == "second"
+    assert done.stderr == f"jobs: run directory {second}/out/run (the latest that was sent from {second})\n"
 
 
 def test_logs_of_a_run_and_of_one_job(scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -459,6 +647,28 @@ def test_a_cancellation_that_slurm_refuses(scripts: Path, standin: Standin, caps
     standin("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
     assert "Access denied" in refused(capsys, "cancel", code=1)
     assert not list(Path("out/run/jobs").glob("*.cancelled"))
+
+
+@pytest.mark.parametrize(
+    "squeue", ["echo 'COMPLETING|None'", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"]
+)
+def test_a_job_that_is_given_up_does_not_hold_its_run_for_ever(
+    scripts: Path, standin: Standin, here: Path, capsys: pytest.CaptureFixture[str], squeue: str
+) -> None:
+    printed(capsys, *TRAIN)
+    standin("squeue", "echo 'FAILED|None'")
+    printed(capsys, *TRAIN)
+    standin("squeue", f'case "$*" in *102*) {squeue} ;; *) echo "FAILED|None" ;; esac')
+    standin("scancel", f'echo "$@" >> "{here}/cancelled"')
+    assert "--forget" in refused(capsys, *TRAIN, code=2 if "COMPLETING" in squeue else 1)
+    assert run("cancel", "--forget") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("train job 102 counts as gone")
+    # Never an id that another job may have by now.
+    assert (here / "cancelled").exists() == ("COMPLETING" in squeue)
+    assert "train job 102: cancelled (given up by python -m jobs cancel --forget" in printed(capsys, "status")
+    assert "no job of this run is waiting or running" in refused(capsys, "cancel", "--forget")
+    assert printed(capsys, *TRAIN).startswith("job 103\n")
+    assert [job.job_id for job in find("run")] == ["101", "102", "103"]
 
 
 def test_a_table_of_what_was_sent(scripts: Path, standin: Standin, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobs import cli
-from jobs.kubernetes import refusal
+from jobs.kubectl import refusal
 from jobs.spec import load_work
 from jobs.submissions import Submission, find
 from tests.jobs.api_server import ApiServer
@@ -173,6 +173,70 @@ def test_what_the_cluster_refuses_leaves_nothing_behind(
     assert not (here / "outputs").exists()
 
 
+VIEW = {("GET", kind) for kind in ("ConfigMap", "Job")}
+CONFIGMAPS = {("GET", "ConfigMap"), ("POST", "ConfigMap"), ("GET", "Job")}
+
+
+@pytest.mark.parametrize(
+    ("words", "cluster", "told"),
+    [
+        (("--namespace", "vlmm"), {}, ['namespaces "vlmm" not found', "name another with --namespace"]),
+        ((), {"rights": VIEW}, ['cannot create resource "configmaps"', "this account lacks the right"]),
+        ((), {"rights": set()}, ['cannot get resource "configmaps"', "this account lacks the right"]),
+        (
+            (),
+            {"rights": CONFIGMAPS | {("DELETE", "ConfigMap")}},
+            ['cannot create resource "jobs" in API group "batch" in the namespace "vlm"'],
+        ),
+        (
+            ("--overlay", "jobset"),
+            {"absent": {"JobSet"}},
+            ['no matches for kind "JobSet"', "the cluster knows no JobSet", "--overlay"],
+        ),
+        ((), {"refusals": {"Job": (422, "Invalid", "spec.template: Required value")}}, ["spec.template: Required"]),
+        (
+            (),
+            {"refusals": {"Job": (400, "", 'admission webhook "q" denied the request: refused, timeout')}},
+            ["denied"],
+        ),
+    ],
+)
+def test_a_definite_refusal_locks_nothing(
+    server: ApiServer,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    cluster: dict[str, Any],
+    told: list[str],
+) -> None:
+    for name, value in cluster.items():
+        setattr(server, name, value)
+    error = jobs(capsys, *TRAIN, *words, code=2)
+    assert error.startswith(f"jobs: error: namespace {words[1] if '--namespace' in words else 'vlm'} of context pool: ")
+    assert [part for part in told if part not in error] == []
+    assert "may be there" not in error
+    assert server.objects == {}
+    assert not (here / "outputs").exists()
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
+
+
+def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.rights = CONFIGMAPS
+    error = jobs(capsys, *TRAIN, code=2)
+    [(kind, name)] = server.objects
+    assert f"kubectl --context pool --namespace vlm delete configmap {name}" in error
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
+
+
+def test_a_job_that_may_not_be_seen_has_a_way_out(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    job = submitted(capsys)
+    server.rights = set()
+    assert f"python -m jobs cancel --forget {job.job_id}" in jobs(capsys, *TRAIN, code=1)
+    assert f"train job {job.job_id} counts as gone" in jobs(capsys, "cancel", "--forget", job.job_id)
+    server.rights = None
+    assert submitted(capsys).job_id != job.job_id
+
+
 def test_a_job_whose_fate_is_unknown_is_noted(
     server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,12 +247,14 @@ def test_a_job_whose_fate_is_unknown_is_noted(
 
     def broken(command: list[str], given: str | None = None) -> Any:
         done = run(command, given) if "delete" not in command else None
-        if "apply" in command or done is None:
+        if done is None or ("apply" in command and given and "kind: Job" in given):
             return subprocess.CompletedProcess(command, 1, "", "Unable to connect to the server: EOF")
         return done
 
     monkeypatch.setattr(kubernetes, "run", broken)
-    assert "may be there all the same" in jobs(capsys, *TRAIN, code=1)
+    error = jobs(capsys, *TRAIN, code=1)
+    assert "may be there all the same: python -m jobs status tells when the cluster answers" in error
+    assert "python -m jobs cancel --forget" in error
     monkeypatch.setattr(kubernetes, "run", run)
     [name] = server.names("Job")
     assert f"train job {name} of this run is pending" in jobs(capsys, *TRAIN, code=2)
@@ -251,7 +317,7 @@ def test_the_namespace_is_kubectl_s_or_the_one_that_is_named(
     assert find(None)[-1].namespace == "team-b"
     (tmp_path / "namespace").write_text("team-c\n")  # as in a pod, where there is no configuration
     monkeypatch.setattr(kubernetes, "_OWN_NAMESPACE", tmp_path / "namespace")
-    monkeypatch.setattr(kubernetes, "_config", lambda *_: "")
+    monkeypatch.setattr(kubernetes, "config", lambda *_: "")
     work = load_work("train", Path("My_Run.v2.yaml"))
     job = [{"kind": "Job", "metadata": {"name": "x"}}]
     assert kubernetes.submission_of(work, kubernetes.Manifest("x", job), None).namespace == "team-c"
@@ -280,7 +346,7 @@ def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(
 ) -> None:
     server.stop()
     assert "refused" in jobs(capsys, *TRAIN, code=1)
-    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
 
 @pytest.mark.usefixtures("server")
@@ -381,7 +447,7 @@ def test_a_running_job_tells_its_node_and_its_failures(server: ApiServer, capsys
     name = submitted(capsys).job_id
     server.add_pod(name, "a", created="2026-01-01T00:00:00Z", phase="Failed", containerStatuses=[ended(1)])
     server.add_pod(name, "b", created="2026-01-01T00:01:00Z", phase="Running", containerStatuses=[RUNNING])
-    assert f"train job {name}: running (on node-7, exit code 1)" in jobs(capsys, "status")
+    assert f"train job {name}: running (on node-7, before: exit code 1)" in jobs(capsys, "status")
 
 
 def test_the_step_is_read_off_the_log_where_the_outputs_are_elsewhere(
@@ -428,13 +494,13 @@ def test_a_context_that_is_gone_is_no_word_on_the_job(server: ApiServer, capsys:
 def test_another_cluster_of_the_same_name_is_no_word_on_the_job(
     server: ApiServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from jobs import kubernetes
+    from jobs import kubectl
 
     submitted(capsys)
     (tmp_path / "other").mkdir()
     other = ApiServer(tmp_path / "other")
     server.kubeconfig.write_text(other.kubeconfig.read_text())
-    kubernetes._server.cache_clear()
+    kubectl.server_of.cache_clear()
     assert "leads to http://127.0.0.1" in jobs(capsys, "status", code=1)
     assert "set KUBECONFIG" in jobs(capsys, *TRAIN, code=1)
     other.stop()
@@ -449,9 +515,9 @@ def test_what_else_is_not_found_is_no_word_on_the_job(
 ) -> None:
     submitted(capsys)
     monkeypatch.setattr(
-        "jobs.kubernetes.run", lambda command, given=None: subprocess.CompletedProcess(command, 1, "", f"error: {said}")
+        "jobs.kubectl.run", lambda command, given=None: subprocess.CompletedProcess(command, 1, "", f"error: {said}")
     )
-    monkeypatch.setattr("jobs.kubernetes._server", lambda context: find(None)[-1].server)
+    monkeypatch.setattr("jobs.kubectl.server_of", lambda context: find(None)[-1].server)
     assert said in jobs(capsys, "status", code=1)
 
 
@@ -512,6 +578,12 @@ def test_a_sweep_is_a_job_for_each_run(server: ApiServer, here: Path, capsys: py
     sweep = json.loads((here / "outputs/run/sweep.json").read_text())
     assert [run["job_id"] for run in sweep["runs"]] == names
     server.set_status("Job", names[0], conditions=[{"type": "Complete", "status": "True"}])
+    status = jobs(capsys, "status", "outputs/run")
+    assert [line for line in status.splitlines() if line.startswith("run directory ")] == [
+        f"run directory {here / 'outputs/run' / f'lr={value}'}" for value in ("1e-4", "2e-4")
+    ]
+    assert f"train job {names[0]}: completed" in status
+    assert f"train job {names[1]}: pending" in status
     table = jobs(capsys, "table", "outputs/run")
     for told in ("lr=1e-4", "lr=2e-4", "completed", "pending"):
         assert told in table

@@ -203,9 +203,9 @@ def test_without_a_word_on_nodes_the_overlay_decides(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_is_told_what_is_asked_for(tmp_path: Path) -> None:
-    asked = Evaluation("val", 5, adapter=Path("outputs/a b"), blind=True)
+    asked = Evaluation("val", 5, adapter=Path("outputs/a b"), blind=True, other_data=True)
     one = dataclasses.replace(work(tmp_path, "eval"), evaluation=asked)
-    words = ["--split=val", "--limit=5", "--adapter=outputs/a b", "--blind"]
+    words = ["--split=val", "--limit=5", "--adapter=outputs/a b", "--blind", "--other-data"]
     assert container(render(overlay(), one, NAME))["args"] == ["eval", "/etc/vizsage/config.yaml", *words]
     elsewhere = dataclasses.replace(one, evaluation=Evaluation(adapter=Path("/mine/adapter")))
     with pytest.raises(ConfigError, match="--adapter: /mine/adapter lies on no volume"):
@@ -213,25 +213,26 @@ def test_an_evaluation_is_told_what_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "nodes", "gpus", "threads"),
+    ("asked", "nodes", "gpus", "cores"),
     [
         (Request(nodes=4), 4, "1", "8"),
-        (Request(gpus_per_node=2), 1, "2", "4"),
-        (Request(nodes=3, gpus_per_node=8), 3, "8", "1"),
+        (Request(gpus_per_node=2), 1, "2", "16"),
+        (Request(nodes=3, gpus_per_node=8), 3, "8", "64"),
     ],
 )
 def test_an_evaluation_takes_the_nodes_and_gpus_that_are_asked_for(
-    tmp_path: Path, asked: Request, nodes: int, gpus: str, threads: str
+    tmp_path: Path, asked: Request, nodes: int, gpus: str, cores: str
 ) -> None:
     given = nodes_overlay()
-    given[2]["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "8"}
+    given[2]["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "32"}
     given[2]["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "OMP_NUM_THREADS", "value": "8"})
     documents = render(given, work(tmp_path, "eval"), NAME, asked)
     job = workload(documents)["spec"]
     assert (job["completions"], job["parallelism"], job["backoffLimit"]) == (nodes, nodes, 3 * nodes)
     found = variables(documents)
     assert (found["NNODES"], found["MASTER_ADDR"]) == (str(nodes), f"{NAME}-0.{NAME}")
-    assert found["OMP_NUM_THREADS"] == threads
+    assert found["OMP_NUM_THREADS"] == "8"
+    assert container(documents)["resources"]["requests"]["cpu"] == cores
     assert container(documents)["resources"]["limits"]["nvidia.com/gpu"] == gpus
 
 
@@ -246,31 +247,35 @@ def test_an_evaluation_takes_one_node_and_one_gpu_without_a_word(tmp_path: Path)
 @pytest.mark.parametrize(
     ("device", "gpus", "limits"),
     [
-        ("cuda", None, {"nvidia.com/gpu": "4"}),
-        ("cuda", 2, {"nvidia.com/gpu": "2"}),
-        ("cuda", 0, {}),
-        ("cpu", None, {}),
-        ("cpu", 1, {"nvidia.com/gpu": "1"}),
+        ("cuda", None, {"memory": "8Gi", "nvidia.com/gpu": "4"}),
+        ("cuda", 2, {"memory": "4Gi", "nvidia.com/gpu": "2"}),
+        ("cuda", 0, {"memory": "8Gi"}),
+        ("cpu", None, {"memory": "8Gi"}),
+        ("cpu", 1, {"memory": "2Gi", "nvidia.com/gpu": "1"}),
     ],
 )
 def test_gpus(tmp_path: Path, device: str, gpus: int | None, limits: dict[str, str]) -> None:
     documents = render(overlay(), work(tmp_path, device=device), NAME, Request(gpus_per_node=gpus))
-    assert container(documents)["resources"]["limits"] == {"memory": "8Gi", **limits}
+    assert container(documents)["resources"]["limits"] == limits
 
 
 def test_memory_of_a_gpu_is_no_number_of_gpus(tmp_path: Path) -> None:
     documents = overlay()
     container(documents)["resources"]["limits"] = {"nvidia.com/gpu": 4, "nvidia.com/gpumem": 3000}
     rendered = render(documents, work(tmp_path, "eval"), NAME)
-    assert container(rendered)["resources"]["limits"] == {"nvidia.com/gpu": "1", "nvidia.com/gpumem": 3000}
+    assert container(rendered)["resources"]["limits"] == {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "3000"}
 
 
 def test_threads_are_the_cores_of_a_process(tmp_path: Path) -> None:
     documents = overlay()
-    container(documents)["resources"]["requests"] = {"cpu": 32}
-    container(documents)["env"].append({"name": "OMP_NUM_THREADS", "value": "8"})
-    assert variables(render(documents, work(tmp_path), NAME))["OMP_NUM_THREADS"] == "8"
-    assert variables(render(documents, work(tmp_path), NAME, Request(gpus_per_node=8)))["OMP_NUM_THREADS"] == "4"
+    container(documents)["resources"]["requests"] = {"cpu": 30}  # 7.5 for each of 4
+    container(documents)["env"].append({"name": "OMP_NUM_THREADS", "value": "6"})
+    assert variables(render(documents, work(tmp_path), NAME))["OMP_NUM_THREADS"] == "6"
+    rendered = render(documents, work(tmp_path), NAME, Request(gpus_per_node=8))
+    assert (variables(rendered)["OMP_NUM_THREADS"], container(rendered)["resources"]["requests"]) == (
+        "7",
+        {"cpu": "60"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -281,6 +286,51 @@ def test_gpus_of_other_makes(tmp_path: Path, key: str) -> None:
     container(documents)["resources"]["limits"] = {key: 1}
     rendered = render(documents, work(tmp_path), NAME, Request(gpus_per_node=2))
     assert container(rendered)["resources"]["limits"] == {key: "2"}
+
+
+@pytest.mark.parametrize(
+    ("had", "asked", "given", "grown"),
+    [
+        (1, 8, {"cpu": "8", "memory": "64Gi"}, {"cpu": "64", "memory": "512Gi"}),
+        (4, 1, {"cpu": 30, "memory": "129Gi"}, {"cpu": "7500m", "memory": "33024Mi"}),
+        (3, 1, {"cpu": "1", "memory": "1Gi"}, {"cpu": "334m", "memory": "357913942"}),
+        (2, 4, {"cpu": "500m", "memory": "1.5G"}, {"cpu": "1000m", "memory": "3G"}),
+        (4, 4, {"cpu": "0.25", "memory": "1Gi"}, {"cpu": "0.25", "memory": "1Gi"}),
+        (0, 2, {"cpu": "0.25", "memory": 1048576}, {"cpu": "500m", "memory": "2097152"}),
+    ],
+)
+def test_cores_and_memory_grow_with_the_gpus(
+    tmp_path: Path, had: int, asked: int, given: dict[str, Any], grown: dict[str, str]
+) -> None:
+    documents = overlay()
+    gpus = {"nvidia.com/gpu": had} if had else {}
+    container(documents)["resources"] = {"requests": given, "limits": {"memory": given["memory"], **gpus}}
+    container(documents)["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    pod = workload(documents)["spec"]["template"]["spec"]
+    pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": given["memory"]}})
+    rendered = render(documents, work(tmp_path), NAME, Request(gpus_per_node=asked))
+    limits = {"memory": grown["memory"], "nvidia.com/gpu": str(asked)}
+    assert container(rendered)["resources"] == {"requests": grown, "limits": limits}
+    folders = {one["name"]: one.get("emptyDir") for one in workload(rendered)["spec"]["template"]["spec"]["volumes"]}
+    assert str(folders["shm"]["sizeLimit"]) == grown["memory"]
+    assert folders["tmp"] == {}
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"claims": [{"name": "gpu"}]}, "by the resource claim gpu; set their number in that claim"),
+        ({"limits": {"habana.ai/gaudi": 1}}, "asks for habana.ai/gaudi, which is not known as a GPU"),
+        ({"limits": {"amd.com/gpu": 1, "nvidia.com/gpu": 1}}, "amd.com/gpu and nvidia.com/gpu; keep one of them"),
+        ({"requests": {"memory": "a lot"}}, "resources.requests.memory: expected an amount"),
+    ],
+)
+def test_gpus_that_cannot_be_counted(tmp_path: Path, resources: dict[str, Any], message: str) -> None:
+    documents = overlay()
+    container(documents)["resources"] = copy.deepcopy(resources)
+    assert container(render(documents, work(tmp_path), NAME))["resources"].keys() == resources.keys()
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        render(documents, work(tmp_path), NAME, Request(gpus_per_node=2))
 
 
 def test_gpus_where_the_overlay_has_none(tmp_path: Path) -> None:
@@ -333,7 +383,8 @@ def test_only_an_evaluation_by_itself_spreads_over_nodes_and_gpus_of_a_jobset(
     documents = overlay("JobSet", completionMode="Indexed", completions=1, parallelism=1)
     for one in workload(documents)["spec"]["replicatedJobs"]:
         given = one["template"]["spec"]["template"]["spec"]["containers"][0]
-        given["resources"] = {"requests": {"cpu": "8"}, "limits": dict(limits)}
+        cores = 8 * limits.get("nvidia.com/gpu", 1)
+        given["resources"] = {"requests": {"cpu": str(cores)}, "limits": dict(limits)}
         given["env"].append({"name": "OMP_NUM_THREADS", "value": "8"})
     asked = Request(nodes=3, gpus_per_node=2, then_eval=command == "train")
     found = workload(render(documents, work(tmp_path, command), NAME, asked))["spec"]["replicatedJobs"]
@@ -346,7 +397,8 @@ def test_only_an_evaluation_by_itself_spreads_over_nodes_and_gpus_of_a_jobset(
     meeting = {"MASTER_ADDR": f"{NAME}-eval-0-0.{NAME}", "MASTER_PORT": "29500"}
     assert {name: seen.get(name) for name in meeting} == (meeting if command == "eval" else dict.fromkeys(meeting))
     assert seen["NNODES"] == str(nodes)
-    assert seen["OMP_NUM_THREADS"] == ("4" if command == "eval" else "8")
+    assert seen["OMP_NUM_THREADS"] == "8"
+    assert one["resources"]["requests"]["cpu"] == ("16" if command == "eval" else "8")
 
 
 @pytest.mark.parametrize(
@@ -369,6 +421,18 @@ def test_a_jobset_has_the_jobs_that_are_asked_for(
         template = one["template"]["spec"]["template"]
         assert template["metadata"]["labels"]["vizsage/job"] == NAME
         assert template["spec"]["containers"][0]["args"] == [one["name"], "/etc/vizsage/config.yaml"]
+
+
+def test_a_jobset_in_a_queue_evaluates_in_the_pods_of_the_training(tmp_path: Path) -> None:
+    """Kueue would reserve quota for training and evaluation together, though one follows the other."""
+    documents = overlay("JobSet")
+    workload(documents)["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "user-queue"}
+    found = workload(render(documents, work(tmp_path), NAME, Request(then_eval=True)))["spec"]
+    [train] = found["replicatedJobs"]
+    assert train["name"] == "train"
+    assert found["successPolicy"]["targetReplicatedJobs"] == ["train"]
+    args = train["template"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args == ["train", "/etc/vizsage/config.yaml", "--then-eval"]
 
 
 def test_the_nodes_of_a_jobset_meet_at_its_first_pod(tmp_path: Path) -> None:
@@ -475,3 +539,40 @@ def test_what_else_an_overlay_has_stays_as_it_is(tmp_path: Path) -> None:
         {"kind": "Service", "metadata": {"name": "metrics"}, "spec": {"selector": {"a": "b"}}},
     ]
     assert render([*overlay(), *more], work(tmp_path), NAME)[-2:] == more
+
+
+@pytest.mark.parametrize("kind", ["Job", "JobSet"])
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("env", [{"name": "GH_PAT", "value": "hunter2"}], "env of container vizsage: GH_PAT"),
+        ("env", [{"name": "PROXY", "value": "http://me:hunter2@proxy"}], "env of container vizsage: PROXY"),
+        ("args", ["bash", "-c", "true\nwandb login hunter2"], "args of container vizsage: wandb login"),
+        ("command", ["hf", "auth", "login", "--token", "hunter2"], "command of container vizsage: --token"),
+    ],
+)
+def test_a_secret_in_an_overlay_is_refused_and_not_repeated(
+    tmp_path: Path, kind: str, key: str, value: Any, where: str
+) -> None:
+    one = work(tmp_path)
+    documents = overlay(kind)
+    job = documents[-1]["spec"] if kind == "Job" else documents[-1]["spec"]["replicatedJobs"][0]["template"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    container[key] = value
+    with pytest.raises(ConfigError, match=re.escape(f"{where}: looks like a secret")) as caught:
+        render(documents, one, NAME)
+    assert "hunter2" not in str(caught.value)
+    documents[-1]["metadata"]["annotations"] = {"vizsage/not-secrets": f"A, {where.split(': ')[1]}"}
+    render(documents, one, NAME)
+    # A reference is none.
+    del documents[-1]["metadata"]["annotations"]
+    container |= {"command": [], "args": []}
+    container["env"] = [{"name": "GH_PAT", "valueFrom": {"secretKeyRef": {"name": "tokens", "key": "GH_PAT"}}}]
+    render(documents, one, NAME)
+
+
+def test_a_secret_in_a_configmap_is_refused(tmp_path: Path) -> None:
+    one, documents = work(tmp_path), overlay()
+    documents[0]["data"]["HF_TOKEN"] = "hunter2"
+    with pytest.raises(ConfigError, match="ConfigMap settings: data: HF_TOKEN: looks like a secret"):
+        render(documents, one, NAME)

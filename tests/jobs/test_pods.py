@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from jobs import pod_logs
+from jobs import pod_logs, pod_waits
+from jobs.job_states import ask
 from jobs.pod_logs import print_logs
-from jobs.pods import INDEX, ask, last_words, step
+from jobs.pods import INDEX, last_words, pods_of, step
 from jobs.submissions import Submission, note
 from tests.jobs.api_server import ApiServer
 from vizsage.errors import VizSageError
@@ -85,6 +88,7 @@ def add(server: ApiServer, kind: str, name: str, **more: Any) -> None:
     labels = more.pop("labels", {})
     version = "v1" if kind == "Event" else "batch/v1"
     metadata = {"name": name, "namespace": "vlm", "uid": name, "labels": labels}
+    more = more if kind == "Event" else {"spec": {}, **more}
     server.objects[kind, name] = {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
 
 
@@ -178,7 +182,7 @@ def test_following_goes_on_with_the_next_pod(
     add_pod(server, "b", "Running", RUNNING)
     complete(server, "b")
     followed.result(60)
-    assert capfd.readouterr() == ("=== pod a\nstep 1\n=== pod b\nstep 2\n", "")
+    assert capfd.readouterr().out == "=== pod a\nstep 1\n=== pod b\nstep 2\n"
 
 
 def test_following_waits_for_the_init_container(
@@ -192,7 +196,31 @@ def test_following_waits_for_the_init_container(
     until(lambda: sum("/pods?" in path for _, path in server.requests) > 1)
     complete(server, "a")
     followed.result(60)
-    assert capfd.readouterr() == ("=== pod a\nstep 1\n", "")
+    assert capfd.readouterr().out == "=== pod a\nstep 1\n"
+
+
+def test_following_tells_what_it_waits_for(
+    server: ApiServer, follow: Callable[[], Future[None]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each reason once, however old its event has become."""
+    message = "exceeded something"
+    failed_create(server, "1", JOB, message, datetime.datetime.now(datetime.timezone.utc).isoformat())
+    followed = follow()
+    until(lambda: sum("/events?" in path for _, path in server.requests) > 1)
+    add_pod(server, "a", "Pending", waiting("ImagePullBackOff", "no such image"))
+    seen = len(server.requests)
+    until(lambda: sum("/pods?" in path for _, path in server.requests[seen:]) > 2)
+    server.logs["a"] = "step 1\n"
+    complete(server, "a")
+    followed.result(60)
+    out, err = capfd.readouterr()
+    first, second = err.splitlines()
+    assert (
+        re.sub(r"\d+", "N", first.removeprefix(f"jobs: job {JOB} is pending: "))
+        == f"FailedCreate N seconds ago: {message}"
+    )
+    assert second.startswith(f"jobs: job {JOB} is pending: ImagePullBackOff: no such image; ")
+    assert out == "=== pod a\nstep 1\n"
 
 
 def test_a_stream_that_ends_before_its_pod_is_followed_again(
@@ -407,7 +435,7 @@ def test_no_kubectl_stays_behind(
         ),
         (
             {"containerStatuses": [waiting("ImagePullBackOff", "Back-off pulling vizsage")]},
-            "ImagePullBackOff: Back-off pulling vizsage",
+            "ImagePullBackOff: Back-off pulling vizsage; check --image, and that the nodes may pull it",
         ),
         (
             {"initContainerStatuses": [RUNNING | {"name": "data"}], "containerStatuses": [waiting("PodInitializing")]},
@@ -418,11 +446,25 @@ def test_no_kubectl_stays_behind(
 )
 def test_why_a_pod_waits(server: ApiServer, job: Submission, status: dict[str, Any], told: str) -> None:
     server.add_pod(JOB, "a", created="2026-01-01T00:00:00Z", phase="Pending", **status)
-    assert ask(job) == ("pending", told)
+    assert ask(job)[:2] == ("pending", told)
 
 
-def test_a_pod_that_gives_no_reason_has_events(server: ApiServer, job: Submission) -> None:
+def at(monkeypatch: pytest.MonkeyPatch, now: str) -> None:
+    """What time it is for whoever tells how old an event is."""
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+            return datetime.datetime.fromisoformat(now)
+
+    monkeypatch.setattr(pod_waits.datetime, "datetime", Clock)
+
+
+def test_a_pod_that_gives_no_reason_has_events(
+    server: ApiServer, job: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The newest warning counts, whichever way its reporter dates it."""
+    at(monkeypatch, "2026-01-01T04:00:00+00:00")
     add_pod(server, "a", "Pending", waiting("ContainerCreating"))
     for name, pod, kind, reason, message, when in (
         ("1", "a", "Warning", "FailedMount", 'configmap "vizsage" not found', {"eventTime": "2026-01-01T00:02:00.5Z"}),
@@ -433,7 +475,7 @@ def test_a_pod_that_gives_no_reason_has_events(server: ApiServer, job: Submissio
     ):
         of = {"kind": "Pod", "name": pod}
         add(server, "Event", name, involvedObject=of, type=kind, reason=reason, message=message, **when)
-    assert ask(job) == ("pending", 'FailedMount: configmap "vizsage" not found')
+    assert ask(job)[:2] == ("pending", 'FailedMount 3 hours ago: configmap "vizsage" not found')
 
 
 def failed_create(server: ApiServer, event: str, of: str, message: str, when: str) -> None:
@@ -441,11 +483,25 @@ def failed_create(server: ApiServer, event: str, of: str, message: str, when: st
     add(server, "Event", event, involvedObject=involved, reason="FailedCreate", message=message, lastTimestamp=when)
 
 
-def test_why_there_is_no_pod(server: ApiServer, job: Submission) -> None:
+@pytest.mark.parametrize(
+    ("now", "age"), [("00:02:07", "7 seconds"), ("00:04:59", "2 minutes"), ("06:00:00", "5 hours")]
+)
+def test_why_there_is_no_pod(
+    server: ApiServer, job: Submission, monkeypatch: pytest.MonkeyPatch, now: str, age: str
+) -> None:
+    """An event stays for an hour, whatever was changed since then: it tells how old it is."""
+    at(monkeypatch, f"2026-01-01T{now}+00:00")
     message = 'pods "x" is forbidden: exceeded quota: gpus'
     failed_create(server, "1", JOB, message, "2026-01-01T00:02:00Z")
     failed_create(server, "2", JOB, "old", "2026-01-01T00:01:00Z")
-    assert ask(job) == ("pending", message)
+    remedy = "ask for less, or for a larger quota of the namespace"
+    assert ask(job)[:2] == ("pending", f"FailedCreate {age} ago: {message}; {remedy}")
+
+
+def test_a_pod_that_was_made_later_outdates_the_event(server: ApiServer, job: Submission) -> None:
+    failed_create(server, "1", JOB, "exceeded quota: gpus", "2025-12-31T23:59:59Z")
+    add_pod(server, "a", "Failed", ended(75))
+    assert ask(job)[1].startswith("the next pod comes 10 s after the last one ended (")
 
 
 def test_why_a_jobset_has_no_pod(server: ApiServer, job: Submission) -> None:
@@ -456,7 +512,9 @@ def test_why_a_jobset_has_no_pod(server: ApiServer, job: Submission) -> None:
     failed_create(server, "1", f"{JOB}-train-0", "exceeded quota: gpus", "2026-01-01T00:02:00Z")
     failed_create(server, "2", f"{JOB}-train-0", "old", "2026-01-01T00:01:00Z")
     failed_create(server, "3", "another", "other", "2026-01-01T00:03:00Z")
-    assert ask(jobset) == ("pending", "exceeded quota: gpus")
+    state, detail, _ = ask(jobset)
+    assert (state, detail.startswith("FailedCreate ")) == ("pending", True)
+    assert ": exceeded quota: gpus" in detail
 
 
 # --- what is told without all rights ---------------------------------------------------------------------------------
@@ -475,18 +533,18 @@ def test_a_job_whose_pods_cannot_be_listed(
 ) -> None:
     add_pod(server, "a", "Failed", ended(1, "some words"))
     server.logs["a"] = "step 1/2: "
-    assert (last_words(job), step(job)) == ("some words", 1)
+    assert (ask(job).words, step(job)) == ("some words", 1)
     server.set_status("Job", JOB, **status)
     server.failures["/pods"] = itertools.repeat(FORBIDDEN)
-    assert ask(job) == told
-    assert (last_words(job), step(job)) == ("", None)
+    assert ask(job)[:2] == told
+    assert (ask(job).words, step(job)) == ("", None)
 
 
 def test_a_job_whose_events_cannot_be_listed(server: ApiServer, job: Submission) -> None:
     server.failures["/events"] = itertools.repeat(FORBIDDEN)
-    assert ask(job) == ("pending", "no pod yet")
+    assert ask(job)[:2] == ("pending", "no pod yet")
     add_pod(server, "a", "Pending")
-    assert ask(job) == ("pending", "its containers are being made")
+    assert ask(job)[:2] == ("pending", "its containers are being made")
 
 
 # --- the cause of a failure ------------------------------------------------------------------------------------------
@@ -521,7 +579,7 @@ def test_the_last_words_are_those_of_the_cause(
 ) -> None:
     for pod, state in zip("abcd", states, strict=False):
         add_pod(server, pod, "Failed", state)
-    assert last_words(job) == told
+    assert last_words(pods_of(job)) == told
 
 
 def test_the_step_is_that_of_the_first_node(server: ApiServer, job: Submission) -> None:
@@ -538,4 +596,7 @@ def test_why_the_system_ended_a_container(server: ApiServer, job: Submission) ->
     killed["state"]["terminated"]["reason"] = "OOMKilled"
     add_pod(server, "b", "Failed", killed)
     add_pod(server, "c", "Running", RUNNING)
-    assert ask(job) == ("running", "on node-7, exit codes 1, 137 (OOMKilled)")
+    more = (
+        "container vizsage needed more than its memory limit; raise resources.limits.memory in your overlay, or lower"
+    )
+    assert ask(job)[:2] == ("running", f"on node-7, before: exit code 1, exit code 137 (OOMKilled), {more} num_proc")

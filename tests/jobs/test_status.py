@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from jobs import slurm
+from jobs import slurm_queue
+from jobs.slurm_queue import ACTIVE
 from jobs.status import last_error, state_of, state_of_run
-from jobs.submissions import Submission, find, note, now, of_run
+from jobs.submissions import Submission, find, note, now, of_run, project
+from tests.jobs.conftest import SILENT
 from vizsage.errors import ConfigError, VizSageError
 
 Standin = Callable[[str, str], None]
+FORGOTTEN = SILENT["squeue"]
 
 
 def sent(run_dir: Path, job_id: str = "7", *, kind: str = "train", submitted: str | None = None) -> Submission:
@@ -65,40 +69,78 @@ def outcome(run_dir: Path, code: int, **more: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("program", ["sacct", "squeue"])
-def test_states_in_words(standin: Standin, program: str, line: str, told: tuple[str, str]) -> None:
-    standin(program, f"echo '{line}'")
-    assert slurm.ask("7") == told
+def test_states_in_words(standin: Standin, tmp_path: Path, program: str, line: str, told: tuple[str, str]) -> None:
+    job = sent(tmp_path)
+    standin("squeue", f"echo '{line}|0|{job.folder}/.submission_file_1.sh'" if program == "squeue" else FORGOTTEN)
+    standin("sacct", f"echo '2999-01-01T00:00:00|{line}'")
+    # What squeue does not know any more has ended: an accounting database lags.
+    assert slurm_queue.ask(job) == (None if program == "sacct" and told[0] in ACTIVE else told)
 
 
-def test_accounts_are_asked_first(standin: Standin, tmp_path: Path) -> None:
-    standin("sacct", f"echo \"$@\" > '{tmp_path}/asked'; echo 'COMPLETED|None'; echo 'FAILED|None'")
-    standin("squeue", "echo 'RUNNING|None'")
-    assert slurm.ask("7_1") == ("completed", "COMPLETED")
-    assert "-j 7_1" in (tmp_path / "asked").read_text()
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "told"),
+    [
+        # The queue is right, whatever the accounts remember or have not heard of yet.
+        ("PENDING|Resources|0|{mine}", "COMPLETED|None", ("pending", "Resources")),
+        ("RUNNING|None|0|{mine}", "FAILED|None", ("running", "RUNNING")),
+        ("", "COMPLETED|None", ("completed", "COMPLETED")),
+        ("", "RUNNING|None", None),
+        # Another user, or another folder: the id was given out again.
+        ("RUNNING|None|1|{mine}", "TIMEOUT|None", ("failed", "TIMEOUT")),
+        ("RUNNING|None|0|/other/jobs/x.sh", "", None),
+        ("RUNNING|None|0|(null)", "", None),
+        ("PENDING|None|0|/other/jobs/x.sh\nRUNNING|None|0|{mine}", "", ("running", "RUNNING")),
+        ("PENDING|a", "", ("pending", "a")),  # a squeue that tells less
+    ],
+)
+def test_the_queue_is_asked_before_the_accounts(
+    standin: Standin, tmp_path: Path, squeue: str, sacct: str, told: tuple[str, str] | None
+) -> None:
+    job = dataclasses.replace(sent(tmp_path), user="0")
+    mine = f"{job.folder}/.submission_file_1.sh"
+    standin("squeue", f"echo -e '{squeue.format(mine=mine)}'" if squeue else FORGOTTEN)
+    standin("sacct", f"echo '2999-01-01T00:00:00|{sacct}'" if sacct else "exit 0")
+    assert slurm_queue.ask(job) == told
 
 
-@pytest.mark.parametrize("sacct", ["exit 0", "echo; exit 0", "echo 'RUNNING|None'; exit 1"])
-def test_accounts_that_do_not_know_the_job_yet(standin: Standin, sacct: str) -> None:
-    standin("sacct", sacct)
-    standin("squeue", "echo 'PENDING|Resources'")
-    assert slurm.ask("7") == ("pending", "Resources")
+@pytest.mark.parametrize(("submitted", "told"), [("2026-03-01T10:00:00", True), ("2026-03-01T09:40:00", False)])
+def test_accounts_of_an_earlier_job_of_that_id_do_not_count(
+    standin: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submitted: str, told: bool
+) -> None:
+    job = dataclasses.replace(sent(tmp_path, "7_1", submitted="2026-03-01T12:00:00+02:00"), user="1234")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")  # an option that would hide the job
+    standin("squeue", f"env > '{tmp_path}/environment'; {FORGOTTEN}")
+    standin("sacct", f"echo \"$TZ $@\" > '{tmp_path}/asked'; echo '{submitted}|COMPLETED|None'")
+    assert slurm_queue.ask(job) == (("completed", "COMPLETED") if told else None)
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith("UTC ")
+    assert "-j 7_1 -S 2026-03-01T09:55:00 -u 1234 " in asked
+    assert "SQUEUE_STATES" not in (tmp_path / "environment").read_text()
 
 
-def test_a_job_that_slurm_forgot(standin: Standin) -> None:
-    assert slurm.ask("7") is None
+def test_a_queue_that_does_not_answer_is_no_word_on_the_job(standin: Standin, tmp_path: Path) -> None:
+    standin("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    standin("sacct", "echo '2999-01-01T00:00:00|COMPLETED|None'")
+    with pytest.raises(VizSageError, match="Unable to contact slurm controller; .*cancel --forget 7"):
+        slurm_queue.ask(sent(tmp_path))
+
+
+def test_a_job_that_slurm_forgot(standin: Standin, tmp_path: Path) -> None:
+    assert slurm_queue.ask(sent(tmp_path)) is None
 
 
 def test_a_machine_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.ask("7") is None
+    assert slurm_queue.ask(sent(tmp_path)) is None
     with pytest.raises(ConfigError, match="login node"):
-        slurm.cancel("7")
+        slurm_queue.cancel(sent(tmp_path))
 
 
-def test_a_refused_cancellation_says_why(standin: Standin) -> None:
+def test_a_refused_cancellation_says_why(standin: Standin, tmp_path: Path) -> None:
     standin("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
     with pytest.raises(VizSageError, match="Access denied"):
-        slurm.cancel("7")
+        slurm_queue.cancel(sent(tmp_path))
 
 
 # --- what the job left -----------------------------------------------------------------------------------------------
@@ -173,7 +215,7 @@ def test_a_failed_job_tells_its_exit_code(standin: Standin, tmp_path: Path) -> N
     job = sent(tmp_path / "run")
     (job.folder / "7.end").write_text("3 RUNNING\n")
     Path(job.log).write_text("=== attempt 1 of job 7\nvizsage: error: data/x.json: not there\n")
-    standin("sacct", "echo 'FAILED|None'")
+    standin("squeue", "echo 'FAILED|None'")
     found = state_of(job)
     assert (found.state, found.detail) == ("failed", "FAILED, exit code 3")
     assert found.error == "vizsage: error: data/x.json: not there"
@@ -185,7 +227,7 @@ def test_an_old_error_in_the_log_of_a_job_that_goes_well_is_not_told(
 ) -> None:
     job = sent(tmp_path / "run")
     Path(job.log).write_text("=== attempt 1 of job 7\nvizsage: error: once\n")
-    standin("sacct", f"echo '{word}|None'")
+    standin("squeue", f"echo '{word}|None'")
     assert state_of(job).error is None
 
 
@@ -227,7 +269,7 @@ def test_the_state_of_a_run_is_that_of_its_newest_training(standin: Standin, tmp
 def test_the_last_error_of_the_newest_attempt(tmp_path: Path, log: str, error: str | None) -> None:
     path = tmp_path / "log"
     path.write_bytes(log.encode("latin-1"))
-    assert last_error(path) == (f"vizsage: error: {error}" if error else "loss 1")
+    assert last_error(path) == (f"vizsage: error: {error}" if error else None)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +282,16 @@ def test_the_last_error_of_the_newest_attempt(tmp_path: Path, log: str, error: s
         ("jobs.run: out: interrupted\nValueError: x\n", "jobs.run: out: interrupted"),
         ("=== attempt 1 of job 7\n", None),
         ("", None),
+        # Killed: what comes last tells how far it got.
+        ("train: 30 samples\nstep 10/90: loss 3.1\nstep 20/90: loss 2.5\n", None),
+        ("step 20: validation exact match 0.500 on 30\nvizsage: warning: step 20: 3 validation samples failed\n", None),
+        ("Loading checkpoint shards:  60%|██████    | 3/5\ncontinuing from outputs/run/checkpoint-20\n", None),
+        ("step 20/90: loss 2.5\nBus error (core dumped)\nstep 21/90: loss 2.5\n", "Bus error (core dumped)"),
     ],
 )
-def test_without_a_line_of_this_project_the_last_line_is_the_error(tmp_path: Path, log: str, error: str | None) -> None:
+def test_without_a_line_of_this_project_the_last_one_that_speaks_of_an_error(
+    tmp_path: Path, log: str, error: str | None
+) -> None:
     path = tmp_path / "log"
     path.write_text(log)
     assert last_error(path) == error
@@ -306,7 +355,7 @@ def test_a_run_that_is_none(runs: Path, run: str) -> None:
 
 
 def test_nothing_was_sent_yet(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run was submitted yet"):
+    with pytest.raises(ConfigError, match="no run was submitted from .* yet"):
         find(None)
     assert of_run(tmp_path) == []
 
@@ -319,9 +368,23 @@ def test_a_damaged_list_is_named(tmp_path: Path, text: str) -> None:
         of_run(tmp_path)
 
 
+@pytest.mark.parametrize("damage", ['{"job_id": "8", "ki', '{"job_id": "8"}\n', '{"job_{"job_id": "9"}\n', "\xff\n"])
+def test_a_damaged_line_does_not_hide_the_other_jobs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    note(sent(tmp_path, "7"))
+    path = tmp_path / "jobs" / "submissions.jsonl"
+    with path.open("ab") as file:
+        file.write(damage.encode("latin-1"))
+    assert [job.job_id for job in of_run(tmp_path)] == ["7"]
+    assert f"{path}: damaged in line 2; a job is missing here" in caplog.text
+    note(sent(tmp_path, "10"))
+    assert [job.job_id for job in of_run(tmp_path)] == ["7", "10"]
+
+
 def test_a_list_of_a_later_version_is_read(tmp_path: Path) -> None:
     job = sent(tmp_path)
     note(job)
     path = tmp_path / "jobs" / "submissions.jsonl"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1}) + "\n")
-    assert of_run(tmp_path) == [job]
+    assert of_run(tmp_path) == [dataclasses.replace(job, project=str(project()))]

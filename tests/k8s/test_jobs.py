@@ -103,10 +103,14 @@ def test_data_is_never_written_and_caches_are_writable(source: Path) -> None:
 def test_gpus_and_the_cores_for_each(overlay: str, gpus: int) -> None:
     job = one(overlay, "Job")
     resources = pod(job)["containers"][0]["resources"]
-    assert resources["limits"].get("nvidia.com/gpu", 0) == gpus
+    assert resources["limits"].get("nvidia.com/gpu") == (str(gpus) if gpus else None)
     assert ("tolerations" in pod(job)) == bool(gpus)
     cores = int(resources["requests"]["cpu"] if gpus else resources["limits"]["cpu"])
     assert int(environment(job)["OMP_NUM_THREADS"]) * max(gpus, 1) == cores
+    if gpus:
+        memory = {resources[part]["memory"] for part in ("requests", "limits")}
+        shm = next(volume["emptyDir"]["sizeLimit"] for volume in pod(job)["volumes"] if volume["name"] == "shm")
+        assert (cores, memory, shm) == (8 * gpus, {f"{64 * gpus}Gi"}, f"{8 * gpus}Gi")
 
 
 def test_several_nodes_find_each_other() -> None:

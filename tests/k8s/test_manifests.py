@@ -72,6 +72,17 @@ def test_every_pod_is_restricted_and_in_order(source: Path) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=ids)
+def test_a_second_apply_changes_nothing(source: Path) -> None:
+    """The server keeps amounts as texts: a number would differ from them each time. A Job's settings cannot change."""
+    for document in read(source):
+        assert document["kind"] != "ConfigMap" or document["immutable"] is True
+        for pod in pod_specs(document):
+            given = [one["resources"].get(part, {}) for one in containers_of(pod) for part in ("requests", "limits")]
+            given += [volume.get("emptyDir", {}) for volume in pod["volumes"]]
+            assert [amount for some in given for amount in some.values() if not isinstance(amount, str)] == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=ids)
 def test_the_image_is_of_this_version(source: Path) -> None:
     project = (K8S.parent / "pyproject.toml").read_text(encoding="utf-8")
     (version,) = re.findall(r'^version = "(.*)"$', project, flags=re.MULTILINE)

@@ -76,6 +76,8 @@ def test_names_and_counts() -> None:
                              "yes/no": group(1, 1, 0.0, None)},
         "by_tag": {"school": {"Dutch": group(2, 1, 0.5, None), "French": group(1, 1, 0.0, None)}},
         "tags_not_grouped": [],
+        "normalisation": {"emptied": {"samples": 1, "affected": 0}, "changed_numbers": {"samples": 0, "affected": 0},
+                          "unicode_forms": {"samples": 0, "affected": 0}},
         "interval": {"confidence": 0.95, "method": INTERVAL_METHOD, "clusters": "image", "resamples": 2000, "seed": 0},
         "failed_predictions": 1,
         "truncated_predictions": 1,

@@ -1,30 +1,31 @@
-"""Parquet files and Hugging Face data sets on disk, whose images lie inside the file and stay there until asked for."""
+"""Parquet files and Hugging Face data sets on disk, whose images are inside the file and stay there until asked for."""
 
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vizsage.data.columns import BATCH_BYTES, Columns
 from vizsage.data.images import FileImage
-from vizsage.data.sample import ImageRef
-from vizsage.errors import DataError, one_line
+from vizsage.data.opening import leaves_folder, open_inside
+from vizsage.errors import DataError, one_line, quoted
 
 # A row group whose images take no more than this is kept while its neighbours are asked for; a larger one is passed
 # through batch by batch.
 CACHED_ROW_GROUP_BYTES = 64 * 2**20
 ROWS_A_BATCH = 1024
-# Columns that may name an image which is embedded without a path of its own.
-NAME_COLUMNS = ("image_file", "file_name", "image_name", "image_path")
+_IMAGE_CHUNK = re.compile(r"image(\.bytes)?(\.list\..*)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class ParquetImage:
         try:
             data = _parquet_image_bytes(str(self.path), self.row_group, self.row)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: image {self.name!r} cannot be read: {one_line(error)}") from None
+            raise DataError(f"{self.path}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
         return FileImage(self.name, self.images_dir).read() if data is None else data
 
 
@@ -61,7 +62,7 @@ class ArrowImage:
         try:
             return _bytes_of(_arrow_table(str(self.folder))["image"][self.row]) or b""
         except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DataError(f"{self.folder}: image {self.name!r} cannot be read: {one_line(error)}") from None
+            raise DataError(f"{self.folder}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,18 @@ class ParquetFiles:
     images_dir: Path
     split: str
 
+    @property
+    def float_fields(self) -> tuple[str, ...]:
+        """See vizsage.data.formats.Format."""
+        return Columns(self.paths[0], _parquet_file(str(self.paths[0])).schema_arrow).float_fields
+
     def records(self, start: int = 0) -> Iterator[Any]:
         """See vizsage.data.formats.Format: row groups before `start` are passed over unread."""
         number = 0
         for path in self.paths:
             try:
                 file = _parquet_file(str(path))
-                columns = _Columns(path, file.schema_arrow)
+                columns = Columns(path, file.schema_arrow)
                 for group in range(file.metadata.num_row_groups):
                     first = number
                     number += file.metadata.row_group(group).num_rows
@@ -88,12 +94,12 @@ class ParquetFiles:
                 raise DataError(f"{path}: cannot be read as Parquet: {one_line(error)}") from None
 
     def _row_group(
-        self, path: Path, file: pq.ParquetFile, columns: _Columns, group: int, first: int, start: int
+        self, path: Path, file: pq.ParquetFile, columns: Columns, group: int, first: int, start: int
     ) -> Iterator[Any]:
         """Records of a row group whose first row is record `first`, those before `start` left out."""
         embedded = columns.embedded and not _all_null(file.metadata.row_group(group))
-        row = 0
-        for batch in file.iter_batches(ROWS_A_BATCH, [group], columns.without_bytes, use_threads=False):
+        row, rows = 0, _rows_a_batch(file.metadata.row_group(group))
+        for batch in file.iter_batches(rows, [group], columns.without_bytes, use_threads=False):
             skip = min(max(0, start - first - row), batch.num_rows)
             at = row + skip
             yield from columns.records(
@@ -118,11 +124,16 @@ class ArrowFolder:
         """The folder."""
         return (self.folder,)
 
+    @property
+    def float_fields(self) -> tuple[str, ...]:
+        """See vizsage.data.formats.Format."""
+        return Columns(self.folder, _arrow_table(str(self.folder)).schema).float_fields
+
     def records(self, start: int = 0) -> Iterator[Any]:
         """See vizsage.data.formats.Format: row `start` is gone to directly."""
         try:
             table = _arrow_table(str(self.folder))
-            columns = _Columns(self.folder, table.schema)
+            columns = Columns(self.folder, table.schema)
             for batch in table.slice(start).to_batches(max_chunksize=ROWS_A_BATCH):
                 yield from columns.records(
                     batch,
@@ -136,97 +147,45 @@ class ArrowFolder:
             raise DataError(f"{self.folder}: cannot be read as a data set on disk: {one_line(error)}") from None
 
 
-class _Columns:
-    """Which columns of a table hold a record's fields, and in what form the images are."""
-
-    def __init__(self, where: Path, schema: pa.Schema) -> None:
-        if "image" not in schema.names:
-            raise DataError(f"{where}: no column 'image'; found the columns {', '.join(schema.names)}")
-        image_type = schema.field("image").type
-        children = [child.name for child in image_type] if pa.types.is_struct(image_type) else []
-        as_text = pa.types.is_string(image_type) or pa.types.is_large_string(image_type)
-        if not (as_text or _is_binary(image_type) or "bytes" in children):
-            raise DataError(
-                f"{where}: the column 'image' holds {image_type}; expected file names, bytes or {{bytes, path}}"
-            )
-        self.embedded = not as_text
-        self.fields = [f.name for f in schema if f.name != "image" and _is_field(f)]
-        self.without_bytes = self.fields + (["image"] if as_text else ["image.path"] if "path" in children else [])
-        self._name_column = next((c for c in NAME_COLUMNS if c in self.fields), None)
-        self._labels = _class_labels(schema)
-
-    def records(
-        self, batch: pa.RecordBatch, embedded: bool, reference: Callable[[str | None, int], ImageRef]
-    ) -> Iterator[dict[str, Any]]:
-        """The rows of `batch`; `reference(name or None, row in the batch)` stands for an embedded image."""
-        names, inside = _names(batch)
-        for i, record in enumerate(batch.select(self.fields).to_pylist()):
-            for column, labels in self._labels.items():
-                record[column] = labels[record[column]] if record.get(column) in range(len(labels)) else None
-            name = names[i]
-            if embedded and inside[i]:
-                record["image"] = reference(name or record.get(self._name_column), i)
-            else:
-                record["image"] = name
-            yield record
-
-
-def _names(batch: pa.RecordBatch) -> tuple[list[str | None], list[bool]]:
-    """For each row the image's name, and whether the image is embedded (as far as the columns in `batch` tell)."""
-    absent: list[str | None] = [None] * batch.num_rows
-    if "image" not in batch.schema.names:
-        return absent, [True] * batch.num_rows
-    images = batch.column("image")
-    if _is_binary(images.type):
-        return absent, images.is_valid().to_pylist()
-    if not pa.types.is_struct(images.type):
-        return images.to_pylist(), [False] * batch.num_rows
-    children = [child.name for child in images.type]
-    names = pc.struct_field(images, "path").to_pylist() if "path" in children else absent
-    inside = pc.struct_field(images, "bytes") if "bytes" in children else images
-    return names, inside.is_valid().to_pylist()
-
-
-def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names behind the numbers of Hugging Face ClassLabel columns."""
-    described = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(described).get("info", {}).get("features", {}) if described else {}
-    return {name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-
-
-def _is_field(column: pa.Field) -> bool:
-    """Scalars, and the list of accepted answers; what else is nested (or bytes) is not read."""
-    if column.name == "answers":
-        return not _is_binary(column.type)
-    return not (pa.types.is_nested(column.type) or _is_binary(column.type))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-
-
 def _bytes_of(value: pa.Scalar) -> bytes | None:
+    """What an embedded image holds: bytes, a list of the numbers 0 to 255, or a struct that has either."""
     if isinstance(value, pa.StructScalar):
         value = value["bytes"]
-    return value.as_py()
+    content = value.as_py()
+    return bytes(content) if isinstance(content, list) else content
 
 
 def _image_chunk(row_group: pq.RowGroupMetaData) -> pq.ColumnChunkMetaData | None:
     chunks = (row_group.column(i) for i in range(row_group.num_columns))
-    return next((c for c in chunks if c.path_in_schema in ("image", "image.bytes")), None)
+    return next((c for c in chunks if _IMAGE_CHUNK.match(c.path_in_schema)), None)
 
 
 def _all_null(row_group: pq.RowGroupMetaData) -> bool:
     """True when no row of the group embeds an image: the paths then name files."""
     chunk = _image_chunk(row_group)
-    statistics = chunk.statistics if chunk is not None else None
+    if chunk is None or chunk.path_in_schema not in ("image", "image.bytes"):  # of a list, empty ones count as null
+        return False
+    statistics = chunk.statistics
     return statistics is not None and statistics.has_null_count and statistics.null_count == row_group.num_rows
+
+
+def _rows_a_batch(row_group: pq.RowGroupMetaData) -> int:
+    """How many rows without their images take no more than BATCH_BYTES, as far as the file tells."""
+    chunks = (row_group.column(i) for i in range(row_group.num_columns))
+    size = sum(c.total_uncompressed_size for c in chunks if not _IMAGE_CHUNK.match(c.path_in_schema))
+    return max(1, min(ROWS_A_BATCH, BATCH_BYTES * row_group.num_rows // max(1, size)))
 
 
 @lru_cache(maxsize=16)
 def _parquet_file(path: str) -> pq.ParquetFile:
-    # Buffered, because pyarrow would otherwise hold a row group's whole image column to read one batch of it.
-    return pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+    # Buffered, because pyarrow would otherwise hold a row group's whole image column to read one batch of it. What is
+    # stored as a dictionary stays one: a page of 1 MB may stand for a text in each of a million rows.
+    options = {"buffer_size": 2**20, "pre_buffer": False}
+    file = pq.ParquetFile(path, **options)
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    names = {c.path_in_schema for c in chunks if c.physical_type == "BYTE_ARRAY" and c.has_dictionary_page}
+    return pq.ParquetFile(path, metadata=file.metadata, read_dictionary=sorted(names), **options)
 
 
 def _parquet_image_bytes(path: str, row_group: int, row: int) -> bytes | None:
@@ -271,7 +230,29 @@ def _image_column(path: str, row_group: int) -> pa.ChunkedArray:
 
 @lru_cache(maxsize=4)
 def _arrow_table(folder: str) -> pa.Table:
-    """The table of a saved data set, memory-mapped: nothing is read before it is used."""
-    state = json.loads((Path(folder) / "state.json").read_text(encoding="utf-8"))
-    paths = [Path(folder) / entry["filename"] for entry in state["_data_files"]]
-    return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in paths])
+    """The table of a saved data set, memory-mapped: nothing is read before it is used. Raises DataError, OSError."""
+    tables = []
+    for name in _data_files(Path(folder)):
+        with open_inside(Path(folder), name) as file:
+            mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
+        tables.append(pa.ipc.open_stream(pa.py_buffer(mapped)).read_all())
+    return pa.concat_tables(tables)
+
+
+def _data_files(folder: Path) -> list[str]:
+    """The names in state.json. Raises DataError where they are none, or not those of files in `folder`."""
+    with open_inside(folder, "state.json") as file:
+        text = file.read()
+    try:
+        names = [entry["filename"] for entry in json.loads(text)["_data_files"]]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        names = []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f"{folder / 'state.json'}: names no data files; expected what Dataset.save_to_disk writes: "
+            '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'
+        )
+    for name in names:
+        if reason := leaves_folder(name, folder):
+            raise DataError(f"{folder / 'state.json'}: the data file {quoted(name)} {reason}")
+    return names

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol, cast
 
-import ijson
-
+from vizsage.data.field_names import file_form
+from vizsage.data.json_values import JsonError, array_values, json_lines, parse_line
+from vizsage.data.opening import open_file
 from vizsage.errors import DataError
 
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9A-Za-z]+)?\.parquet$")  # older releases of datasets add a hash
 LAYOUTS = "{0}.json, {0}.jsonl, {0}.jsonl.gz, {0}.parquet, {0}-00000-of-0000N.parquet or a folder {0} of save_to_disk"
 _BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class BrokenRecord:
-    """Stands in the place of a record that cannot be parsed, so that the others can still be checked."""
-
-    reason: str
 
 
 class Format(Protocol):
@@ -35,6 +26,10 @@ class Format(Protocol):
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files."""
+
+    @property
+    def float_fields(self) -> tuple[str, ...]:
+        """Fields of a floating-point type; in JSON a number keeps its text. Raises DataError."""
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """Records from number `start` on, in file order: a dict each, or a BrokenRecord.
@@ -48,6 +43,7 @@ class JsonFile:
     """A JSON array of objects, read incrementally."""
 
     path: Path
+    float_fields: ClassVar[tuple[str, ...]] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -56,36 +52,31 @@ class JsonFile:
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """See Format."""
-        number = start
+        number = 0
         try:
-            with open(self.path, "rb") as file:
-                head = file.read(4096)
-                text = head.removeprefix(_BOM).lstrip()
+            with open_file(self.path) as file:
+                text = file.read(4096).removeprefix(_BOM).lstrip()
                 if not text.startswith(b"["):
-                    raise DataError(
-                        f"{self.path}: expected a JSON array of records, found {_first_character(text)}; "
-                        "a file of one record a line ends in .jsonl"
-                    )
-                file.seek(len(_BOM) if head.startswith(_BOM) else 0)
-                for record in islice(ijson.items(file, "item"), start, None):
-                    yield record
+                    found = file_form(text) if text.startswith(b"{") else None
+                    found = found or f"{_first_character(text)}; a file of one record per line ends in .jsonl"
+                    raise DataError(f"{self.path}: expected a JSON array of records, found {found}")
+                file.seek(0)
+                for record in array_values(file):
+                    if number >= start:
+                        yield record
                     number += 1
-        except ijson.JSONError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise DataError(f"{self.path}: broken JSON after record {number}: {reason}") from None
-        except UnicodeDecodeError:
-            raise DataError(
-                f"{self.path}: no valid Unicode after record {number}: half of a surrogate pair stands there"
-            ) from None
+        except JsonError as error:
+            raise DataError(f"{self.path}: broken JSON after record {number}: {error}") from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
 class JsonlFile:
-    """One JSON object a line, plain or gzipped; empty lines are no records."""
+    """One JSON object per line, plain or gzipped; empty lines are no records."""
 
     path: Path
+    float_fields: ClassVar[tuple[str, ...]] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -94,37 +85,21 @@ class JsonlFile:
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """See Format."""
-        opener: Callable[..., Any] = gzip.open if self.path.suffix == ".gz" else open
         number = 0
         try:
-            with opener(self.path, "rb") as file:
-                for line_number, line in enumerate(file, 1):
-                    if line_number == 1:
-                        line = line.removeprefix(_BOM)
-                    if line.isspace() or not line:
-                        continue
+            with open_file(self.path) as file, _unzipped(file) if self.path.suffix == ".gz" else file as content:
+                for line_number, line in json_lines(content):
                     if number >= start:
                         yield parse_line(line, line_number)
                     number += 1
+        except JsonError as error:
+            raise DataError(f"{self.path}: {error}") from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.path}: cannot be read after record {number}: {error}") from None
 
 
-def parse_line(line: bytes, line_number: int) -> Any:
-    """The value of a line of JSON, or a BrokenRecord that names the line."""
-    try:
-        # Decimal, as ijson gives: the text of a number is the same in every format.
-        return json.loads(line.decode("utf-8"), parse_float=Decimal, parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        return BrokenRecord(f"line {line_number} is not UTF-8")
-    except json.JSONDecodeError as error:
-        return BrokenRecord(f"broken JSON in line {line_number}, column {error.colno}: {error.msg}")
-    except (ValueError, RecursionError) as error:
-        return BrokenRecord(f"broken JSON in line {line_number}: {error}")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
+def _unzipped(file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
 
 
 def _first_character(text: bytes) -> str:
@@ -135,20 +110,21 @@ def find_format(folder: Path, split: str, images_dir: Path) -> Format | None:
     """The one form in which `split` lies in `folder`, or None. Raises DataError when it lies there in two forms."""
     found: list[Format] = []
     for stem in ("val", "validation") if split == "val" else (split,):
-        json_file, parquet = folder / f"{stem}.json", folder / f"{stem}.parquet"
-        if json_file.is_file():
-            found.append(JsonFile(json_file))
-        found += [JsonlFile(path) for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if path.is_file()]
-        shards = _shards(folder, stem)
-        on_disk = folder / stem / "state.json"
-        if parquet.is_file() or shards or on_disk.is_file():
+        if _is_there(folder / f"{stem}.json"):
+            found.append(JsonFile(folder / f"{stem}.json"))
+        found += [
+            JsonlFile(path) for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if _is_there(path)
+        ]
+        parquet, shards = folder / f"{stem}.parquet", _shards(folder, stem)
+        on_disk = _is_there(folder / stem / "state.json")
+        if _is_there(parquet) or shards or on_disk:
             from vizsage.data.columnar import ArrowFolder, ParquetFiles  # pyarrow loads for those who need it
 
-            if parquet.is_file():
+            if _is_there(parquet):
                 found.append(ParquetFiles((parquet,), images_dir, split))
             if shards:
                 found.append(ParquetFiles(shards, images_dir, split))
-            if on_disk.is_file():
+            if on_disk:
                 found.append(ArrowFolder(folder / stem, split))
     if len(found) > 1:
         names = " and ".join(str(f.paths[0]) for f in found)
@@ -156,17 +132,25 @@ def find_format(folder: Path, split: str, images_dir: Path) -> Format | None:
     return found[0] if found else None
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises DataError where something else has its name: a pipe would never end."""
+    if path.is_file():
+        return True
+    if path.exists():
+        raise DataError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a file")
+    return False
+
+
 def _shards(folder: Path, stem: str) -> tuple[Path, ...]:
-    """`<stem>-00000-of-00003.parquet` and its sisters, all of them or none."""
+    """`<stem>-00000-of-00003.parquet` and the others of its set, all of them or none."""
     if not folder.is_dir():
         return ()
     matches = {p: m for p in sorted(folder.iterdir()) if p.name.startswith(f"{stem}-") and (m := SHARD.search(p.name))}
-    matches = {p: m for p, m in matches.items() if p.name == stem + m.group(0)}
+    matches = {p: m for p, m in matches.items() if p.name == stem + m.group(0) and _is_there(p)}
     if matches:
         total = max(int(m.group(2)) for m in matches.values())
-        expected = [f"{stem}-{i:05d}-of-{total:05d}.parquet" for i in range(total)]
-        missing = sorted(set(expected) - {p.name for p in matches})
+        missing = sorted(set(range(total)) - {int(m.group(1)) for m in matches.values()})
         if missing or len(matches) != total:
-            what = f"{missing[0]} is missing" if missing else "shards of two different sets"
-            raise DataError(f"{folder}: {what}; expected {total} files {stem}-*-of-{total:05d}.parquet")
+            what = f"{stem}-{missing[0]:05d}-of-{total:05d}.parquet is missing" if missing else "two sets of shards"
+            raise DataError(f"{folder}: {what}; expected {total} files {stem}-*-of-{total:05d}*.parquet of one set")
     return tuple(matches)

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from PIL import Image, UnidentifiedImageError
 
 from vizsage.config import Config
+from vizsage.data.opening import leaves_folder, open_inside
 from vizsage.data.sample import ImageRef
-from vizsage.errors import DataError, one_line
+from vizsage.errors import DataError, one_line, quoted
 
 # Pillow's own limit is one for the whole process and warns before it acts; `load_image` holds the one of the settings.
 Image.MAX_IMAGE_PIXELS = None
 
 # Pictures only: Pillow would also hand EPS to Ghostscript and parse dozens of containers.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
+# Pixels that are converted at a time.
+BAND_PX = 2**20
+# A JPEG is decoded once for each of its scans. Encoders make about ten; this many are decoded of an image that has
+# max_image_px pixels, and more of a smaller one. In compressed data 0xFF is followed by 0x00, so that counting the
+# marker finds all scans.
+MAX_SCANS = 20
+_SCAN = b"\xff\xda"
 
 # What Pillow's decoders raise on damaged bytes; they have no common base.
 _DECODER_ERRORS = (
@@ -69,14 +77,14 @@ class FileImage:
     def read(self) -> bytes:
         """The bytes of the file. Raises DataError when it is missing, unreadable or outside of the folder."""
         if reason := leaves_folder(self.name, self.folder):
-            raise DataError(f"image {self.name!r} {reason}")
+            raise DataError(f"image {quoted(self.name)} {reason}")
         try:
-            if not os.path.isfile(self.path):  # a folder, or a pipe that would wait for ever
-                found = "is not a file" if os.path.exists(self.path) else "is missing"
-                raise DataError(f"image {self.name!r} {found} in {self.folder}")
-            return self.path.read_bytes()
+            with open_inside(self.folder, self.name) as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(f"image {quoted(self.name)} is missing in {self.folder}") from None
         except OSError as error:
-            raise DataError(f"image {self.name!r} in {self.folder} cannot be read: {error.strerror}") from None
+            raise DataError(f"image {quoted(self.name)} in {self.folder} cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,27 +98,6 @@ class EmbeddedImage:
     def read(self) -> bytes:
         """The bytes."""
         return self.data
-
-
-def leaves_folder(name: str, folder: Path) -> str | None:
-    """Why the file `name` would not lie inside of `folder`, or None when it does.
-
-    Symlinks are followed only where `name` has one, so that the check costs one lstat a file.
-    """
-    if "\0" in name:
-        return "holds a NUL character; write a file name below Images/"
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts:
-        return f"leaves {folder}; write a file name below it, without '..' and leading '/'"
-    path = str(folder)
-    for part in parts:
-        path = f"{path}/{part}"
-        if os.path.islink(path):
-            root = os.path.realpath(folder)
-            if not os.path.realpath(os.path.join(folder, name)).startswith(root.rstrip("/") + "/"):
-                return f"is a symbolic link that leaves {folder}; copy the file into it"
-            break
-    return None
 
 
 def refuse_bad_image(ref: ImageRef, config: Config) -> None:
@@ -138,7 +125,14 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_image_px:
-                raise _bad(ref.name, f"has {width} x {height} pixels, more than max_image_px allows ({max_image_px})")
+                size = f"has {width} x {height} pixels, more than max_image_px allows ({max_image_px})"
+                raise _bad(
+                    ref.name, f"{size}; scale it down, or raise max_image_px: 10 to 25 bytes of memory per pixel"
+                )
+            scans = data.count(_SCAN) if image.format in ("JPEG", "MPO") else 1
+            if scans * width * height > MAX_SCANS * max_image_px:
+                allowed = f"of its size at most {MAX_SCANS * max_image_px // (width * height)} are decoded"
+                raise _bad(ref.name, f"is a progressive JPEG of {scans} scans; {allowed}, so save it again")
             target = _smaller_size(width, height, resize_px)
             if target:  # a JPEG decodes at 1/2, 1/4 or 1/8 scale for less; twice the target leaves room to resample
                 image.draft(image.mode, (2 * target[0], 2 * target[1]))
@@ -159,18 +153,21 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
 def header_px(ref: ImageRef) -> int:
     """The pixels (width x height) that the header of an image announces, undecoded; 0 where there is none to read."""
     try:
-        if isinstance(ref, FileImage) and not leaves_folder(ref.name, ref.folder):
-            source: Path | BytesIO = ref.path  # Pillow reads no more of the file than it needs
-        else:
-            source = BytesIO(ref.read())
-        with Image.open(source, formats=FORMATS) as image:
+        with _opened(ref) as source, Image.open(source, formats=FORMATS) as image:
             return int(image.width * image.height)
     except (DataError, *_DECODER_ERRORS):
         return 0
 
 
+def _opened(ref: ImageRef) -> BinaryIO:
+    """The bytes as a file; Pillow reads no more of it than it needs. Raises DataError, OSError."""
+    if isinstance(ref, FileImage) and not leaves_folder(ref.name, ref.folder):
+        return open_inside(ref.folder, ref.name)
+    return BytesIO(ref.read())
+
+
 def _bad(name: str, reason: str) -> BadImage:
-    return BadImage(f"image {name!r} {reason}", name)
+    return BadImage(f"image {quoted(name)} {reason}", name)
 
 
 def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, int] | None:
@@ -185,14 +182,24 @@ def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, 
 
 
 def _to_rgb(name: str, image: Image.Image) -> Image.Image:
+    """The picture in RGB, made of bands: the steps between take several times its memory."""
+    if image.mode == "F":
+        raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
+    rows = max(1, BAND_PX // image.width)
+    picture = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        picture.paste(_band_to_rgb(name, band), (0, top))
+    return picture
+
+
+def _band_to_rgb(name: str, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _sixteen_to_eight_bits(name, image)
-    elif image.mode == "F":
-        raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Iterator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from vizsage.errors import DataError
+from vizsage.data.opening import open_file
+from vizsage.errors import DataError, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +20,7 @@ DESCRIPTION_HEADERS = ("description",)
 SEPARATORS = ("\t", ",", ";")
 SUFFIXES = (".csv", ".tsv", ".txt")
 Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, csv.QUOTE_NONE
+_IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|jp2)\s*$", re.IGNORECASE)
 
 
 class KnowledgeTable:
@@ -73,10 +77,10 @@ def _basename(name: str) -> str:
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
     """Image name and description of each row that has both. The file is gone through, never held."""
     encoding = _encoding(path)
-    with open(path, encoding=encoding, newline="") as file:
+    with _text(path, encoding) as file:
         header_line = next(line for line in file if line.strip())
     separator, image_column, description_column = _columns(path, header_line.strip("\r\n"))
-    quoting = _quoting(path, encoding, separator)
+    quoting = _quoting(path, encoding, separator, image_column)
     width = ragged = first_ragged = 0
     for number, row in enumerate(_read(path, encoding, separator, quoting)):
         width = width or len(row)
@@ -99,7 +103,8 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
 
 def _encoding(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with open_file(path) as file:
+            data = file.read()
     except FileNotFoundError:
         raise DataError(f"{path}: no such table of descriptions; set external_knowledge_path") from None
     except OSError as error:
@@ -130,35 +135,84 @@ def _columns(path: Path, header_line: str) -> tuple[str, int, int]:
         headers = max(headers, fields, key=len)
     raise DataError(
         f"{path}: a table of descriptions needs a column of image names ({', '.join(IMAGE_HEADERS)}) and one named "
-        f"{DESCRIPTION_HEADERS[0]}, in upper or lower case; found the headers {', '.join(headers)[:300]}"
+        f"{DESCRIPTION_HEADERS[0]}, in upper or lower case; found the headers {shortened(', '.join(headers))}"
     )
 
 
-def _quoting(path: Path, encoding: str, separator: str) -> Quoting:
-    """Whether quotes in a table are CSV quotes, whichever reading fits.
+class _Reading(NamedTuple):
+    """What a table is, read as a CSV or with its quotes as part of the text."""
 
-    Quoted newlines and separators in a proper CSV tear rows apart when they are read as plain text: such rows do not
-    have the header's number of fields. Where the plain reading is as sound, it is taken, because stray quotes would
-    swallow the rows up to the next quote; `_unwrap` then takes sound quotes off.
+    rows: int
+    ragged: int  # rows that do not have the header's number of fields
+    named: int  # the others, where the name is that of an image file
+
+
+def _quoting(path: Path, encoding: str, separator: str, image_column: int) -> Quoting:
+    """Whether quotes in a table are those of a CSV.
+
+    The reading in which more rows have the header's number of fields is right: as plain text, separators and line
+    breaks inside of quotes tear rows apart, and as a CSV, a stray quote swallows the rows up to the next. Where both
+    fit as well, a table whose quotes all open and close a field is a CSV, unless its quotes swallow lines with the name
+    of an image, as rows have it. Without rows of several lines both are the same: `_unwrap` takes the quotes off.
     """
-    plain, quoted = (_ragged(path, encoding, separator, quoting) for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL))
+    plain, quoted = (
+        _reading(path, encoding, separator, image_column, quoting) for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL)
+    )
     if plain is None and quoted is None:
         raise DataError(f"{path}: a field has more than {csv.field_size_limit()} characters; is it a table?")
-    return csv.QUOTE_MINIMAL if plain is None or (quoted is not None and quoted < plain) else csv.QUOTE_NONE
+    if plain is None or quoted is None:
+        return csv.QUOTE_NONE if quoted is None else csv.QUOTE_MINIMAL
+    sound, line = _quotes(path, encoding, separator)
+    tie = quoted.ragged == plain.ragged
+    is_csv = (sound and quoted.named >= plain.named) if tie else quoted.ragged < plain.ragged
+    if plain.rows != quoted.rows and (tie or (is_csv and not sound)):
+        taken, other = (quoted, plain) if is_csv else (plain, quoted)
+        logger.warning(
+            "%s: from line %d on, quotes may enclose line breaks or be part of the text; read as %s, %d rows and not "
+            "%d; where that is wrong, put each text between quotes and double those inside of it",
+            path, line, "a CSV" if is_csv else "plain text", taken.rows - 1, other.rows - 1,
+        )  # fmt: skip
+    return csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
 
 
-def _ragged(path: Path, encoding: str, separator: str, quoting: Quoting) -> int | None:
-    """How many rows do not have the header's number of fields; None when a field seems never to end."""
+def _reading(path: Path, encoding: str, separator: str, image_column: int, quoting: Quoting) -> _Reading | None:
+    """What the table is, read with these quotes; None when a field seems never to end."""
+    rows = ragged = named = width = 0
     try:
-        widths = [len(row) for row in _read(path, encoding, separator, quoting)]
+        for row in _read(path, encoding, separator, quoting):
+            rows += 1
+            width = width or len(row)
+            if len(row) != width:
+                ragged += 1
+            else:
+                named += bool(_IMAGE_NAME.search(row[image_column]))
     except csv.Error:
         return None
-    return len(widths) - widths.count(widths[0])
+    return _Reading(rows, ragged, named)
+
+
+def _quotes(path: Path, encoding: str, separator: str) -> tuple[bool, int]:
+    """Whether each quote that opens a field closes it, and the line where the first row of several lines begins."""
+    first = before = 0
+    with _text(path, encoding) as file:
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        try:
+            for row in reader:
+                if not first and any("\n" in field or "\r" in field for field in row):
+                    first = before + 1
+                before = reader.line_num
+        except csv.Error:
+            return False, first or before + 1
+    return True, first
 
 
 def _read(path: Path, encoding: str, separator: str, quoting: Quoting) -> Iterator[list[str]]:
-    with open(path, encoding=encoding, newline="") as file:
+    with _text(path, encoding) as file:
         yield from filter(None, csv.reader(file, delimiter=separator, quoting=quoting))
+
+
+def _text(path: Path, encoding: str) -> TextIOWrapper:
+    return TextIOWrapper(open_file(path), encoding, newline="")
 
 
 def _unwrap(field: str) -> str:

@@ -27,8 +27,8 @@ class Sample:
     """One question about one image.
 
     `sample_id` is the record's own "id" or "<split>-<index in the file>": unique in its split, stable across runs.
-    `answer` is what training learns, `answers` all that are accepted: in file order and as often as they stand there,
-    because VQA asked ten people. Without any of its own it is `(answer,)`, and it always holds `answer`.
+    `answer` is what training learns and is always accepted. `answers` is the list of the record, in file order and as
+    often as each stands there, because VQA asked ten people: `answer` is added only where there is no list.
     `description` is the external knowledge on the image, filled in by `vizsage.data.knowledge`.
     """
 
@@ -42,5 +42,5 @@ class Sample:
     answers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.answer not in self.answers:
-            object.__setattr__(self, "answers", (*self.answers, self.answer))
+        if not self.answers:
+            object.__setattr__(self, "answers", (self.answer,))

@@ -5,6 +5,8 @@ Nothing here imports torch, and no image is opened: a Sample holds a reference t
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,11 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vizsage.config import Config
+from vizsage.data.field_names import record_form
 from vizsage.data.formats import LAYOUTS, Format, find_format
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.records import BadRecord, IdCheck, Problems, read_record
 from vizsage.data.sample import Sample
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted, shortened
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,20 @@ class Split:
         problems = self.problems = Problems()
         ids = IdCheck(self.name)
         records = kept = left_out = missing = 0
+        floats: list[str] = []
+        whole: Counter[str] = Counter()
         for number, raw in enumerate(self.source.records()):
             records += 1
+            if number == 0:
+                floats = [field for field in self.source.float_fields if field != "need_external_knowledge"]
             try:
                 sample = self._sample(number, raw)
                 ids.add(raw, number)
             except BadRecord as error:
                 problems.add(str(error))
                 continue
+            if floats:
+                whole.update(field for field in floats if _is_whole(raw.get(field)))
             if sample is None:
                 left_out += 1
             else:
@@ -116,6 +127,13 @@ class Split:
             problems.add(problem)
         self.counts = SplitCounts(records, kept, left_out, missing)
         problems.raise_if_any(self.path)
+        if whole:
+            logger.warning(
+                "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas "
+                "wrote the table, an absent value may have made integers floats: convert them with astype('Int64')",
+                self.path,
+                ", ".join(f"{count} in {quoted(key)}" for key, count in whole.most_common(10)),
+            )
         if not records:
             raise DataError(f"{self.path}: the file holds no records")
         if not kept:
@@ -140,8 +158,13 @@ class Split:
 
 def find_split(config: Config, split: str) -> Path | None:
     """Where `split` lies, or None. Raises DataError when it lies there more than once."""
+    return next(iter(split_files(config, split)), None)
+
+
+def split_files(config: Config, split: str) -> list[Path]:
+    """The file of `split`, its shards or its folder; none where it is missing. Raises as `find_split`."""
     source = _find(config, _canonical(split))
-    return source.paths[0] if source else None
+    return list(source.paths) if source else []
 
 
 def open_split(config: Config, split: str) -> Split:
@@ -157,14 +180,18 @@ def open_split(config: Config, split: str) -> Split:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; base_path and dataset name the folder that holds the splits")
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-        raise DataError(f"{folder}: no split {name!r}; expected one of {LAYOUTS.format(name)}; found {there}")
+        raise DataError(
+            f"{folder}: no split {quoted(name)}; expected one of {LAYOUTS.format(name)}; found {shortened(there)}"
+        )
     table = None
     if config.external_knowledge and config.external_knowledge_path is not None:
         path = config.external_knowledge_path
         table = Table(path, path.stat().st_mtime_ns if path.exists() else 0)
         _knowledge(table)
     opened = Split(name, source, config.images_dir, table)
-    for _ in source.records():
+    for first in source.records():
+        if found := record_form(first):
+            raise DataError(f"{opened.path}: {found}")
         break
     else:
         raise DataError(f"{opened.path}: the file holds no records")
@@ -180,8 +207,15 @@ def _find(config: Config, name: str) -> Format | None:
 
 def _canonical(split: str) -> str:
     if not split or split != Path(split).name or split.startswith("."):
-        raise DataError(f"split {split!r} is not a name; write train, val, test or the stem of a file")
+        raise DataError(f"split {quoted(split)} is not a name; write train, val, test or the stem of a file")
     return "val" if split == "validation" else split
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether `value` is a number such as 3.0, or a list of answers with one."""
+    if isinstance(value, list):
+        return any(map(_is_whole, value))
+    return isinstance(value, float) and value.is_integer()
 
 
 @lru_cache(maxsize=2)

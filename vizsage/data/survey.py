@@ -19,11 +19,21 @@ from vizsage.config import Config
 from vizsage.data.images import BadImage, EmbeddedImage, FileImage, load_image
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import Split, find_split, open_split
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted, shortened
+from vizsage.scoring.caveats import CHANGED_NUMBERS, EMPTIED, UNICODE_FORMS, answer_caveats
+from vizsage.scoring.normalisation import normalise_squad
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10
+LEFT_OUT = "images left out"
 _IMAGES_A_TASK = 16
+_CAVEATS = {
+    EMPTIED: "answers of which SQuAD's normalisation leaves nothing, so that an empty prediction is right; "
+    "use_text_normalization: light keeps them",
+    CHANGED_NUMBERS: "answers whose numbers SQuAD's normalisation changes; use_text_normalization: light keeps them",
+    UNICODE_FORMS: "answers with decomposed accents (not NFC), which composed ones do not match; "
+    "use_text_normalization: light takes them as equal",
+}
 
 
 @dataclass
@@ -95,7 +105,7 @@ def survey_splits(config: Config, survey: Survey) -> None:
             if str(error) not in survey.kinds.get("splits", Kind(False)).first:  # a broken table fails each split
                 survey.add("splits", str(error))
             continue
-        _survey_split(split, survey, seen)
+        _survey_split(split, survey, seen, squad=config.use_text_normalization is True)
     for image_name, splits in survey.splits_of.items():
         if len(splits) > 1:
             survey.add("images in several splits", f"{image_name}: {', '.join(splits)}", warning=True)
@@ -105,7 +115,7 @@ def find_missing_files(survey: Survey) -> None:
     """Note the image files that are not there; nothing is opened."""
     for image, split in survey.images.items():
         if isinstance(image, FileImage) and not os.path.isfile(image.path):
-            survey.add("images", f"{split}: image {image.name!r} is missing in {image.folder}")
+            survey.add("images", f"{split}: image {quoted(image.name)} is missing in {image.folder}")
 
 
 def decode_images(
@@ -122,18 +132,20 @@ def decode_images(
         if isinstance(found, _Trouble):
             # A missing file stops a run whatever on_bad_image says; an undecodable one may be left out.
             left_out = found.skippable and config.on_bad_image == "skip"
-            kind = "images left out" if left_out else "images"
+            kind = LEFT_OUT if left_out else "images"
             survey.add(kind, f"{survey.images[image]}: {found.text}", warning=left_out)
             continue
         pixels[image], digest = found
         twin = owners.setdefault(digest, image.name)
         if set(survey.splits_of[twin]) != set(survey.splits_of[image.name]):
-            places = "; ".join(f"{name} in {', '.join(survey.splits_of[name])}" for name in (twin, image.name))
+            places = "; ".join(
+                f"{shortened(name)} in {', '.join(survey.splits_of[name])}" for name in (twin, image.name)
+            )
             survey.add("one picture under two names in different splits", places, warning=True)
     return pixels
 
 
-def _survey_split(split: Split, survey: Survey, seen: dict[int, str]) -> None:
+def _survey_split(split: Split, survey: Survey, seen: dict[int, str], *, squad: bool) -> None:
     images: set[str] = set()
     with_knowledge = 0
     try:
@@ -146,11 +158,13 @@ def _survey_split(split: Split, survey: Survey, seen: dict[int, str]) -> None:
                 survey.splits_of.setdefault(sample.image.name, []).append(split.name)
             with_knowledge += sample.need_external_knowledge
             if sample.need_external_knowledge and sample.description is None:
-                case = f"{split.name}: {sample.image.name} has no description in the table"
+                case = f"{split.name}: {shortened(sample.image.name)} has no description in the table"
                 survey.add("external knowledge", case, warning=True)
+            if squad:
+                _note_caveats(sample, split.name, survey)
             other = seen.setdefault(_identity(sample), split.name)
             if other != split.name:
-                case = f"{other} and {split.name}: {sample.image.name}: {sample.question}"
+                case = f"{other} and {split.name}: {shortened(sample.image.name)}: {shortened(sample.question)}"
                 survey.add("samples in two splits", case)
     except DataError as error:
         for problem in split.problems.first or [str(error)]:
@@ -167,6 +181,18 @@ def _survey_split(split: Split, survey: Survey, seen: dict[int, str]) -> None:
         left_out=counts.left_out_knowledge,
     )
     survey.rows.append(row)
+
+
+def _note_caveats(sample: Sample, split: str, survey: Survey) -> None:
+    """Warn of accepted answers that SQuAD's normalisation, by which they would be scored, was not made for."""
+    first: dict[str, str] = {}
+    for answer in dict.fromkeys((*sample.answers, sample.answer)):
+        for name in answer_caveats(answer):
+            first.setdefault(name, answer)
+    for name, answer in first.items():
+        case = f"{split}: {shortened(sample.image.name)}: {shortened(sample.question)}: {quoted(answer)}"
+        case += f" becomes {quoted(normalise_squad(answer))}" if name != UNICODE_FORMS else ""
+        survey.add(_CAVEATS[name], case, warning=True)
 
 
 def _identity(sample: Sample) -> int:

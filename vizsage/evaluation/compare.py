@@ -15,7 +15,8 @@ import numpy as np
 from vizsage.errors import ConfigError
 from vizsage.evaluation.joining import Asked, Run, find_predictions, read_run, same_samples
 from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
-from vizsage.scoring.metrics import METRICS, accepted_answers, exact_match
+from vizsage.scoring.metrics import METRICS, answers_for, exact_match
+from vizsage.scoring.normalisation import MODES, Normalise
 from vizsage.scoring.statistics import (
     INTERVAL,
     bootstrap_intervals,
@@ -44,7 +45,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
             also those of other tools: a line a sample with image, question, answer or answers, and prediction.
         split: a name in evaluation_results/, such as test or test-base.
         metric: exact_match, or a name of `vizsage.scoring.metrics.METRICS`. Scores are computed anew; a record that
-            failed (null) scores 0. Exact match is SQuAD's, or character by character where all runs were scored so.
+            failed (null) scores 0. Exact match is SQuAD's, or as all runs were scored where that was one other way.
 
     Returns what `vizsage compare --json` prints; README.md lists the names.
 
@@ -57,12 +58,13 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
     if metric != "exact_match" and metric not in METRICS:
         raise ConfigError(f"metric: expected one of exact_match, {', '.join(METRICS)}, found {metric!r}")
     files = [find_predictions(path, split) for path in paths]
-    rigorous = all(results is not None and results.get("mode") == "rigorous" for _, results in files)
-    score = _scorer(metric, normalise=not rigorous)
-    first = read_run(*files[0], score)
+    modes = {str((results or {}).get("mode")) for _, results in files}
+    mode = modes.pop() if len(modes) == 1 and modes <= MODES.keys() else "squad"
+    score = _scorer(metric, normalise=MODES[mode])
+    first = read_run(*files[0], metric, score)
     runs = [first]
     for file, results in files[1:]:
-        run = same_samples(first, read_run(file, results, score))
+        run = same_samples(first, read_run(file, results, metric, score))
         runs.append(run if len(files) == 2 else run.with_scores_only())
     groups = _Groups(first.asked)
     warnings = [warning for run in runs for warning in _warnings(first, run)]
@@ -71,7 +73,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
     return {
         "schema_version": SCHEMA_VERSION,
         "metric": metric,
-        "mode": "rigorous" if rigorous else "squad",
+        "mode": mode,
         "samples": len(first.scores),
         "images": len(set(first.asked.images)),
         "interval": {**INTERVAL},
@@ -83,9 +85,9 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
     }
 
 
-def _scorer(metric: str, *, normalise: bool) -> Callable[[Mapping[str, Any]], float]:
+def _scorer(metric: str, *, normalise: Normalise) -> Callable[[Mapping[str, Any]], float]:
     def score(row: Mapping[str, Any]) -> float:
-        prediction, answers = row["prediction"], accepted_answers(row)
+        prediction, answers = row["prediction"], answers_for(metric, row)
         if metric == "exact_match":
             return exact_match(prediction, answers, normalise=normalise)
         return METRICS[metric](prediction, answers)

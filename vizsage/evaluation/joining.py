@@ -13,8 +13,9 @@ import numpy as np
 
 from vizsage.errors import ConfigError, DataError
 from vizsage.evaluation.predictions import PREDICTIONS
+from vizsage.evaluation.results import READABLE_VERSIONS
 from vizsage.evaluation.score import read_rows
-from vizsage.scoring.metrics import accepted_answers
+from vizsage.scoring.metrics import answers_for
 
 RESULTS = "results.json"
 NAMED = 3  # samples that a message names
@@ -31,12 +32,12 @@ class Asked:
     knowledge: list[bool] = field(default_factory=list)
     tags: list[Mapping[str, Any]] = field(default_factory=list)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take in the next line."""
+    def add(self, row: Mapping[str, Any], metric: str) -> None:
+        """Take in the next line, which `metric` scores."""
         self.ids.append(row["sample_id"])
         self.images.append(row["image"])
         self.questions.append(row["question"])
-        self.answers.append(tuple(sorted(accepted_answers(row))))
+        self.answers.append(tuple(sorted(answers_for(metric, row))))
         self.knowledge.append(row["need_external_knowledge"])
         self.tags.append(row["tags"])
 
@@ -83,14 +84,16 @@ def find_predictions(path: Path, split: str) -> tuple[Path, Mapping[str, Any] | 
     return file, content
 
 
-def read_run(path: Path, results: Mapping[str, Any] | None, score: Callable[[Mapping[str, Any]], float]) -> Run:
-    """Read a file of predictions and score each line. Raises DataError that names the lines that are wrong."""
+def read_run(
+    path: Path, results: Mapping[str, Any] | None, metric: str, score: Callable[[Mapping[str, Any]], float]
+) -> Run:
+    """Read a file of predictions and `score` each line by `metric`. Raises DataError that names the bad lines."""
     asked, scores, predictions = Asked(), [], []
     for number, row in enumerate(read_rows(path, str(path)), start=1):
         for name in ("image", "question"):
             if row[name] is None:
                 raise DataError(f"{path}: prediction {number}: {name} is missing; runs are compared image by image")
-        asked.add(row)
+        asked.add(row, metric)
         scores.append(float(score(row)))
         predictions.append(row["prediction"])
     return Run(path, results, asked, np.array(scores), predictions, sum(text is None for text in predictions))
@@ -152,7 +155,8 @@ def _refuse_other_pictures(first: Run, run: Run) -> None:
     if first.results is None or run.results is None:
         return
     (version, sha256), (other_version, other_sha256) = map(_made_from, (first.results, run.results))
-    if version == other_version and sha256 and other_sha256 and sha256 != other_sha256:
+    alike = version == other_version or {version, other_version} <= set(READABLE_VERSIONS)
+    if alike and sha256 and other_sha256 and sha256 != other_sha256:
         raise DataError(
             f"{first.path} and {run.path} were made from other data, says data.sha256 in their results.json: questions "
             "and answers are the same, so the pictures or their order are not; evaluate one of them again"

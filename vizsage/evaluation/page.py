@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.evaluation import curves
+from vizsage.scoring.caveats import caveat_warnings
+from vizsage.scoring.normalisation import MODE_TITLES
 
 FOLDER = Path(__file__).with_name("report_page")
 TAG_VALUES = 25  # rows of the table for one tag; a tag that differs for each sample has thousands of values
@@ -28,7 +30,7 @@ KNOWLEDGE = {
     "retrieved": "Descriptions were found by retrieval, and may be those of other images.",
 }
 METRICS = {
-    "exact_match": ("Exact match", "equal after SQuAD's normalisation"),
+    "exact_match": ("Exact match", "equal, by the definition named above"),
     "rigorous_match": ("Rigorous match", "equal character by character"),
     "token_f1": ("Token F1", "words in common with the answer"),
     "vqa_accuracy": ("VQA accuracy", "agreement with several annotators"),
@@ -68,7 +70,7 @@ def page_context(
         "name": name,
         "model": "base model" if adapter is None else Path(adapter).name,
         "results": results,
-        "mode": "SQuAD" if results["mode"] == "squad" else "rigorous",
+        "mode": MODE_TITLES[results["mode"]],
         "knowledge_note": KNOWLEDGE.get(results["knowledge"], ""),
         "headline": _group("all", _whole(results)),
         "confidence": f"{(results.get('interval') or {}).get('confidence', 0.95):.0%}",
@@ -211,6 +213,7 @@ def _notes(results: Results, shown: int, picture_problems: list[str]) -> list[st
         notes.append(f"Samples that need a description which the table lacks: {results['missing_descriptions']:,}.")
     if results.get("tags_not_grouped"):
         notes.append(f"Tags with too many values to count by: {', '.join(results['tags_not_grouped'])}.")
+    notes += [f"{warning[0].upper()}{warning[1:]}." for warning in caveat_warnings(results)]
     if shown < total:
         notes.append(f"The gallery holds {shown:,} of {total:,} samples: the first right and the first wrong ones.")
     if picture_problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.files import fsync_dir, replacing, set_aside_path
 from vizsage.scoring.metrics import score_row
+from vizsage.scoring.normalisation import Normalise
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def write_predictions(
     keys: AnswerKeys,
     store: AnswerStore,
     *,
-    normalise: bool,
+    normalise: Normalise,
 ) -> Iterator[Row]:
     """Replace `path` with one line for each of `samples`, in their order; yields the rows, each with its "seconds".
 
@@ -42,13 +43,17 @@ def write_predictions(
             if pictures.setdefault(sample.image.name, image_sha256) != image_sha256:
                 ambiguous.add(sample.image.name)
             answer = store.get(key)
-            scored = {"prediction": answer["prediction"], "answers": list(sample.answers)}
+            scored = {
+                "answer": sample.answer,
+                "answers": list(sample.answers),
+                "prediction": answer["prediction"],
+            }
             row = {
                 "sample_id": sample.sample_id,
                 "image": sample.image.name,
                 "image_sha256": image_sha256,
                 "question": sample.question,
-                "answer": sample.answer,
+                "answer": scored["answer"],
                 "answers": scored["answers"],
                 "need_external_knowledge": sample.need_external_knowledge,
                 "description": sample.description,
@@ -69,14 +74,20 @@ def write_predictions(
         )
 
 
-def set_aside_other(folder: Path, made_by: dict[str, Any]) -> None:
-    """Move results that something else made into a folder of their own: nobody shall take them for those to come."""
+def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
+    """Move results that were made otherwise into a folder of their own, so that nothing replaces or is taken for them.
+
+    Args:
+        folder: of an evaluation.
+        conditions: what decides the results to come, under the names of results.json; "data.sha256" is the sha256 of
+            its data.
+    """
     path = folder / RESULTS
     if not path.exists():
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        keys = [key for key in made_by if before.get(key) != made_by[key]]
+        keys = [key for key in conditions if _value(before, key) != conditions[key]]
     except (ValueError, AttributeError):
         keys = ["(damaged results.json)"]
     if not keys:
@@ -88,3 +99,8 @@ def set_aside_other(folder: Path, made_by: dict[str, Any]) -> None:
             os.replace(folder / name, aside / name)
     fsync_dir(folder)
     log.warning("%s: earlier results are set aside in %s: they have another %s", folder, aside.name, ", ".join(keys))
+
+
+def _value(results: dict[str, Any], key: str) -> Any:
+    group, dot, name = key.rpartition(".")
+    return (results.get(group) or {}).get(name) if dot else results.get(name)

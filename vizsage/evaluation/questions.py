@@ -28,12 +28,13 @@ class Questions:
     Embedded pictures of the same bytes that have no name of their own are one image, that of the first: questions on
     one picture are answered together, and are one cluster of an interval.
 
-    `total` is their number. `left_out` counts, over the whole split, the samples left out because they need external
-    knowledge and those that need a description the table lacks. Raises DataError that lists the bad records.
+    `path` is the split's, `total` their number. `left_out` counts, over the whole split, the samples left out because
+    they need external knowledge and those that need a description the table lacks. Raises DataError that lists the bad
+    records.
     """
 
     def __init__(self, split: Split, *, streaming: bool, limit: int | None) -> None:
-        self._split, self._limit = split, limit
+        self._split, self._limit, self.path = split, limit, split.path
         loaded = None if streaming else split.load()
         kept = sum(split.scan(_SCAN_RECORDS)) if loaded is None else len(loaded)
         self.total = kept if limit is None else min(limit, kept)

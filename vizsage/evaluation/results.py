@@ -10,9 +10,12 @@ from typing import Any
 
 from vizsage.evaluation.answers import Row
 from vizsage.scoring.metrics import accepted_answers
+from vizsage.scoring.normalisation import Normalise
 from vizsage.scoring.summary import summarise
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
+"""Before 3, VQA accuracy and ANLS took an `answer` that `answers` did not hold for one more annotator's."""
 MAX_FAILED_SHARE = 0.01  # more than this and the evaluation itself has failed
 MAX_TRUNCATED_SHARE = 0.01  # more than this and the score says as much about max_new_tokens as about the model
 
@@ -46,10 +49,12 @@ class Highlights:
 class DataDigest:
     """SHA-256 over what was asked and expected: sample ids, pictures, questions and answers, in order.
 
-    Neither over descriptions nor over what was withheld, so that runs with other knowledge, or blind, share it.
+    Neither over descriptions, which have a digest of their own, nor over what was withheld, so that runs with other
+    knowledge, or blind, share it.
     """
 
     _digest: Any = field(default_factory=hashlib.sha256)
+    _descriptions: Any = field(default_factory=hashlib.sha256)
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Pass rows through and take them in."""
@@ -58,11 +63,12 @@ class DataDigest:
             asked = row["question"], list(accepted_answers(row)), row["need_external_knowledge"]
             line = [row["sample_id"], *picture, *asked]
             self._digest.update(json.dumps(line).encode() + b"\n")
+            self._descriptions.update(json.dumps(row.get("description")).encode() + b"\n")
             yield row
 
-    def hexdigest(self) -> str:
-        """The hash of the rows that passed."""
-        return str(self._digest.hexdigest())
+    def as_dict(self) -> dict[str, str]:
+        """The hashes of the rows that passed, for results.json."""
+        return {"sha256": self._digest.hexdigest(), "descriptions_sha256": self._descriptions.hexdigest()}
 
 
 @dataclass
@@ -86,11 +92,13 @@ class Throughput:
         return {"answers": self.answers, "process_s": self.process_s, "answers_per_process_s": speed}
 
 
-def score(rows: Iterable[Row], total: int, *, normalise: bool) -> tuple[dict[str, Any], Highlights, str]:
-    """Reads the rows once: the summary with the names of results.json, the rows to show, the hash of the data."""
+def score(
+    rows: Iterable[Row], total: int, *, normalise: Normalise
+) -> tuple[dict[str, Any], Highlights, dict[str, str]]:
+    """Reads the rows once: the summary with the names of results.json, the rows to show, the hashes of the data."""
     highlights, digest = Highlights(), DataDigest()
     summary = summarise(digest.watch(highlights.watch(rows, total)), normalise=normalise)
-    return summary, highlights, digest.hexdigest()
+    return summary, highlights, digest.as_dict()
 
 
 def complaints(summary: dict[str, Any], max_new_tokens: int) -> tuple[str | None, str | None]:

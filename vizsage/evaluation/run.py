@@ -7,29 +7,37 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vizsage.backends.group import own_group
 from vizsage.backends.processes import Processes
 from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
-from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError
+from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, printable
 from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
-from vizsage.evaluation.predictions import PREDICTIONS, RESULTS, set_aside_other, write_predictions
+from vizsage.evaluation.folder import check_base_model, results_folder
+from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS, set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions, as_shown, blinded
 from vizsage.evaluation.report import counterpart_folder, write_report
 from vizsage.evaluation.results import SCHEMA_VERSION, Throughput, complaints, score
 from vizsage.evaluation.table import show
 from vizsage.evaluation.tracking import log_evaluation
-from vizsage.files import nearest_existing, write_json
+from vizsage.files import write_json
 from vizsage.interruption import SignalLatch, catch_signals
+from vizsage.lock import Held, only_one
 from vizsage.record import hardware, now, versions
+from vizsage.scoring.caveats import caveat_warnings
+from vizsage.scoring.normalisation import mode_of
+from vizsage.tracking import check_environment
 
 if TYPE_CHECKING:
     from vizsage.backends.base import Answer
@@ -46,7 +54,9 @@ def evaluate(
     adapter: Path | None = None,
     blind: bool = False,
     fresh: bool = False,
+    other_data: bool = False,
     console: Console | None = None,
+    latch: SignalLatch | None = None,
 ) -> dict[str, Any]:
     """Answer the samples of `split`, keep the answers as they come, and write predictions, results and the report.
 
@@ -62,7 +72,9 @@ def evaluate(
         adapter: folder of another adapter than the one that `config` trains.
         blind: withhold the pictures; a plain one stands in for each.
         fresh: set earlier answers aside and begin anew.
+        other_data: allow another data set than that of the run in output_dir; its results go to <dataset>-<split>/.
         console: gets the tables; None: nothing is shown, no progress either.
+        latch: one that catches signals already; without it the signals of this call are caught.
 
     Returns the content of results.json.
 
@@ -74,25 +86,41 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1, found {limit}")
+    check_environment(config)
+    own_group()  # refused now rather than after the model is loaded
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
-    name = opened.name + ("-base" if base else "") + ("-blind" if blind else "")
-    folder = config.output_dir / "evaluation_results" / name
-    _check_writable(folder)
+    folder = results_folder(config, opened, base=base, blind=blind, other_data=other_data)
     questions = Questions(opened, streaming=config.use_val_streaming, limit=limit)
-    with catch_signals() as latch, Processes(latch=latch) as processes:
+    with catch_signals(latch) as latch, Processes(latch=latch) as processes, ExitStack() as held:
         first = processes.rank == 0
+        locked: list[Held] = []
+
+        def lock(*, create: bool) -> None:
+            if first and not locked and (create or folder.is_dir()):
+                taken = held.enter_context(only_one(folder, "evaluating"))
+                taken.clean((PREDICTIONS, RESULTS, REPORT))
+                locked.append(taken)
+
+        # Before the model is loaded, because two of them may not fit; a folder is created only for one that was.
+        processes.together(lambda: lock(create=False))
         answerer = load_answerer(config, adapter)
+        if base:
+            check_base_model(config, answerer.made_by)
+        processes.together(lambda: lock(create=True))
+        conditions = {"split": opened.name, "limit": limit, "blind": blind, **_scoring(config), **answerer.made_by}
         # Nobody reads answers before the first process has set aside what it has to.
-        processes.together(lambda: _begin(folder, answerer.made_by, fresh=fresh) if first else None)
+        processes.together(lambda: _begin(folder, conditions, fresh=fresh) if first else None)
         share = Share(answerer, AnswerStore(folder, rank=processes.rank), processes, blind=blind)
-        _answer(share, questions, latch, name, shown=first and console is not None)
-        facts = {"split": opened.name, "limit": limit, "blind": blind, "data": str(opened.path)}
-        facts["processes"] = processes.count
-        [results, *_] = processes.together(lambda: _conclude(folder, questions, share, facts, console) if first else {})
+        _answer(share, questions, latch, folder.name, shown=first and console is not None)
+        [results, *_] = processes.together(
+            lambda: _conclude(folder, questions, share, conditions, console) if first else {}
+        )
     failed, cut = complaints(results, answerer.config.max_new_tokens)
     if cut:
         log.warning("%s", cut)
+    for warning in caveat_warnings(results):
+        log.warning("%s", warning)
     if failed:
         raise VizSageError(f"{folder / RESULTS}: {failed}")
     return results
@@ -172,7 +200,7 @@ class Share:
 def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
     """All processes answer their shares, with a bar called `name` if `shown`. Raises Interrupted in all of them."""
     with _progress(shown=shown) as progress:
-        task = progress.add_task(name, total=questions.total)
+        task = progress.add_task(escape(printable(name)), total=questions.total)
         stopped = share.processes.together(
             lambda: share.answer_all(questions, lambda done: progress.advance(task, done))
         )
@@ -182,41 +210,47 @@ def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *
         raise Interrupted(f"{signal}: stopped; the answers so far are in {kept}, and the same command continues")
 
 
-def _begin(folder: Path, made_by: dict[str, Any], *, fresh: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _scoring(config: Config) -> dict[str, str]:
+    """What decides the results besides the answerer and the samples."""
+    return {
+        "mode": mode_of(config.use_text_normalization),
+        "knowledge": config.external_knowledge_source if config.external_knowledge else "none",
+    }
+
+
+def _begin(folder: Path, conditions: dict[str, Any], *, fresh: bool) -> None:
     if fresh and (aside := AnswerStore(folder).set_aside()):
         log.warning("%s: earlier answers are set aside in %s: a fresh start was asked for", folder, aside.name)
-    set_aside_other(folder, made_by)
+    set_aside_other(folder, conditions)
 
 
 def _conclude(
-    folder: Path, questions: Questions, share: Share, facts: dict[str, Any], console: Console | None
+    folder: Path, questions: Questions, share: Share, conditions: dict[str, Any], console: Console | None
 ) -> dict[str, Any]:
     """Write and show what all processes answered; the content of results.json."""
     config, store = share.answerer.config, share.store
     normalise = config.use_text_normalization
     store.read_all()
     throughput = Throughput()
-    rows = write_predictions(folder / PREDICTIONS, questions, share.shown, share.keys, store, normalise=normalise)
-    summary, highlights, data_sha256 = score(throughput.watch(rows), questions.total, normalise=normalise)
+    # Not in the place of earlier predictions yet: only the rows tell whether those were of other data.
+    written = folder / f".{PREDICTIONS}.new"
+    rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
+    summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
+    set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
+    os.replace(written, folder / PREDICTIONS)
     adapter = share.answerer.adapter
     results = {
         "schema_version": SCHEMA_VERSION,
         **summary,
-        "split": facts["split"],
-        "limit": facts["limit"],
-        "mode": "squad" if normalise else "rigorous",
-        "knowledge": config.external_knowledge_source if config.external_knowledge else "none",
-        "blind": facts["blind"],
+        **conditions,
         **questions.left_out,
-        "data": {"path": facts["data"], "sha256": data_sha256},
+        "data": {"path": str(questions.path), **data},
         "base_model": config.model_name,
         "revision": config.revision,
         "adapter": None if adapter is None else str(adapter),
-        **share.answerer.made_by,
         "settings": config.model_dump(mode="json"),
         "throughput": throughput.as_dict(),
-        "processes": facts["processes"],
+        "processes": share.processes.count,
         "seed": config.seed,
         "versions": versions(),
         "hardware": hardware(),
@@ -247,13 +281,6 @@ def _as_row(key: str, answer: Answer, seconds: float) -> Row:
         "error": answer.error,
         "seconds": seconds,
     }
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise ConfigError now rather than after the model is loaded. Creates nothing."""
-    existing = nearest_existing(folder)
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"output_dir: {existing} is not a folder that can be written to; name another output_dir")
 
 
 def _progress(*, shown: bool) -> Progress:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vizsage.data.formats import BrokenRecord, parse_line
+from vizsage.data.field_names import missing_field
+from vizsage.data.json_values import BrokenRecord, JsonError, json_lines, parse_line
 from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE, SCHEMA_VERSION
+from vizsage.scoring.caveats import caveat_warnings
+from vizsage.scoring.normalisation import MODES
 from vizsage.scoring.summary import summarise
 
 log = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ class Rescored:
     conditions: dict[str, Any]
 
 
-def score_file(path: Path, *, rigorous: bool | None = None) -> Rescored:
+def score_file(path: Path, *, mode: str | None = None) -> Rescored:
     """Score the predictions in `path`, one JSON object a line; `-` is the standard input.
 
     A line holds `prediction` (null: the record failed) and `answer`, `answers` or both; `image`, `question`,
@@ -44,52 +47,78 @@ def score_file(path: Path, *, rigorous: bool | None = None) -> Rescored:
 
     Args:
         path: the file, or `-`.
-        rigorous: exact match character by character; None: as the results.json beside the file says, else SQuAD's.
+        mode: of exact match, a name of MODES; None: as the results.json beside the file says, else "squad".
 
     Raises DataError that names the bad lines.
     """
     name = "standard input" if path == STDIN else str(path)
     known = {} if path == STDIN else _results_beside(path)
-    if rigorous is None:
-        rigorous = known.get("mode") == "rigorous"
-    scores = summarise(read_rows(path, name), normalise=not rigorous)
+    if mode is None:
+        mode = known["mode"] if known.get("mode") in MODES else "squad"
+    scores = summarise(read_rows(path, name), normalise=MODES[mode])
     total = scores["total_samples"]
     if scores["failed_predictions"] > MAX_FAILED_SHARE * total:
         log.warning("%s: %d of %d records failed; they score 0", name, scores["failed_predictions"], total)
     if scores["truncated_predictions"] > MAX_TRUNCATED_SHARE * total:
         log.warning("%s: %d of %d answers were cut short", name, scores["truncated_predictions"], total)
+    for warning in caveat_warnings({**scores, "mode": mode}):
+        log.warning("%s: %s", name, warning)
     conditions = {"split": name, **{key: known[key] for key in _CONDITIONS if key in known}}
-    return Rescored(
-        {"schema_version": SCHEMA_VERSION, **scores}, {**conditions, "mode": "rigorous" if rigorous else "squad"}
-    )
+    return Rescored({"schema_version": SCHEMA_VERSION, **scores}, {**conditions, "mode": mode})
 
 
 def read_rows(path: Path, name: str) -> Iterator[Row]:
     """The rows of a file, in order, with what scoring needs of each; messages call it `name`.
 
-    Raises DataError in the end if a line was bad, or if there was none.
+    Warns of lines without sample_id that repeat image and question: each is scored. Raises DataError in the end if a
+    line was bad, or if there was none.
     """
-    problems, first_lines = Problems("line"), dict[str, int]()
+    problems, first_lines, repeats = Problems("line"), dict[str, int](), _Repeats()
     empty = True
     with _opened(path, name) as file:
-        for number, line in enumerate(file, 1):
-            if line.isspace():
-                continue
+        for number, line in json_lines(file):
             empty = False
             try:
                 row = _row(line, number)
                 sample_id = row["sample_id"]
                 if sample_id is not None and first_lines.setdefault(sample_id, number) != number:
                     raise BadRecord(
-                        f"line {number}: sample_id {sample_id!r} is already that of line {first_lines[sample_id]}"
+                        f"line {number}: sample_id {quoted(sample_id)} is already that of line {first_lines[sample_id]}"
                     )
             except BadRecord as error:
                 problems.add(str(error))
-            else:
-                yield row
+                continue
+            repeats.add(row, number)
+            yield row
     problems.raise_if_any(name)
+    if repeats.count:
+        log.warning(
+            "%s: %d lines without sample_id ask what an earlier one asks of the same image (the first: %s); each is "
+            "scored as a sample of its own. Remove repeated lines, or give each line a sample_id",
+            name,
+            repeats.count,
+            repeats.first,
+        )
     if empty:
         raise DataError(f"{name}: holds no predictions; expected a JSON object a line")
+
+
+class _Repeats:
+    """Finds lines without sample_id that have image and question of an earlier one; some 100 bytes a line."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+        self._lines: dict[int, int] = {}
+
+    def add(self, row: Row, number: int) -> None:
+        """Take in a line."""
+        if row["sample_id"] is not None or row["image"] is None or row["question"] is None:
+            return
+        earlier = self._lines.setdefault(hash((row["image"], row["question"])), number)
+        if earlier != number:
+            self.count += 1
+            self.first = self.first or f"line {number}, as line {earlier}"
 
 
 @contextmanager
@@ -102,11 +131,13 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
                 yield file
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+    except JsonError as error:
+        raise DataError(f"{name}: {error}") from None
 
 
 def _row(line: bytes, number: int) -> Row:
     """What scoring needs of a line. Raises BadRecord that names it."""
-    raw = parse_line(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, number)
+    raw = parse_line(line, number)
     if isinstance(raw, BrokenRecord):
         raise BadRecord(raw.reason)
     try:
@@ -133,7 +164,7 @@ def _row(line: bytes, number: int) -> Row:
 def _prediction(raw: dict[str, Any]) -> str | None:
     """The prediction, stripped as the answers are."""
     if "prediction" not in raw:
-        raise BadRecord("prediction is missing; write a text, or null where the record failed")
+        raise BadRecord(f"{missing_field('prediction', raw)}; write a text, or null where the record failed")
     value = raw["prediction"]
     text = None if isinstance(value, bool) else scalar_text(value)
     if text is None and value is not None:

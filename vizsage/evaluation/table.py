@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vizsage.errors import printable
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import LISTED, Highlights
-from vizsage.scoring.normalisation import normalise_squad
+from vizsage.scoring.normalisation import MODE_TITLES, MODES, NORMALISERS
 
 GROUPS_SHOWN = 12
 AddGroup = Callable[[Table, str, dict[str, Any]], None]
@@ -28,7 +29,7 @@ _METRIC_NAMES = {
 def show(console: Console, results: dict[str, Any], highlights: Highlights, *, debug_exact_match: bool = False) -> None:
     """Write all tables of an evaluation to `console`."""
     if debug_exact_match:
-        console.print(comparison_table(highlights.compared, normalise=results["mode"] == "squad"))
+        console.print(comparison_table(highlights.compared, mode=results["mode"]))
     console.print(preview_table(highlights.previewed))
     wrong = results["incorrect_predictions"] - results["failed_predictions"]
     if highlights.wrong:
@@ -61,7 +62,7 @@ def overall_table(results: dict[str, Any]) -> Table:
     add_section(table, "question word", results["by_question_word"], _add_group, "in results.json")
     for tag, values in results["by_tag"].items():
         add_section(table, tag, values, _add_group, "in results.json")
-    table.caption = Text("\n".join(_notes(results)))
+    table.caption = cell("\n".join(_notes(results)))
     table.caption_justify = "left"
     return table
 
@@ -76,11 +77,11 @@ def metrics_table(results: dict[str, Any]) -> Table:
 
 
 def _title(results: dict[str, Any]) -> Text:
-    mode = "SQuAD" if results["mode"] == "squad" else "rigorous"
+    mode = MODE_TITLES[results["mode"]]
     first = f", first {results['limit']}" if results.get("limit") else ""
     model = "" if "adapter" not in results else ": base model" if results["adapter"] is None else ": adapter"
     blind = ", blind: the picture was withheld" if results.get("blind") else ""
-    return Text(f"Exact match ({mode}) on {results['split']}{first}{model}{blind}")
+    return cell(f"Exact match ({mode}) on {results['split']}{first}{model}{blind}")
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
@@ -109,7 +110,7 @@ def add_section(table: Table, name: str, groups: dict[str, dict[str, Any]], add_
         return
     table.add_section()
     more = len(groups) - GROUPS_SHOWN
-    table.add_row(Text(f"by {name}" + (f" ({more} more {where})" if more > 0 else "")), style="dim")
+    table.add_row(cell(f"by {name}" + (f" ({more} more {where})" if more > 0 else "")), style="dim")
     for label, group in list(groups.items())[:GROUPS_SHOWN]:
         add_group(table, f"  {label}", group)
 
@@ -118,8 +119,7 @@ def _add_group(table: Table, label: str, group: dict[str, Any], style: str | Non
     interval = group["exact_match_interval"]
     ends = "-" if interval is None else " to ".join(f"{100 * end:.1f}" for end in interval) + " %"
     score = _percent(group["exact_match_percentage"])
-    # Text, never markup: the label may come from the data.
-    table.add_row(Text(label), str(group["samples"]), str(group["images"]), score, ends, style=style)
+    table.add_row(cell(label), str(group["samples"]), str(group["images"]), score, ends, style=style)
 
 
 def preview_table(rows: Iterable[Row]) -> Table:
@@ -127,7 +127,7 @@ def preview_table(rows: Iterable[Row]) -> Table:
     table = _row_table("Samples", "question", "prediction", "ground truth", "match")
     for row in rows:
         table.add_row(
-            Text(row["image"]), Text(row["question"]), _prediction(row), Text(row["answer"]), _match(row["exact_match"])
+            cell(row["image"]), cell(row["question"]), _prediction(row), cell(row["answer"]), _match(row["exact_match"])
         )
     return table
 
@@ -136,18 +136,19 @@ def error_table(rows: Iterable[Row], title: str, *, reasons: bool = False) -> Ta
     """Wrong answers, or with `reasons` failed records and why they failed."""
     table = _row_table(title, "question", "reason" if reasons else "prediction", "ground truth")
     for row in rows:
-        shown = Text(str(row["error"])) if reasons else _prediction(row)
-        table.add_row(Text(row["image"]), Text(row["question"]), shown, Text(row["answer"]))
+        shown = cell(str(row["error"])) if reasons else _prediction(row)
+        table.add_row(cell(row["image"]), cell(row["question"]), shown, cell(row["answer"]))
     return table
 
 
-def comparison_table(rows: Iterable[Row], *, normalise: bool) -> Table:
+def comparison_table(rows: Iterable[Row], *, mode: str) -> Table:
     """How predictions and labels were compared: original and normalised text, and the outcome.
 
     Texts are shown as Python literals, so that white space and odd characters can be seen.
     """
-    table = Table(title=f"Comparisons ({'SQuAD' if normalise else 'rigorous'})", title_justify="left")
+    table = Table(title=f"Comparisons ({MODE_TITLES[mode]})", title_justify="left")
     columns = ["prediction", "label"]
+    normalise = MODES[mode]
     if normalise:
         columns += ["normalised prediction", "normalised label"]
     for column in [*columns, "match"]:
@@ -155,7 +156,7 @@ def comparison_table(rows: Iterable[Row], *, normalise: bool) -> Table:
     for row in rows:
         texts = [row["prediction"], row["answer"]]
         if normalise:
-            texts += [None if text is None else normalise_squad(text) for text in texts]
+            texts += [None if text is None else NORMALISERS[normalise](text) for text in texts]
         cells = [Text("failed", style="red") if text is None else Text(repr(text)) for text in texts]
         table.add_row(*cells, _match(row["exact_match"]))
     return table
@@ -169,10 +170,15 @@ def _row_table(title: str, *columns: str) -> Table:
 
 
 def _prediction(row: Row) -> Text:
-    """Text, never markup: an answer such as "[red]" stands as it is."""
+    """An answer such as "[red]" stands as it is."""
     if row["prediction"] is None:
         return Text("failed", style="red")
-    return Text(row["prediction"] + (" [cut]" if row["finish_reason"] == "length" else ""))
+    return cell(row["prediction"] + (" [cut]" if row["finish_reason"] == "length" else ""))
+
+
+def cell(text: str) -> Text:
+    """A text of data or model in a table: never markup, and nothing that would control a terminal."""
+    return Text(printable(text, lines=True))
 
 
 def _match(correct: bool) -> Text:

@@ -3,6 +3,10 @@
 A prediction of None stands for a record that failed: it scores 0 everywhere, also against an answer that normalises to
 the empty string. Except for VQA accuracy, which asks how many people agree, the best of the accepted answers counts, so
 another one never lowers a score.
+
+Where `answer` stands beside `answers`, it is one more accepted answer to exact match, rigorous match, token F1 and
+relaxed accuracy. VQA accuracy and ANLS are defined by the list that annotators gave, and score against `answers` alone:
+`multiple_choice_answer` of VQA v2 is a summary of the ten answers and no eleventh person.
 """
 
 from __future__ import annotations
@@ -13,21 +17,20 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from vizsage.scoring.normalisation import normalise_anls, normalise_squad, normalise_vqa
+from vizsage.scoring.normalisation import NORMALISERS, Normalise, normalise_anls, normalise_squad, normalise_vqa
 
 ANLS_THRESHOLD = 0.5
 RELAXED_CHANGE = 0.05
 VQA_AGREEING = 3  # people who have to give an answer for it to be worth 1
 
 
-def exact_match(prediction: str | None, answers: Sequence[str], *, normalise: bool = True) -> bool:
-    """Whether the prediction equals an answer after SQuAD's normalisation (`normalise`), or as it stands.
+def exact_match(prediction: str | None, answers: Sequence[str], *, normalise: Normalise = True) -> bool:
+    """Whether the prediction equals an answer after SQuAD's normalisation, the light one, or as it stands (False).
 
     Source: exact_match_score and metric_max_over_ground_truths of SQuAD's evaluate-v1.1.py (Rajpurkar et al., 2016).
     """
-    if not normalise:
-        return rigorous_match(prediction, answers)
-    return bool(_best(lambda said, answer: normalise_squad(said) == normalise_squad(answer), prediction, answers))
+    alike = NORMALISERS[normalise]
+    return bool(_best(lambda said, answer: alike(said) == alike(answer), prediction, answers))
 
 
 def rigorous_match(prediction: str | None, answers: Sequence[str]) -> bool:
@@ -84,6 +87,8 @@ def relaxed_accuracy(prediction: str | None, answers: Sequence[str]) -> bool:
 
     "12%" is the number 0.12. An answer of 0 allows no relative change: it is compared as text.
 
+    Nothing is within 5% of "nan" or "inf", which Python reads as numbers, not even the same text.
+
     Source: relaxed_correctness in metrics.py of google-research/pix2struct, for ChartQA (Masry et al., 2022).
     """
     return bool(_best(_within, prediction, answers))
@@ -98,6 +103,9 @@ METRICS: Mapping[str, Callable[[str | None, Sequence[str]], float]] = {
 }
 """All but exact match, by their names in predictions.jsonl and results.json."""
 
+LIST_ALONE = frozenset({"vqa_accuracy", "anls"})
+"""Metrics that score against `answers` alone where there are any, as their official scripts do."""
+
 
 def accepted_answers(row: Mapping[str, Any]) -> Sequence[str]:
     """All accepted answers of a row: "answers" and, where it is not among them, "answer"."""
@@ -107,16 +115,21 @@ def accepted_answers(row: Mapping[str, Any]) -> Sequence[str]:
     return answers if alone is None or alone in answers else (*answers, alone)
 
 
-def score_row(row: Mapping[str, Any], *, normalise: bool = True) -> dict[str, Any]:
-    """Score a row that has `prediction` and `answers` (or one `answer`).
+def answers_for(metric: str, row: Mapping[str, Any]) -> Sequence[str]:
+    """What `metric`, exact_match or one of METRICS, compares the prediction of a row with."""
+    return row["answers"] if metric in LIST_ALONE and row.get("answers") else accepted_answers(row)
+
+
+def score_row(row: Mapping[str, Any], *, normalise: Normalise = True) -> dict[str, Any]:
+    """Score a row that has `prediction` and `answers`, `answer` or both.
 
     Returns {"exact_match": bool, "scores": {name: 0 to 1}} as they stand in predictions.jsonl; only exact match depends
     on `normalise`.
     """
-    prediction, answers = row["prediction"], accepted_answers(row)
-    scores = {name: metric(prediction, answers) for name, metric in METRICS.items()}
+    prediction = row["prediction"]
+    scores = {name: metric(prediction, answers_for(name, row)) for name, metric in METRICS.items()}
     return {
-        "exact_match": exact_match(prediction, answers, normalise=normalise),
+        "exact_match": exact_match(prediction, accepted_answers(row), normalise=normalise),
         "scores": {name: int(score) if isinstance(score, bool) else score for name, score in scores.items()},
     }
 
@@ -150,12 +163,10 @@ def _similarity(prediction: str, answer: str) -> float:
 
 def _within(prediction: str, answer: str) -> bool:
     said, expected = prediction.strip().lower(), answer.strip().lower()
-    if said == expected:
-        return True
     number, target = _number(said), _number(expected)
     if number is None or not target:
-        return False
-    return abs(number - target) / abs(target) <= RELAXED_CHANGE
+        return said == expected
+    return abs(number - target) / abs(target) <= RELAXED_CHANGE  # false where either is nan or infinite
 
 
 def _number(text: str) -> float | None:

@@ -1,15 +1,22 @@
-"""How texts are made alike before they are compared: SQuAD's way, VQA's way and ANLS's way.
+"""How texts are made alike before they are compared: SQuAD's way, VQA's way, ANLS's way, and a light one.
 
-Each follows the official evaluation script, step by step and in its order, because published numbers depend on it.
+The first three follow the official evaluation scripts, step by step and in their order, because published numbers
+depend on it.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Literal
 
 from vizsage.scoring.contractions import CONTRACTIONS
+
+Normalise = Literal["light"] | bool
+"""What exact match does with texts first: SQuAD's normalisation (True), the light one, or nothing (False)."""
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -56,3 +63,24 @@ def normalise_vqa(text: str) -> str:
 def normalise_anls(text: str) -> str:
     """Lower and collapse white space, as the evaluation script of the Robust Reading Competition does for ANLS."""
     return " ".join(text.lower().split())
+
+
+@lru_cache(maxsize=1024)
+def normalise_light(text: str) -> str:
+    """Make case, white space and Unicode form (NFC) alike, and keep every other character.
+
+    For answers that `normalise_squad` empties or merges: "A", "+", "1.5" and "15".
+    """
+    folded = unicodedata.normalize("NFC", text).casefold()
+    return " ".join(unicodedata.normalize("NFC", folded).split())
+
+
+MODES: Mapping[str, Normalise] = {"squad": True, "light": "light", "rigorous": False}
+"""The names of the three in results.json."""
+MODE_TITLES: Mapping[str, str] = {"squad": "SQuAD", "light": "light", "rigorous": "rigorous"}
+NORMALISERS: Mapping[Normalise, Callable[[str], str]] = {True: normalise_squad, "light": normalise_light, False: str}
+
+
+def mode_of(normalise: Normalise) -> str:
+    """Its name in results.json."""
+    return next(mode for mode, value in MODES.items() if value == normalise)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vizsage.scoring.caveats import CAVEATS, affected_by, answer_caveats
 from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
-from vizsage.scoring.metrics import METRICS, score_row
+from vizsage.scoring.metrics import METRICS, accepted_answers, score_row
+from vizsage.scoring.normalisation import Normalise
 from vizsage.scoring.statistics import INTERVAL, bootstrap_intervals
 
 FAILED_LISTED = 100
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], *, normalise: bool = True) -> dict[str, Any]:
+def summarise(rows: Iterable[Mapping[str, Any]], *, normalise: Normalise = True) -> dict[str, Any]:
     """All scores of `rows`, and exact match with its interval for every group of them.
 
     Reads the rows once and keeps numbers only, some 60 bytes a row, so an iterator over a long file is fine. Scores
@@ -26,7 +28,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, normalise: bool = True) -> d
         rows: mappings with `prediction` (text, or None where the record failed), `answers` or `answer`, and if known
             `image`, `question`, `need_external_knowledge` (else false), `tags`, `finish_reason` ("length" where the
             answer was cut at max_new_tokens), `sample_id` and `error`.
-        normalise: SQuAD normalisation first for exact match; False: character by character.
+        normalise: for exact match SQuAD's normalisation first, or the light one; False: character by character.
 
     Returns:
         The names of results.json. A failed record counts as incorrect; a group without samples has null scores.
@@ -40,7 +42,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, normalise: bool = True) -> d
 class _Columns:
     """What is kept of the rows: a number a row in each of several columns."""
 
-    def __init__(self, normalise: bool) -> None:
+    def __init__(self, normalise: Normalise) -> None:
         self._normalise = normalise
         self._images: dict[str, int] = {}
         self._cluster, self._unnamed = array("q"), 0
@@ -49,6 +51,7 @@ class _Columns:
         self._tags = TagColumns()
         self._failed_count = self._truncated = 0
         self._failed: list[dict[str, Any]] = []
+        self._caveats = {name: {"samples": 0, "affected": 0} for name in CAVEATS}
 
     def add(self, row: Mapping[str, Any]) -> None:
         scored = score_row(row, normalise=self._normalise)
@@ -61,10 +64,17 @@ class _Columns:
         self._word.append(-1 if question is None else QUESTION_WORDS.index(question_word(question)))
         self._tags.add(row.get("tags") or {})
         self._truncated += row.get("finish_reason") == "length"
+        self._count_caveats(row["prediction"], accepted_answers(row))
         if row["prediction"] is None:
             self._failed_count += 1
             if len(self._failed) < FAILED_LISTED:
                 self._failed.append({"sample_id": row.get("sample_id"), "error": row.get("error")})
+
+    def _count_caveats(self, prediction: str | None, answers: Sequence[str]) -> None:
+        for name in {name for answer in dict.fromkeys(answers) for name in answer_caveats(answer)}:
+            self._caveats[name]["samples"] += 1
+        if affecting := affected_by(prediction, answers):
+            self._caveats[affecting]["affected"] += 1
 
     def _cluster_of(self, image: str | None) -> int:
         """Its number from 0; below 0 for a row without an image."""
@@ -94,6 +104,7 @@ class _Columns:
                 "exact_match": everything["exact_match_score"],
                 **{name: math.fsum(scores) / total if total else None for name, scores in self._scores.items()},
             },
+            "normalisation": self._caveats,
             "interval": {**INTERVAL},
             "failed_predictions": self._failed_count,
             "truncated_predictions": self._truncated,

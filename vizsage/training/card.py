@@ -10,6 +10,7 @@ import yaml
 from vizsage import __version__
 from vizsage.config import Config, config_to_yaml
 from vizsage.files import write_text
+from vizsage.scoring.normalisation import MODE_TITLES, mode_of
 
 
 def write_card(
@@ -59,7 +60,7 @@ def write_card(
             "## Scores",
             "",
             f"Exact match on {scores['total_samples']} samples of the validation split, generated greedily "
-            f"({'SQuAD normalisation' if config.use_text_normalization else 'character by character'}):",
+            f"(mode: {MODE_TITLES[mode_of(config.use_text_normalization)]}):",
             "",
             "| samples | n | exact match |",
             "|---|---|---|",

@@ -2,83 +2,74 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar, cast
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.config import RUN_FILES, Config
-from vizsage.errors import ConfigError, VizSageError
+from vizsage.errors import VizSageError
+from vizsage.lock import LOCK, Held, only_one
 from vizsage.record import RunRecord
+from vizsage.training.checkpoints import PARTIAL
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @contextmanager
-def only_one(output_dir: Path, world: PartialState) -> Iterator[None]:
-    """Hold the run directory. Raises ConfigError while another process trains in it, or where it cannot be written."""
-    held = []
+def only_one_run(config: Config, world: PartialState) -> Iterator[Held]:
+    """Hold the run directory, in the main process for all of them, and delete what a killed run left half-written."""
+    with ExitStack() as stack:
+        of_main: list[Held] = []
 
-    def hold() -> None:
-        try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            held.append((output_dir / ".lock").open("w"))
-        except OSError as error:
-            raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.lockf(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
-        except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
-            raise ConfigError(
-                f"{output_dir}: another process is training in it; wait for its end or name another output_dir"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise ConfigError(f"output_dir: {output_dir} cannot be written: {error.strerror}") from None
-            log.warning("%s: the file system has no locks; see to it that one run at a time uses it", output_dir)
+        def hold() -> None:
+            held = stack.enter_context(only_one(config.output_dir, "training"))
+            held.clean((*RUN_FILES, config.name_trained_model), PARTIAL)
+            of_main.append(held)
 
-    try:
         on_main(world, hold)
-        yield
-    finally:
-        for file in held:
-            file.close()
+        yield of_main[0] if of_main else Held(config.output_dir)
 
 
 def on_main(world: PartialState, function: Callable[[], T]) -> T:
-    """The result of `function`, called in the main process only, in every process; a user's error raises in each."""
-    box: list[Any] = [None]
+    """The result of `function`, called in the main process only, in every process; a user's error raises in each.
+
+    What it returns must be what JSON can hold.
+    """
+    result: T | None = None
+    problem: VizSageError | None = None
     if world.is_main_process:
         try:
-            box = [(function(), None)]
+            result = function()
         except VizSageError as error:
-            box = [(None, error)]
-    if world.num_processes > 1:
-        broadcast_object_list(box)
-    result, problem = box[0]
-    if problem is not None:
-        raise problem
-    return cast(T, result)
+            problem = error
+    if met := first_problem(problem, world.num_processes):
+        raise met
+    return cast(T, result if world.num_processes == 1 else to_all(result)[0])
 
 
 def set_aside(config: Config, record: RunRecord) -> None:
-    """resume: false on a used run directory: what the run wrote moves into previous-<n>; other files stay."""
+    """resume: false on a used run directory: what the run wrote moves into previous-<n>; other files stay.
+
+    Raises FolderInUse while an evaluation writes into it.
+    """
     output_dir = config.output_dir
     names = {*RUN_FILES, config.name_trained_model, record.content.get("settings", {}).get("name_trained_model")}
-    patterns = ("checkpoint-*", "damaged-checkpoint-*", ".checkpoint-*.partial")
+    patterns = ("checkpoint-*", "damaged-checkpoint-*", PARTIAL)
     earlier = [p for p in output_dir.iterdir() if p.name in names or any(p.match(pattern) for pattern in patterns)]
     if not earlier:
         return
     number = 1 + max((int(p.name[9:]) for p in output_dir.glob("previous-*") if p.name[9:].isdigit()), default=0)
     folder = output_dir / f"previous-{number}"
-    folder.mkdir()
-    # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
-    for path in sorted(earlier, key=lambda p: (p.name != "run.json", p.name)):
-        path.rename(folder / path.name)
+    with ExitStack() as held:
+        for lock in output_dir.glob(f"evaluation_results/*/{LOCK}"):  # an evaluation that runs would lose its answers
+            held.enter_context(only_one(lock.parent, "moving"))
+        folder.mkdir()
+        # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
+        for path in sorted(earlier, key=lambda p: (p.name != "run.json", p.name)):
+            path.rename(folder / path.name)
     log.warning("resume is false: the earlier run was moved to %s", folder)

@@ -12,7 +12,7 @@ from vizsage.config import Config
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
 from vizsage.data.encoding import picture_numbers
 from vizsage.data.sample import Sample
-from vizsage.data.sources import Split, find_split, open_split
+from vizsage.data.sources import Split, open_split, split_files
 from vizsage.record import GLOBAL_BATCH, data_identity, run_identity
 from vizsage.training.loader import Share
 from vizsage.training.validation import choose_samples
@@ -72,6 +72,7 @@ class Plan:
             "identity": self.identity,
             "settings": self.config.model_dump(mode="json"),
             "counts": self.counts,
+            "splits": _split_identities(self.config),
             "total_steps": self.total_steps if self.settled else None,
         }
 
@@ -110,7 +111,7 @@ def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
     order = _order(config, train)
     validation, counts = [], {"train": asdict(train.counts)}
     files = [*train.source.paths]
-    if find_split(config, "val") is not None:
+    if split_files(config, "val"):
         val = open_split(config, "val")
         samples = val.stream() if config.use_val_streaming else val.load()
         validation = choose_samples(samples, config.val_samples)
@@ -133,6 +134,12 @@ def draw_seed(config: Config, recorded: int | None) -> int:
 def adapter_is_there(config: Config) -> bool:
     """Whether the run delivered what it was to deliver."""
     return not config.save_model or (config.adapter_dir / "adapter_model.safetensors").exists()
+
+
+def _split_identities(config: Config) -> dict[str, str]:
+    """Of all splits, so that an evaluation can tell whether it asks those of this run."""
+    files = {name: split_files(config, name) for name in ("train", "val", "test")}
+    return {name: data_identity(paths) for name, paths in files.items() if paths}
 
 
 def _order(config: Config, train: Split) -> SampleOrder:

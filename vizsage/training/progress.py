@@ -24,6 +24,8 @@ class Progress:
     left_out: dict[str, str] = field(default_factory=dict)  # sample_id -> reason
     loss_sum: float = 0.0
     loss_logged_step: int = 0
+    empty_steps: int = 0  # without a token to learn from: all their samples were left out
+    empty_steps_logged: int = 0  # those of them before the last log line
 
     def note_scores(self, scores: dict[str, Any], step: int, config: Config, total_steps: int) -> bool:
         """Take in the scores of a validation; True when it is the best so far. Sets `stopped_early`.

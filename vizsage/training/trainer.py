@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import FINGERPRINT_FILE
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
+from vizsage.data.left_out import NOTICEABLE, nothing_to_learn, summary
 from vizsage.data.prompts import compare_fingerprints
 from vizsage.errors import CheckpointError, DataError, RepeatingError, VizSageError
 from vizsage.files import write_json
@@ -29,17 +30,30 @@ from vizsage.training.loss import count_targets, on_device, summed_loss
 from vizsage.training.progress import Progress
 
 log = logging.getLogger(__name__)
+_TELLING_SAMPLES = 1000  # that a run has seen before it warns of the share that is left out; or an epoch
 
 
 def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConfig:
-    """The settings in the Trainer's own words. Evaluation, saving and reporting are this project's."""
+    """The settings in the Trainer's own words. Evaluation, saving and reporting are this project's.
+
+    Warm-up takes at most half of the steps, so that the learning rate reaches its setting. It depends on nothing but
+    settings and `total_steps`: a continued run has the same.
+    """
+    warmup_steps = min(config.warmup_steps, total_steps // 2)
+    if warmup_steps < config.warmup_steps and config.scheduler != "constant":
+        log.warning(
+            "warmup_steps: %d replaced by %d: the run has %d optimizer steps, and warm-up takes at most half of them",
+            config.warmup_steps,
+            warmup_steps,
+            total_steps,
+        )
     arguments = SFTConfig(
         output_dir=str(config.output_dir),
         max_steps=total_steps,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=1,  # training_step goes through the micro-batches of a step itself
         learning_rate=config.lr,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=warmup_steps,
         weight_decay=config.weight_decay,
         optim=config.optim,
         lr_scheduler_type=config.scheduler,
@@ -71,7 +85,8 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
 class VisionTrainer(SFTTrainer):
     """One optimizer step after another; the loss is the mean over the answer tokens of a step.
 
-    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came.
+    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came,
+    and `before_saving` raises where the run directory is gone.
     """
 
     def __init__(
@@ -82,13 +97,15 @@ class VisionTrainer(SFTTrainer):
         sharing: Sharing | None,
         progress: Progress,
         stop: Callable[[], bool],
+        before_saving: Callable[[], None],
         fingerprint: dict[str, str],
         identity: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
-        self.stop, self.fingerprint, self.identity = stop, fingerprint, identity
+        self.stop, self.before_saving, self.fingerprint, self.identity = stop, before_saving, fingerprint, identity
         self.loader: TrainLoader | None = None
+        self.much_left_out = False
         trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
         # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
@@ -121,20 +138,36 @@ class VisionTrainer(SFTTrainer):
             steps = list(islice(epoch_iterator, num_batches))
         except VizSageError as error:
             problem = error
-        problems = gather_object([problem]) if self.accelerator.num_processes > 1 else [problem]
-        if met := next((p for p in problems if p is not None), None):
+        if met := first_problem(problem, self.accelerator.num_processes):
             if self.state.global_step and not isinstance(met, DataError):
                 self._save_checkpoint(self.model, None)
             raise met
-        targets = torch.tensor(sum(count_targets(batch) for step in steps for batch in step["micro_batches"]))
-        return steps, self.accelerator.gather(targets.to(device)).sum()
+        for step in steps:
+            self.progress.left_out |= dict(step["left_out"])
+        own = torch.tensor(sum(count_targets(batch) for step in steps for batch in step["micro_batches"]))
+        targets = self.accelerator.gather(own.to(device)).sum()
+        if steps and not int(targets):
+            self.progress.empty_steps += 1
+            # Before a checkpoint is saved, which would forbid changing the setting that helps.
+            if self.progress.empty_steps == self.args.max_steps:
+                raise nothing_to_learn(list(self.progress.left_out.values()))
+        return steps, targets
+
+    def log(self, logs: dict[str, float | None], start_time: float | None = None) -> None:
+        """The loss is the mean of the steps since the last line that had something to learn; None where none had."""
+        progress = self.progress
+        if "loss" in logs and (empty := progress.empty_steps - progress.empty_steps_logged):
+            steps = self.state.global_step - progress.loss_logged_step
+            logs["loss"] = None if empty == steps else (logs["loss"] or 0.0) * steps / (steps - empty)
+        if "loss" in logs:
+            progress.empty_steps_logged, progress.loss_logged_step = progress.empty_steps, self.state.global_step
+        super().log(logs, start_time)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of each micro-batch of a step; notes which samples were left out.
+        """Forward and backward of each micro-batch of a step.
 
         `num_items_in_batch`: answer tokens of the step, over all processes.
         """
-        self.progress.left_out |= dict(inputs["left_out"])
         batches = inputs["micro_batches"]
         loss = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches, start=1):
@@ -181,12 +214,12 @@ class VisionTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write checkpoint-<step>, whole or not at all, then delete those no longer needed."""
+        self.before_saving()
         output_dir = self.config.output_dir
         main = self.args.should_save
         step = self.state.global_step
         self.progress.loss_sum = float(self._gather_loss())
         self.gather_left_out()
-        self.progress.loss_logged_step = self._globalstep_last_logged
         barrier = self.accelerator.wait_for_everyone
         with checkpoints.writing(output_dir, step, main=main, barrier=barrier) as folder:
             if main:
@@ -212,10 +245,20 @@ class VisionTrainer(SFTTrainer):
         return loss
 
     def gather_left_out(self) -> None:
-        """Put together what each process left out."""
+        """Put together what each process left out; of much of it a long run does not tell at its end only."""
         if self.accelerator.num_processes > 1:
-            for part in gather_object([self.progress.left_out]):
+            for part in to_all(self.progress.left_out):
                 self.progress.left_out |= part
+        seen, enough = self.samples_seen(), min(_TELLING_SAMPLES, self.steps.order.total)
+        if self.state.global_step == self.args.max_steps or seen < enough or self.much_left_out:
+            return
+        if len(self.progress.left_out) >= NOTICEABLE * seen:
+            self.much_left_out = True
+            log.warning(summary(self.progress.left_out.values(), seen))
+
+    def samples_seen(self) -> int:
+        """Different training samples that the run has come to, those left out included."""
+        return min(self.state.global_step * self.steps.share.global_batch, self.steps.order.total)
 
     def restore_loss(self) -> None:
         """Take up the loss since the last log line where the checkpoint left it (on_train_begin)."""

@@ -14,9 +14,14 @@ pytestmark = pytest.mark.slurm
 
 
 def test_scancel_saves_a_checkpoint_and_a_later_submission_continues(cluster: Cluster, user: User) -> None:
-    config, profile = user.config("cancelled"), user.profile("hold", "hold 5")
+    config, profile = user.config("cancelled"), user.profile("hold", "hold 5", partition="main")
+    # Options that sbatch would take before those of the script.
+    user.environment |= {"SBATCH_TIMELIMIT": "3", "SBATCH_PARTITION": "high"}
+    user.environment |= {"SBATCH_NO_REQUEUE": "1", "SBATCH_ARRAY_INX": "0-2", "SRUN_CPUS_PER_TASK": "64"}
     job = user.submit(config, profile)
     job.wait_until_held()
+    shown = subprocess.run(["scontrol", "show", "job", job.job_id], capture_output=True, text=True, check=True).stdout
+    assert {"TimeLimit=00:30:00", "Partition=main", "Requeue=1"} <= set(shown.split())
     assert f"job {job.job_id}: running" in user.jobs("status")
     # Two jobs on one run directory: the second is refused.
     printed = user.jobs("submit", "slurm", "train", config, "--profile", profile, code=2)

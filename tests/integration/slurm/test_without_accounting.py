@@ -36,6 +36,15 @@ def test_status_of_jobs_that_slurm_has_forgotten(cluster: Cluster, user: User) -
         assert cluster.state(job.job_id) == "FORGOTTEN"
         assert f"job {job.job_id}: {state}" in user.jobs("status", job.run_dir)
     assert f"job {evaluation}: completed" in user.jobs("status", "completed")
-    # A job that nobody remembers does not stand in the way of the next.
+    # A job that nobody remembers does not stand in the way of the next, nor does another one that got its id.
+    held = subprocess.run(
+        ["sbatch", "--parsable", "--hold", "-o", "/dev/null", "--wrap", "true"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    noted = jobs["cancelled"].run_dir / "jobs" / "submissions.jsonl"
+    noted.write_text(noted.read_text().replace(f'"job_id": "{jobs["cancelled"].job_id}"', f'"job_id": "{held}"'))
+    assert cluster.state(held) == "PENDING"
+    assert f"job {held}: interrupted" in user.jobs("status", jobs["cancelled"].run_dir)
     again = user.submit(user.config("cancelled"), plain)
     assert cluster.wait_for(again.job_id) == "COMPLETED", again.text()
+    subprocess.run(["scancel", held], check=True)

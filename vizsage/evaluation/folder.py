@@ -1,0 +1,79 @@
+"""Where the results of an evaluation go: into a folder below output_dir, and not among those of another data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from vizsage.backends.base import FINGERPRINT_FILE
+from vizsage.config import Config
+from vizsage.data.sources import Split, split_files
+from vizsage.errors import ConfigError
+from vizsage.files import nearest_existing
+from vizsage.record import RunRecord, data_identity
+
+BLIND = "-blind"
+
+
+def results_folder(config: Config, split: Split, *, base: bool, blind: bool, other_data: bool) -> Path:
+    """The folder below output_dir/evaluation_results. Creates nothing.
+
+    It is named by the split, and by the data set as well where that is not the one of the run in output_dir.
+
+    Raises ConfigError for such a data set unless `other_data` asks for it, and where the folder cannot be written.
+    """
+    name = split.name + ("-base" if base else "") + (BLIND if blind else "")
+    parent = config.output_dir / "evaluation_results"
+    if difference := _other_data_set(config, split):
+        name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', config.dataset).strip('.-') or 'other'}-{name}"
+        if not other_data:
+            raise ConfigError(
+                f"{config.output_dir}: holds a run on another data set ({difference}), whose results these would "
+                f"replace; name another output_dir, with --adapter {config.adapter_dir} for the run's adapter, or say "
+                f"--other-data to have them in {parent / name}"
+            )
+    folder = parent / name
+    existing = nearest_existing(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"output_dir: {existing} is not a folder that can be written to; name another output_dir")
+    return folder
+
+
+def _other_data_set(config: Config, split: Split) -> str | None:
+    """What tells that `split` is not of the data set that the run in output_dir was trained on; None: nothing does.
+
+    Files that are byte for byte those of the run are its data under any name. A run that was copied, or whose files
+    were edited where they are, keeps its data set; another folder of that name with other files is another one.
+    """
+    record = RunRecord(config.output_dir)
+    if not record.exists:
+        return None
+    trained = record.content.get("settings") or {}
+    name, base_path = trained.get("dataset", config.dataset), Path(trained.get("base_path", config.base_path))
+    if name == config.dataset and base_path.resolve() == config.base_path.resolve():
+        return None
+    known = record.content.get("splits") or {}  # none in a run of an earlier version
+    for one in (split.name, "train"):  # the split itself tells most; it may have been made after the training
+        if one in known and (files := split_files(config, one)):
+            same = data_identity(files) == known[one]
+            return None if same else f"{one} in {config.split_dir} is not that of {base_path / name}"
+    return None if name == config.dataset else f"dataset was {name!r}, is now {config.dataset!r}"
+
+
+def check_base_model(config: Config, made_by: dict[str, Any]) -> None:
+    """Raise ConfigError where a base model is evaluated among the results of a run on another one."""
+    path = config.adapter_dir / FINGERPRINT_FILE
+    if not (config.output_dir / "run.json").is_file():
+        return
+    try:
+        trained = json.loads(path.read_text(encoding="utf-8"))["base_identity"]
+    except (OSError, ValueError, KeyError, TypeError):  # no adapter yet, or a damaged one, which is not asked here
+        return
+    if trained != (identity := made_by["fingerprint"]["base_identity"]):
+        raise ConfigError(
+            f"{config.output_dir}: holds a run on base model {trained}, and model_name is {config.model_name} "
+            f"({identity}); name another output_dir"
+        )
