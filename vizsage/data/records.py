@@ -225,5 +225,7 @@ def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
 
 def show_value(value: Any) -> str:
     """How an error names a value that has no place where it stands."""
-    kinds = {dict: "an object", list: "a list", bool: str(value).lower(), type(None): "null"}
+    if isinstance(value, bool):
+        return str(value).lower()
+    kinds = {dict: "an object", list: "a list", type(None): "null"}
     return kinds.get(type(value)) or ascii(value)[:60]
