@@ -109,20 +109,20 @@ def _submit_to_slurm(options: argparse.Namespace) -> None:
             print(script_text([one], resources, one.folder, after="JOBID" if i else None))
         return
     _refuse_second_job(first.run_dir)
-    after = None
+    after: Submission | None = None
     for one, resources in chain:
         try:
             [sent] = slurm.submit([one], resources, one.folder, after=after)
         except ConfigError as error:
             raise (
-                error if after is None else ConfigError(f"job {after} was sent, its evaluation not: {error}")
+                error if after is None else ConfigError(f"job {after.job_id} was sent, its evaluation not: {error}")
             ) from None
         _warn(note(sent))
         if after is None:
             _report(sent.job_id, sent.run_dir, sent.log)
         else:
-            _say(f"evaluation job {sent.job_id} starts when job {after} has succeeded, log {sent.log}")
-        after = sent.job_id
+            _say(f"evaluation job {sent.job_id} starts when job {after.job_id} has succeeded, log {sent.log}")
+        after = sent
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -202,7 +202,7 @@ def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works:
     for one, training in zip(sent, works, strict=True) if options.then_eval else ():
         evaluation = work("eval", training.config)
         try:
-            [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one.job_id)
+            [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one)
         except ConfigError as error:  # the trainings are on their way, and so shall the other evaluations be
             refused.append(f"evaluation of {one.run_dir}: {error}")
             continue
@@ -229,15 +229,22 @@ def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: S
 
 
 def _status(options: argparse.Namespace) -> None:
-    from jobs.status import state_of
-    from jobs.submissions import find
+    from jobs.submissions import find, of_sweep
 
-    jobs = find(options.target)
+    for jobs in of_sweep(options.target) or [find(options.target)]:
+        _print_status(options, jobs)
+
+
+def _print_status(options: argparse.Namespace, jobs: Sequence[Submission]) -> None:
+    from jobs.status import state_of
+    from jobs.submissions import whose
+
     newest = {one.kind: one for one in jobs}  # a later job of a kind takes the place of an earlier one
-    _say(f"run directory {jobs[-1].run_dir}")
+    _say(f"run directory {jobs[-1].run_dir}{whose(options.target, jobs[-1])}")
     for one in sorted(newest.values(), key=lambda one: one.kind != "train"):
         found = state_of(one)
-        _say(f"{one.kind} job {one.job_id}: {found.state}{f' ({found.detail})' if found.detail else ''}")
+        where = f" on cluster {one.cluster}" if one.cluster else ""
+        _say(f"{one.kind} job {one.job_id}{where}: {found.state}{f' ({found.detail})' if found.detail else ''}")
         if found.step is not None and one.kind == "train":
             _say(f"  step {found.step}")
         if found.error:
@@ -247,11 +254,14 @@ def _status(options: argparse.Namespace) -> None:
 
 def _logs(options: argparse.Namespace) -> None:
     from jobs.pod_logs import for_terminal, print_logs
-    from jobs.submissions import find
+    from jobs.submissions import find, whose
 
     jobs = find(options.target)
     jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
+    said = whose(options.target, jobs[-1])
+    note = f"jobs: run directory {jobs[-1].run_dir}{said}\n" if said else ""  # not on stdout, where the log is
     if jobs[-1].scheduler == "kubernetes":
+        sys.stderr.write(printable(note, lines=True))
         print_logs(jobs[-1], options.follow)
         return
     started = [one for one in jobs if Path(one.log).exists()]
@@ -260,6 +270,7 @@ def _logs(options: argparse.Namespace) -> None:
     chosen = (started or jobs)[-1]
     # One log a node; the others come after the first node's.
     others = sorted(Path(chosen.log).parent.glob(f"{chosen.job_id}_[1-9]*_log.out")) if "_" not in chosen.job_id else []
+    sys.stderr.write(printable(note, lines=True))
     sys.stdout.flush()
     follow = ["-F"] if options.follow else []
     tail = ["tail", "-n", "+1", *follow, chosen.log, *map(str, others)]
@@ -277,12 +288,13 @@ def _logs(options: argparse.Namespace) -> None:
 def _cancel(options: argparse.Namespace) -> None:
     from jobs import kubernetes, slurm_queue
     from jobs.status import CANCELLED, state_of
-    from jobs.submissions import find_to_cancel
+    from jobs.submissions import find_to_cancel, whose
     from vizsage.files import write_text
 
     jobs = find_to_cancel(options.target)
+    said = whose(options.target, jobs[-1])
     if options.forget:
-        _forget(jobs)
+        _forget(jobs, said)
         return
     active = [one for one in {one.job_id: one for one in jobs}.values() if state_of(one).active]
     if not active:
@@ -296,17 +308,20 @@ def _cancel(options: argparse.Namespace) -> None:
             write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
         except OSError as error:
             _warn(f"{one.folder}: cannot be written: {error.strerror}")
+        if said:
+            _say(f"run directory {one.run_dir}{said}")
+            said = ""
         _say(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
     _say("the same submission continues the run")
 
 
-def _forget(jobs: Sequence[Submission]) -> None:
+def _forget(jobs: Sequence[Submission], said: str) -> None:
     """Note of each job that is active, or of which no scheduler tells, that its scheduler is not asked any more."""
     from jobs import kubernetes, slurm_queue
     from jobs.status import state_of
     from jobs.submissions import note, now
 
-    forgotten = False
+    forgotten: list[Submission] = []
     for one in reversed(jobs):
         try:
             if not state_of(one).active:  # its id may be another job's by now
@@ -315,10 +330,12 @@ def _forget(jobs: Sequence[Submission]) -> None:
         except VizSageError as error:
             _warn(str(error))
         _warn(note(dataclasses.replace(one, given_up=now())))
-        _say(f"{one.kind} job {one.job_id} counts as gone; where it still runs, its lock on the run directory holds")
-        forgotten = True
+        forgotten.append(one)
     if not forgotten:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
+    _say(f"run directory {jobs[-1].run_dir}{said}")
+    for one in forgotten:
+        _say(f"{one.kind} job {one.job_id} counts as gone; where it still runs, its lock on the run directory holds")
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vizsage.errors import printable
+from vizsage.files import expanded
 from vizsage.hints import dashed_settings
 
 # Options that one scheduler has and the other has not.
@@ -63,6 +64,7 @@ def _check_evaluation(parser: argparse.ArgumentParser, options: argparse.Namespa
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.register("type", Path, lambda text: Path(_name(text)))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"jobs: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
@@ -97,10 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         if "eval" in kinds:
             of_eval(added.add_argument_group("eval", "handed on to vizsage eval"))
         slurm = added.add_argument_group("slurm")
-        slurm.add_argument("--profile", metavar="NAME", help="config/clusters/NAME.yaml, or a file (default: default)")
+        slurm.add_argument(
+            "--profile", type=_name, metavar="NAME", help="config/clusters/NAME.yaml, or a file (default: default)"
+        )
         kubernetes = added.add_argument_group("kubernetes")
         kubernetes.add_argument(
             "--overlay",
+            type=_name,
             metavar="NAME",
             help="k8s/overlays/NAME, or a folder (default: single-gpu, multi-gpu or multi-node, by what is asked for)",
         )
@@ -118,7 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     def asking(name: str, summary: str) -> argparse.ArgumentParser:
         added = command(name, summary)
         added.add_argument(
-            "target", metavar="RUN", nargs="?", help="run directory, its name, or a job id (default: the latest run)"
+            "target",
+            type=_name,
+            metavar="RUN",
+            nargs="?",
+            help="run directory, its name, or a job id; of a sweep its folder, but for logs (default: the latest run "
+            "that was sent from this project)",
         )
         return added
 
@@ -136,3 +146,11 @@ def _parser() -> argparse.ArgumentParser:
     table = command("table", "one line for each run below a folder")
     table.add_argument("folder", metavar="DIR", type=Path, help="folder of the runs")
     return parser
+
+
+def _name(text: str) -> str:
+    """A name, or a path with the home folder in the place of ~."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -30,6 +30,7 @@ from vizsage.data.sources import open_split
 from vizsage.data.survey import LEFT_OUT, SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
 from vizsage.errors import ConfigError, DataError, printable
 from vizsage.files import nearest_existing
+from vizsage.tracking import check_environment
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
 
     Raises ConfigError or DataError when something would stop the run, once all of it is shown.
     """
+    check_environment(config)
     survey, notes = Survey(), list[str]()
     survey_splits(config, survey)
     wrong = _output_problems(config)
@@ -80,8 +82,9 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
 def quick_check(config: Config) -> None:
     """Records, image files, descriptions and a writable output_dir: seconds, before the model is loaded.
 
-    Warnings are logged. Raises ConfigError (output_dir) or DataError (the data), in one line.
+    Warnings are logged. Raises ConfigError (output_dir, WANDB_MODE) or DataError (the data), in one line.
     """
+    check_environment(config)
     if problems := _output_problems(config):
         raise ConfigError("; ".join(problems))
     survey = Survey()

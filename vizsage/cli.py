@@ -26,7 +26,9 @@ from vizsage.errors import (
     printable,
     printable_json,
 )
+from vizsage.interruption import end_with_launcher
 from vizsage.parser import parse
+from vizsage.streams import keep_streams
 
 if TYPE_CHECKING:
     from vizsage.config import Config
@@ -40,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (the table of README.md)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)
+    options.own_process = argv is None  # nobody goes on in this process when the command has ended
+    if options.own_process:
+        keep_streams(product=options.command in _STDOUT_IS_PRODUCT)
+        end_with_launcher()
     _set_up_logging(debug=options.debug)
     try:
         _COMMANDS[options.command](options)
@@ -67,7 +73,7 @@ def _train(options: argparse.Namespace) -> None:
     from vizsage.interruption import catch_signals
 
     # Before torch and its company are imported, which takes seconds: a signal in that time is as good as a later one.
-    with catch_signals() as latch:
+    with catch_signals(to_the_end=options.own_process) as latch:
         _prepare_backend(config)
         from vizsage.training.run import train
 
@@ -76,22 +82,26 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     config = _config(options)
-    _prepare_backend(config)
-    from rich.console import Console
+    from vizsage.interruption import catch_signals
 
-    from vizsage.evaluation.run import evaluate
+    with catch_signals(to_the_end=options.own_process) as latch:
+        _prepare_backend(config)
+        from rich.console import Console
 
-    evaluate(
-        config,
-        split=options.split,
-        limit=options.limit,
-        base=options.base,
-        adapter=options.adapter,
-        blind=options.blind,
-        fresh=options.fresh,
-        other_data=options.other_data,
-        console=Console(),
-    )
+        from vizsage.evaluation.run import evaluate
+
+        evaluate(
+            config,
+            split=options.split,
+            limit=options.limit,
+            base=options.base,
+            adapter=options.adapter,
+            blind=options.blind,
+            fresh=options.fresh,
+            other_data=options.other_data,
+            console=Console(),
+            latch=latch,
+        )
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -116,7 +126,7 @@ def _report(options: argparse.Namespace) -> None:
     from vizsage.evaluation.report import evaluation_folders, write_report
 
     for folder in evaluation_folders(options.run, options.split):
-        print(printable(str(write_report(folder))))
+        print(printable(str(write_report(folder, options.overrides, images=not options.no_images))))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -208,6 +218,8 @@ _COMMANDS = {
     "compare": _compare,
     "demo": _demo,
 }
+# The others leave files; what they print is a log.
+_STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare")
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

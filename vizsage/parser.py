@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from vizsage import __version__
 from vizsage.errors import printable
+from vizsage.files import expanded
 from vizsage.hints import dashed_settings
 
 EPILOG = """\
@@ -22,6 +23,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"vizsage: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
@@ -113,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", "write report.html of an evaluation again: scores, curves, errors with their pictures")
     report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
+    report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is by now: base_path=DIR")
     report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")
+    report.add_argument("--no-images", action="store_true", help="a small report; otherwise images are never lost")
 
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
@@ -148,3 +152,10 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of samples of 1 or more, found {text!r}")
     return int(text)
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -19,7 +19,7 @@ from vizsage.config import Config, build_config
 from vizsage.data.demo import write_demo
 from vizsage.errors import DataError
 from vizsage.evaluation.run import evaluate
-from vizsage.evaluation.score import score_file
+from vizsage.evaluation.score import read_rows, score_file
 from vizsage.files import read_jsonl, write_jsonl
 from vizsage.scoring.normalisation import Normalise
 
@@ -370,3 +370,12 @@ def test_rows_without_scores_are_scored(stage: Stage, config: Config) -> None:
     ]
     write_jsonl(path, old)
     assert score_file(path).scores["metrics"] == results["metrics"]
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"answer": "a", "prediction": "a"}\n{"answer": "')
+        file.truncate(64 * 2**20)
+    with pytest.raises(DataError, match="line 2 has more than 8 MiB"):
+        list(read_rows(path, "predictions"))

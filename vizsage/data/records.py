@@ -17,9 +17,9 @@ from vizsage.data.formats import Format
 from vizsage.data.images import FileImage
 from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
-from vizsage.data.opening import leaves_folder
+from vizsage.data.opening import leaves_folder, no_file_name
 from vizsage.data.sample import ImageRef, Sample
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted
 
 FIELDS = frozenset({"id", "image", "question", "answer", "answers", "need_external_knowledge"})
 PROBLEMS_SHOWN = 10
@@ -106,14 +106,14 @@ class IdCheck:
             except BadRecord:
                 continue
             if hash(sample_id) in twice and first.setdefault(sample_id, number) != number:
-                yield f"record {number + 1}: id {sample_id!r} is already that of record {first[sample_id] + 1}"
+                yield f"record {number + 1}: id {quoted(sample_id)} is already that of record {first[sample_id] + 1}"
 
 
 def _place(raw: dict[str, Any], number: int) -> str:
     """`record 3 (id 17, image 'a.jpg')`, as far as they are known."""
     image = raw.get("image")
     name = image if isinstance(image, str) else getattr(image, "name", None)
-    known = [f"id {raw['id']!r}" if raw.get("id") is not None else "", f"image {name!r}" if name else ""]
+    known = [f"id {quoted(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
     return f"record {number + 1} ({', '.join(filter(None, known))})" if any(known) else f"record {number + 1}"
 
 
@@ -131,6 +131,8 @@ def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
     if isinstance(image, str):
         if not image.strip():
             raise BadRecord("image is empty; write a file name below Images/")
+        if reason := no_file_name(image):
+            raise BadRecord(f"image is {reason}")
         return _file_image(_whole(image, "image"), images_dir)
     if image is None:
         raise BadRecord(missing_field("image", raw))
