@@ -194,6 +194,8 @@ def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None)
             raise BadRecord(missing_field(field, raw))
         found = "missing" if missing else show_value(value) if text is None else "empty"
         hint = "; several accepted answers are a list 'answers'" if found == "a list" and field == "answer" else ""
+        if isinstance(value, dict) and "answer" in value:  # as in the annotations of VQA
+            hint = ", the one under 'answer' in the object"
         raise BadRecord(f"{field} is {found}; write a text or a number{hint}")
     return _whole(text, field)
 
