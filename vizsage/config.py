@@ -7,7 +7,6 @@ settings of other kinds.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line, quoted, shortened
+from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
+from vizsage.files import expanded
+from vizsage.hints import hint_for
 from vizsage.strict_yaml import Loader, TextLoader
 
 
@@ -32,7 +33,11 @@ def _path_text(value: Any) -> Any:
     """pydantic reads an empty text as the current directory, into which nobody means to write a run."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("expected the path of a file or folder")
-    return value
+    return expanded(str(value))
+
+
+def _name_or_path(value: Any) -> Any:
+    return expanded(value) if isinstance(value, str) else value
 
 
 # The validator stands last, so that the bounds before it reach the JSON Schema.
@@ -40,6 +45,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
+NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 # What a run writes into output_dir besides checkpoints and the adapter.
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
 OPTIMIZERS = Literal[
@@ -60,9 +66,8 @@ class Config(BaseModel):
     )
 
     # model
-    model_name: str = Field(
+    model_name: NameOrPath = Field(
         "unsloth/Llama-3.2-11B-Vision-Instruct",
-        min_length=1,
         description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
@@ -206,9 +211,13 @@ class Config(BaseModel):
 
     # logging
     use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
-    wandb_project: str = Field("vizsage", min_length=1, description="Project in Weights & Biases.")
+    wandb_project: str = Field(
+        "vizsage", pattern=r"^[^/\\#?%:]+$", max_length=128, description="Project in Weights & Biases."
+    )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
-    wandb_tags: tuple[str, ...] = Field((), description="Tags of the run there.")
+    wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), description="Tags of the run there."
+    )
 
     # output
     output_dir: FilePath = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
@@ -277,14 +286,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         written = settings.get("output_dir", Config.model_fields["output_dir"].default)
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)
-    problems = []
+    values, problems = parse_overrides(overrides)
+    return build_config(settings | values, source=str(file), problems=problems)
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
+    values, problems = dict[str, Any](), []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             problems.append(f"{quoted(override)} is not an override; write key=value")
             continue
-        settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(file), problems=problems)
+        values[key.strip()] = _override_value(text)
+    return values, problems
 
 
 def settings_file(path: Path) -> Path:
@@ -314,8 +329,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     known = model.model_fields
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-            found.append(f"unknown key {quoted(key)}" + (f", did you mean {near[0]!r}?" if near else ""))
+            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
     built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
@@ -330,7 +344,10 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
 
 def config_to_yaml(config: Config) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    # YAML escapes control codes, but writes overrides of the direction as they are.
+    return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 
 
 def _override_value(text: str) -> Any:

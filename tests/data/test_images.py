@@ -79,7 +79,7 @@ def test_symlink_out_of_the_folder(tmp_path: Path, link: str) -> None:
     else:
         (images / "b.png").symlink_to(tmp_path / "out" / "a.png")
         (images / "a.png").symlink_to("b.png")
-    with pytest.raises(DataError, match="symbolic link that leaves"):
+    with pytest.raises(DataError, match="symbolic link that leaves .*; copy the file into it. .*Images itself may be"):
         FileImage(name, images).read()
 
 

@@ -159,7 +159,11 @@ def test_empty_lines_are_no_records(tmp_path: Path) -> None:
     [
         ("train.json", b"", "nothing"),
         ("train.json", b"[]", "no records"),
-        ("train.json", b'{"data": []}', "expected a JSON array of records, found '{'"),
+        (
+            "train.json",
+            b'{"data": []}',
+            "expected a JSON array of records, found an object with the records under 'data'",
+        ),
         ("train.json", b"\xff\xfe[\x00]\x00", "expected a JSON array"),
         ("train.json", b"[{]", "broken JSON after record 0"),
         ("train.json", b'[{"image": "a\xff"}]', "broken JSON"),

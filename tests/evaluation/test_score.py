@@ -207,7 +207,7 @@ def test_bad_lines_are_named_together(written: Any) -> None:
         f"{path}: 13 bad lines: line 2: expected an object, found a list",
         "line 3: answer is missing",
         "line 4: prediction is true",
-        "line 5: prediction is missing; write a text, or null where the record failed",
+        "line 5: prediction is missing; the record has answer; write a text, or null where the record failed",
         "line 6: answers is empty",
         "line 7: image is 3",
         "line 8: need_external_knowledge is 'maybe'",

@@ -60,7 +60,10 @@ def leaves_folder(name: str, folder: Path) -> str | None:
         if os.path.islink(path):
             root = os.path.realpath(folder)
             if not os.path.realpath(os.path.join(folder, name)).startswith(root.rstrip("/") + "/"):
-                return f"is a symbolic link that leaves {folder}; copy the file into it"
+                return (
+                    f"is a symbolic link that leaves {folder}; copy the file into it. {folder} itself may be a link "
+                    "to the folder that holds the files"
+                )
             break
     return None
 

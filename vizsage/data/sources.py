@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vizsage.config import Config
+from vizsage.data.field_names import record_form
 from vizsage.data.formats import LAYOUTS, Format, find_format
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.records import BadRecord, IdCheck, Problems, read_record
@@ -188,7 +189,9 @@ def open_split(config: Config, split: str) -> Split:
         table = Table(path, path.stat().st_mtime_ns if path.exists() else 0)
         _knowledge(table)
     opened = Split(name, source, config.images_dir, table)
-    for _ in source.records():
+    for first in source.records():
+        if found := record_form(first):
+            raise DataError(f"{opened.path}: {found}")
         break
     else:
         raise DataError(f"{opened.path}: the file holds no records")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vizsage.data.field_names import missing_field
 from vizsage.data.json_values import BrokenRecord, JsonError, json_lines, parse_line
 from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
 from vizsage.errors import DataError, quoted
@@ -163,7 +164,7 @@ def _row(line: bytes, number: int) -> Row:
 def _prediction(raw: dict[str, Any]) -> str | None:
     """The prediction, stripped as the answers are."""
     if "prediction" not in raw:
-        raise BadRecord("prediction is missing; write a text, or null where the record failed")
+        raise BadRecord(f"{missing_field('prediction', raw)}; write a text, or null where the record failed")
     value = raw["prediction"]
     text = None if isinstance(value, bool) else scalar_text(value)
     if text is None and value is not None:
