@@ -94,9 +94,10 @@ def test_a_damaged_split_is_read_or_refused_in_one_line(tmp_path: Path, kind: st
             cached.cache_clear()
         try:
             samples = open_split(build_config({"base_path": str(tmp_path)}), "train").load()
-            outcomes.add(
-                all(s.image.read() is not None for s in samples if not hasattr(s.image, "folder") or kind == "arrow")
-            )
+            if kind in ("parquet", "arrow"):
+                for sample in samples:
+                    sample.image.read()
+            outcomes.add(len(samples) > 0)
         except DataError as error:
             outcomes.add(len(str(error)) < 8000)
     assert outcomes == {True}
