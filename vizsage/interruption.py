@@ -1,20 +1,28 @@
-"""Signals that ask a run to stop: noticed at once, acted on when the current step or batch is finished."""
+"""Signals that ask a run to stop: noticed at once, acted on when the current step or batch is finished.
+
+Code of others that may run for ever, a model's template, ends by `time_limit`.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
+
+from vizsage.errors import Interrupted, VizSageError
 
 log = logging.getLogger(__name__)
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 # One Ctrl-C may arrive twice: from the terminal and, forwarded, from the launcher of the processes.
 _SAME_KEYPRESS_S = 1.0
+_TICK_S = 0.25  # of computing: how soon a block under `time_limit` notices a signal
 
 
 class SignalLatch:
@@ -44,17 +52,77 @@ def catch_signals() -> Iterator[SignalLatch]:
     The block looks at `latch.signal` between steps and leaves when it is set. A second SIGINT raises KeyboardInterrupt
     at once. Outside of the main thread, where Python cannot install handlers, nothing is caught.
     """
+    global _caught
     latch = SignalLatch()
     if threading.current_thread() is not threading.main_thread():
         log.debug("not in the main thread: signals are not caught")
         yield latch
         return
-    earlier = {}
+    earlier, _caught = {}, latch
     try:
         for number in SIGNALS:
             earlier[number] = signal.signal(number, latch._notice)
         yield latch
     finally:
+        _caught = None
         for number, handler in earlier.items():
             # None: a handler that was not installed from Python and so cannot be put back from it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class time_limit:
+    """Ends a block of Python that has computed for `limit_s`, by `overdue()`; after a caught signal by Interrupted.
+
+    What counts is the computing time of this process, so that a busy or suspended machine ends nothing. Costs a few
+    microseconds. One block at a time is limited; that of another thread once the main thread has entered one, and where
+    the main thread waits for it in turns: between two of them it takes note of the time.
+    """
+
+    def __init__(self, limit_s: float, overdue: Callable[[], VizSageError]) -> None:
+        self.thread, self.ticks, self.overdue = threading.get_ident(), math.ceil(limit_s / _TICK_S), overdue
+        self.error: VizSageError | None = None
+
+    def __enter__(self) -> None:
+        global _limited, _ticking
+        if not _ticking and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGVTALRM, _tick)
+            signal.siginterrupt(signal.SIGVTALRM, False)
+            _ticking = True  # in processes that are forked from this one, too
+        if _limited is None and _ticking:
+            _limited = self
+            signal.setitimer(signal.ITIMER_VIRTUAL, _TICK_S, _TICK_S)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        global _limited
+        if _limited is self:
+            with _changing:
+                _limited = None
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        if kind is _Overdue and self.error is not None:
+            raise self.error from None
+
+
+class _Overdue(BaseException):
+    """Raised in another thread, where only a class can be raised."""
+
+
+_caught: SignalLatch | None = None
+_ticking = False
+_limited: time_limit | None = None
+_changing = threading.RLock()  # a tick may come while the main thread itself holds it
+
+
+def _tick(_: int, __: FrameType | None) -> None:
+    """Called in the main thread, between two of its instructions, whichever thread runs the block."""
+    with _changing:
+        if (block := _limited) is None:
+            return
+        block.ticks -= 1
+        name = _caught.signal if _caught else None
+        if name is None and block.ticks > 0:
+            return
+        block.error = block.overdue() if name is None else Interrupted(f"{name}: stopped while a prompt was made")
+        if block.thread != threading.get_ident():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(block.thread), ctypes.py_object(_Overdue))
+            return
+    raise block.error
