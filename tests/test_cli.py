@@ -122,6 +122,31 @@ def test_demo_writes_a_data_set_that_check_accepts(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_every_path_of_a_command_may_begin_with_the_sign_of_a_home_folder(
+    write_data: WriteData, write_settings: WriteSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """No command may make a folder that is called ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    write_data()
+    write_settings(base_path="~/data", dataset="AQUA", output_dir="~/run", load_in_4bit=False)
+    assert cli.main(["demo", "~/demo"]) == 0
+    assert cli.main(["check", "~/run.yaml", "--fast"]) == 0
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"prediction": "a", "answer": "a", "image": "i", "question": "q"}))
+    assert cli.main(["score", "~/lines.jsonl"]) == 0
+    assert cli.main(["compare", "~/lines.jsonl", "~/lines.jsonl"]) == 0
+    capsys.readouterr()
+    assert f"vizsage: error: {tmp_path}/none" in refused(capsys, 3, "eval", "~/run.yaml", "--adapter", "~/none")
+    assert f"vizsage: error: {tmp_path}/none" in refused(capsys, 2, "report", "~/none")
+    asking = ("predict", "~/run.yaml", "--base", "--question", "q", "--image", "~/none.png")
+    assert f"{tmp_path}/none.png" in refused(capsys, 3, *asking, "model_name=vizsage-tiny", "device=cpu")
+    assert "~nobody-here names no home folder" in refused(capsys, 2, "check", "~nobody-here/run.yaml")
+    assert list(here.iterdir()) == []
+
+
 # --- wrong commands --------------------------------------------------------------------------------------------------
 
 
@@ -130,8 +155,14 @@ def test_demo_writes_a_data_set_that_check_accepts(tmp_path: Path) -> None:
     [
         ([], "the following arguments are required: COMMAND; see vizsage --help"),
         (["trian"], "invalid choice: 'trian'"),
-        (["train"], "the following arguments are required: CONFIG"),
-        (["train", "a.yaml", "--lr", "3"], "unrecognised arguments: --lr"),
+        (["train"], "the following arguments are required: CONFIG; see"),  # key=value may be left out
+        (["train", "a.yaml", "--lr", "3"], "arguments: --lr; a setting is written without dashes: lr=3; see"),
+        (["train", "a.yaml", "--learning-rate=3", "--lora_rank"], "without dashes: lr=3 lora_r=...; see"),
+        (
+            ["eval", "a.yaml", "--warmup_ratio", "0.1", "--x"],
+            "--warmup_ratio --x; a setting is written without dashes: warmup_steps=...; see",
+        ),
+        (["train", "a.yaml", "--x", "3"], "unrecognised arguments: --x; see"),
         (["demo", "a", "b"], "unrecognised arguments: b"),
         (["config"], "name a YAML file of settings, or ask for --schema"),
         (["eval", "a.yaml", "--limit", "0"], "expected a number of samples of 1 or more, found '0'"),

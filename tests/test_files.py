@@ -175,3 +175,24 @@ def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(files.os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
     files.settle_tree(tmp_path)
     assert set(flushed) == {str(tmp_path / "a" / "x"), str(tmp_path / "y"), str(tmp_path / "a"), str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("~", "/users/me"),
+        ("~/a/~", "/users/me/a/~"),
+        ("a/~", "a/~"),
+        ("./~", "./~"),
+        ("~root/a", f"{os.path.expanduser('~root')}/a"),
+        ("-", "-"),
+        ("", ""),
+    ],
+)
+def test_the_sign_of_a_home_folder_stands_for_it(typed: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/users/me")
+    assert files.expanded(typed) == meant
+    with pytest.raises(
+        ValueError, match="~nobody-here names no home folder that is known here; write the path in full"
+    ):
+        files.expanded("~nobody-here/a")

@@ -7,7 +7,6 @@ settings of other kinds.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line, shortened
+from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
+from vizsage.files import expanded
+from vizsage.hints import hint_for
 from vizsage.strict_yaml import Loader, TextLoader
 
 
@@ -34,7 +35,11 @@ def _path_text(value: Any) -> Any:
     """pydantic reads an empty text as the current directory, into which nobody means to write a run."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise ValueError("expected the path of a file or folder")
-    return value
+    return expanded(str(value))
+
+
+def _name_or_path(value: Any) -> Any:
+    return expanded(value) if isinstance(value, str) else value
 
 
 _LARGEST_INT = 10**12  # beyond what any setting means; floating point and the libraries take no number of any size
@@ -43,6 +48,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
+NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 # What a run writes into output_dir besides checkpoints and the adapter.
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
 OPTIMIZERS = Literal[
@@ -65,9 +71,8 @@ class Config(BaseModel):
     )
 
     # model
-    model_name: str = Field(
+    model_name: NameOrPath = Field(
         "unsloth/Llama-3.2-11B-Vision-Instruct",
-        min_length=1,
         description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
@@ -193,7 +198,9 @@ class Config(BaseModel):
         "fail", description="An image that cannot be decoded stops the run, or is left out, counted and reported."
     )
     max_image_px: PositiveInt = Field(
-        178_956_970, description="Images with more pixels (width x height) are refused as decompression bombs."
+        64_000_000,
+        description="Images with more pixels (width x height) are refused; decoding takes 10 to 25 bytes of memory per "
+        "pixel in each worker.",
     )
     resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
         None, description="Scale pictures with more pixels down to this many before the model; null: never."
@@ -289,14 +296,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         written = settings.get("output_dir", Config.model_fields["output_dir"].default)
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)
-    problems = []
+    values, problems = parse_overrides(overrides)
+    return build_config(settings | values, source=str(file), problems=problems)
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
+    values, problems = dict[str, Any](), []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            problems.append(f"{shortened(repr(override))} is not an override; write key=value")
+            problems.append(f"{quoted(override)} is not an override; write key=value")
             continue
-        settings[key.strip()] = _override_value(text)
-    return build_config(settings, source=str(file), problems=problems)
+        values[key.strip()] = _override_value(text)
+    return values, problems
 
 
 def settings_file(path: Path) -> Path:
@@ -326,12 +339,17 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     known = model.model_fields
     for key in settings:
         if key not in known:
+<<<<<<< HEAD
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
             found.append(f"unknown key {shortened(repr(key))}" + (f", did you mean {near[0]!r}?" if near else ""))
         elif not is_unicode(settings[key]):
             found.append(f"{key}: expected UTF-8, found {_shown(ascii(settings[key]))}")
     settings = {key: value for key, value in settings.items() if key in known and is_unicode(value)}
     built, problems_of_keys = _validated(model, settings)
+=======
+            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
+    built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
+>>>>>>> main
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
         # The rules over several settings come after those of each; try them on what is left.
@@ -354,7 +372,10 @@ def is_unicode(value: Any) -> bool:
 
 def config_to_yaml(config: Config) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    # YAML escapes control codes, but writes overrides of the direction as they are.
+    return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 
 
 def _override_value(text: str) -> Any:

@@ -165,6 +165,20 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def expanded(path: str) -> str:
+    """A path as a user types it, with the home folder in the place of `~` or `~name` at its beginning.
+
+    Not every shell does this behind `=`, and none in a file. Raises ValueError where there is no such home folder.
+    """
+    found = os.path.expanduser(path)
+    if found == path and path.startswith("~"):
+        home = path.partition("/")[0]
+        raise ValueError(
+            f"{home} names no home folder that is known here; write the path in full, or ./{home} for a name"
+        )
+    return found
+
+
 def unreadable(paths: Iterable[Path]) -> str | None:
     """The first of `paths` that is there and must not be read, and why; None where there is no such one.
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vizsage import __version__
+from vizsage.errors import printable
+from vizsage.files import expanded
+from vizsage.hints import dashed_settings
 
 EPILOG = """\
 Every command takes key=value after CONFIG, for any setting: vizsage train my.yaml lr=1e-4 epochs=2
@@ -20,9 +23,10 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"vizsage: error: {' '.join(message.split())}; see {self.prog} --help\n")
+        self.exit(2, f"vizsage: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -32,7 +36,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments, argparse.Namespace(debug=False))
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if unknown:
-        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
+        from vizsage.config import Config
+
+        hint = dashed_settings(arguments, unknown, Config.model_fields)
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}{hint}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
@@ -69,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
             nargs="?" if optional else None,
             help="a YAML file, or the output_dir of a run",
         )
-        command.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
+        command.add_argument(  # without a default, argparse calls it required
+            "overrides", metavar="key=value", nargs="*", default=[], help="lay this over a setting of the file"
+        )
 
     def model(command: argparse.ArgumentParser) -> None:
         which = command.add_mutually_exclusive_group()
@@ -106,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", "write report.html of an evaluation again: scores, curves, errors with their pictures")
     report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
+    report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is by now: base_path=DIR")
     report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")
+    report.add_argument("--no-images", action="store_true", help="a small report; otherwise images are never lost")
 
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
@@ -141,3 +152,10 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of samples of 1 or more, found {text!r}")
     return int(text)
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -132,6 +132,16 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 @pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    """Answers in the place of a model, to a split that lies on disk."""
+    model = FakeModel()
+    made_by = {"adapter_sha256": "aa", "fingerprint": {"base_identity": "content:aa"}}
+    monkeypatch.setattr(run, "find_adapter", lambda config, *, base, adapter: None if base else Path("adapter"))
+    monkeypatch.setattr(run, "load_answerer", lambda config, adapter: Answerer(model, config, adapter, made_by))
+    return model
+
+
+@pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(output_dir=tmp_path / "out", stream_buffer_size=5, load_in_4bit=False)
 

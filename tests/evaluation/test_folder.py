@@ -13,8 +13,6 @@ import pytest
 from vizsage.config import Config
 from vizsage.data.sources import open_split
 from vizsage.errors import ConfigError
-from vizsage.evaluation import run
-from vizsage.evaluation.answerer import Answerer
 from vizsage.evaluation.folder import check_base_model, results_folder
 from vizsage.evaluation.run import evaluate
 from vizsage.record import RunRecord
@@ -40,15 +38,6 @@ def config(write_data: Callable[..., Path], tmp_path: Path) -> Config:
     config.output_dir.mkdir()
     RunRecord(config.output_dir).begin_attempt(make_plan(config).facts, 0)
     return config
-
-
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
-    model = FakeModel()
-    made_by = {"adapter_sha256": "aa", "fingerprint": {"base_identity": "content:aa"}}
-    monkeypatch.setattr(run, "find_adapter", lambda config, *, base, adapter: None if base else Path("adapter"))
-    monkeypatch.setattr(run, "load_answerer", lambda config, adapter: Answerer(model, config, adapter, made_by))
-    return model
 
 
 def folder(config: Config, other_data: bool = False, **changes: Any) -> str:

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.evaluation.report_run import answered, failed_row, made, make_row, write_run
+from tests.evaluation.conftest import FakeModel
+from tests.evaluation.report_run import Page, answered, failed_row, made, make_row, write_run
+from vizsage import cli
 from vizsage.config import Config
 from vizsage.evaluation import report, thumbnails
 from vizsage.evaluation.page import percent
 from vizsage.evaluation.report import counterpart_folder
+from vizsage.evaluation.run import evaluate
 from vizsage.files import write_jsonl
 
 
@@ -202,6 +205,88 @@ def test_without_the_data_there_is_a_report_all_the_same(config: Config, run: Pa
     assert page.data("picture-data") == [None, None, None]
     assert "Pictures are missing in the gallery" in page.text
     assert "no split 'test'" in page.text
+
+
+def images(report: Path) -> list[str | None]:
+    found: list[str | None] = Page(report.read_text(encoding="utf-8")).data("picture-data")
+    return found
+
+
+def test_a_report_with_images_is_not_replaced_by_one_without(
+    config: Config, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = made(run).data("picture-data")
+    assert None not in before
+    (config.images_dir / "test-1.png").unlink()
+    assert made(run).data("picture-data") == before
+    config.base_path.rename(tmp_path / "moved")
+    rows = answered(config.model_copy(update={"base_path": tmp_path / "moved"}), lambda row: "nobody")
+    page = made(write_run(run, rows, config))  # other numbers, the same images
+    assert page.data("picture-data") == before
+    assert "Exact match 50.0 %" in page.text
+    assert "Pictures are missing" not in page.text
+    assert f"{run / 'report.html'}: 3 images are kept from the report before: " in caplog.text
+
+
+NO_REPORTS = ("", "no page", '<script type="application/json" id="picture-data">[1]</script>', "no images")
+
+
+@pytest.mark.parametrize("content", NO_REPORTS)
+def test_what_is_no_report_has_no_images(config: Config, run: Path, content: str) -> None:
+    page = made(run)
+    report = run / "report.html"
+    if content == "no images":  # a page like ours that holds something else in their place
+        content = report.read_text(encoding="utf-8")
+        for picture in page.data("picture-data"):
+            content = content.replace(picture, "bm90IHdlYnA=")
+    report.write_text(content, encoding="utf-8")
+    for path in config.images_dir.iterdir():
+        path.unlink()
+    assert made(run).data("picture-data") == [None] * 3
+
+
+def test_a_report_is_told_where_the_data_is_by_now(
+    config: Config, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.base_path.rename(tmp_path / "moved")
+    assert cli.main(["report", str(run)]) == 0
+    assert images(run / "report.html") == [None] * 3
+    assert "images are missing: " in capsys.readouterr().err
+    assert cli.main(["report", str(config.output_dir), f"base_path={tmp_path / 'moved'}"]) == 0
+    assert None not in images(run / "report.html")
+    assert capsys.readouterr() == (f"{run / 'report.html'}\n", "")
+    assert cli.main(["report", "--no-images", str(run)]) == 0
+    assert images(run / "report.html") == [None] * 3
+    assert "they were left out on request" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lr=1e-4", "report: lr: does not change a report, which takes base_path, dataset, external_knowledge_path"),
+        ("max_image_px=many", "report: max_image_px: Input should be a valid integer"),
+        ("moved", "report: 'moved' is not an override; write key=value"),
+    ],
+)
+def test_an_override_that_no_report_takes(
+    run: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    assert cli.main(["report", str(run), override]) == 2
+    assert message in capsys.readouterr().err
+    assert not (run / "report.html").exists()
+
+
+def test_an_evaluation_in_a_copied_run_leaves_the_other_report_its_images(
+    config: Config, model: FakeModel, tmp_path: Path
+) -> None:
+    """The other evaluation's settings name a place where the data no longer is."""
+    evaluate(config)
+    folder = config.output_dir / "evaluation_results"
+    before = images(folder / "test" / "report.html")
+    config.base_path.rename(tmp_path / "moved")
+    evaluate(config.model_copy(update={"base_path": tmp_path / "moved"}), blind=True)
+    assert images(folder / "test" / "report.html") == images(folder / "test-blind" / "report.html") == before
+    assert "Blind 100.0 %" in Page((folder / "test" / "report.html").read_text(encoding="utf-8")).text
 
 
 def test_settings_of_another_version_cost_the_pictures_only(config: Config, run: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from vizsage.config import Config
 from vizsage.data import collate
-from vizsage.errors import ConfigError, RepeatingError
+from vizsage.errors import ConfigError, FolderInUse, RepeatingError
 from vizsage.files import read_jsonl
 from vizsage.training import loader, run
 from vizsage.training.run import train
@@ -239,7 +239,7 @@ def test_a_second_process_on_the_directory_is_refused(make_config: MakeConfig) -
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(ConfigError, match="another process is working"):
+        with pytest.raises(FolderInUse, match="another process is working"):
             train(config)
         holder.kill()
     assert not (config.output_dir / "run.json").exists()

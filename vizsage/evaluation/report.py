@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vizsage.config import build_config
+from vizsage.config import build_config, parse_overrides
 from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.curves import Chart, curves
@@ -20,12 +21,15 @@ from vizsage.evaluation.folder import BLIND
 from vizsage.evaluation.page import page_context, render
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS
 from vizsage.evaluation.results import READABLE_VERSIONS, SCHEMA_VERSION
-from vizsage.evaluation.thumbnails import thumbnails
+from vizsage.evaluation.thumbnails import Thumbnails, keep_earlier, thumbnails
 from vizsage.files import read_jsonl, write_bytes
 from vizsage.scoring.groups import question_word
 from vizsage.scoring.metrics import accepted_answers
 
+log = logging.getLogger(__name__)
+
 METRICS = "metrics.jsonl"
+DATA_SETTINGS = ("base_path", "dataset", "external_knowledge_path", "max_image_px")  # where images are read, and how
 GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
 
 # In these, and in the data, a blind evaluation and a real one must be alike: else the picture is not all that differs.
@@ -37,19 +41,29 @@ _ALIKE = (
 _NEEDED = {"sample_id", "image", "question", "answer", "need_external_knowledge", "prediction", "exact_match"}
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, overrides: Sequence[str] = (), *, images: bool = True) -> Path:
     """Make `folder`/report.html from the results.json and predictions.jsonl there.
 
     A blind evaluation is looked for beside a real one, and the other way round; metrics.jsonl of the training above;
-    pictures in the data set that the settings in results.json name. What is missing is said in the page. Memory holds
-    what is shown: at most GALLERY_ROWS rows and a thumbnail for each of their images.
+    images in the data set that the settings in results.json name, then in the report that is there. What is missing is
+    said in the page. Memory holds what is shown: at most GALLERY_ROWS rows and a thumbnail for each of their images.
 
-    Raises DataError where there are no results of this version of VizSage.
+    Args:
+        folder: of one evaluation.
+        overrides: `key=value` texts of settings in DATA_SETTINGS: where the data set is by now.
+        images: show them; without, the report is small.
+
+    Raises DataError where there are no results of this version of VizSage, ConfigError for a wrong override.
     """
+    moved = _moved(overrides)
     results = read_results(folder)
     rows = list(_shown(_rows(folder), results))
     counterpart, remarks = _counterpart(folder, results)
-    found = thumbnails(results, {row["image"] for row in rows})
+    path = folder / REPORT
+    if images:
+        found = _images(path, results | {"settings": results["settings"] | moved}, {row["image"]: None for row in rows})
+    else:
+        found = Thumbnails(problems=["they were left out on request"])
     context = page_context(
         results,
         gallery=gallery(rows),
@@ -60,12 +74,33 @@ def write_report(folder: Path) -> Path:
         picture_problems=found.problems,
         name=_name(folder),
     )
-    images = context["gallery"]["images"]
-    pictures = [base64.b64encode(found.pictures[name]).decode() if name in found.pictures else None for name in images]
-    path = folder / REPORT
+    shown = context["gallery"]["images"]
+    pictures = [base64.b64encode(found.pictures[name]).decode() if name in found.pictures else None for name in shown]
     # A lone surrogate, which JSON may spell and UTF-8 may not, becomes a question mark.
     write_bytes(path, render(context, pictures).encode("utf-8", "replace"))
     return path
+
+
+def _moved(overrides: Sequence[str]) -> dict[str, Any]:
+    values, problems = parse_overrides(overrides)
+    problems += [
+        f"{key}: does not change a report, which takes {', '.join(DATA_SETTINGS)}"
+        for key in values
+        if key not in DATA_SETTINGS
+    ]
+    build_config({key: value for key, value in values.items() if key in DATA_SETTINGS}, "report", problems)
+    return values
+
+
+def _images(report: Path, results: dict[str, Any], names: Mapping[str, None]) -> Thumbnails:
+    """Those of the data set; what cannot be had there, of the report that is to be replaced."""
+    found = thumbnails(results, names.keys())
+    reason = next(iter(found.problems), "")
+    if kept := keep_earlier(found, report, names):
+        log.warning("%s: %d images are kept from the report before: %s", report, kept, reason)
+    elif reason:
+        log.warning("%s: images are missing: %s", report, reason)
+    return found
 
 
 def evaluation_folders(run: Path, split: str = "test") -> list[Path]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -68,6 +71,42 @@ def thumbnails(results: Mapping[str, Any], names: Collection[str]) -> Thumbnails
     if images.wanted:
         found.problems.append(f"{len(images.wanted)} images are no longer in the data set")
     return found
+
+
+def keep_earlier(found: Thumbnails, report: Path, names: Iterable[str]) -> int:
+    """Add to `found` those of the images `names` that it lacks and that the page `report` holds; how many these are.
+
+    The data set may be elsewhere by now, and a report that has images is never replaced by one without them. Where none
+    is missing afterwards, nothing is left of the problems.
+    """
+    missing = [name for name in names if name not in found.pictures]
+    earlier = _embedded(report) if missing else {}
+    total_bytes = sum(map(len, found.pictures.values()))
+    kept = 0
+    for name in missing:
+        if name in earlier and total_bytes <= TOTAL_BYTES:
+            found.pictures[name] = earlier[name]
+            total_bytes += len(earlier[name])
+            kept += 1
+    if kept == len(missing):
+        found.problems.clear()
+    return kept
+
+
+def _embedded(report: Path) -> dict[str, bytes]:
+    """The WebP files in a page that `page.render` made, by image name; none of any other page."""
+    try:
+        text = report.read_bytes()
+        # The JSON of these elements has no `<`.
+        gallery, pictures = (
+            json.loads(text.split(b'<script type="application/json" id="%s">' % name, 1)[1].split(b"<", 1)[0])
+            for name in (b"gallery-data", b"picture-data")
+        )
+        files = zip(gallery["images"], pictures, strict=True)
+        found = {str(name): base64.b64decode(file, validate=True) for name, file in files if file is not None}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {name: file for name, file in found.items() if file[:4] == b"RIFF" and file[8:12] == b"WEBP"}
 
 
 class _Images(Iterator[ImageRef]):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.config import RUN_FILES, Config
 from vizsage.errors import VizSageError
 from vizsage.lock import LOCK, Held, only_one
@@ -36,19 +36,20 @@ def only_one_run(config: Config, world: PartialState) -> Iterator[Held]:
 
 
 def on_main(world: PartialState, function: Callable[[], T]) -> T:
-    """The result of `function`, called in the main process only, in every process; a user's error raises in each."""
-    box: list[Any] = [None]
+    """The result of `function`, called in the main process only, in every process; a user's error raises in each.
+
+    What it returns must be what JSON can hold.
+    """
+    result: T | None = None
+    problem: VizSageError | None = None
     if world.is_main_process:
         try:
-            box = [(function(), None)]
+            result = function()
         except VizSageError as error:
-            box = [(None, error)]
-    if world.num_processes > 1:
-        broadcast_object_list(box)
-    result, problem = box[0]
-    if problem is not None:
-        raise problem
-    return cast(T, result)
+            problem = error
+    if met := first_problem(problem, world.num_processes):
+        raise met
+    return cast(T, result if world.num_processes == 1 else to_all(result)[0])
 
 
 def set_aside(config: Config, record: RunRecord) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from itertools import islice
 from pathlib import Path
@@ -14,10 +13,12 @@ from transformers import PrinterCallback
 
 from vizsage.backends.base import LoadedModel
 from vizsage.backends.generation import generate_answers
+from vizsage.backends.group import own_group
 from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.backends.loading import load_base, load_early, refuse_vllm
 from vizsage.backends.lora import add_adapter, save_adapter
 from vizsage.backends.memory import memory_exceeded, memory_reported
+from vizsage.backends.processes import reaching
 from vizsage.backends.shared_image.sharing import compile_layers, share_images
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
@@ -56,18 +57,20 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
     if latch is None:
         with catch_signals() as caught:
             return train(config, caught)
+    own_group()  # refused now rather than after the model is loaded
     refuse_vllm(config)
     given = config
     config, warnings = resolve_for_hardware(config)
     if config.resume and is_done_for(config):
         return None
-    if int(os.environ.get("RANK", "0")) == 0:
+    if own_group().rank == 0:
         for warning in warnings:
             log.warning(warning)
     quick_check(config)
     with memory_reported(config, "loading the base model"):
         loaded = load_early(config)
-    world = PartialState(cpu=config.device == "cpu")
+    with reaching("this process"):
+        world = PartialState(cpu=config.device == "cpu")
     with only_one_run(config, world) as held:
         record, plan = plan_here(config, world)
         if not config.resume and not record.goes_on_anew(plan.identity):

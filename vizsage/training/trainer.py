@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import FINGERPRINT_FILE
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
 from vizsage.data.left_out import NOTICEABLE, nothing_to_learn, summary
@@ -138,8 +138,7 @@ class VisionTrainer(SFTTrainer):
             steps = list(islice(epoch_iterator, num_batches))
         except VizSageError as error:
             problem = error
-        problems = gather_object([problem]) if self.accelerator.num_processes > 1 else [problem]
-        if met := next((p for p in problems if p is not None), None):
+        if met := first_problem(problem, self.accelerator.num_processes):
             if self.state.global_step and not isinstance(met, DataError):
                 self._save_checkpoint(self.model, None)
             raise met
@@ -248,7 +247,7 @@ class VisionTrainer(SFTTrainer):
     def gather_left_out(self) -> None:
         """Put together what each process left out; of much of it a long run does not tell at its end only."""
         if self.accelerator.num_processes > 1:
-            for part in gather_object([self.progress.left_out]):
+            for part in to_all(self.progress.left_out):
                 self.progress.left_out |= part
         seen, enough = self.samples_seen(), min(_TELLING_SAMPLES, self.steps.order.total)
         if self.state.global_step == self.args.max_steps or seen < enough or self.much_left_out:
