@@ -82,7 +82,6 @@ def test_outside_of_the_main_thread_nothing_is_caught() -> None:
     assert seen == [None]
 
 
-<<<<<<< HEAD
 def loop() -> None:
     while True:
         sum(range(100))
@@ -132,7 +131,8 @@ def test_a_block_that_ends_in_time_keeps_its_own_result(monkeypatch: pytest.Monk
         with pytest.raises(KeyError), time_limit(0.05, lambda: CheckpointError("never")):
             raise KeyError
         assert latch.signal == "SIGTERM"
-=======
+
+
 def test_a_latch_that_catches_already_serves() -> None:
     with catch_signals() as outer, catch_signals(outer) as inner:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -211,4 +211,3 @@ time.sleep(600)
     process.wait(60)
     wait_for(tmp_path / "stopped")
     assert (tmp_path / "stopped").read_text() == "SIGTERM"
->>>>>>> main

@@ -339,17 +339,11 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     known = model.model_fields
     for key in settings:
         if key not in known:
-<<<<<<< HEAD
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-            found.append(f"unknown key {shortened(repr(key))}" + (f", did you mean {near[0]!r}?" if near else ""))
+            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
         elif not is_unicode(settings[key]):
             found.append(f"{key}: expected UTF-8, found {_shown(ascii(settings[key]))}")
     settings = {key: value for key, value in settings.items() if key in known and is_unicode(value)}
     built, problems_of_keys = _validated(model, settings)
-=======
-            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
-    built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
->>>>>>> main
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
         # The rules over several settings come after those of each; try them on what is left.
