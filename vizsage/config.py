@@ -42,7 +42,7 @@ def _name_or_path(value: Any) -> Any:
     return expanded(value) if isinstance(value, str) else value
 
 
-_LARGEST_INT = 10**12  # beyond what any setting means; floating point and the libraries take no number of any size
+_LARGEST_INT = 10**15  # beyond what any setting means; floating point and the libraries take no number of any size
 # The validator stands last, so that the bounds before it reach the JSON Schema.
 Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
