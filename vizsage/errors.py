@@ -5,6 +5,7 @@ A message is one line: what was found, where (file, key or record), what is allo
 
 from __future__ import annotations
 
+import errno
 import re
 
 EXIT_DONE = 0
@@ -15,6 +16,8 @@ EXIT_REPEATS = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
 TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 """Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
+# In the words of the libraries that report it otherwise than as an OSError, such as safetensors and tokenizers.
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
 
 
@@ -69,6 +72,13 @@ def shortened(text: str, most: int = 200) -> str:
         return text
     kept = most // 2 - 15  # on either side of the words between them
     return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written because the disk, or the user's part of it, is full."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return bool(_NO_ROOM.search(str(error)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

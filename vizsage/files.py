@@ -58,8 +58,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         # mkstemp makes files that only their owner reads; shared storage wants the ordinary mode.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk, met while writing
+            error.filename = str(path)
         raise
     fsync_dir(path.parent)
 
@@ -116,6 +118,22 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.strip() and (line.endswith(b"\n") or _is_record(line)):
                 yield json.loads(line)
+
+
+def disk_full(folder: Path) -> OSError | None:
+    """The error of a full disk, asked for by writing a MiB into `folder`; None where there is room.
+
+    For libraries that fail to write without saying why.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OSError(error.errno, error.strerror, str(folder))
+    return None
 
 
 def expanded(path: str) -> str:
