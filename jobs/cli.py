@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.parser import parse
-from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, ConfigError, VizSageError
+from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, ConfigError, VizSageError, printable
 
 if TYPE_CHECKING:
     from jobs.kubernetes import Manifest
@@ -29,12 +31,13 @@ EXIT_KEYBOARD = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    logging.basicConfig(handlers=[_Warnings()], level=logging.WARNING)
     try:
         options = parse(list(sys.argv[1:] if argv is None else argv))
         _COMMANDS[options.command](options)
         sys.stdout.flush()
     except VizSageError as error:
-        print(f"jobs: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"jobs: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_KEYBOARD
@@ -106,20 +109,20 @@ def _submit_to_slurm(options: argparse.Namespace) -> None:
             print(script_text([one], resources, one.folder, after="JOBID" if i else None))
         return
     _refuse_second_job(first.run_dir)
-    after = None
+    after: Submission | None = None
     for one, resources in chain:
         try:
             [sent] = slurm.submit([one], resources, one.folder, after=after)
         except ConfigError as error:
             raise (
-                error if after is None else ConfigError(f"job {after} was sent, its evaluation not: {error}")
+                error if after is None else ConfigError(f"job {after.job_id} was sent, its evaluation not: {error}")
             ) from None
         _warn(note(sent))
         if after is None:
             _report(sent.job_id, sent.run_dir, sent.log)
         else:
-            print(f"evaluation job {sent.job_id} starts when job {after} has succeeded, log {sent.log}")
-        after = sent.job_id
+            _say(f"evaluation job {sent.job_id} starts when job {after.job_id} has succeeded, log {sent.log}")
+        after = sent
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -153,13 +156,13 @@ def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], w
     try:
         for training, one in zip(works, rendered, strict=True):
             if active := _active_job(training.run_dir):  # a sweep that broke off is sent again for the others
-                print(f"job {active.submission.job_id} run directory {training.run_dir}: {active.state} already")
+                _say(f"job {active.submission.job_id} run directory {training.run_dir}: {active.state} already")
                 job_ids.append(active.submission.job_id)
                 continue
             job = _send_to_kubernetes(options, training, one)
             job_ids.append(job.job_id)
             sent += 1
-            print(f"job {job.job_id} run directory {job.run_dir}")
+            _say(f"job {job.job_id} run directory {job.run_dir}")
     except VizSageError as error:
         if not job_ids:
             raise
@@ -169,7 +172,7 @@ def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], w
     finally:
         if job_ids:
             _note_sweep(options, found, job_ids)
-    print(f"follow it with: python -m jobs table {works[0].run_dir.parent}")
+    _say(f"follow it with: python -m jobs table {works[0].run_dir.parent}")
 
 
 def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
@@ -193,19 +196,19 @@ def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works:
     sent = slurm.submit(works, profile, folder)
     for one in sent:
         _warn(note(one))
-        print(f"job {one.job_id} run directory {one.run_dir}")
+        _say(f"job {one.job_id} run directory {one.run_dir}")
     _note_sweep(options, found, [one.job_id for one in sent])
     refused = []
     for one, training in zip(sent, works, strict=True) if options.then_eval else ():
         evaluation = work("eval", training.config)
         try:
-            [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one.job_id)
+            [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one)
         except ConfigError as error:  # the trainings are on their way, and so shall the other evaluations be
             refused.append(f"evaluation of {one.run_dir}: {error}")
             continue
         _warn(note(then))
-        print(f"evaluation job {then.job_id} starts when job {one.job_id} has succeeded")
-    print(f"follow it with: python -m jobs table {base}")
+        _say(f"evaluation job {then.job_id} starts when job {one.job_id} has succeeded")
+    _say(f"follow it with: python -m jobs table {base}")
     if refused:
         raise ConfigError("; ".join(refused))
 
@@ -226,30 +229,39 @@ def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: S
 
 
 def _status(options: argparse.Namespace) -> None:
-    from jobs.status import state_of
-    from jobs.submissions import find
+    from jobs.submissions import find, of_sweep
 
-    jobs = find(options.target)
+    for jobs in of_sweep(options.target) or [find(options.target)]:
+        _print_status(options, jobs)
+
+
+def _print_status(options: argparse.Namespace, jobs: Sequence[Submission]) -> None:
+    from jobs.status import state_of
+    from jobs.submissions import whose
+
     newest = {one.kind: one for one in jobs}  # a later job of a kind takes the place of an earlier one
-    print(f"run directory {jobs[-1].run_dir}")
+    _say(f"run directory {jobs[-1].run_dir}{whose(options.target, jobs[-1])}")
     for one in sorted(newest.values(), key=lambda one: one.kind != "train"):
         found = state_of(one)
-        print(f"{one.kind} job {one.job_id}: {found.state}{f' ({found.detail})' if found.detail else ''}")
+        where = f" on cluster {one.cluster}" if one.cluster else ""
+        _say(f"{one.kind} job {one.job_id}{where}: {found.state}{f' ({found.detail})' if found.detail else ''}")
         if found.step is not None and one.kind == "train":
-            print(f"  step {found.step}")
+            _say(f"  step {found.step}")
         if found.error:
-            print(f"  last error: {found.error}")
-        print(f"  log {one.log}")
+            _say(f"  last error: {found.error}")
+        _say(f"  log {one.log}")
 
 
 def _logs(options: argparse.Namespace) -> None:
-    from jobs.submissions import find
+    from jobs.pod_logs import for_terminal, print_logs
+    from jobs.submissions import find, whose
 
     jobs = find(options.target)
     jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
+    said = whose(options.target, jobs[-1])
+    note = f"jobs: run directory {jobs[-1].run_dir}{said}\n" if said else ""  # not on stdout, where the log is
     if jobs[-1].scheduler == "kubernetes":
-        from jobs.pod_logs import print_logs
-
+        sys.stderr.write(printable(note, lines=True))
         print_logs(jobs[-1], options.follow)
         return
     started = [one for one in jobs if Path(one.log).exists()]
@@ -258,20 +270,31 @@ def _logs(options: argparse.Namespace) -> None:
     chosen = (started or jobs)[-1]
     # One log a node; the others come after the first node's.
     others = sorted(Path(chosen.log).parent.glob(f"{chosen.job_id}_[1-9]*_log.out")) if "_" not in chosen.job_id else []
+    sys.stderr.write(printable(note, lines=True))
     sys.stdout.flush()
     follow = ["-F"] if options.follow else []
-    os.execvp("tail", ["tail", "-n", "+1", *follow, chosen.log, *map(str, others)])
+    tail = ["tail", "-n", "+1", *follow, chosen.log, *map(str, others)]
+    if not sys.stdout.isatty():
+        os.execvp("tail", tail)
+    with subprocess.Popen(tail, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            sys.stdout.buffer.write(for_terminal(line))
+            sys.stdout.buffer.flush()
+    if process.returncode:
+        raise VizSageError(f"{chosen.log}: tail ended with exit code {process.returncode}")
 
 
 def _cancel(options: argparse.Namespace) -> None:
     from jobs import kubernetes, slurm_queue
     from jobs.status import CANCELLED, state_of
-    from jobs.submissions import find_to_cancel
+    from jobs.submissions import find_to_cancel, whose
     from vizsage.files import write_text
 
     jobs = find_to_cancel(options.target)
+    said = whose(options.target, jobs[-1])
     if options.forget:
-        _forget(jobs)
+        _forget(jobs, said)
         return
     active = [one for one in {one.job_id: one for one in jobs}.values() if state_of(one).active]
     if not active:
@@ -285,17 +308,20 @@ def _cancel(options: argparse.Namespace) -> None:
             write_text(one.folder / f"{one.job_id}{CANCELLED}", "")
         except OSError as error:
             _warn(f"{one.folder}: cannot be written: {error.strerror}")
-        print(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
-    print("the same submission continues the run")
+        if said:
+            _say(f"run directory {one.run_dir}{said}")
+            said = ""
+        _say(f"{one.kind} job {one.job_id} is cancelled; a running one saves a checkpoint first")
+    _say("the same submission continues the run")
 
 
-def _forget(jobs: Sequence[Submission]) -> None:
+def _forget(jobs: Sequence[Submission], said: str) -> None:
     """Note of each job that is active, or of which no scheduler tells, that its scheduler is not asked any more."""
     from jobs import kubernetes, slurm_queue
     from jobs.status import state_of
     from jobs.submissions import note, now
 
-    forgotten = False
+    forgotten: list[Submission] = []
     for one in reversed(jobs):
         try:
             if not state_of(one).active:  # its id may be another job's by now
@@ -304,10 +330,12 @@ def _forget(jobs: Sequence[Submission]) -> None:
         except VizSageError as error:
             _warn(str(error))
         _warn(note(dataclasses.replace(one, given_up=now())))
-        print(f"{one.kind} job {one.job_id} counts as gone; where it still runs, its lock on the run directory holds")
-        forgotten = True
+        forgotten.append(one)
     if not forgotten:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
+    _say(f"run directory {jobs[-1].run_dir}{said}")
+    for one in forgotten:
+        _say(f"{one.kind} job {one.job_id} counts as gone; where it still runs, its lock on the run directory holds")
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -324,10 +352,10 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _report(job_id: str, run_dir: str, log: str) -> None:
-    print(f"job {job_id}")
-    print(f"run directory {run_dir}")
-    print(f"log {log}")
-    print(f"follow it with: python -m jobs logs -f {run_dir}")
+    _say(f"job {job_id}")
+    _say(f"run directory {run_dir}")
+    _say(f"log {log}")
+    _say(f"follow it with: python -m jobs logs -f {run_dir}")
 
 
 def _profile(options: argparse.Namespace, config: Any) -> Any:
@@ -392,7 +420,19 @@ def _refuse_second_job(run_dir: Path) -> None:
 
 def _warn(problem: str | None) -> None:
     if problem:
-        print(f"jobs: warning: {problem}", file=sys.stderr)
+        print(f"jobs: warning: {printable(problem)}", file=sys.stderr)
+
+
+class _Warnings(logging.Handler):
+    """What modules report, as the other warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _warn(record.getMessage())
+
+
+def _say(text: str) -> None:
+    """A line for people and scripts: names and messages in it cannot control the terminal."""
+    print(printable(text))
 
 
 _COMMANDS = {

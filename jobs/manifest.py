@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.resources import set_gpus
+from jobs.secret_check import refuse_in_manifest
 from jobs.spec import Work
 from vizsage.config import config_to_yaml
 from vizsage.errors import ConfigError
@@ -76,6 +77,7 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
     if len(found) != 1:
         raise ConfigError(f"expected one Job or JobSet in the overlay, found {len(found)}")
     [workload] = found
+    refuse_in_manifest(documents)
     # A queue admits a JobSet whole: one that asks for training and evaluation together could not be admitted where the
     # training fills the quota.
     in_one_pod = workload["kind"] == "Job" or _QUEUE in workload["metadata"].get("labels", {})

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vizsage.errors import printable
 from vizsage.files import expanded
+from vizsage.hints import dashed_settings
 
 # Options that one scheduler has and the other has not.
 _ONLY = {"profile": "slurm", "overlay": "kubernetes", "image": "kubernetes", "namespace": "kubernetes"}
@@ -21,7 +23,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if unknown:
-        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
+        from vizsage.config import Config
+
+        hint = dashed_settings(arguments, unknown, Config.model_fields)
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}{hint}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     if scheduler := getattr(options, "scheduler", None):
@@ -62,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
         self.register("type", Path, lambda text: Path(_name(text)))
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"jobs: error: {' '.join(message.split())}; see {self.prog} --help\n")
+        self.exit(2, f"jobs: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("scheduler", choices=("slurm", "kubernetes"), help="where to")
         added.add_argument("kind", choices=kinds, help="what to run")
         added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
-        added.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
+        added.add_argument(  # without a default, argparse calls it required
+            "overrides", metavar="key=value", nargs="*", default=[], help="lay this over a setting of the file"
+        )
         one = "; an evaluation takes one unless told here" if "eval" in kinds else ""
         added.add_argument("--nodes", type=int, metavar="N", help=f"nodes, one launcher each{one}")
         added.add_argument("--gpus-per-node", type=int, metavar="N", help=f"GPUs of each node, one process each{one}")
@@ -120,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
             type=_name,
             metavar="RUN",
             nargs="?",
-            help="run directory, its name, or a job id (default: the latest run)",
+            help="run directory, its name, or a job id; of a sweep its folder, but for logs (default: the latest run "
+            "that was sent from this project)",
         )
         return added
 

@@ -19,7 +19,7 @@ from jobs.kubectl import kubectl_for
 from jobs.manifest import CONTAINER
 from jobs.pods import INDEX, Pod, failed_before, over, pods_of, started
 from jobs.submissions import Submission
-from vizsage.errors import VizSageError
+from vizsage.errors import VizSageError, printable
 
 # Between two looks at the job, and before a log that broke off is asked for again.
 _LOOK_AGAIN_S = 3.0
@@ -31,8 +31,9 @@ _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\
 def print_logs(submission: Submission, follow: bool) -> None:
     """The logs of all pods of the job to stdout, in their order; those of pods that run together, line by line.
 
-    With `follow`, go on with the pods that take their place until the job has ended. A log that cannot be read is a
-    warning on stderr. Raises VizSageError where none could be read, BrokenPipeError where nobody reads stdout.
+    With `follow`, go on with the pods that take their place until the job has ended; what is waited for is told on
+    stderr. A log that cannot be read is a warning there. Raises VizSageError where none could be read, BrokenPipeError
+    where nobody reads stdout.
     """
     logs: dict[str, _Log] = {}
     try:
@@ -55,7 +56,7 @@ def print_logs(submission: Submission, follow: bool) -> None:
 
 
 def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
-    told = ""
+    told = waits = ""
     while True:
         next_look = time.monotonic() + _LOOK_AGAIN_S
         try:
@@ -75,7 +76,24 @@ def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
             there = {pod["metadata"]["uid"] for pod in pods}
             if ended and not any(log.is_open or (uid in there and not log.complete) for uid, log in logs.items()):
                 return
+            if not ended and not any(log.is_open for log in logs.values()):
+                waits = _tell_of_waiting(submission, waits)
         _pass_on([log for log in logs.values() if log.is_open], next_look)
+
+
+def _tell_of_waiting(submission: Submission, told: str) -> str:
+    """Say what a pending job waits for, unless that was `told` last; what is told now."""
+    try:
+        state = ask(submission)
+    except VizSageError:  # the next look at the job warns of it
+        return told
+    if state is None or state.state != "pending":
+        return ""
+    reason = re.sub(r" \d+ \w+ ago", "", state.detail)  # the same event, a look later
+    if reason != told:
+        sys.stderr.write(f"jobs: job {submission.job_id} is pending: {state.detail}\n")
+        sys.stderr.flush()
+    return reason
 
 
 def _log_of(submission: Submission, pod: Pod, logs: dict[str, _Log]) -> _Log | None:
@@ -227,13 +245,19 @@ class _Log:
         self._write(new)
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        """To stdout at once, as the bytes that they are, whatever the terminal's encoding."""
+        """To stdout at once: into a file as the bytes that they are, on a terminal without what would control it."""
         title = [] if self._has_title else [f"=== pod {self.name}\n".encode()]
         self._has_title = True
-        sys.stdout.buffer.write(b"".join([*title, *(self._prefix + line + b"\n" for line in lines)]))
+        content = b"".join([*title, *(self._prefix + line + b"\n" for line in lines)])
+        sys.stdout.buffer.write(for_terminal(content) if sys.stdout.isatty() else content)
         sys.stdout.buffer.flush()
 
 
+def for_terminal(content: bytes) -> bytes:
+    """Lines of a log as a terminal may get them; what is not UTF-8 is shown as \\x9b."""
+    return printable(content.decode("utf-8", "backslashreplace"), lines=True).encode()
+
+
 def _warn(problem: str) -> None:
-    sys.stderr.write(f"jobs: warning: {problem}\n")
+    sys.stderr.write(f"jobs: warning: {printable(problem)}\n")
     sys.stderr.flush()

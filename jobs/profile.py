@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,19 +30,17 @@ _TIMES = (
 _UNIT_S = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 # Key of a profile: the variables of sbatch that say the same.
 _DEFAULTS = {
+    "clusters": ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"),
     "partition": ("SBATCH_PARTITION",),
     "account": ("SBATCH_ACCOUNT",),
     "qos": ("SBATCH_QOS",),
     "reservation": ("SBATCH_RESERVATION",),
 }
 _UNLIMITED = ("UNLIMITED", "INFINITE")
-# TOKENIZERS_PARALLELISM is no secret, and neither is the name of the file that holds one (HF_TOKEN_PATH).
-_SECRET_NAME = (
-    r"(?i:\w*(?:TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|WANDB_KEY|SECRET|PASSWORD|PASSWD)\w*)(?<!_PATH)(?<!_FILE)(?<!_DIR)"
+_KEEP_OUT = (
+    "looks like a secret, which would stand in the script: export it in your shell, from where it is passed through, "
+    "or read it from a file, NAME=$(cat FILE), or, if it is none, add not_secrets"
 )
-# NAME=value with a value that stands there, not one that is fetched: NAME=$(cat FILE), NAME=$OTHER
-_SECRET_ASSIGNED = re.compile(rf"(?<!\w)({_SECRET_NAME})=[\"']?[^\s\"'$`]")
-_KEEP_OUT = "looks like a secret, which would stand in the script; export it in your shell: it is passed through"
 
 
 def _line(text: str) -> str:
@@ -103,26 +102,21 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
     for name, value in variables.items():
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
             raise ValueError(f"{name!r} is no name of a variable")
-        if re.fullmatch(_SECRET_NAME, name):
-            raise ValueError(f"{name} {_KEEP_OUT}")
         if "\0" in value:
             raise ValueError(f"{name} has a null character")
     # As a shell does in an assignment; what is no path may begin with ~ as well.
     return {name: expanded(value) if re.match("~(/|$)", value) else value for name, value in variables.items()}
 
 
-def _without_secrets(lines: tuple[str, ...]) -> tuple[str, ...]:
-    for line in lines:
-        if "\0" in line:
-            raise ValueError("null character")
-        if found := _SECRET_ASSIGNED.search(line):
-            raise ValueError(f"{found[1]} {_KEEP_OUT}")
+def _lines(lines: tuple[str, ...]) -> tuple[str, ...]:
+    if any("\0" in line for line in lines):
+        raise ValueError("null character")
     return lines
 
 
 Word = Annotated[str, AfterValidator(_word)]
 # Not shown in messages (repr=False below): what somebody wrote there against all advice shall not reach a log.
-Lines = Annotated[tuple[str, ...], AfterValidator(_without_secrets)]
+Lines = Annotated[tuple[str, ...], AfterValidator(_lines)]
 
 
 class Profile(BaseModel):
@@ -131,6 +125,9 @@ class Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, title="Cluster profile")
 
     # where
+    clusters: Word | None = Field(
+        None, description="Cluster, or several with commas between; null: the one you are on."
+    )
     partition: Word | None = Field(None, description="Partition (queue); null: the cluster's default.")
     account: Word | None = Field(None, description="Account that is charged; null: your default.")
     qos: Word | None = Field(None, description="Quality of service; null: your default.")
@@ -175,6 +172,10 @@ class Profile(BaseModel):
         None, description="Folder on the node's own disk for caches, for example /tmp/$USER; null: none."
     )
     srun_options: Lines = Field((), repr=False, description="More options of srun, one word each.")
+    not_secrets: tuple[str, ...] = Field(
+        (),
+        description="What looks like a secret in setup or environment and is none, by the name that the message gives.",
+    )
     python: Annotated[str, AfterValidator(_program)] | None = Field(
         None, description="Python that runs the job; null: the one that submits, python3 in a container."
     )
@@ -189,9 +190,22 @@ class Profile(BaseModel):
             )
         if self.mounts and self.container_kind == "none":
             problems.append("mounts: only a container has mounts, and container is none")
+        problems += self._secrets()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _secrets(self) -> list[str]:
+        from jobs.secret_check import (
+            in_lines,
+            in_variables,
+        )  # it loads detect-secrets when there is something to search
+
+        found = {f"environment: {name}": name for name in in_variables(self.environment, self.not_secrets)}
+        for key, lines in (("setup", self.setup), ("srun_options", self.srun_options)):
+            for number, name in in_lines("\n".join(lines), self.not_secrets):
+                found[f"{key}: line {number}: {name}"] = name
+        return [f"{place} {_KEEP_OUT}: [{json.dumps(name)}]" for place, name in found.items()]
 
     @property
     def time_limit_s(self) -> int | None:
@@ -238,7 +252,8 @@ def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, lis
     open_keys = {key: (name, value) for key, (name, value) in taken.items() if getattr(profile, key) is None}
     lines = [f"{key}: {value}, from {name} in the environment" for key, (name, value) in open_keys.items()]
     known = {name for name, _ in taken.values()} | {"SBATCH_EXPORT"}  # a surrounding job has it
-    if ignored := [name for name in sorted(environment) if name.startswith("SBATCH_") and name not in known]:
+    options = {name for name in environment if name.startswith("SBATCH_")} | {"SLURM_CLUSTERS"} & environment.keys()
+    if ignored := sorted(name for name in options - known if environment[name]):
         lines.append(f"{', '.join(ignored)} in the environment: not passed on to sbatch; profile and options decide")
     if open_keys:
         settings = profile.model_dump() | {key: value for key, (_, value) in open_keys.items()}

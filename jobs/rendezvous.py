@@ -1,85 +1,162 @@
 """Nodes wait for each other before their processes start: for as long as it takes, and a signal ends it.
 
 torch's own rendezvous gives up after minutes and hears no signal meanwhile. On a cluster without gang scheduling one
-node may be there hours before the next. The first node listens where torch will listen afterwards.
+node may be there hours before the next. The first node listens at a port that all know beforehand, and tells the others
+the port of the store that their processes meet at, which nobody can know beforehand.
+
+Each side proves that it knows a secret of this attempt, which the first node leaves in the run directory: whoever only
+reaches the port can neither take a node's place nor send a node elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
+import os
 import re
+import secrets
 import select
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-_HELLO = re.compile(rb"vizsage node (\d+) of (\S+)\n")
-_GO = b"go\n"
+_HELLO = re.compile(rb"vizsage node (\d+) of (\S+) ([0-9a-f]{32})\n")
+_ANSWER = re.compile(rb"([0-9a-f]{32}) ([0-9a-f]{64})\n")
+_GO = re.compile(rb"go (\d+) ([0-9a-f]{64})\n")
 _LOOK_AGAIN_S = 0.5
 _ANSWER_S = 2.0
 _TELL_EVERY_S = 300.0
+_FORGOTTEN_S = 24 * 3600.0  # a secret that nobody has touched for so long is one of a first node that was killed
 
 
-def meet(node: int, nodes: int, address: str, port: int, received: Sequence[int]) -> bool:
-    """Return True when all nodes are there, False when a signal came to lie in `received` before that.
+class Meeting(NamedTuple):
+    """Where the processes of all nodes meet, and the secret by which they recognise each other."""
 
-    Raises OSError where the first node cannot listen at the port.
+    port: int
+    secret: str
+
+
+def meet(
+    node: int,
+    nodes: int,
+    address: str,
+    port: int,
+    received: Sequence[int],
+    *,
+    folder: Path,
+    open_store: Callable[[], int],
+) -> Meeting | None:
+    """Wait until all nodes are there; None when a signal came to lie in `received` before that.
+
+    `address` and `port` are where the first node listens, and `folder` is one that all nodes share. When all are there
+    the first node calls `open_store`, whose port it tells the others. Raises OSError where it cannot listen, or where
+    `folder` cannot be used.
     """
-    return (
-        _wait_for_others(nodes, address, port, received)
-        if node == 0
-        else _wait_for_first(node, address, port, received)
-    )
+    # Known to all nodes without a word, and another job's are others: two may work in one folder.
+    place = folder / f".meeting-{hashlib.sha256(f'{address}:{port}'.encode()).hexdigest()[:16]}"
+    if node == 0:
+        return _wait_for_others(nodes, address, port, received, place, open_store)
+    return _wait_for_first(node, address, port, received, place)
 
 
-def _wait_for_others(nodes: int, address: str, port: int, received: Sequence[int]) -> bool:
+def _wait_for_others(
+    nodes: int, address: str, port: int, received: Sequence[int], place: Path, open_store: Callable[[], int]
+) -> Meeting | None:
     everywhere = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    there: dict[int, socket.socket] = {}
+    there: dict[int, tuple[socket.socket, _Proof]] = {}
     told = time.monotonic()
     with contextlib.ExitStack() as stack:
         dual = everywhere == socket.AF_INET6
         server = stack.enter_context(socket.create_server(("", port), family=everywhere, dualstack_ipv6=dual))
-        stack.callback(lambda: [*map(socket.socket.close, there.values())])
+        stack.callback(lambda: [*map(socket.socket.close, (connection for connection, _ in there.values()))])
+        secret = stack.enter_context(_secret_at(place))
         while True:
             if received:
-                return False
+                return None
             complete = len(there) == nodes - 1
-            ready, _, _ = select.select([server, *there.values()], [], [], 0 if complete else _LOOK_AGAIN_S)
+            connections = [connection for connection, _ in there.values()]
+            ready, _, _ = select.select([server, *connections], [], [], 0 if complete else _LOOK_AGAIN_S)
             if complete and not ready:  # all are there, and none has gone meanwhile
                 break
-            for gone in [number for number, one in there.items() if one in ready]:
-                there.pop(gone).close()  # it says nothing until it is told to go: its end is gone
+            for gone in [number for number, (one, _) in there.items() if one in ready]:
+                there.pop(gone)[0].close()  # it says nothing until it is told to go: its end is gone
             if server in ready:
                 connection, _ = server.accept()
-                number = _greeted(connection, address)
-                if number is None or not 0 < number < nodes:
+                number, proof = _greeted(connection, address, secret) or (0, None)
+                if proof is None or not 0 < number < nodes:
                     connection.close()
                 else:
                     if number in there:
-                        there[number].close()
-                    there[number] = connection
+                        there[number][0].close()
+                    there[number] = connection, proof
             if time.monotonic() > told + _TELL_EVERY_S:
                 told = time.monotonic()
+                os.utime(place)
                 missing = ", ".join(str(number) for number in range(1, nodes) if number not in there)
                 sys.stderr.write(f"jobs.run: waiting for node {missing} of {nodes}\n")
-        for connection in there.values():
+        store_port = open_store()
+        for connection, proof in there.values():
             with contextlib.suppress(OSError):
                 connection.settimeout(_ANSWER_S)
-                connection.sendall(_GO)
-                connection.recv(1)  # it closes first: the port is then free for torch at once
-        return True
+                connection.sendall(b"go %d %s\n" % (store_port, proof("go", store_port)))
+                connection.recv(1)  # it closes first: the port is then free for the next attempt at once
+        return Meeting(store_port, secret)
 
 
-def _greeted(connection: socket.socket, address: str) -> int | None:
+@contextlib.contextmanager
+def _secret_at(place: Path) -> Iterator[str]:
+    """A new secret, which stands in the file `place` during the block. Only the owner can read it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for other in place.parent.glob(".meeting-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - other.stat().st_mtime > _FORGOTTEN_S:
+                other.unlink()
+    secret = secrets.token_hex(32)
+    descriptor, new = tempfile.mkstemp(dir=place.parent, prefix=place.name)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret)
+    os.replace(new, place)
+    try:
+        yield secret
+    finally:
+        place.unlink(missing_ok=True)
+
+
+class _Proof:
+    """Shows that one who says something on a connection knows the secret; each connection has words of its own."""
+
+    def __init__(self, secret: str, number: int, *nonces: bytes) -> None:
+        self._secret, self._connection = secret.encode(), b"%d %s" % (number, b" ".join(nonces))
+
+    def __call__(self, *said: str | int) -> bytes:
+        words = " ".join(map(str, said)).encode()
+        return hmac.new(self._secret, self._connection + b" " + words, hashlib.sha256).hexdigest().encode()
+
+    def holds(self, proof: bytes, *said: str | int) -> bool:
+        return hmac.compare_digest(proof, self(*said))
+
+
+def _greeted(connection: socket.socket, address: str, secret: str) -> tuple[int, _Proof] | None:
     """The number of the node at the other end; None for whoever else found the port, another job's node included."""
     connection.settimeout(_ANSWER_S)
     try:
         _keep_alive(connection)
         found = _HELLO.fullmatch(connection.recv(512))
+        if not found or found[2] != address.encode():
+            return None
+        number, nonce = int(found[1]), secrets.token_hex(16).encode()
+        proof = _Proof(secret, number, found[3], nonce)
+        connection.sendall(b"%s %s\n" % (nonce, proof("first")))
+        if not proof.holds(connection.recv(512).strip(), "node"):
+            return None
     except OSError:
         return None
-    return int(found[1]) if found and found[2] == address.encode() else None
+    return number, proof
 
 
 def _keep_alive(connection: socket.socket) -> None:
@@ -89,22 +166,44 @@ def _keep_alive(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _wait_for_first(node: int, address: str, port: int, received: Sequence[int]) -> bool:
+def _wait_for_first(node: int, address: str, port: int, received: Sequence[int], place: Path) -> Meeting | None:
     told = time.monotonic()
     while not received:
         try:
             with socket.create_connection((address, port), timeout=10.0) as connection:
-                _keep_alive(connection)
-                connection.sendall(b"vizsage node %d of %s\n" % (node, address.encode()))
-                while not received:
-                    if select.select([connection], [], [], _LOOK_AGAIN_S)[0]:
-                        if connection.recv(64) == _GO:
-                            return True
-                        break  # the first node is gone again, or torch listens there for an attempt that will fail
-        except OSError:  # its name is not known yet, or nobody listens
-            pass
+                if meeting := _told_to_go(connection, node, address, received, place):
+                    return meeting
+        except OSError as error:  # its name is not known yet, or nobody listens, or it is gone again
+            if error.filename is not None:  # the secret's
+                raise
         if time.monotonic() > told + _TELL_EVERY_S:
             told = time.monotonic()
-            sys.stderr.write(f"jobs.run: waiting for the first node at {address}:{port}\n")
+            seen = "" if place.exists() else f"; {place}, which it writes, is not seen here yet"
+            sys.stderr.write(f"jobs.run: waiting for the first node at {address}:{port}{seen}\n")
         time.sleep(_LOOK_AGAIN_S)
-    return False
+    return None
+
+
+def _told_to_go(
+    connection: socket.socket, node: int, address: str, received: Sequence[int], place: Path
+) -> Meeting | None:
+    """Greet the first node and wait for its word; None for a signal, and for whoever else listens there."""
+    _keep_alive(connection)
+    nonce = secrets.token_hex(16).encode()
+    connection.sendall(b"vizsage node %d of %s %s\n" % (node, address.encode(), nonce))
+    answer = _ANSWER.fullmatch(connection.recv(512))
+    try:
+        secret = place.read_text()
+    except FileNotFoundError:  # shared storage shows it later
+        return None
+    if not answer:
+        return None
+    proof = _Proof(secret, node, nonce, answer[1])
+    if not proof.holds(answer[2], "first"):
+        return None
+    connection.sendall(proof("node") + b"\n")
+    while not received:
+        if select.select([connection], [], [], _LOOK_AGAIN_S)[0]:
+            go = _GO.fullmatch(connection.recv(512))
+            return Meeting(int(go[1]), secret) if go and proof.holds(go[2], "go", int(go[1])) else None
+    return None

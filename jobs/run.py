@@ -14,30 +14,31 @@ from outside: the pods of an Indexed Job differ in JOB_COMPLETION_INDEX only, wh
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import errno
 import json
 import os
+import secrets
 import signal
-import socket
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.rendezvous import meet
+from jobs.rendezvous import Meeting, meet
+from jobs.workers import forget_places, launch, meeting_place, open_store, worker_environments
 from vizsage.config import Config, load_config
 from vizsage.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_UNKNOWN,
-    TELLING,
+    EXIT_USAGE,
     ConfigError,
     VizSageError,
+    printable,
 )
 from vizsage.files import expanded
+from vizsage.streams import keep_streams
 
 USAGE = """\
 usage: python -m jobs.run train CONFIG [key=value ...] [--then-eval]
@@ -54,13 +55,11 @@ command continues), others unknown. SIGTERM saves a checkpoint first, or the ans
 Several nodes: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment. PROCESSES_PER_NODE: instead of the
 number of GPUs. `vizsage` itself (check, predict, config, demo) is installed beside this command."""
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-# The scheduler ends the job when its own patience ends.
-_GRACE_S = 24 * 3600
 # A node sees what another one wrote when their shared storage shows it.
 _OUTCOME_S = 120.0
 # Options of `vizsage eval` whose value is the next word, which may have a = of its own.
 _VALUED = ("--split", "--limit", "--adapter")
-_GROUP = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+_GROUP = ("NNODES", "NODE_RANK")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +106,7 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
                 "evaluate by itself"
             )
         environments = worker_environments(os.environ, _processes())
+        forget_places(os.environ)
     except VizSageError as error:
         return _say(str(error), error.exit_code)
     marks = _marks("train", settings.output_dir)
@@ -118,8 +118,7 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
             f"{settings.output_dir}: interrupted between training and evaluation",
             EXIT_INTERRUPTED if _marks("train", settings.output_dir) != marks else EXIT_UNKNOWN,
         )
-    # The other nodes are gone, and the port is as the training left it.
-    alone = {name: text for name, text in os.environ.items() if name not in _GROUP}
+    alone = {name: text for name, text in os.environ.items() if name not in _GROUP}  # the other nodes are gone
     return _command("eval", arguments[1:], settings, worker_environments(alone, len(environments)), received)
 
 
@@ -131,14 +130,19 @@ def _command(
     marks = _marks(command, output_dir)
     group = environments[0]
     node, nodes = int(group.get("GROUP_RANK", "0")), int(group.get("WORLD_SIZE", "1")) // len(environments)
+    stores: list[Any] = []  # of this launcher; held until the processes have ended
     # A training that is done joins nobody: its other nodes may be gone for good.
-    if nodes > 1 and not (command == "train" and _is_done(settings)):
+    if "WORLD_SIZE" in group and not (nodes > 1 and command == "train" and _is_done(settings)):
         try:
-            if not meet(node, nodes, group["MASTER_ADDR"], int(group["MASTER_PORT"]), received):
-                return _say(f"{output_dir}: interrupted before all nodes were there: a failure", EXIT_UNKNOWN)
+            meeting = _meeting(node, nodes, group, received, output_dir, stores)
         except OSError as error:
-            return _say(f"MASTER_PORT: {group['MASTER_PORT']} cannot be listened at: {error}", EXIT_UNKNOWN)
-    code = _launch([sys.executable, "-u", "-m", "vizsage", command, *arguments], environments, received)
+            code = EXIT_USAGE if isinstance(error, (PermissionError, NotADirectoryError)) else EXIT_UNKNOWN
+            return _say(f"{output_dir}: the processes cannot meet: {error}", code)
+        if meeting is None:
+            return _say(f"{output_dir}: interrupted before all nodes were there: a failure", EXIT_UNKNOWN)
+        environments = [one | meeting_place(*meeting) for one in environments]
+    code = launch([sys.executable, "-u", "-m", "vizsage", command, *arguments], environments, received)
+    stores.clear()
     if code and node > 0:  # only the first node's processes log
         _say(f"node {node} ended with exit code {code}", code)
     if code > 128 and command == "train" and _marks(command, output_dir) != marks:
@@ -165,39 +169,37 @@ def _path(text: str) -> Path:
         raise ConfigError(str(error)) from None
 
 
+def _meeting(
+    node: int, nodes: int, group: Mapping[str, str], received: Sequence[int], output_dir: Path, stores: list[Any]
+) -> Meeting | None:
+    """Where the processes of all nodes meet, once all are there; None for a signal. Raises OSError, see `meet`.
+
+    The first node's store comes to lie in `stores`.
+    """
+    # Takes seconds, which must not part the nodes once they are told to go.
+    import torch.distributed.elastic.multiprocessing  # noqa: F401
+
+    def opened() -> int:
+        stores.append(open_store(everywhere=nodes > 1))
+        return int(stores[0].port)
+
+    if nodes == 1:
+        return Meeting(opened(), secrets.token_hex(32))
+    address, port = group["MASTER_ADDR"], int(group["MASTER_PORT"])
+    try:
+        return meet(node, nodes, address, port, received, folder=output_dir / "jobs", open_store=opened)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(
+                f"MASTER_PORT: another program listens at port {port} of this host; name a free one"
+            ) from None
+        raise
+
+
 def _overrides(words: Sequence[str]) -> list[str]:
     """Those of the words behind the file of settings that override one of them."""
     behind = zip(["", *words], words, strict=False)
     return [word for before, word in behind if "=" in word and word[0] != "-" and before not in _VALUED]
-
-
-def worker_environments(given: Mapping[str, str], processes: int) -> list[dict[str, str]]:
-    """What each process of this node finds in its environment; one process in all needs nothing and joins nobody.
-
-    Raises ConfigError where the variables do not describe a node of a group.
-    """
-    try:
-        nodes, node = int(given.get("NNODES", "1")), int(given.get("NODE_RANK", "0"))
-    except ValueError:
-        raise ConfigError("NNODES and NODE_RANK: expected whole numbers") from None
-    if not 0 <= node < nodes:
-        raise ConfigError(f"NODE_RANK: expected 0 to {nodes - 1} with NNODES {nodes}, found {node}")
-    world = nodes * processes
-    if world == 1:
-        return [{}]
-    address, port = given.get("MASTER_ADDR", ""), given.get("MASTER_PORT", "")
-    if nodes > 1 and not (address and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError("MASTER_ADDR and MASTER_PORT: several nodes need the first one's name and a free port of it")
-    common = {
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "GROUP_RANK": str(node),
-        "MASTER_ADDR": address or "127.0.0.1",
-        "MASTER_PORT": port or str(_free_port()),
-    }
-    if "OMP_NUM_THREADS" not in given:  # all processes together take the cores that this node lends
-        common["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
-    return [{**common, "RANK": str(node * processes + i), "LOCAL_RANK": str(i)} for i in range(processes)]
 
 
 def _processes() -> int:
@@ -210,50 +212,6 @@ def _processes() -> int:
     import torch
 
     return max(1, torch.cuda.device_count())
-
-
-def _launch(command: list[str], environments: list[dict[str, str]], received: list[int]) -> int:
-    """Run `command` once for each environment and return the first failing process's exit code, or 0.
-
-    Signals that lie in `received`, or come to lie there, are passed on, and stay there. How long the processes may take
-    to answer is the scheduler's to say: this launcher must not be the one that cuts a checkpoint short.
-    """
-    import logging
-
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # vizsage says what happened, in a line
-    # torch's own handlers would raise an exception wherever the launcher is, and tell no exit codes afterwards.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
-    with tempfile.TemporaryDirectory(prefix="jobs-run-") as logs:
-        processes = start_processes(
-            name="vizsage",
-            entrypoint=command[0],
-            args={rank: tuple(command[1:]) for rank in range(len(environments))},
-            envs=dict(enumerate(environments)),
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
-        )
-        close = processes.close
-        result, passed_on = None, 0
-        while result is None:
-            while passed_on < len(received):
-                number = received[passed_on]
-                passed_on += 1
-                # The first to end must not have torch kill the others, 30 seconds later, while they write.
-                processes.close = functools.partial(close, timeout=_GRACE_S)  # type: ignore[method-assign]
-                for pid in processes.pids().values():  # each leads a process group of its own
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, _asking_to_stop(number))
-            result = processes.wait(timeout=0.2, period=0.1)
-    failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
-    codes = [failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode for failure in failures]
-    # Times are whole seconds: of failures in one of them, the one that tells most.
-    return int(next((code for code in codes if code in TELLING), codes[0] if codes else 0))
-
-
-def _asking_to_stop(number: int) -> int:
-    """SIGHUP and SIGQUIT would end the training on the spot."""
-    return signal.SIGTERM if number in (signal.SIGHUP, signal.SIGQUIT) else number
 
 
 def _marks(command: str, output_dir: Path) -> Any:
@@ -295,16 +253,14 @@ def _outcome(output_dir: Path, otherwise: int) -> int:
         return otherwise
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"jobs.run: {message}\n")
+    sys.stderr.write(f"jobs.run: {printable(message)}\n")
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    keep_streams(product=False)
+    ended = main()
+    for each in SIGNALS:  # while Python shuts down, none may change the exit code any more
+        signal.signal(getattr(signal, each), signal.SIG_IGN)
+    sys.exit(ended)

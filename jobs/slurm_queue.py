@@ -57,7 +57,7 @@ def ask(job: Submission) -> tuple[str, str] | None:
     not know has ended: the database lags, or has lost its end. Raises VizSageError where squeue does not answer: that
     is no word on the job.
     """
-    lines, problem = _lines(["squeue", "-h", "-t", "all", "-j", job.job_id, "-o", "%T|%r|%U|%o"])
+    lines, problem = _lines(["squeue", *_at(job.cluster), "-h", "-t", "all", "-j", job.job_id, "-o", "%T|%r|%U|%o"])
     if problem and "Invalid job id" not in problem:
         raise VizSageError(
             f"SLURM does not answer for job {job.job_id}: {problem}; if its cluster is gone for good: "
@@ -69,7 +69,9 @@ def ask(job: Submission) -> tuple[str, str] | None:
             return _in_words(state, reason)
     since = datetime.datetime.fromisoformat(job.submitted).astimezone(datetime.timezone.utc) - _SKEW
     bounds = ["-S", f"{since:%Y-%m-%dT%H:%M:%S}", *(["-u", job.user] if job.user else [])]
-    lines, _ = _lines(["sacct", "-X", "-n", "-P", "-j", job.job_id, *bounds, "-o", "Submit,State,Reason"])
+    lines, _ = _lines(
+        ["sacct", *_at(job.cluster), "-X", "-n", "-P", "-j", job.job_id, *bounds, "-o", "Submit,State,Reason"]
+    )
     for line in lines:
         submitted, state, reason = (line.split("|", 2) + [""] * 2)[:3]
         word, told = _in_words(state, reason)
@@ -81,7 +83,7 @@ def ask(job: Submission) -> tuple[str, str] | None:
 def cancel(job: Submission) -> None:
     """SIGTERM to the job now, SIGKILL after the cluster's KillWait. Raises VizSageError where scancel fails."""
     try:
-        command = ["scancel", job.job_id]
+        command = ["scancel", *_at(job.cluster), job.job_id]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=_environment())
     except FileNotFoundError:
         raise ConfigError("scancel is not here; cancel from a login node of the cluster") from None
@@ -89,17 +91,24 @@ def cancel(job: Submission) -> None:
         raise VizSageError(f"scancel {job.job_id}: {getattr(error, 'stderr', None) or error}") from None
 
 
-def largest_array() -> int | None:
-    """How many members a job array may have; None where SLURM does not tell."""
-    lines, _ = _lines(["scontrol", "show", "config"])
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(lines), re.MULTILINE)
-    return int(found[1]) if found else None
+def largest_array(clusters: str | None) -> int | None:
+    """How many members a job array may have on each of `clusters`; None where SLURM does not tell."""
+    found = []
+    for cluster in (clusters or "").split(","):
+        lines, _ = _lines(["scontrol", *_at(cluster), "show", "config"])
+        found += re.findall(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(lines), re.MULTILINE)
+    return min(map(int, found), default=None)
+
+
+def _at(cluster: str) -> list[str]:
+    return ["-M", cluster] if cluster else []
 
 
 def _is_same(job: Submission, user: str, script: str) -> bool:
     """Whether user and script of squeue can be those of this job; where it tells none, nothing is against it."""
+    folders = [os.path.realpath(Path(path).parent) for path in (script, job.script) if path.startswith("/")]
     # "(null)" is a job that was sent without a file.
-    return user in ("", job.user or user) and (not script or Path(script).parent == Path(job.script).parent)
+    return user in ("", job.user or user) and (not script or (len(folders) == 2 and folders[0] == folders[1]))
 
 
 def _in_words(state: str, reason: str) -> tuple[str, str]:
@@ -119,7 +128,8 @@ def _lines(command: list[str]) -> tuple[list[str], str]:
         return [], f"{command[0]} took more than a minute"
     if done.returncode:
         return [], " ".join(done.stderr.split()) or f"{command[0]} ended with exit code {done.returncode}"
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()], ""
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    return [line for line in lines if line and not line.startswith("CLUSTER: ")], ""
 
 
 def _environment() -> dict[str, str]:

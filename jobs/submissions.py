@@ -1,4 +1,4 @@
-"""What was sent: a line for each job in its run directory, and in one list for whoever asks for "the latest run"."""
+"""What was sent: a line for each job in its run directory, and in one list for whoever asks for the latest run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vizsage.files import append_jsonl
 log = logging.getLogger(__name__)
 
 FILE = "submissions.jsonl"
+_MARKS = (".git", "pyproject.toml")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Submission:
 
     `log` is a file on SLURM, the command that prints it on Kubernetes; `context` to `server` are Kubernetes' alone.
     `user` is the numeric id of who sent it. `given_up`, a time: from then on, the scheduler is not asked any more.
+    `project` is the folder that it was sent from, see `project`; `cluster` the one of several that took a SLURM job.
     """
 
     job_id: str
@@ -41,6 +43,8 @@ class Submission:
     server: str = ""
     user: str = ""
     given_up: str = ""
+    project: str = ""
+    cluster: str = ""
 
     @property
     def folder(self) -> Path:
@@ -53,9 +57,17 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
+def project() -> Path:
+    """The project that commands given here belong to: the nearest folder from here on up with a .git or a
+    pyproject.toml; without any, the present folder."""
+    here = Path.cwd()
+    marked = (path for path in (here, *here.parents) if any((path / name).exists() for name in _MARKS))
+    return next(marked, here)
+
+
 def note(submission: Submission) -> str | None:
     """Write it into the run directory and into the list of all. Returns what could not be written: the job is sent."""
-    line = dataclasses.asdict(submission)
+    line = dataclasses.asdict(submission) | {"project": submission.project or str(project())}
     problems = []
     for path in (submission.folder / FILE, list_of_all()):
         try:
@@ -79,21 +91,36 @@ def of_run(run_dir: Path) -> list[Submission]:
 
 
 def find(run: str | None) -> list[Submission]:
-    """The jobs of the run that `run` names: its directory, that directory's name, or a job id; None: the latest run.
+    """The jobs of the run that `run` names: its directory, that directory's name, or a job id.
 
-    Oldest first. Raises ConfigError where there is no such run.
+    None: the latest run of this project. Of a name or id that several projects have, this project's is meant. Oldest
+    first. Raises ConfigError where there is no such run.
     """
     if run is not None and _exists(Path(run) / FOLDER / FILE):
         return of_run(Path(run).absolute())
+    here = project()
     everything = _read(list_of_all())
-    for one in reversed(everything):
+    mine = [one for one in everything if _is_of(one, here)]
+    for one in reversed(mine if run is None else [*everything, *mine]):
         if run in (None, one.run_dir, Path(one.run_dir).name, one.job_id, one.job_id.split("_")[0]) or (
             run is not None and str(Path(run).absolute()) == one.run_dir
         ):
             return of_run(Path(one.run_dir)) or [s for s in everything if s.run_dir == one.run_dir]
+    if run is not None:
+        raise ConfigError(f"{run}: no submitted run; name its run directory, the directory's name, or a job id")
+    others = f"; the latest of all is {everything[-1].run_dir}: name it, or go to its project" if everything else ""
+    raise ConfigError(f"no run was submitted from {here} yet; see python -m jobs submit --help{others}")
+
+
+def whose(run: str | None, found: Submission) -> str:
+    """What is to be said beside a run directory: that it was chosen, or that it is another project's."""
     if run is None:
-        raise ConfigError("no run was submitted yet; see python -m jobs submit --help")
-    raise ConfigError(f"{run}: no submitted run; name its run directory, the directory's name, or a job id")
+        return f" (the latest that was sent from {project()})"
+    return f" (sent from {found.project})" if found.project and not _is_of(found, project()) else ""
+
+
+def _is_of(one: Submission, folder: Path) -> bool:
+    return one.project == str(folder) or (not one.project and folder in Path(one.run_dir).parents)
 
 
 def find_to_cancel(run: str | None) -> list[Submission]:
@@ -104,12 +131,17 @@ def find_to_cancel(run: str | None) -> list[Submission]:
         array = [one for one in everything if one.job_id.partition("_")[0] == run]
         if exact or array:
             return exact or array
-        if _exists(Path(run) / "sweep.json"):
-            base = Path(run).absolute()
-            found = [one for path in sorted(base.glob(f"*/{FOLDER}/{FILE}")) for one in _read(path)]
-            if found:
-                return found
+        if sweep := of_sweep(run):
+            return [one for jobs in sweep for one in jobs]
     return find(run)
+
+
+def of_sweep(run: str | None) -> list[list[Submission]]:
+    """The jobs of each run of the sweep in the folder `run`; empty where that is no sweep's."""
+    if run is None or not _exists(Path(run) / "sweep.json"):
+        return []
+    lists = sorted(Path(run).absolute().glob(f"*/{FOLDER}/{FILE}"))
+    return [jobs for path in lists if (jobs := _read(path))]
 
 
 def _exists(path: Path) -> bool:
@@ -143,6 +175,7 @@ def _read(path: Path) -> list[Submission]:
         try:
             if line.strip():
                 one = Submission(**{key: value for key, value in json.loads(line).items() if key in known})
+                datetime.datetime.fromisoformat(one.submitted)
                 jobs[one.job_id, one.submitted] = one  # a later line on a job replaces the earlier one
         except (ValueError, TypeError, AttributeError):
             damaged.append(str(number))

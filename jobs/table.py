@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vizsage.config import RUN_FILES, Config, load_config
-from vizsage.errors import ConfigError, VizSageError, one_line
+from vizsage.errors import ConfigError, VizSageError, one_line, printable
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def render(runs: Sequence[Run]) -> Table:
             _score(run.test_exact_match, limit),
             row["state"],
         ]
-        table.add_row(*map(Text, cells))  # never markup: a value such as "[red]" stands as it is
-        notes += [f"{run.name}: {problem}" for problem in row["problems"]]
+        table.add_row(*(Text(printable(text)) for text in cells))  # never markup: "[red]" stands as it is
+        notes += [printable(f"{run.name}: {problem}") for problem in row["problems"]]
     table.caption = Text("\n".join(notes) if runs else "no runs")
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], None]]:
+    """Set the umask for the rest of the test."""
+    before = os.umask(0o022)
+    os.umask(before)
+
+    def change(mask: int) -> None:
+        os.umask(mask)
+
+    yield change
+    os.umask(before)
+
+
+@pytest.fixture
+def forbidden() -> Iterator[Callable[[Path], None]]:
+    """Take from this test the permission to read a file or folder, of which root has to stop being root."""
+    before, modes = os.geteuid(), dict[Path, int]()
+
+    def forbid(path: Path) -> None:
+        modes[path] = path.stat().st_mode
+        path.chmod(0)
+        if before == 0:
+            for folder in path.parents[:-1]:  # pytest's own are closed to others
+                folder.chmod(folder.stat().st_mode | 0o055)
+            os.seteuid(65534)
+
+    yield forbid
+    os.seteuid(before)
+    for path, mode in modes.items():
+        path.chmod(mode)
 
 
 @pytest.fixture

@@ -155,8 +155,14 @@ def test_every_path_of_a_command_may_begin_with_the_sign_of_a_home_folder(
     [
         ([], "the following arguments are required: COMMAND; see vizsage --help"),
         (["trian"], "invalid choice: 'trian'"),
-        (["train"], "the following arguments are required: CONFIG"),
-        (["train", "a.yaml", "--lr", "3"], "unrecognised arguments: --lr"),
+        (["train"], "the following arguments are required: CONFIG; see"),  # key=value may be left out
+        (["train", "a.yaml", "--lr", "3"], "arguments: --lr; a setting is written without dashes: lr=3; see"),
+        (["train", "a.yaml", "--learning-rate=3", "--lora_rank"], "without dashes: lr=3 lora_r=...; see"),
+        (
+            ["eval", "a.yaml", "--warmup_ratio", "0.1", "--x"],
+            "--warmup_ratio --x; a setting is written without dashes: warmup_steps=...; see",
+        ),
+        (["train", "a.yaml", "--x", "3"], "unrecognised arguments: --x; see"),
         (["demo", "a", "b"], "unrecognised arguments: b"),
         (["config"], "name a YAML file of settings, or ask for --schema"),
         (["eval", "a.yaml", "--limit", "0"], "expected a number of samples of 1 or more, found '0'"),

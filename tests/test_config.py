@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from vizsage.config import Config, build_config, config_to_yaml, load_config
 from vizsage.errors import ConfigError
+from vizsage.hints import OTHER_TOOLS
 
 SCHEMA = Config.model_json_schema()
 CONFIG_FOLDER = Path(__file__).parents[1] / "config"
@@ -148,6 +150,43 @@ def test_all_problems_are_reported_at_once_with_what_was_found_and_what_is_allow
         "finetune_vision_layers and finetune_language_layers are both false",
     ):
         assert part in message
+
+
+def test_names_of_other_tools_name_settings_that_there_are() -> None:
+    for name, meant in OTHER_TOOLS.items():
+        assert name not in Config.model_fields
+        key = re.split(", | and ", meant)[0]
+        assert key in Config.model_fields, name
+        told = f"unknown key '{name}': here it is {meant}"
+        with pytest.raises(ConfigError, match=f"^settings: {re.escape(told)}$"):
+            build_config({name: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        # transformers, unsloth, LLaMA-Factory, TRL, axolotl
+        ("learning_rate", "here it is lr"),
+        ("num_train_epochs", "here it is epochs"),
+        ("gradient_accumulation_steps", "here it is grad_accum"),
+        ("per_device_train_batch_size", "here it is batch_size"),
+        ("warmup_ratio", "here it is warmup_steps, a number of steps: the ratio times all optimizer steps"),
+        ("model", "here it is model_name"),
+        ("model_name_or_path", "here it is model_name"),
+        ("lora_rank", "here it is lora_r"),
+        ("cutoff_len", "here it is max_seq_length"),
+        ("max_length", "here it is max_seq_length"),
+        ("load_in_8bit", "here it is load_in_4bit, true or false: 8 bits are not offered"),
+        ("lora_target", "here it is finetune_vision_layers, finetune_language_layers"),
+        ("sequence_len", "here it is max_seq_length"),
+        ("Learning-Rate", "here it is lr"),
+        ("LORA_R", "here it is lora_r"),
+        ("lora-alpha", "here it is lora_alpha"),
+    ],
+)
+def test_a_setting_named_as_in_another_tool(key: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{key}': {told}"):
+        build_config({key: 1})
 
 
 def test_a_rule_over_several_settings_is_silent_about_a_key_that_is_wrong_itself() -> None:

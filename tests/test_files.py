@@ -58,6 +58,22 @@ def test_a_written_file_has_the_ordinary_mode(tmp_path: Path) -> None:
         os.umask(mask)
 
 
+def test_what_a_kill_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    """A file and a folder that were being replaced; a folder moved aside comes back where it has no successor."""
+    with files.replacing(tmp_path / "run.json"):
+        [left] = temporary_files(tmp_path)
+    (tmp_path / left).write_text("half")
+    folder = files.new_folder(tmp_path / "adapter")
+    (folder / "weights").touch()
+    for name in ("adapter", ".gone.0123abcd.old", ".adapter.0123abcd.old"):
+        (tmp_path / name).mkdir()
+    others = [".run.json.tmp", ".run.json.0123abcd", ".other.0123abcd.tmp", ".run.json.0123abcd.tmp.gz"]
+    for name in others:
+        (tmp_path / name).touch()
+    files.remove_remains(tmp_path, ["run.json", "adapter", "gone"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["adapter", "gone", "run.json", *others])
+
+
 def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
     files.write_json(path, {"a": 1})
@@ -157,7 +173,7 @@ def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "y").touch()
     flushed: list[str] = []
     monkeypatch.setattr(files.os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
-    files.fsync_tree(tmp_path)
+    files.settle_tree(tmp_path)
     assert set(flushed) == {str(tmp_path / "a" / "x"), str(tmp_path / "y"), str(tmp_path / "a"), str(tmp_path)}
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +79,83 @@ def test_outside_of_the_main_thread_nothing_is_caught() -> None:
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def test_a_latch_that_catches_already_serves() -> None:
+    with catch_signals() as outer, catch_signals(outer) as inner:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert inner is outer
+        assert outer.signal == "SIGTERM"
+
+
+# --- a process of its own --------------------------------------------------------------------------------------------
+
+# In the place of training and evaluation, what takes no time; then the shutdown of Python, which does.
+ENDING = """
+import atexit, pathlib, sys, time, types
+folder = pathlib.Path(__file__).parent
+def wait(**more):
+    (folder / "waits").touch()
+    while not (folder / "go-on").exists():
+        time.sleep(0.02)
+atexit.register(wait)
+nothing = types.SimpleNamespace(train=lambda *_: None, evaluate=lambda *_, **__: None)
+sys.modules["vizsage.training.run"] = sys.modules["vizsage.evaluation.run"] = nothing
+"""
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_end_does_not_change_the_exit_code(
+    tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    """Python's shutdown takes a moment, and outcome.json says already that all is done."""
+    (tmp_path / "sitecustomize.py").write_text(ENDING)
+    (tmp_path / "run.yaml").write_text("device: cpu\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vizsage", command, str(tmp_path / "run.yaml")],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"},
+    )
+    wait_for(tmp_path / "waits")
+    process.send_signal(number)
+    (tmp_path / "go-on").touch()
+    assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_process_is_told_to_stop_when_its_launcher_is_killed(tmp_path: Path, early: bool) -> None:
+    """Also when the launcher dies before the process has asked to be told."""
+    child = f"""
+import os, pathlib, sys, time
+from vizsage.interruption import catch_signals, end_with_launcher
+folder = pathlib.Path({str(tmp_path)!r})
+launcher = os.getppid()
+(folder / "begun").touch()
+while {early} and os.getppid() == launcher:
+    time.sleep(0.02)
+with catch_signals() as latch:
+    end_with_launcher()
+    (folder / "asked").touch()
+    while latch.signal is None:
+        time.sleep(0.02)
+(folder / "new").write_text(latch.signal)
+(folder / "new").rename(folder / "stopped")
+"""
+    launcher = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {child!r}], env=os.environ | {{"VIZSAGE_LAUNCHER": str(os.getpid())}})
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", launcher], cwd=Path(__file__).parents[1])
+    wait_for(tmp_path / ("begun" if early else "asked"))
+    process.kill()
+    process.wait(60)
+    wait_for(tmp_path / "stopped")
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"

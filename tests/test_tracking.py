@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from vizsage import tracking
+from vizsage.check import check, quick_check
+from vizsage.config import build_config
+from vizsage.errors import ConfigError, DataError
+from vizsage.evaluation.run import evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +46,58 @@ def test_without_a_network_it_is_offline_and_says_so(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     assert tracking.wandb_mode() == "offline"
     assert "cannot be reached" in caplog.text
+
+
+class Broken(Exception):
+    """As W&B's mailbox raises them: no wandb.Error, no OSError."""
+
+
+@pytest.mark.parametrize("fails", [["init"], ["Settings"], ["Settings", "init"]])
+def test_a_tracker_that_cannot_start_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, fails: list[str]
+) -> None:
+    """Offline neither."""
+    import wandb
+
+    def broken(*_: object, **__: object) -> None:
+        raise Broken("the service is gone")
+
+    for name in fails:
+        monkeypatch.setattr(wandb, name, broken)
+    tracker = tracking.WandbTracker(build_config({"use_wandb": True, "output_dir": str(tmp_path)}), "abc", {})
+    assert tracker.run_id == "abc"
+    tracker.log({"step": 1})
+    tracker.finish(0, {"score": 1})
+    assert "W&B failed (the service is gone); nothing is logged there" in caplog.text
+
+
+def test_an_unknown_mode_is_found_before_anything_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    config = build_config({"use_wandb": True, "output_dir": str(tmp_path), "base_path": str(tmp_path / "nowhere")})
+    for command in (quick_check, evaluate, lambda config: check(config, console=Console())):
+        with pytest.raises(ConfigError, match="WANDB_MODE: expected one of online, offline, .*, found 'bogus'"):
+            command(config)
+    with pytest.raises(DataError):  # nobody asks W&B
+        quick_check(config.model_copy(update={"use_wandb": False}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"wandb_project": "team/proj"},
+        {"wandb_project": "a" * 129},
+        {"wandb_project": ""},
+        {"wandb_tags": ["good", "t" * 65]},
+        {"wandb_tags": [""]},
+    ],
+)
+def test_names_that_the_service_refuses_are_wrong_settings(settings: dict[str, Any]) -> None:
+    """As wandb.Settings does, whose rules these are."""
+    import wandb
+
+    [(key, value)] = settings.items()
+    with pytest.raises(ConfigError, match=key):
+        build_config(settings)
+    if value:
+        with pytest.raises((wandb.Error, ValueError)):
+            wandb.Settings(**{"project" if key == "wandb_project" else "run_tags": value})

@@ -28,9 +28,9 @@ FLOORS = [
     {"backends"},
     {"data"},
     {"scoring", "record", "interruption", "tracking", "lock"},
-    {"config"},
+    {"config", "streams"},
     {"strict_yaml"},
-    {"errors", "files"},
+    {"errors", "files", "hints"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -39,7 +39,7 @@ TORCH_FREE = [
     name
     for name in MODULES
     if name.split(".")[1:2]
-    in (["cli"], ["parser"], ["config"], ["strict_yaml"], ["errors"], ["files"], ["check"], ["scoring"])
+    in (["cli"], ["parser"], ["config"], ["strict_yaml"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
     or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")
@@ -128,7 +128,7 @@ JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
-    assert reached <= {"config", "errors", "files"}, path
+    assert reached <= {"config", "errors", "files", "hints", "streams"}, path
 
 
 def test_launchers_import_without_torch() -> None:
@@ -136,7 +136,7 @@ def test_launchers_import_without_torch() -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
     assert {"jobs.run", "jobs.table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
-    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit")) == []
+    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -145,6 +145,18 @@ def test_only_the_command_line_of_launchers_prints(path: Path) -> None:
         n for n in ast.walk(ast.parse(path.read_text())) if getattr(getattr(n, "func", None), "id", "") == "print"
     ]
     assert path.stem == "cli" or not prints
+
+
+OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
+OBJECTS |= {"send_object_list", "recv_object_list"}
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *JOBS], ids=lambda path: path.stem)
+def test_nothing_is_unpickled_that_another_process_has_sent(path: Path) -> None:
+    """Neither here nor in the collectives of torch and accelerate that take any object."""
+    assert not [name for name, _ in imports(path) if name.split(".")[0] in ("pickle", "cloudpickle", "dill")]
+    names = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(ast.parse(path.read_text("utf-8")))}
+    assert not names & OBJECTS
 
 
 @pytest.mark.parametrize("folder", ["slurm", "k8s", "docker"])
@@ -161,7 +173,8 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     heavy = [
         n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
     ]
-    assert set(heavy) <= {"vizsage", "vizsage.errors", "vizsage.config", "vizsage.parser", "__future__"}
+    light = {"errors", "config", "parser", "interruption", "streams"}
+    assert set(heavy) <= {"vizsage", "__future__"} | {f"vizsage.{name}" for name in light}
     assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch")) == []
 
 

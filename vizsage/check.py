@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from vizsage.backends.base import foreign_folder
 from vizsage.backends.hardware import choose_backend, is_installed
@@ -28,8 +28,9 @@ from vizsage.data.left_out import NOTICEABLE, require_some, summary
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
 from vizsage.data.survey import LEFT_OUT, SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
-from vizsage.errors import ConfigError, DataError
+from vizsage.errors import ConfigError, DataError, printable
 from vizsage.files import nearest_existing
+from vizsage.tracking import check_environment
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
 
     Raises ConfigError or DataError when something would stop the run, once all of it is shown.
     """
+    check_environment(config)
     survey, notes = Survey(), list[str]()
     survey_splits(config, survey)
     wrong = _output_problems(config)
@@ -80,8 +82,9 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
 def quick_check(config: Config) -> None:
     """Records, image files, descriptions and a writable output_dir: seconds, before the model is loaded.
 
-    Warnings are logged. Raises ConfigError (output_dir) or DataError (the data), in one line.
+    Warnings are logged. Raises ConfigError (output_dir, WANDB_MODE) or DataError (the data), in one line.
     """
+    check_environment(config)
     if problems := _output_problems(config):
         raise ConfigError("; ".join(problems))
     survey = Survey()
@@ -233,7 +236,7 @@ def _write_problem(key: str, wanted: Path) -> str | None:
 
 
 def _show(console: Console, config: Config, survey: Survey, notes: list[str]) -> None:
-    console.print(escape(str(config.split_dir)), highlight=False, soft_wrap=True, style="bold")
+    _print(console, str(config.split_dir), style="bold")
     table = Table("split")
     for column in ("samples", "images", "with knowledge", "without", "left out"):
         table.add_column(column, justify="right")
@@ -250,13 +253,18 @@ def _show(console: Console, config: Config, survey: Survey, notes: list[str]) ->
         absent = survey.kinds.get("external knowledge", Kind(warning=True)).count
         console.print(f"descriptions: {needed - absent:,} of the {needed:,} that are needed are in the table")
     for note in notes:
-        console.print(escape(note), highlight=False, soft_wrap=True)
+        _print(console, note)
     for name, kind in sorted(survey.kinds.items(), key=lambda item: item[1].warning):
         word, style = ("warning", "yellow") if kind.warning else ("error", "red")
         shown = f", the first {SHOWN}" if kind.count > SHOWN else ""
         console.print(f"{word}: {name} ({kind.count:,}{shown})", style=style, highlight=False)
         for case in kind.first:
-            console.print(f"  {escape(case)}", highlight=False, soft_wrap=True)
+            _print(console, f"  {case}")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """One line with texts of the data in it: never markup, and nothing that would control a terminal."""
+    console.print(Text(printable(text), style), highlight=False, soft_wrap=True)
 
 
 def _summary(config: Config, kinds: dict[str, Kind]) -> str:

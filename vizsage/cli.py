@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vizsage.errors import (
     EXIT_DONE,
@@ -23,8 +23,12 @@ from vizsage.errors import (
     VizSageError,
     is_disk_full,
     is_out_of_memory,
+    printable,
+    printable_json,
 )
+from vizsage.interruption import end_with_launcher
 from vizsage.parser import parse
+from vizsage.streams import keep_streams
 
 if TYPE_CHECKING:
     from vizsage.config import Config
@@ -38,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (the table of README.md)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)
+    options.own_process = argv is None  # nobody goes on in this process when the command has ended
+    if options.own_process:
+        keep_streams(product=options.command in _STDOUT_IS_PRODUCT)
+        end_with_launcher()
     _set_up_logging(debug=options.debug)
     try:
         _COMMANDS[options.command](options)
@@ -65,7 +73,7 @@ def _train(options: argparse.Namespace) -> None:
     from vizsage.interruption import catch_signals
 
     # Before torch and its company are imported, which takes seconds: a signal in that time is as good as a later one.
-    with catch_signals() as latch:
+    with catch_signals(to_the_end=options.own_process) as latch:
         _prepare_backend(config)
         from vizsage.training.run import train
 
@@ -74,22 +82,26 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     config = _config(options)
-    _prepare_backend(config)
-    from rich.console import Console
+    from vizsage.interruption import catch_signals
 
-    from vizsage.evaluation.run import evaluate
+    with catch_signals(to_the_end=options.own_process) as latch:
+        _prepare_backend(config)
+        from rich.console import Console
 
-    evaluate(
-        config,
-        split=options.split,
-        limit=options.limit,
-        base=options.base,
-        adapter=options.adapter,
-        blind=options.blind,
-        fresh=options.fresh,
-        other_data=options.other_data,
-        console=Console(),
-    )
+        from vizsage.evaluation.run import evaluate
+
+        evaluate(
+            config,
+            split=options.split,
+            limit=options.limit,
+            base=options.base,
+            adapter=options.adapter,
+            blind=options.blind,
+            fresh=options.fresh,
+            other_data=options.other_data,
+            console=Console(),
+            latch=latch,
+        )
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -99,7 +111,7 @@ def _score(options: argparse.Namespace) -> None:
     if options.json:
         import json
 
-        print(json.dumps(rescored.scores, indent=2, ensure_ascii=False))
+        print(printable_json(json.dumps(rescored.scores, indent=2, ensure_ascii=False)))
         return
     from rich.console import Console
 
@@ -114,7 +126,7 @@ def _report(options: argparse.Namespace) -> None:
     from vizsage.evaluation.report import evaluation_folders, write_report
 
     for folder in evaluation_folders(options.run, options.split):
-        print(write_report(folder, options.overrides, images=not options.no_images))
+        print(printable(str(write_report(folder, options.overrides, images=not options.no_images))))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -139,7 +151,7 @@ def _predict(options: argparse.Namespace) -> None:
         base=options.base,
         adapter=options.adapter,
     )
-    print(answer.text)
+    print(printable(str(answer.text), lines=True))
 
 
 def _config_command(options: argparse.Namespace) -> None:
@@ -164,7 +176,7 @@ def _compare(options: argparse.Namespace) -> None:
     if options.json:
         import json
 
-        print(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False))
+        print(printable_json(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False)))
     else:
         from rich.console import Console
 
@@ -206,6 +218,8 @@ _COMMANDS = {
     "compare": _compare,
     "demo": _demo,
 }
+# The others leave files; what they print is a log.
+_STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare")
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -215,9 +229,12 @@ def _set_up_logging(*, debug: bool) -> None:
     """What the library reports goes to stderr; what other libraries report is shown from warnings on."""
 
     class Lines(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            text = super().format(record)
+        def formatMessage(self, record: logging.LogRecord) -> str:
+            text = printable(record.message, lines=not record.name.startswith("vizsage"))
             return text if record.levelno <= logging.INFO else f"vizsage: {record.levelname.lower()}: {text}"
+
+        def formatException(self, ei: Any) -> str:
+            return printable(super().formatException(ei), lines=True)
 
     handler = _Stderr()
     handler.setFormatter(Lines())
@@ -257,7 +274,7 @@ class _Stderr(logging.StreamHandler):  # no [TextIO]: Python 3.10 cannot subscri
 
 def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "error") -> int:
     log.debug("where it happened", exc_info=error)
-    print(f"vizsage: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"vizsage: {kind}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return exit_code
 
 

@@ -7,7 +7,6 @@ settings of other kinds.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,8 +16,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from vizsage.errors import ConfigError, one_line, shortened
+from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
 from vizsage.files import expanded
+from vizsage.hints import hint_for
 from vizsage.strict_yaml import Loader, TextLoader
 
 
@@ -193,7 +193,9 @@ class Config(BaseModel):
         "fail", description="An image that cannot be decoded stops the run, or is left out, counted and reported."
     )
     max_image_px: PositiveInt = Field(
-        178_956_970, description="Images with more pixels (width x height) are refused as decompression bombs."
+        64_000_000,
+        description="Images with more pixels (width x height) are refused; decoding takes 10 to 25 bytes of memory per "
+        "pixel in each worker.",
     )
     resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
         None, description="Scale pictures with more pixels down to this many before the model; null: never."
@@ -209,9 +211,13 @@ class Config(BaseModel):
 
     # logging
     use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
-    wandb_project: str = Field("vizsage", min_length=1, description="Project in Weights & Biases.")
+    wandb_project: str = Field(
+        "vizsage", pattern=r"^[^/\\#?%:]+$", max_length=128, description="Project in Weights & Biases."
+    )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
-    wandb_tags: tuple[str, ...] = Field((), description="Tags of the run there.")
+    wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), description="Tags of the run there."
+    )
 
     # output
     output_dir: FilePath = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
@@ -290,7 +296,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            problems.append(f"{shortened(repr(override))} is not an override; write key=value")
+            problems.append(f"{quoted(override)} is not an override; write key=value")
             continue
         values[key.strip()] = _override_value(text)
     return values, problems
@@ -323,8 +329,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     known = model.model_fields
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-            found.append(f"unknown key {shortened(repr(key))}" + (f", did you mean {near[0]!r}?" if near else ""))
+            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
     built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
@@ -339,7 +344,10 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
 
 def config_to_yaml(config: Config) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    # YAML escapes control codes, but writes overrides of the direction as they are.
+    return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 
 
 def _override_value(text: str) -> Any:

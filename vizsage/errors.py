@@ -6,6 +6,7 @@ A message is one line: what was found, where (file, key or record), what is allo
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 EXIT_DONE = 0
@@ -14,10 +15,15 @@ EXIT_USAGE = 2
 EXIT_DATA = 3
 EXIT_REPEATS = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
+LAUNCHER = "VIZSAGE_LAUNCHER"
+"""The variable with the process id of the launcher that has started this process."""
 TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 """Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
 # In the words of the libraries that report it otherwise than as an OSError, such as safetensors and tokenizers.
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
+# A terminal obeys control codes (C0, here without the tab, DEL and C1). After an override of the text's direction it
+# shows characters in another order than they are written. Half of a surrogate pair cannot be written to it.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
 
 
@@ -34,7 +40,13 @@ class ConfigError(VizSageError):
 
 
 class FolderInUse(ConfigError):
-    """Another process works in the folder that a command would write into."""
+    """Another process works in the folder that a command would write into.
+
+    Whoever typed the command has to decide. A launcher's exit code is read by a scheduler, for which another try is
+    right: the processes of an attempt that was killed may be saving still.
+    """
+
+    exit_code = EXIT_UNKNOWN if os.environ.get(LAUNCHER) else EXIT_USAGE
 
 
 class DataError(VizSageError):
@@ -61,9 +73,33 @@ class Interrupted(VizSageError):
     exit_code = EXIT_INTERRUPTED
 
 
+def error_of(exit_code: int, message: str) -> VizSageError:
+    """The error with that exit code and message, as another process has told of it."""
+    kinds: tuple[type[VizSageError], ...] = (ConfigError, DataError, RepeatingError, Interrupted)
+    error = next((kind for kind in kinds if kind.exit_code == exit_code), VizSageError)(message)
+    error.exit_code = exit_code
+    return error
+
+
 def one_line(error: BaseException) -> str:
     """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """`text` for a terminal: what would control it is written as Python writes it, `\\x1b` or `\\u202e`.
+
+    Everything that a command prints for people goes through here, because texts of data, models and file names may hold
+    anything. With `lines`, line breaks stay.
+    """
+    return _UNPRINTABLE.sub(
+        lambda match: "\n" if lines and match[0] == "\n" else match[0].encode("unicode_escape").decode(), text
+    )
+
+
+def printable_json(text: str) -> str:
+    """JSON text for a terminal, of the same value: such characters, which stand in strings only, become \\uXXXX."""
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def shortened(text: str, most: int = 200) -> str:
@@ -79,6 +115,11 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return bool(_NO_ROOM.search(str(error)))
+
+
+def quoted(value: object) -> str:
+    """A user's name or text for a message: in quotes, without control characters, shortened."""
+    return shortened(repr(value))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import fcntl
@@ -9,6 +10,10 @@ import hashlib
 import json
 import logging
 import os
+import re
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,12 +34,18 @@ def fsync_dir(directory: Path) -> None:
         os.close(fd)
 
 
-def fsync_tree(directory: Path) -> None:
-    """Flush every file and folder below `directory` to disk."""
+def settle_tree(directory: Path) -> None:
+    """Flush every file and folder below `directory` to disk, each file with the mode that a new one gets here.
+
+    Libraries write weights so that only their owner can read them; in a shared folder colleagues and pods have to.
+    """
+    mode = _ordinary_mode(directory)
     for root, _, names in os.walk(directory):
         for name in names:
             fd = os.open(os.path.join(root, name), os.O_RDONLY)
             try:
+                if stat.S_IMODE(os.fstat(fd).st_mode) != mode:  # some file systems have no modes to change
+                    os.fchmod(fd, mode)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -49,21 +60,58 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     missing permission); the earlier file then still stands.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary, fd = _new_file(path)
     try:
         with os.fdopen(fd, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; shared storage wants the ordinary mode.
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # a full disk, met while writing
             error.filename = str(path)
         raise
     fsync_dir(path.parent)
+
+
+def new_folder(path: Path) -> Path:
+    """An empty folder beside `path`, to be renamed to it once it is filled; `remove_remains` knows its name."""
+    while True:
+        folder = _temporary_name(path)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+
+
+def exchange(new: Path, folder: Path) -> None:
+    """Put the folder `new`, one of `new_folder`, in the place of `folder`, which is moved back if that fails."""
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_remains(folder: Path, names: Iterable[str]) -> None:
+    """Delete what a kill left in `folder` of files and folders called `names` that were being replaced.
+
+    For who holds the lock of `folder`: nobody else is writing there then. A folder that was moved aside by `exchange`
+    and has no successor is put back.
+    """
+    remains = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[a-z0-9_]{{8}}\.(tmp|old)")
+    for path in list(folder.iterdir()):
+        if not (match := remains.fullmatch(path.name)):
+            continue
+        if match[2] == "old" and not (folder / match[1]).exists():
+            path.rename(folder / match[1])
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -150,6 +198,24 @@ def expanded(path: str) -> str:
     return found
 
 
+def unreadable(paths: Iterable[Path]) -> str | None:
+    """The first of `paths` that is there and must not be read, and why; None where there is no such one.
+
+    Libraries say "No such file" of a file that belongs to somebody else.
+    """
+    for path in paths:
+        try:
+            if os.access(path, os.R_OK, effective_ids=True):
+                continue
+            path.stat()
+        except PermissionError:  # of a folder above
+            pass
+        except (OSError, ValueError):  # not there
+            continue
+        return f"{path}: {os.strerror(errno.EACCES)}; its owner or an administrator has to allow reading it"
+    return None
+
+
 def set_aside_path(folder: Path, suffix: str = "") -> Path:
     """A name in `folder` that is not taken, of the present time, for what is to be kept of an earlier start."""
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -211,7 +277,22 @@ def _end_of_last_whole_line(file: FileIO) -> int:
     return 0
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _new_file(path: Path) -> tuple[Path, int]:
+    """A new file beside `path` with the mode of any new file there: as umask, or the folder's ACL, says."""
+    while True:
+        temporary = _temporary_name(path)
+        with contextlib.suppress(FileExistsError):
+            return temporary, os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _ordinary_mode(folder: Path) -> int:
+    probe, fd = _new_file(folder / "mode")
+    try:
+        return stat.S_IMODE(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+        probe.unlink()

@@ -8,21 +8,59 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from vizsage.errors import ConfigError, FolderInUse, is_disk_full
+from vizsage.errors import ConfigError, FolderInUse, RepeatingError, is_disk_full
+from vizsage.files import remove_remains
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
 
+class Held:
+    """A folder, and the lock file by which this process holds it; a process that does not hold it has none."""
+
+    def __init__(self, folder: Path, file: BinaryIO | None = None, *, locked: bool = False) -> None:
+        """`locked`: the file system has locks, so that nobody else is writing in the folder."""
+        self.folder, self._file, self._locked = folder, file, locked
+
+    def clean(self, names: Iterable[str], partial: str | None = None) -> None:
+        """Delete what a kill left of files and folders called `names` and of folders that match `partial`.
+
+        Not without a lock: they may be those of a process that lives.
+        """
+        if self._locked:
+            remove_remains(self.folder, names)
+            for remains in self.folder.glob(partial) if partial else ():
+                shutil.rmtree(remains)
+
+    def is_there(self) -> bool:
+        """Whether the folder is still the one that was taken: not deleted, and not another one since."""
+        if self._file is None:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), (self.folder / LOCK).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def require(self) -> None:
+        """Raise RepeatingError where the folder is gone: what is written into it now would lack its beginning."""
+        if not self.is_there():
+            raise RepeatingError(
+                f"{self.folder}: was deleted or replaced while this process was writing into it, with what was there; "
+                "it writes nothing more and ends. Run the command again to start anew; cancel a run before you delete "
+                "its folder"
+            )
+
+
 @contextmanager
-def only_one(folder: Path, doing: str) -> Iterator[None]:
+def only_one(folder: Path, doing: str) -> Iterator[Held]:
     """Create `folder` and hold it for the length of the block.
 
     The lock ends with the process, however that ends; the file stays and tells a second process who holds it.
@@ -42,6 +80,7 @@ def only_one(folder: Path, doing: str) -> Iterator[None]:
             raise
         raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from None
     with file:
+        locked = True
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
         except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
@@ -49,9 +88,10 @@ def only_one(folder: Path, doing: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                 raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from None
+            locked = False
             log.warning("%s: the file system has no locks; make sure that only one command at a time uses it", folder)
         _sign(file, doing)
-        yield
+        yield Held(folder, file, locked=locked)
 
 
 def _sign(file: BinaryIO, doing: str) -> None:

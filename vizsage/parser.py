@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vizsage import __version__
+from vizsage.errors import printable
 from vizsage.files import expanded
+from vizsage.hints import dashed_settings
 
 EPILOG = """\
 Every command takes key=value after CONFIG, for any setting: vizsage train my.yaml lr=1e-4 epochs=2
@@ -24,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
         self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"vizsage: error: {' '.join(message.split())}; see {self.prog} --help\n")
+        self.exit(2, f"vizsage: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -34,7 +36,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments, argparse.Namespace(debug=False))
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if unknown:
-        parser.error(f"unrecognised arguments: {' '.join(unknown)}")
+        from vizsage.config import Config
+
+        hint = dashed_settings(arguments, unknown, Config.model_fields)
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}{hint}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
@@ -71,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
             nargs="?" if optional else None,
             help="a YAML file, or the output_dir of a run",
         )
-        command.add_argument("overrides", metavar="key=value", nargs="*", help="lay this over a setting of the file")
+        command.add_argument(  # without a default, argparse calls it required
+            "overrides", metavar="key=value", nargs="*", default=[], help="lay this over a setting of the file"
+        )
 
     def model(command: argparse.ArgumentParser) -> None:
         which = command.add_mutually_exclusive_group()

@@ -12,7 +12,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from vizsage.errors import shortened
+from vizsage.errors import quoted
 
 MAX_VALUES = 10_000
 MAX_DEPTH = 50
@@ -70,7 +70,7 @@ def _mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if not isinstance(key, (str, int, float)):
             raise ConstructorError(None, None, "a key must be a name", key_node.start_mark)
         if key in result:
-            raise ConstructorError(None, None, f"key {shortened(repr(key))} stands twice", key_node.start_mark)
+            raise ConstructorError(None, None, f"key {quoted(key)} stands twice", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 

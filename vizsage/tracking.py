@@ -8,13 +8,14 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 from vizsage.config import Config
-from vizsage.errors import one_line
+from vizsage.errors import ConfigError, one_line
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _CONNECT_S = 5.0
 _INIT_S = 30.0
@@ -37,30 +38,34 @@ class WandbTracker(Tracker):
     """A W&B run; continued under the same id when the training run is continued."""
 
     def __init__(self, config: Config, run_id: str | None, settings: dict[str, Any]) -> None:
+        self.run_id: str = run_id or secrets.token_hex(4)
+        self._run: Any = None
+        guarded(lambda: self._begin(config, settings), "nothing is logged there")
+
+    def _begin(self, config: Config, settings: dict[str, Any]) -> None:
         import wandb
 
-        self.run_id = run_id or secrets.token_hex(4)
-        arguments: dict[str, Any] = {
-            "project": config.wandb_project,
-            "name": config.wandb_run_name or config.output_dir.name,
-            "tags": list(config.wandb_tags),
-            "id": self.run_id,
-            "config": settings,
-            "dir": str(config.output_dir),
-        }
-        self._run: Any = None
-        mode: Mode = "offline"
         quiet = wandb.Settings(silent=True, init_timeout=_INIT_S, finish_timeout=_FINISH_S, console="off")
-        try:
-            mode = wandb_mode()
-            # Offline files of one id are joined by `wandb sync --append`; only a server knows `resume`.
-            self._run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, settings=quiet, **arguments)
-        except (wandb.Error, OSError, ValueError) as error:
-            log.warning("W&B could not start online (%s); logging offline", one_line(error))
-            mode = "offline"
-            self._run = wandb.init(mode=mode, settings=quiet, **arguments)
-        self._run.define_metric("*", step_metric="step")
-        log.info("W&B run %s (%s) in %s", self.run_id, mode, Path(self._run.dir).parent)
+
+        def begin(mode: Mode) -> tuple[Any, Mode]:
+            run = wandb.init(
+                project=config.wandb_project,
+                name=config.wandb_run_name or config.output_dir.name,
+                tags=list(config.wandb_tags),
+                id=self.run_id,
+                config=settings,
+                dir=str(config.output_dir),
+                mode=mode,
+                # Offline files of one id are joined by `wandb sync --append`; only a server knows `resume`.
+                resume="allow" if mode == "online" else None,
+                settings=quiet,
+            )
+            return run, mode
+
+        run, mode = guarded(lambda: begin(wandb_mode()), "logging offline") or begin("offline")
+        run.define_metric("*", step_metric="step")
+        log.info("W&B run %s (%s) in %s", self.run_id, mode, Path(run.dir).parent)
+        self._run = run
 
     def log(self, line: dict[str, Any]) -> None:
         """Log one line of metrics.jsonl, its step as the step."""
@@ -73,16 +78,34 @@ class WandbTracker(Tracker):
 
     def _try(self, action: Callable[[Any], object]) -> None:
         """W&B's own process may have died, by the signal that stops this one: no reason to lose a checkpoint."""
-        if self._run is None:
+        if (run := self._run) is None:
             return
-        try:
-            action(self._run)
-        except Exception as error:  # noqa: BLE001 -- whatever a foreign service raises
-            log.warning("W&B failed (%s); nothing more is logged there", one_line(error))
+
+        def act() -> bool:
+            action(run)
+            return True
+
+        if not guarded(act, "nothing more is logged there"):
             self._run = None
 
 
+def guarded(action: Callable[[], T], otherwise: str) -> T | None:
+    """What `action`, which calls W&B, returns; where it fails a warning, that ends with `otherwise`, and None."""
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001 -- W&B's connection and mailbox raise classes without a common base
+        log.warning("W&B failed (%s); %s", one_line(error), otherwise)
+        return None
+
+
 Mode = Literal["online", "offline", "disabled", "shared"]
+_MODES = (*get_args(Mode), "dryrun", "run")  # of the environment; the last two are earlier names
+
+
+def check_environment(config: Config) -> None:
+    """Raise ConfigError where W&B is to be used and WANDB_MODE is none of its modes. W&B would raise much later."""
+    if config.use_wandb and (found := os.environ.get("WANDB_MODE", "")) and found not in _MODES:
+        raise ConfigError(f"WANDB_MODE: expected one of {', '.join(_MODES)}, found {found[:64]!r}; correct or unset it")
 
 
 def wandb_mode() -> Mode:

@@ -107,5 +107,7 @@ def test_hf_imports_nothing_early(backend: str) -> None:
 
 
 def test_hf_loads_when_it_is_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert load_early(Config(model_name="none")) is None

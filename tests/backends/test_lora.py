@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from vizsage.backends.lora import add_adapter, load_adapter, save_adapter
 from vizsage.config import Config
 from vizsage.data.collate import TrainCollator
 from vizsage.errors import CheckpointError, ConfigError
+from vizsage.evaluation.answerer import find_adapter
 
 FAMILIES = sorted(BUILDERS)
 ROOT = Path(__file__).parents[2]
@@ -300,7 +301,7 @@ def test_failed_save_leaves_the_earlier_adapter(tmp_path: Path, monkeypatch: pyt
     def full_disk(_: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lora, "fsync_tree", full_disk)
+    monkeypatch.setattr(lora, "settle_tree", full_disk)
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).add_(1)
     with pytest.raises(OSError, match="No space"):
@@ -328,6 +329,19 @@ def test_missing_adapter_is_named(tmp_path: Path) -> None:
         load_adapter(loaded, config, tmp_path / "none")
     with pytest.raises(CheckpointError, match="found no adapter_config.json"):
         load_adapter(loaded, config, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", ""])
+def test_an_adapter_that_must_not_be_read_is_said_to_be_so(
+    tmp_path: Path, forbidden: Callable[[Path], None], name: str
+) -> None:
+    """Not "No such file", which safetensors says of it."""
+    loaded, config, folder, _ = saved_adapter(tmp_path)
+    config = config.model_copy(update={"save_path": tmp_path, "name_trained_model": "adapter"})
+    forbidden(folder / name)
+    for load in (lambda: load_adapter(loaded, config, folder), lambda: find_adapter(config)):
+        with pytest.raises(CheckpointError, match=r"/adapter.*: Permission denied; its owner"):
+            load()
 
 
 def test_adapter_of_another_base_is_refused_with_both_names(tmp_path: Path) -> None:

@@ -427,6 +427,8 @@ def test_other_models_that_vllm_does_not_know_are_its_own_words_in_one_line(stan
 
 
 def test_several_processes_are_refused(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="which is for one process with one GPU; start it without torchrun"):
         load_answerer(served("llava"), None)

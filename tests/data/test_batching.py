@@ -37,6 +37,8 @@ SHARED = Path(__file__).parents[3] / "shared" / "data" / "aqua"
 class ListSource:
     """A Format over a list, which remembers where reading began."""
 
+    float_fields: tuple[str, ...] = ()
+
     def __init__(self, records: list[object]) -> None:
         self.content = records
         self.starts: list[int] = []

@@ -159,7 +159,11 @@ def test_empty_lines_are_no_records(tmp_path: Path) -> None:
     [
         ("train.json", b"", "nothing"),
         ("train.json", b"[]", "no records"),
-        ("train.json", b'{"data": []}', "expected a JSON array of records, found '{'"),
+        (
+            "train.json",
+            b'{"data": []}',
+            "expected a JSON array of records, found an object with the records under 'data'",
+        ),
         ("train.json", b"\xff\xfe[\x00]\x00", "expected a JSON array"),
         ("train.json", b"[{]", "broken JSON after record 0"),
         ("train.json", b'[{"image": "a\xff"}]', "broken JSON"),
@@ -350,6 +354,33 @@ def test_need_external_knowledge(tmp_path: Path, file: str, value: Any, expected
 )
 def test_duplicate_ids(tmp_path: Path, ids: list[Any], match: str) -> None:
     assert match in problem(tmp_path, [record(id=i) for i in ids])
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ("data:image/png;base64," + "iVBORw0KGgo" * 3000, "a data URL of 33022 characters"),
+        ("https://example.org/a.jpg", "a URL"),
+        ("s3://bucket/a.jpg", "a URL"),
+        ("/9j/4AAQSkZJRgABAQ" * 2000, "an image as base64, 36000 characters"),
+        ("iVBORw0KGgo" * 10, "an image as base64, 110 characters"),
+        ("x" * 256, "a text of 256 characters, more than a name can have"),
+        ("ab/" * 1400, "a text of 4200 characters"),
+    ],
+)
+def test_an_image_that_is_no_file_name_is_called_what_it_is(tmp_path: Path, image: str, kind: str) -> None:
+    message = problem(tmp_path, [record(image=image)] * 12)
+    assert f"image is {kind}" in message
+    assert "URLs and base64 are not read: save the image as a file below Images/" in message
+    assert len(message) < 10 * 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("field", ["id", "image", "question", "answer", "school"])
+def test_long_texts_of_a_record_are_shortened_and_shown_without_control_characters(tmp_path: Path, field: str) -> None:
+    long = record(**{field: "\x1b[31m\u202e" + "x/" * 1500, "need_external_knowledge": "maybe"})
+    message = problem(tmp_path, [long, record(id=long.get("id")), record(id=long.get("id"))])
+    assert len(message) < 1200 + len(str(tmp_path))
+    assert message.isprintable()
 
 
 # knowledge

@@ -37,13 +37,14 @@ def config(data: Path, tmp_path: Path) -> Config:
 
 
 def start(config: Config, path: Path, processes: int, *more: str) -> list[subprocess.Popen[str]]:
-    """`vizsage eval --base` in some processes that talk through gloo."""
+    """`vizsage eval --base` in some processes that talk through a store of the first one."""
     path.write_text(config_to_yaml(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vizsage", "eval", str(path), "--base", *more]
     common = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common["VIZSAGE_SECRET"] = "known to these processes"
     return [
         subprocess.Popen(
             command,

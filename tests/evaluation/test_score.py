@@ -19,7 +19,7 @@ from vizsage.config import Config, build_config
 from vizsage.data.demo import write_demo
 from vizsage.errors import DataError
 from vizsage.evaluation.run import evaluate
-from vizsage.evaluation.score import score_file
+from vizsage.evaluation.score import read_rows, score_file
 from vizsage.files import read_jsonl, write_jsonl
 from vizsage.scoring.normalisation import Normalise
 
@@ -207,7 +207,7 @@ def test_bad_lines_are_named_together(written: Any) -> None:
         f"{path}: 13 bad lines: line 2: expected an object, found a list",
         "line 3: answer is missing",
         "line 4: prediction is true",
-        "line 5: prediction is missing; write a text, or null where the record failed",
+        "line 5: prediction is missing; the record has answer; write a text, or null where the record failed",
         "line 6: answers is empty",
         "line 7: image is 3",
         "line 8: need_external_knowledge is 'maybe'",
@@ -332,3 +332,12 @@ def test_rows_without_scores_are_scored(stage: Stage, config: Config) -> None:
     ]
     write_jsonl(path, old)
     assert score_file(path).scores["metrics"] == results["metrics"]
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"answer": "a", "prediction": "a"}\n{"answer": "')
+        file.truncate(64 * 2**20)
+    with pytest.raises(DataError, match="line 2 has more than 8 MiB"):
+        list(read_rows(path, "predictions"))

@@ -167,7 +167,7 @@ def test_a_full_disk_is_a_warning(
     monkeypatch.setattr(tracking, "thumbnails", full)
     run_id = log_evaluation(config, *evaluated(config))
     assert run_id is not None
-    assert "without the table: [Errno 28]" in caplog.text
+    assert "W&B failed ([Errno 28] No space left on device); without the table" in caplog.text
     assert logged(config, run_id)["test/exact_match"] == 1.0
 
 

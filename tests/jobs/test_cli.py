@@ -284,6 +284,48 @@ def test_a_controller_that_is_silent_is_no_leave_for_a_second_job(
     assert len(list(scripts.iterdir())) == 1
 
 
+@pytest.mark.parametrize("source", ["profile", "SLURM_CLUSTERS"])
+def test_a_job_on_another_cluster_is_asked_for_and_cancelled_there(
+    scripts: Path,
+    standin: Standin,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+) -> None:
+    (here / "many.yaml").write_text("clusters: gpu1,gpu2\n" if source == "profile" else "nodes: 1\n")
+    monkeypatch.setenv(source, "gpu1,gpu2")
+    standin(
+        "sbatch",
+        f'n=$((77 + $(ls {scripts} | wc -l))); cp "$1" "{scripts}/$n"; echo "Submitted batch job $n on cluster gpu2"',
+    )
+    for name, answer in {
+        "squeue": "echo 'CLUSTER: gpu2'; [ -e forgotten ] || echo 'PENDING|Resources'",
+        "sacct": "exit 1",
+        "scancel": "exit 0",
+        "scontrol": "echo 'MaxArraySize = 1'",
+    }.items():
+        standin(name, f'echo "{name} $@" >> "{here}/asked"; {answer}')
+    assert run(*TRAIN, "--profile", "many.yaml", "--then-eval") == 0
+    assert ("clusters: gpu1,gpu2, from SLURM_CLUSTERS" in capsys.readouterr().err) == (source == "SLURM_CLUSTERS")
+    assert "#SBATCH --clusters=gpu1,gpu2\n" in (scripts / "77").read_text()
+    # Another cluster does not know the job that it waits for.
+    assert "#SBATCH --clusters=gpu2\n" in (scripts / "78").read_text()
+    assert [job.cluster for job in find("run")] == ["gpu2", "gpu2"]
+    monkeypatch.setenv("SLURM_CLUSTERS", "gpu9")
+    assert "train job 77 on cluster gpu2: pending (Resources)" in printed(capsys, "status")
+    printed(capsys, "cancel")
+    (here / "forgotten").touch()
+    assert "train job 77 on cluster gpu2: cancelled" in printed(capsys, "status")
+    asked = (here / "asked").read_text().splitlines()
+    assert {line.split()[0] for line in asked} == {"squeue", "sacct", "scancel"}
+    assert all(line.split()[1:3] == ["-M", "gpu2"] for line in asked)
+    (here / "asked").unlink()
+    assert run(*SWEEP, "--profile", "many.yaml") == 2
+    if source == "profile":
+        assert (here / "asked").read_text() == "scontrol -M gpu1 show config\nscontrol -M gpu2 show config\n"
+
+
 def test_the_same_submission_continues_a_run_that_ended(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed(capsys, *TRAIN)
     assert printed(capsys, *TRAIN).startswith("job 102\n")
@@ -354,6 +396,8 @@ def test_more_members_than_an_array_may_have(
         ((*TRAIN, "--time", "soon"), "time"),
         ((*TRAIN, "--time", "5"), "signal_delay_s"),
         ((*TRAIN, "--gpu", "1"), "--gpu"),
+        ((*TRAIN, "--lr", "1e-4"), "a setting is written without dashes: lr=1e-4"),
+        (("submit", "slurm", "train"), "required: CONFIG; see"),
         ((*TRAIN, "word"), "word"),
         (("submit", "moon", "train", "run.yaml"), "moon"),
         (("submit", "slurm", "dance", "run.yaml"), "dance"),
@@ -379,7 +423,7 @@ def test_more_members_than_an_array_may_have(
         ((*SWEEP, "--nodes", "0"), "nodes"),
         (("sweep", "slurm", "eval", "run.yaml", "lr=1,2"), "eval"),
         (("status", "none"), "none"),
-        (("status",), "no run was submitted"),
+        (("status",), "no run was submitted from "),
         (("status", "one", "two"), "two"),
         (("logs",), "no run was submitted"),
         (("cancel", "none"), "none"),
@@ -462,6 +506,17 @@ def test_a_sweep_is_one_array_and_an_evaluation_for_each_member(
         (f"{base}/lr=1e-4", "lr=1e-4", "101_0"),
         (f"{base}/lr=2e-4", "lr=2e-4", "101_1"),
     ]
+    told = printed(capsys, "status", str(base)).splitlines()
+    assert [line.split()[-1] for line in told if line.startswith("run directory ")] == [
+        f"{base}/lr=1e-4",
+        f"{base}/lr=2e-4",
+    ]
+    assert [line.partition(":")[0] for line in told if " job " in line] == [
+        "train job 101_0",
+        "eval job 102",
+        "train job 101_1",
+        "eval job 103",
+    ]
     for job_id in ("101_0", "101_1"):
         training, _ = find(job_id)
         assert training.log == f"{base}/jobs/{job_id}_0_log.out"
@@ -509,7 +564,8 @@ def test_status_is_a_block_for_the_newest_job_of_each_kind(
     standin("squeue", 'case "$*" in *102*) echo "FAILED|None" ;; *) echo "PENDING|Dependency" ;; esac')
     for words in (("status",), ("status", "run"), ("status", "101")):
         assert printed(capsys, *words).splitlines() == [
-            f"run directory {here}/out/run",
+            f"run directory {here}/out/run"
+            + (f" (the latest that was sent from {here})" if words == ("status",) else ""),
             "train job 102: failed (FAILED, exit code 1)",
             "  step 3",
             "  last error: RuntimeError: no such luck",
@@ -517,6 +573,36 @@ def test_status_is_a_block_for_the_newest_job_of_each_kind(
             "eval job 103: pending (Dependency)",
             f"  log {folder}/103_0_log.out",
         ]
+
+
+def test_the_latest_run_is_that_of_this_project(
+    scripts: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = (here / name for name in ("first", "second", "third"))
+    for project in (first, second):
+        (project / "below").mkdir(parents=True)
+        (project / "pyproject.toml").touch()
+        monkeypatch.chdir(project)
+        printed(capsys, "submit", "slurm", "train", str(here / "run.yaml"))
+    monkeypatch.chdir(first / "below")
+    assert printed(capsys, "status").startswith(
+        f"run directory {first}/out/run (the latest that was sent from {first})\ntrain job 101: "
+    )
+    assert printed(capsys, "status", "run").startswith(f"run directory {first}/out/run\ntrain job 101: ")
+    assert printed(capsys, "status", "102").startswith(f"run directory {second}/out/run (sent from {second})\n")
+    third.mkdir()
+    (third / ".git").touch()
+    monkeypatch.chdir(third)
+    for command in ("status", "logs", "cancel"):
+        message = refused(capsys, command)
+        assert f"no run was submitted from {third} yet" in message
+        assert f"the latest of all is {second}/out/run" in message
+    for project in (first, second):
+        (project / "out" / "run" / "jobs" / f"{101 + (project == second)}_0_log.out").write_text(project.name)
+    monkeypatch.chdir(second)
+    done = jobs("logs")
+    assert done.stdout == "second"
+    assert done.stderr == f"jobs: run directory {second}/out/run (the latest that was sent from {second})\n"
 
 
 def test_logs_of_a_run_and_of_one_job(scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -576,7 +662,7 @@ def test_a_job_that_is_given_up_does_not_hold_its_run_for_ever(
     standin("scancel", f'echo "$@" >> "{here}/cancelled"')
     assert "--forget" in refused(capsys, *TRAIN, code=2 if "COMPLETING" in squeue else 1)
     assert run("cancel", "--forget") == 0
-    assert capsys.readouterr().out.startswith("train job 102 counts as gone")
+    assert capsys.readouterr().out.splitlines()[1].startswith("train job 102 counts as gone")
     # Never an id that another job may have by now.
     assert (here / "cancelled").exists() == ("COMPLETING" in squeue)
     assert "train job 102: cancelled (given up by python -m jobs cancel --forget" in printed(capsys, "status")

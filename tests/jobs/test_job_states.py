@@ -6,6 +6,7 @@ recorded_states.json holds its Jobs, pods, Workloads and warnings, without the f
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import re
 import shutil
@@ -210,6 +211,29 @@ def test_how_long_the_next_pod_is_waited_for(ended: int, pause_s: int) -> None:
     """Those that were interrupted or preempted count here, though not for backoffLimit."""
     [told] = pod_ends.pause([taken("PreemptionByScheduler")] * ended)
     assert told.startswith(f"the next pod comes {pause_s} s after the last one ended (")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "counted"), [("preempted", 0), ("failed_once", 1), ("evicted_volume", 2), ("oom_killed", 2)]
+)
+def test_what_counts_and_how_long_the_server_waits(recorded: str, counted: int) -> None:
+    """What k8s/README.md promises of the end of a pod, and `status` of the next one, is what a control plane did."""
+    [job] = [one for one in RECORDED[recorded] if one["kind"] == "Job"]
+    assert job["status"].get("failed", 0) == counted
+    first, second = sorted(
+        (one for one in RECORDED[recorded] if one["kind"] == "Pod"),
+        key=lambda one: one["metadata"]["creationTimestamp"],
+    )
+    ended = first["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"]
+    times = [
+        datetime.datetime.fromisoformat(at.replace("Z", "+00:00"))
+        for at in (ended, second["metadata"]["creationTimestamp"])
+    ]
+    pause_s = (times[1] - times[0]).total_seconds()
+    assert 10 <= pause_s <= 11
+    assert pod_ends.pause([first])[0].startswith("the next pod comes 10 s after")
+    readme = (Path(__file__).parents[2] / "k8s" / "README.md").read_text(encoding="utf-8")
+    assert "10 s after the first one" in readme
 
 
 # --- why a queue of Kueue does not let it go -------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def test_a_definite_refusal_locks_nothing(
     assert "may be there" not in error
     assert server.objects == {}
     assert not (here / "outputs").exists()
-    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
 
 def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,20 +225,16 @@ def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.Ca
     error = jobs(capsys, *TRAIN, code=2)
     [(kind, name)] = server.objects
     assert f"kubectl --context pool --namespace vlm delete configmap {name}" in error
-    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
 
-def test_a_job_that_may_not_be_seen_has_a_way_out(
-    server: ApiServer, here: Path, capsys: pytest.CaptureFixture[str], state_home: Path
-) -> None:
-    submitted(capsys)
+def test_a_job_that_may_not_be_seen_has_a_way_out(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    job = submitted(capsys)
     server.rights = set()
-    error = jobs(capsys, *TRAIN, code=1)
-    for path in (here / "outputs/run/jobs/submissions.jsonl", state_home / "vizsage/submissions.jsonl"):
-        assert str(path) in error
-        path.unlink()
+    assert f"python -m jobs cancel --forget {job.job_id}" in jobs(capsys, *TRAIN, code=1)
+    assert f"train job {job.job_id} counts as gone" in jobs(capsys, "cancel", "--forget", job.job_id)
     server.rights = None
-    jobs(capsys, *TRAIN)
+    assert submitted(capsys).job_id != job.job_id
 
 
 def test_a_job_whose_fate_is_unknown_is_noted(
@@ -258,7 +254,7 @@ def test_a_job_whose_fate_is_unknown_is_noted(
     monkeypatch.setattr(kubernetes, "run", broken)
     error = jobs(capsys, *TRAIN, code=1)
     assert "may be there all the same: python -m jobs status tells when the cluster answers" in error
-    assert "remove the job's line from" in error
+    assert "python -m jobs cancel --forget" in error
     monkeypatch.setattr(kubernetes, "run", run)
     [name] = server.names("Job")
     assert f"train job {name} of this run is pending" in jobs(capsys, *TRAIN, code=2)
@@ -350,7 +346,7 @@ def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(
 ) -> None:
     server.stop()
     assert "refused" in jobs(capsys, *TRAIN, code=1)
-    assert "no run was submitted yet" in jobs(capsys, "status", code=2)
+    assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
 
 @pytest.mark.usefixtures("server")
@@ -582,6 +578,12 @@ def test_a_sweep_is_a_job_for_each_run(server: ApiServer, here: Path, capsys: py
     sweep = json.loads((here / "outputs/run/sweep.json").read_text())
     assert [run["job_id"] for run in sweep["runs"]] == names
     server.set_status("Job", names[0], conditions=[{"type": "Complete", "status": "True"}])
+    status = jobs(capsys, "status", "outputs/run")
+    assert [line for line in status.splitlines() if line.startswith("run directory ")] == [
+        f"run directory {here / 'outputs/run' / f'lr={value}'}" for value in ("1e-4", "2e-4")
+    ]
+    assert f"train job {names[0]}: completed" in status
+    assert f"train job {names[1]}: pending" in status
     table = jobs(capsys, "table", "outputs/run")
     for told in ("lr=1e-4", "lr=2e-4", "completed", "pending"):
         assert told in table

@@ -539,3 +539,40 @@ def test_what_else_an_overlay_has_stays_as_it_is(tmp_path: Path) -> None:
         {"kind": "Service", "metadata": {"name": "metrics"}, "spec": {"selector": {"a": "b"}}},
     ]
     assert render([*overlay(), *more], work(tmp_path), NAME)[-2:] == more
+
+
+@pytest.mark.parametrize("kind", ["Job", "JobSet"])
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("env", [{"name": "GH_PAT", "value": "hunter2"}], "env of container vizsage: GH_PAT"),
+        ("env", [{"name": "PROXY", "value": "http://me:hunter2@proxy"}], "env of container vizsage: PROXY"),
+        ("args", ["bash", "-c", "true\nwandb login hunter2"], "args of container vizsage: wandb login"),
+        ("command", ["hf", "auth", "login", "--token", "hunter2"], "command of container vizsage: --token"),
+    ],
+)
+def test_a_secret_in_an_overlay_is_refused_and_not_repeated(
+    tmp_path: Path, kind: str, key: str, value: Any, where: str
+) -> None:
+    one = work(tmp_path)
+    documents = overlay(kind)
+    job = documents[-1]["spec"] if kind == "Job" else documents[-1]["spec"]["replicatedJobs"][0]["template"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    container[key] = value
+    with pytest.raises(ConfigError, match=re.escape(f"{where}: looks like a secret")) as caught:
+        render(documents, one, NAME)
+    assert "hunter2" not in str(caught.value)
+    documents[-1]["metadata"]["annotations"] = {"vizsage/not-secrets": f"A, {where.split(': ')[1]}"}
+    render(documents, one, NAME)
+    # A reference is none.
+    del documents[-1]["metadata"]["annotations"]
+    container |= {"command": [], "args": []}
+    container["env"] = [{"name": "GH_PAT", "valueFrom": {"secretKeyRef": {"name": "tokens", "key": "GH_PAT"}}}]
+    render(documents, one, NAME)
+
+
+def test_a_secret_in_a_configmap_is_refused(tmp_path: Path) -> None:
+    one, documents = work(tmp_path), overlay()
+    documents[0]["data"]["HF_TOKEN"] = "hunter2"
+    with pytest.raises(ConfigError, match="ConfigMap settings: data: HF_TOKEN: looks like a secret"):
+        render(documents, one, NAME)

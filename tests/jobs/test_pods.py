@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def test_following_goes_on_with_the_next_pod(
     add_pod(server, "b", "Running", RUNNING)
     complete(server, "b")
     followed.result(60)
-    assert capfd.readouterr() == ("=== pod a\nstep 1\n=== pod b\nstep 2\n", "")
+    assert capfd.readouterr().out == "=== pod a\nstep 1\n=== pod b\nstep 2\n"
 
 
 def test_following_waits_for_the_init_container(
@@ -195,7 +196,31 @@ def test_following_waits_for_the_init_container(
     until(lambda: sum("/pods?" in path for _, path in server.requests) > 1)
     complete(server, "a")
     followed.result(60)
-    assert capfd.readouterr() == ("=== pod a\nstep 1\n", "")
+    assert capfd.readouterr().out == "=== pod a\nstep 1\n"
+
+
+def test_following_tells_what_it_waits_for(
+    server: ApiServer, follow: Callable[[], Future[None]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each reason once, however old its event has become."""
+    message = "exceeded something"
+    failed_create(server, "1", JOB, message, datetime.datetime.now(datetime.timezone.utc).isoformat())
+    followed = follow()
+    until(lambda: sum("/events?" in path for _, path in server.requests) > 1)
+    add_pod(server, "a", "Pending", waiting("ImagePullBackOff", "no such image"))
+    seen = len(server.requests)
+    until(lambda: sum("/pods?" in path for _, path in server.requests[seen:]) > 2)
+    server.logs["a"] = "step 1\n"
+    complete(server, "a")
+    followed.result(60)
+    out, err = capfd.readouterr()
+    first, second = err.splitlines()
+    assert (
+        re.sub(r"\d+", "N", first.removeprefix(f"jobs: job {JOB} is pending: "))
+        == f"FailedCreate N seconds ago: {message}"
+    )
+    assert second.startswith(f"jobs: job {JOB} is pending: ImagePullBackOff: no such image; ")
+    assert out == "=== pod a\nstep 1\n"
 
 
 def test_a_stream_that_ends_before_its_pod_is_followed_again(

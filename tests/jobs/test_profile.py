@@ -150,7 +150,8 @@ def test_containers(text: str, kind: str, image: str | None) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["HF_TOKEN", "WANDB_API_KEY", "my_apikey", "DB_PASSWORD", "SECRET", "hf_token", "X_TOKEN_2", "AWS_ACCESS_KEY_ID"],
+    "HF_TOKEN WANDB_API_KEY my_apikey DB_PASSWORD SECRET hf_token X_TOKEN_2 AWS_ACCESS_KEY_ID MY_PASS DB_PW "
+    "PRIVATE_KEY CREDENTIALS PASSPHRASE GH_PAT JWT AUTH OPENAI_KEY dbPassword".split(),
 )
 def test_a_secret_is_refused_wherever_it_would_reach_the_script_and_its_value_is_not_repeated(
     write: Write, name: str
@@ -159,26 +160,79 @@ def test_a_secret_is_refused_wherever_it_would_reach_the_script_and_its_value_is
         f"environment: {{{name}: hunter2}}",
         f"setup: ['export {name}=hunter2']",
         f"setup: ['export A=1 {name}=\"hunter2\"']",
+        f"setup: ['{name}+=hunter2']",
+        f"setup: [\"{name}=$'hunter2'\"]",
+        f"setup: ['export {name}=${{{name}:-hunter2}}']",
+        f"setup: ['{name}=$(echo hunter2)']",
         f"srun_options: ['--export=ALL,{name}=hunter2']",
     ):
         message = refusal(write(text + "\n"))
         assert "hunter2" not in message
         assert f"{name} looks like a secret" in message
-        assert "export it in your shell: it is passed through" in message
+        assert "export it in your shell, from where it is passed through" in message
+        load_profile(write(f"{text}\nnot_secrets: [{name}]\n"), {})
     assert "hunter2" not in refusal(write(f"environment: ['{name}=hunter2']\n"))
     assert "hunter2" not in repr(Profile(environment={"PLAIN": "hunter2"}))
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("wandb login hunter2", "wandb login"),
+        ("python -m wandb login --relogin --host https://w.example hunter2", "wandb login"),
+        ("hf auth login --token hunter2", "--token"),
+        ("huggingface-cli login --token=hunter2", "--token"),
+        ('curl -H "Authorization: Bearer hunter2" https://a.example', "Authorization"),
+        ("echo 'machine api.wandb.ai login user password hunter2' > ~/.netrc", "password"),
+        ("docker login -u me -p hunter2 a.example", "docker login -p"),
+        ("python -c 'import wandb; wandb.login(key=\"hunter2hunter2hunter2\")'", "key"),
+        ("export HTTPS_PROXY=http://me:hunter2@proxy:3128", "Basic Auth Credentials"),
+        # Forms, whatever stands around them.
+        (f"use ghp_{'hunter2' * 5}A", "GitHub Token"),
+        (f"use hf_{'hunter2' * 5}", "Hugging Face token"),
+        ("use AKIAHUNTER2HUNTER2QQ", "AWS Access Key"),
+    ],
+)
+def test_a_secret_is_found_by_the_command_that_takes_it_or_by_its_form(write: Write, line: str, name: str) -> None:
+    text = yaml.safe_dump({"setup": ["module load cuda", line]})
+    message = refusal(write(text))
+    assert f"setup: line 2: {name} looks like a secret" in message
+    assert "hunter2" not in message.lower()
+    load_profile(write(text + yaml.safe_dump({"not_secrets": [name]})), {})
+
+
+def test_a_secret_is_found_in_the_value_of_a_variable(write: Write) -> None:
+    for value in ("http://me:hunter2@proxy:3128", f"hf_{'hunter2' * 5}"):
+        message = refusal(write(f"environment: {{PLAIN: '{value}'}}\n"))
+        assert "environment: PLAIN looks like a secret" in message
+        assert "hunter2" not in message
+
+
 def test_what_only_resembles_a_secret_is_accepted(write: Write) -> None:
-    profile = load_profile(
-        write(
-            "environment: {TOKENIZERS_PARALLELISM: false, HF_TOKEN_PATH: /shared/token}\n"
-            "setup: ['export HF_TOKEN=$(cat token)', 'export HF_TOKEN=\"$MINE\"', 'unset WANDB_API_KEY']\n"
-        ),
-        {},
-    )
-    assert profile.environment["TOKENIZERS_PARALLELISM"] == "false"
-    assert len(profile.setup) == 3
+    environment = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_TOKEN_PATH": "/shared/token",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/shared/google.json",
+        "MAX_TOKENS": "512",
+        "SSH_AUTH_SOCK": "/run/agent",
+        "HTTPS_PROXY": "http://proxy:3128",
+        "COMMIT": "0123456789abcdef0123456789abcdef01234567",
+    }
+    setup = [
+        "export HF_TOKEN=$(cat token) JWT=`cat jwt`",
+        'export HF_TOKEN="$MINE" GH_PAT=${MINE} DB_PW="${MINE:-$OTHER}" AUTH="Bearer $MINE"',
+        "unset WANDB_API_KEY",
+        'wandb login; wandb login --relogin "$WANDB_API_KEY"; wandb login $(cat ~/.wandb)',
+        'hf auth login --token "$HF_TOKEN"',
+        'curl -H "Authorization: Bearer ${HF_TOKEN}" https://a.example',
+        "export HTTPS_PROXY=http://$USER:$MINE@proxy:3128",
+        'if [ "$HF_TOKEN" = "" ]; then echo "no token"; fi; cd "$PWD"',
+        "conda activate 0123456789abcdef0123456789abcdef01234567",
+        "python -c 'print(sorted(names, key=len))'; pat='*.json'; sort --key=2 names",
+    ]
+    profile = load_profile(write(yaml.safe_dump({"environment": environment, "setup": setup})), {})
+    assert (profile.environment, profile.setup) == (environment, tuple(setup))
 
 
 @pytest.mark.parametrize(

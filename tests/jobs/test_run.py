@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import run
+from jobs import workers
 from vizsage.errors import ConfigError
+from vizsage.lock import only_one
 
 ROOT = Path(__file__).parents[2]
 MISHAPS = ROOT / "tests" / "integration" / "mishaps"
@@ -377,6 +378,48 @@ def test_a_signal_that_comes_too_late_for_the_training_stops_before_the_evaluati
     assert not list(tmp_path.glob("ran-eval-*"))
 
 
+# What a process finds of the place of others, and who may reach the store of its launcher.
+PLACE = f"""
+sys.path.insert(0, {str(ROOT)!r})
+from tests.listening import listening
+names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "PMI_SIZE", "TORCHELASTIC_RUN_ID", "VIZSAGE_SECRET"]
+found = {{name: os.environ[name] for name in names if name in os.environ}}
+found["at"] = listening(int(os.environ.get("MASTER_PORT", "0")))
+(folder / f"place-{{rank}}").write_text(json.dumps(found))
+os._exit(0)
+"""
+FROM_OUTSIDE = {
+    "RANK": "5", "WORLD_SIZE": "9", "LOCAL_RANK": "3", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "1",
+    "PMI_SIZE": "9", "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True", "VIZSAGE_SECRET": "old",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_place_of_another_process_reaches_none_and_only_this_host_reaches_the_store(
+    tmp_path: Path, processes: int
+) -> None:
+    """A port from outside does not matter on one node: its launcher has one of its own."""
+    assert Launch(tmp_path, PLACE, processes=processes, variables=FROM_OUTSIDE).end() == (0, "")
+    found = [json.loads((tmp_path / f"place-{rank}").read_text()) for rank in range(processes)]
+    if processes == 1:
+        assert found == [{"at": []}]
+        return
+    secrets = {one.pop("VIZSAGE_SECRET") for one in found}
+    assert len(secrets) == 1
+    assert len(min(secrets)) == 64
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "at": ["127.0.0.1"]}
+    assert found == [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+
+
+def test_a_port_in_use_is_named_and_worth_another_try(tmp_path: Path) -> None:
+    first, _ = nodes()
+    with socket.create_server(("", int(first["MASTER_PORT"]))):
+        code, printed = Launch(tmp_path, PLACE, variables=first).end()
+    assert code == 1
+    assert f"another program listens at port {first['MASTER_PORT']} of this host" in printed
+    assert printed.count("\n") == 1
+
+
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_help(word: str) -> None:
     command = [sys.executable, "-m", "jobs.run", word]
@@ -386,12 +429,12 @@ def test_help(word: str) -> None:
 
 
 def test_one_process_in_all_joins_nobody() -> None:
-    assert run.worker_environments({}, 1) == [{}]
+    assert workers.worker_environments({}, 1) == [{}]
 
 
 def test_processes_of_two_nodes() -> None:
     given = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "15001", "OMP_NUM_THREADS": "1"}
-    first, second = run.worker_environments(given, 2)
+    first, second = workers.worker_environments(given, 2)
     common = {
         "WORLD_SIZE": "4",
         "LOCAL_WORLD_SIZE": "2",
@@ -405,12 +448,12 @@ def test_processes_of_two_nodes() -> None:
 
 def test_processes_of_one_node_meet_by_themselves_and_share_its_cores() -> None:
     given = {"A": "b"}
-    first, second = run.worker_environments(given, 2)
+    first, second = workers.worker_environments(given, 2)
     assert (first["MASTER_ADDR"], first["WORLD_SIZE"], first["GROUP_RANK"]) == ("127.0.0.1", "2", "0")
-    assert first["MASTER_PORT"] == second["MASTER_PORT"]
-    assert int(first["MASTER_PORT"]) > 1023
+    assert (first["GLOO_SOCKET_IFNAME"], second["NCCL_SOCKET_IFNAME"]) == ("lo", "lo")
+    assert "NCCL_SOCKET_IFNAME" not in workers.worker_environments(given | {"NCCL_SOCKET_IFNAME": "eth1"}, 2)[0]
     assert int(first["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
-    assert "OMP_NUM_THREADS" not in run.worker_environments(given | {"OMP_NUM_THREADS": "3"}, 2)[0]
+    assert "OMP_NUM_THREADS" not in workers.worker_environments(given | {"OMP_NUM_THREADS": "3"}, 2)[0]
     assert given == {"A": "b"}
 
 
@@ -428,7 +471,7 @@ def test_processes_of_one_node_meet_by_themselves_and_share_its_cores() -> None:
 )
 def test_variables_that_describe_no_node(given: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run.worker_environments(given, 1)
+        workers.worker_environments(given, 1)
 
 
 @pytest.mark.parametrize(
@@ -470,9 +513,30 @@ def test_a_wrong_command_is_one_line(tmp_path: Path, words: list[str], variables
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_interrupted_and_continues(
+def test_a_run_directory_in_use_is_worth_another_try_to_a_scheduler_and_a_mistake_to_a_user(
     tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path]
 ) -> None:
+    settings = write_settings(
+        model_name="vizsage-tiny", device="cpu", load_in_4bit=False, use_bf16=False, max_steps=1, warmup_steps=0,
+        num_proc=0, dataset="AQUA", base_path=str(write_data()), output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    codes = {}
+    with only_one(tmp_path / "run", "training"):
+        for module in ("jobs.run", "vizsage"):
+            command = [sys.executable, "-m", module, "train", str(settings)]
+            environment = os.environ | {"PROCESSES_PER_NODE": "1"}
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert f"process {os.getpid()} on host" in done.stderr
+            codes[module] = done.returncode
+    assert codes == {"jobs.run": 1, "vizsage": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGKILL])
+def test_a_run_of_two_processes_is_interrupted_and_continues(
+    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path], number: signal.Signals
+) -> None:
+    """Killed, the launcher passes nothing on: its processes notice, save all the same and leave the run to the next."""
     settings = write_settings(
         model_name="vizsage-tiny",
         device="cpu",
@@ -497,9 +561,10 @@ def test_a_run_of_two_processes_is_interrupted_and_continues(
     )  # fmt: skip
     while process.poll() is None and len(list((tmp_path / "run").glob("held-*"))) < 2:
         time.sleep(0.1)
-    process.send_signal(signal.SIGUSR2)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 75, printed
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=300)  # until the last process has closed its end
+    assert process.returncode == (75 if number == signal.SIGUSR2 else -signal.SIGKILL), printed
+    assert json.loads((tmp_path / "run" / "outcome.json").read_text())["exit_code"] == 75
     assert (tmp_path / "run" / "checkpoint-3").is_dir()
     again = subprocess.run(process.args, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr

@@ -233,6 +233,18 @@ def test_the_task_becomes_the_launcher(
     assert (here / "cache").is_dir()
 
 
+def test_another_attempt_does_not_meet_at_the_same_port(
+    task: Callable[[Profile], subprocess.CompletedProcess[str]], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program of the host may have it."""
+    ports = []
+    for count in ("0", "1", "2"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        task(Profile(python="python3"))
+        ports.append(int((here / "seen").read_text().split("|")[3]))
+    assert ports == [15000 + (31007 + 1009 * count) % 15000 for count in range(3)]
+
+
 def test_a_node_without_its_cache_folder_does_not_begin(
     task: Callable[[Profile], subprocess.CompletedProcess[str]], here: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from jobs import slurm_queue
 from jobs.slurm_queue import ACTIVE
 from jobs.status import last_error, state_of, state_of_run
-from jobs.submissions import Submission, find, note, now, of_run
+from jobs.submissions import Submission, find, note, now, of_run, project
 from tests.jobs.conftest import SILENT
 from vizsage.errors import ConfigError, VizSageError
 
@@ -355,7 +355,7 @@ def test_a_run_that_is_none(runs: Path, run: str) -> None:
 
 
 def test_nothing_was_sent_yet(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run was submitted yet"):
+    with pytest.raises(ConfigError, match="no run was submitted from .* yet"):
         find(None)
     assert of_run(tmp_path) == []
 
@@ -387,4 +387,4 @@ def test_a_list_of_a_later_version_is_read(tmp_path: Path) -> None:
     note(job)
     path = tmp_path / "jobs" / "submissions.jsonl"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1}) + "\n")
-    assert of_run(tmp_path) == [job]
+    assert of_run(tmp_path) == [dataclasses.replace(job, project=str(project()))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from vizsage.errors import CheckpointError
 from vizsage.training import checkpoints
 
 
@@ -28,6 +30,14 @@ def test_a_written_checkpoint_verifies(tmp_path: Path) -> None:
     assert checkpoints.damage(folder) is None
     assert checkpoints.newest_whole(tmp_path) == folder
     assert not list(tmp_path.glob(".*"))
+
+
+def test_one_that_must_not_be_read_is_not_damaged(tmp_path: Path, forbidden: Callable[[Path], None]) -> None:
+    newer = save(tmp_path, 3)
+    forbidden(newer / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"checkpoint-3/adapter_model\.safetensors: Permission denied; its owner"):
+        checkpoints.newest_whole(tmp_path)
+    assert newer.exists()
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "no manifest", "broken manifest"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted,
 from vizsage.files import read_jsonl
 from vizsage.tracking import WandbTracker
 from vizsage.training import checkpoints, run
+from vizsage.training.flow import Flow
 from vizsage.training.run import train
 
 MakeConfig = Callable[..., Config]
@@ -253,15 +256,69 @@ def test_workers_do_not_hold_the_directory(make_config: MakeConfig) -> None:
 
     config = make_config()
     world = PartialState(cpu=True)
-    with only_one_run(config.output_dir, world):
+    with only_one_run(config, world):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             os.read(reader, 1)
             os._exit(0)
     try:
-        with only_one_run(config.output_dir, world):
+        with only_one_run(config, world):
             pass
     finally:
         os.write(writer, b"x")
         os.waitpid(child, 0)
+
+
+def test_what_a_killed_run_left_is_deleted_by_who_holds_the_directory(make_config: MakeConfig) -> None:
+    """Never while another process holds it: these files may be the ones it is writing."""
+    config = make_config(max_steps=1)
+    left = [
+        ".run.json.0123abcd.tmp",
+        ".metrics.jsonl.0123abcd.tmp",
+        ".checkpoint-3.partial",
+        ".vizsage-adapter.0123abcd.tmp",
+    ]
+    for name in left:
+        (config.output_dir / name).mkdir(parents=True)
+        (config.output_dir / name / "half").touch()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    command = [sys.executable, "-c", hold, str(config.output_dir / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(ConfigError, match="another process is working"):
+            train(config)
+        holder.kill()
+    assert {path.name for path in config.output_dir.glob(".*")} == {*left, ".lock"}
+    train(config)
+    assert [path.name for path in config.output_dir.glob(".*")] == [".lock"]
+
+
+@pytest.mark.parametrize("then", ["nothing", "another run"])
+@pytest.mark.parametrize("when", ["before a checkpoint", "before the adapter"])
+def test_a_directory_deleted_under_the_run_ends_it(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, when: str, then: str
+) -> None:
+    """It writes nothing more there: a folder that is not the run's, or a run without its settings."""
+    config = make_config(save_steps=3, eval_steps=100, logging_steps=100)
+
+    def delete(self: object, *_: object) -> None:
+        shutil.rmtree(config.output_dir)
+        if then == "another run":
+            config.output_dir.mkdir()
+            (config.output_dir / ".lock").touch()
+
+    if when == "before a checkpoint":
+        monkeypatch.setattr(
+            Flow,
+            "on_step_begin",
+            lambda self, args, state, control, **_: delete(self) if state.global_step == 1 else None,
+            raising=False,
+        )
+    else:
+        monkeypatch.setattr(run._Run, "_take_best", delete)
+    with pytest.raises(RepeatingError, match="was deleted or replaced while this process was writing into it"):
+        train(config)
+    there = list(config.output_dir.iterdir()) if config.output_dir.exists() else []
+    assert [path.name for path in there] == ([".lock"] if then == "another run" else [])

@@ -13,7 +13,7 @@ import torch
 
 from vizsage.config import Config
 from vizsage.data import collate
-from vizsage.errors import ConfigError, RepeatingError
+from vizsage.errors import ConfigError, FolderInUse, RepeatingError
 from vizsage.files import read_jsonl
 from vizsage.training import loader, run
 from vizsage.training.run import train
@@ -50,6 +50,18 @@ def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
     record = json.loads((config.output_dir / "run.json").read_text())
     assert record["counts"]["train"]["kept"] == 18
     assert record["attempts"][0]["exit_code"] == 0
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
+def test_every_file_has_the_mode_of_the_umask(make_config: MakeConfig, umask: Callable[[int], None], mask: int) -> None:
+    """Weights too, which safetensors lets nobody but their owner read: colleagues and pods have other ids."""
+    umask(mask)
+    config = make_config(max_steps=1)
+    train(config)
+    there = [path for path in config.output_dir.rglob("*") if not path.is_symlink()]
+    assert len(there) > 20
+    wrong = [path for path in there if path.stat().st_mode & 0o777 != (0o777 if path.is_dir() else 0o666) & ~mask]
+    assert wrong == []
 
 
 def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
@@ -227,7 +239,7 @@ def test_a_second_process_on_the_directory_is_refused(make_config: MakeConfig) -
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(ConfigError, match="another process is working"):
+        with pytest.raises(FolderInUse, match="another process is working"):
             train(config)
         holder.kill()
     assert not (config.output_dir / "run.json").exists()

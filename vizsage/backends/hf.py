@@ -11,6 +11,7 @@ from vizsage.backends.base import LoadedModel, base_path_of, content_identity
 from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
+from vizsage.files import unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +117,8 @@ def locate(config: Config) -> tuple[str, str | None, dict[str, Any]]:
     """Where the base lies, "commit:<sha>" if it comes from the hub, and the options of every `from_pretrained`."""
     path = base_path_of(config)
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if problem := unreadable([Path(path) / "config.json", *sorted(Path(path).glob("*"))]):
+        raise CheckpointError(f"model_name: {problem}")
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
             raise ConfigError(f"model_name: {path} has no config.json, so it is no model of transformers")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from vizsage.backends.base import LoadedModel
+from vizsage.backends.group import own_group
 from vizsage.backends.hardware import choose_backend
 from vizsage.config import Config
 from vizsage.errors import ConfigError
@@ -52,5 +51,5 @@ def load_early(config: Config) -> LoadedModel | None:
     unsloth writes the code that it generates in one process and makes the others wait for it, over and over, as soon
     as there is a process group. Without one each process loads by itself.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = own_group().size > 1
     return load_base(config) if several and choose_backend(config) == "unsloth" else None

@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -20,12 +19,19 @@ import torch
 from torch import nn
 
 from vizsage.backends.adapter_weights import WEIGHTS, adapter_shapes, check_weights
-from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE, LoadedModel, cuda_devices, foreign_folder
+from vizsage.backends.base import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    FINGERPRINT_FILE,
+    LoadedModel,
+    cuda_devices,
+    foreign_folder,
+)
 from vizsage.backends.lora_linear import fast_lora
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints, fingerprint
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
-from vizsage.files import fsync_dir, fsync_tree, write_json
+from vizsage.files import exchange, fsync_dir, new_folder, remove_remains, settle_tree, unreadable, write_json
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +153,8 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
 
 def check_adapter(processor: Any, base_identity: str, config: Config, folder: Path) -> None:
     """Raise CheckpointError unless `folder` holds an adapter for this base, prompt and pixel limits."""
+    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS)):
+        raise CheckpointError(problem)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
     if not (folder / ADAPTER_CONFIG).is_file():
@@ -180,34 +188,20 @@ def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_
     if problem := foreign_folder(folder):
         raise ConfigError(problem)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for remains in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a save that was killed
-        shutil.rmtree(remains, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    remove_remains(folder.parent, [folder.name])
+    temporary = new_folder(folder)
     try:
         model.save_pretrained(str(temporary))
         processor.save_pretrained(str(temporary))
         write_json(temporary / FINGERPRINT_FILE, fingerprint(processor, config, base_identity))
-        fsync_tree(temporary)
-        temporary.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp makes folders that only their owner reads
+        settle_tree(temporary)
         if folder.exists():
-            _exchange(temporary, folder)
+            exchange(temporary, folder)
         else:
             temporary.rename(folder)
         fsync_dir(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _exchange(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; the old one is moved aside first and back again if that fails."""
-    old = new.with_suffix(".old")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _prepare_training(model: Any) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch.utils.checkpoint import checkpoint  # PyTorch's own: unsloth puts another one in its place when it loads
 
 from vizsage.backends.base import LoadedModel, content_identity
+from vizsage.backends.group import own_group
 from vizsage.backends.hardware import demand_unsloth, detect_hardware, resolve_for_hardware
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
@@ -59,6 +60,7 @@ def import_unsloth(config: Config) -> None:
             f"backend: unsloth has to be imported before {early[0]}, which is imported already; call "
             "vizsage.backends.loading.prepare(config) first, or use the command"
         )
+    own_group()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(local_rank)  # what unsloth allocates when it is imported belongs there too
     for name, value in _SWITCHES.items():

@@ -23,6 +23,7 @@ import torch
 from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import ADAPTER_CONFIG, Answer, content_identity
 from vizsage.backends.generation import as_answer, end_ids, made_ahead
+from vizsage.backends.group import own_group
 from vizsage.backends.hf import load_processor_from, locate
 from vizsage.backends.lora import check_adapter, language_part
 from vizsage.config import Config
@@ -133,7 +134,7 @@ def serve(config: Config, adapter: Path | None) -> tuple[VllmGenerator, str]:
     """
     from transformers import AutoConfig
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if own_group().size > 1:
         raise ConfigError("backend: found 'vllm', which is for one process with one GPU; start it without torchrun")
     where, identity, options = locate(config)
     processor = load_processor_from(config, where, options)

@@ -15,7 +15,7 @@ from vizsage.config import Config
 from vizsage.data.encoding import EncodedPrompts, PromptEncoder, by_picture
 from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError, DataError
+from vizsage.errors import ConfigError, DataError, quoted
 
 _WIDTHS = 32  # trees are padded to a multiple, so that products of few sizes are asked for
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
@@ -183,7 +183,7 @@ class TrainCollator:
         answers = [self.encoder.answer_ids(sample) for sample in samples]
         for sample, answer in zip(samples, answers, strict=True):
             if not answer:
-                raise DataError(f"{sample.sample_id}: its answer {sample.answer!r} has no token to learn from")
+                raise DataError(f"{sample.sample_id}: its answer {quoted(sample.answer)} has no token to learn from")
         return answers
 
     def _encode(self, samples: Sequence[Sample], answers: list[list[int]]) -> EncodedPrompts:

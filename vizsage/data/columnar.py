@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from vizsage.data.columns import BATCH_BYTES, Columns
 from vizsage.data.images import FileImage
 from vizsage.data.opening import leaves_folder, open_inside
-from vizsage.errors import DataError, one_line
+from vizsage.errors import DataError, one_line, quoted
 
 # A row group whose images take no more than this is kept while its neighbours are asked for; a larger one is passed
 # through batch by batch.
@@ -44,7 +44,7 @@ class ParquetImage:
         try:
             data = _parquet_image_bytes(str(self.path), self.row_group, self.row)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: image {self.name!r} cannot be read: {one_line(error)}") from None
+            raise DataError(f"{self.path}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
         return FileImage(self.name, self.images_dir).read() if data is None else data
 
 
@@ -62,7 +62,7 @@ class ArrowImage:
         try:
             return _bytes_of(_arrow_table(str(self.folder))["image"][self.row]) or b""
         except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DataError(f"{self.folder}: image {self.name!r} cannot be read: {one_line(error)}") from None
+            raise DataError(f"{self.folder}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -254,5 +254,5 @@ def _data_files(folder: Path) -> list[str]:
         )
     for name in names:
         if reason := leaves_folder(name, folder):
-            raise DataError(f"{folder / 'state.json'}: the data file {name[:100]!r} {reason}")
+            raise DataError(f"{folder / 'state.json'}: the data file {quoted(name)} {reason}")
     return names

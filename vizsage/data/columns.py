@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vizsage.data.sample import ImageRef
-from vizsage.errors import DataError, one_line
+from vizsage.errors import DataError, one_line, quoted, shortened
 
 # The values that are Python objects at the same time take about this much. A dictionary lets a small file expand a lot.
 BATCH_BYTES = 32 * 2**20
@@ -31,9 +31,11 @@ class Columns:
         names = schema.names
         for name, times in Counter(names).items():
             if times > 1:
-                raise DataError(f"{where}: the column {name!r} is there {times} times; rename or remove the others")
+                raise DataError(
+                    f"{where}: the column {quoted(name)} is there {times} times; rename or remove the others"
+                )
         if "image" not in names:
-            raise DataError(f"{where}: no column 'image'; found the columns {', '.join(names)}")
+            raise DataError(f"{where}: no column 'image'; found the columns {shortened(', '.join(names))}")
         image_type = _decoded(schema.field("image").type)
         children = {child.name: child.type for child in image_type} if pa.types.is_struct(image_type) else {}
         as_text = _is_text(image_type)
@@ -93,7 +95,7 @@ class Columns:
             values: list[Any] = column.to_pylist()
         except (ValueError, OverflowError, LookupError) as error:
             if not pa.types.is_temporal(column.type):  # bytes that are not UTF-8
-                raise DataError(f"{self._where}: the column {name!r} cannot be read: {one_line(error)}") from None
+                raise DataError(f"{self._where}: the column {quoted(name)} cannot be read: {one_line(error)}") from None
             values = pc.cast(column, pa.string()).to_pylist()  # a time that Python's own types cannot hold
         short = _SHORT_FLOATS.get(column.type.value_type if _is_list(column.type) else column.type)
         if short is not None:
@@ -167,10 +169,10 @@ def _class_labels(where: Path, schema: pa.Schema) -> dict[str, list[str]]:
 def _refuse_type(where: Path, name: str, kind: pa.DataType) -> None:
     """Raise DataError where a column of a record's field holds what can be no value of it."""
     if _is_binary(kind):
-        raise DataError(f"{where}: the column {name!r} holds {kind}; expected texts, so cast it to string")
+        raise DataError(f"{where}: the column {quoted(name)} holds {kind}; expected texts, so cast it to string")
     if name != "answers" and pa.types.is_nested(kind):
         hint = "; a list of accepted answers belongs into a column 'answers'" if name == "answer" else ""
-        raise DataError(f"{where}: the column {name!r} holds {_shown(kind)}; expected one value per row{hint}")
+        raise DataError(f"{where}: the column {quoted(name)} holds {_shown(kind)}; expected one value per row{hint}")
 
 
 def _is_field(column: pa.Field) -> bool:

@@ -19,7 +19,7 @@ from vizsage.config import Config
 from vizsage.data.images import BadImage, EmbeddedImage, header_px, load_image
 from vizsage.data.prompts import AnswerLayout, render_prompt
 from vizsage.data.sample import ImageRef, Sample
-from vizsage.errors import ConfigError, one_line
+from vizsage.errors import ConfigError, one_line, quoted
 
 _BLANK_PX = 64
 _SLACK = 8
@@ -169,7 +169,7 @@ class PromptEncoder:
                 self._process([row.text], [row.image])
             except ValueError as error:
                 name = row.sample.image.name
-                bad = BadImage(f"image {name!r} is refused by the model's processor: {one_line(error)}", name)
+                bad = BadImage(f"image {quoted(name)} is refused by the model's processor: {one_line(error)}", name)
                 if not skip_bad:
                     raise bad from error
                 if row.rejected:

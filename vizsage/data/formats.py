@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, cast
 
+from vizsage.data.field_names import file_form
 from vizsage.data.json_values import JsonError, array_values, json_lines, parse_line
 from vizsage.data.opening import open_file
 from vizsage.errors import DataError
@@ -56,10 +57,9 @@ class JsonFile:
             with open_file(self.path) as file:
                 text = file.read(4096).removeprefix(_BOM).lstrip()
                 if not text.startswith(b"["):
-                    raise DataError(
-                        f"{self.path}: expected a JSON array of records, found {_first_character(text)}; "
-                        "a file of one record per line ends in .jsonl"
-                    )
+                    found = file_form(text) if text.startswith(b"{") else None
+                    found = found or f"{_first_character(text)}; a file of one record per line ends in .jsonl"
+                    raise DataError(f"{self.path}: expected a JSON array of records, found {found}")
                 file.seek(0)
                 for record in array_values(file):
                     if number >= start:

@@ -15,13 +15,21 @@ from PIL import Image, UnidentifiedImageError
 from vizsage.config import Config
 from vizsage.data.opening import leaves_folder, open_inside
 from vizsage.data.sample import ImageRef
-from vizsage.errors import DataError, one_line
+from vizsage.errors import DataError, one_line, quoted
 
 # Pillow's own limit is one for the whole process and warns before it acts; `load_image` holds the one of the settings.
 Image.MAX_IMAGE_PIXELS = None
 
 # Pictures only: Pillow would also hand EPS to Ghostscript and parse dozens of containers.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
+# Pixels that are converted at a time.
+BAND_PX = 2**20
+# A JPEG is decoded once for each of its scans. Encoders make about ten; this many are decoded of an image that has
+# max_image_px pixels, and more of a smaller one. In compressed data 0xFF is followed by 0x00, so that counting the
+# marker finds all scans.
+MAX_SCANS = 20
+_SCAN = b"\xff\xda"
 
 # What Pillow's decoders raise on damaged bytes; they have no common base.
 _DECODER_ERRORS = (
@@ -69,14 +77,14 @@ class FileImage:
     def read(self) -> bytes:
         """The bytes of the file. Raises DataError when it is missing, unreadable or outside of the folder."""
         if reason := leaves_folder(self.name, self.folder):
-            raise DataError(f"image {self.name!r} {reason}")
+            raise DataError(f"image {quoted(self.name)} {reason}")
         try:
             with open_inside(self.folder, self.name) as file:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
-            raise DataError(f"image {self.name!r} is missing in {self.folder}") from None
+            raise DataError(f"image {quoted(self.name)} is missing in {self.folder}") from None
         except OSError as error:
-            raise DataError(f"image {self.name!r} in {self.folder} cannot be read: {error.strerror}") from None
+            raise DataError(f"image {quoted(self.name)} in {self.folder} cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,14 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_image_px:
-                raise _bad(ref.name, f"has {width} x {height} pixels, more than max_image_px allows ({max_image_px})")
+                size = f"has {width} x {height} pixels, more than max_image_px allows ({max_image_px})"
+                raise _bad(
+                    ref.name, f"{size}; scale it down, or raise max_image_px: 10 to 25 bytes of memory per pixel"
+                )
+            scans = data.count(_SCAN) if image.format in ("JPEG", "MPO") else 1
+            if scans * width * height > MAX_SCANS * max_image_px:
+                allowed = f"of its size at most {MAX_SCANS * max_image_px // (width * height)} are decoded"
+                raise _bad(ref.name, f"is a progressive JPEG of {scans} scans; {allowed}, so save it again")
             target = _smaller_size(width, height, resize_px)
             if target:  # a JPEG decodes at 1/2, 1/4 or 1/8 scale for less; twice the target leaves room to resample
                 image.draft(image.mode, (2 * target[0], 2 * target[1]))
@@ -152,7 +167,7 @@ def _opened(ref: ImageRef) -> BinaryIO:
 
 
 def _bad(name: str, reason: str) -> BadImage:
-    return BadImage(f"image {name!r} {reason}", name)
+    return BadImage(f"image {quoted(name)} {reason}", name)
 
 
 def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, int] | None:
@@ -167,14 +182,24 @@ def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, 
 
 
 def _to_rgb(name: str, image: Image.Image) -> Image.Image:
+    """The picture in RGB, made of bands: the steps between take several times its memory."""
+    if image.mode == "F":
+        raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
+    rows = max(1, BAND_PX // image.width)
+    picture = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        picture.paste(_band_to_rgb(name, band), (0, top))
+    return picture
+
+
+def _band_to_rgb(name: str, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _sixteen_to_eight_bits(name, image)
-    elif image.mode == "F":
-        raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from vizsage.data.opening import open_file
-from vizsage.errors import DataError
+from vizsage.errors import DataError, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _columns(path: Path, header_line: str) -> tuple[str, int, int]:
         headers = max(headers, fields, key=len)
     raise DataError(
         f"{path}: a table of descriptions needs a column of image names ({', '.join(IMAGE_HEADERS)}) and one named "
-        f"{DESCRIPTION_HEADERS[0]}, in upper or lower case; found the headers {', '.join(headers)[:300]}"
+        f"{DESCRIPTION_HEADERS[0]}, in upper or lower case; found the headers {shortened(', '.join(headers))}"
     )
 
 

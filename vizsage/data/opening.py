@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
+_DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://", re.IGNORECASE)
+_BASE64_IMAGES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # how JPEG, PNG, GIF and WebP begin
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -56,9 +60,30 @@ def leaves_folder(name: str, folder: Path) -> str | None:
         if os.path.islink(path):
             root = os.path.realpath(folder)
             if not os.path.realpath(os.path.join(folder, name)).startswith(root.rstrip("/") + "/"):
-                return f"is a symbolic link that leaves {folder}; copy the file into it"
+                return (
+                    f"is a symbolic link that leaves {folder}; copy the file into it. {folder} itself may be a link "
+                    "to the folder that holds the files"
+                )
             break
     return None
+
+
+def no_file_name(text: str) -> str | None:
+    """What `text` is instead of the name of a file, and what to do; None where it may be a name."""
+    if _DATA_URL.match(text):
+        kind = f"a data URL of {len(text)} characters"
+    elif _URL.match(text):
+        kind = "a URL"
+    elif text.startswith(_BASE64_IMAGES) and len(text) > 100:
+        kind = f"an image as base64, {len(text)} characters"
+    elif len(text) > 4095 or max(map(len, text.split("/"))) > 255:  # of a path and of a name in Linux
+        kind = f"a text of {len(text)} characters, more than a name can have"
+    else:
+        return None
+    return (
+        f"{kind}; URLs and base64 are not read: save the image as a file below Images/ and write its name, or embed "
+        "its bytes in Parquet"
+    )
 
 
 def _walk(root: str, name: str) -> BinaryIO:

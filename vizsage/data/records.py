@@ -12,13 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from vizsage.data.field_names import missing_field
 from vizsage.data.formats import Format
 from vizsage.data.images import FileImage
 from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
-from vizsage.data.opening import leaves_folder
+from vizsage.data.opening import leaves_folder, no_file_name
 from vizsage.data.sample import ImageRef, Sample
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted
 
 FIELDS = frozenset({"id", "image", "question", "answer", "answers", "need_external_knowledge"})
 PROBLEMS_SHOWN = 10
@@ -40,7 +41,7 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
         return Sample(
             sample_id=_record_id(raw, split, number),
             image=image,
-            question=_required_text(raw.get("question"), "question"),
+            question=_required_text(raw.get("question"), "question", raw),
             answer=answer,
             answers=answers,
             need_external_knowledge=need,
@@ -105,14 +106,14 @@ class IdCheck:
             except BadRecord:
                 continue
             if hash(sample_id) in twice and first.setdefault(sample_id, number) != number:
-                yield f"record {number + 1}: id {sample_id!r} is already that of record {first[sample_id] + 1}"
+                yield f"record {number + 1}: id {quoted(sample_id)} is already that of record {first[sample_id] + 1}"
 
 
 def _place(raw: dict[str, Any], number: int) -> str:
     """`record 3 (id 17, image 'a.jpg')`, as far as they are known."""
     image = raw.get("image")
     name = image if isinstance(image, str) else getattr(image, "name", None)
-    known = [f"id {raw['id']!r}" if raw.get("id") is not None else "", f"image {name!r}" if name else ""]
+    known = [f"id {quoted(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
     return f"record {number + 1} ({', '.join(filter(None, known))})" if any(known) else f"record {number + 1}"
 
 
@@ -130,9 +131,13 @@ def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
     if isinstance(image, str):
         if not image.strip():
             raise BadRecord("image is empty; write a file name below Images/")
+        if reason := no_file_name(image):
+            raise BadRecord(f"image is {reason}")
         return _file_image(_whole(image, "image"), images_dir)
     if image is None:
-        raise BadRecord(f"image is missing; found the keys {', '.join(map(str, raw))[:100] or 'of an empty object'}")
+        raise BadRecord(missing_field("image", raw))
+    if isinstance(image, list) and len(image) != 1:
+        raise BadRecord(f"image is a list of {len(image)}; a record has one image: write its file name below Images/")
     if isinstance(image, (bool, int, float, Decimal, list, dict)):
         raise BadRecord(f"image is {show_value(image)}; write a file name below Images/")
     return image  # the reference to an embedded image
@@ -166,7 +171,7 @@ def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """
     several = raw.get("answers")
     if several is None or several != several:  # absent, also as pandas writes it
-        answer = _required_text(raw.get("answer"), "answer").strip()
+        answer = _required_text(raw.get("answer"), "answer", raw).strip()
         return answer, (answer,)
     if not isinstance(several, list) or not several:
         found = "empty" if several == [] else show_value(several)
@@ -178,12 +183,15 @@ def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     return _required_text(alone, "answer").strip(), answers
 
 
-def _required_text(value: Any, field: str) -> str:
+def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None) -> str:
+    """The text of a field. Raises BadRecord, which tells what fields `raw` has instead, if that is its record."""
     if isinstance(value, str) and value.isascii() and value and not value.isspace():
         return value  # as nearly all are
     text = None if isinstance(value, bool) else scalar_text(value)
     if text is None or not text.strip():
         missing = value is None or value != value
+        if missing and raw is not None and field not in raw:
+            raise BadRecord(missing_field(field, raw))
         found = "missing" if missing else show_value(value) if text is None else "empty"
         hint = "; several accepted answers are a list 'answers'" if found == "a list" and field == "answer" else ""
         raise BadRecord(f"{field} is {found}; write a text or a number{hint}")

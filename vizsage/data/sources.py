@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vizsage.config import Config
+from vizsage.data.field_names import record_form
 from vizsage.data.formats import LAYOUTS, Format, find_format
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.records import BadRecord, IdCheck, Problems, read_record
 from vizsage.data.sample import Sample
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Split:
                 "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas "
                 "wrote the table, an absent value may have made integers floats: convert them with astype('Int64')",
                 self.path,
-                ", ".join(f"{count} in {key!r}" for key, count in whole.most_common(10)),
+                ", ".join(f"{count} in {quoted(key)}" for key, count in whole.most_common(10)),
             )
         if not records:
             raise DataError(f"{self.path}: the file holds no records")
@@ -179,14 +180,18 @@ def open_split(config: Config, split: str) -> Split:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; base_path and dataset name the folder that holds the splits")
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-        raise DataError(f"{folder}: no split {name!r}; expected one of {LAYOUTS.format(name)}; found {there}")
+        raise DataError(
+            f"{folder}: no split {quoted(name)}; expected one of {LAYOUTS.format(name)}; found {shortened(there)}"
+        )
     table = None
     if config.external_knowledge and config.external_knowledge_path is not None:
         path = config.external_knowledge_path
         table = Table(path, path.stat().st_mtime_ns if path.exists() else 0)
         _knowledge(table)
     opened = Split(name, source, config.images_dir, table)
-    for _ in source.records():
+    for first in source.records():
+        if found := record_form(first):
+            raise DataError(f"{opened.path}: {found}")
         break
     else:
         raise DataError(f"{opened.path}: the file holds no records")
@@ -202,7 +207,7 @@ def _find(config: Config, name: str) -> Format | None:
 
 def _canonical(split: str) -> str:
     if not split or split != Path(split).name or split.startswith("."):
-        raise DataError(f"split {split!r} is not a name; write train, val, test or the stem of a file")
+        raise DataError(f"split {quoted(split)} is not a name; write train, val, test or the stem of a file")
     return "val" if split == "validation" else split
 
 

@@ -19,7 +19,7 @@ from vizsage.config import Config
 from vizsage.data.images import BadImage, EmbeddedImage, FileImage, load_image
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import Split, find_split, open_split
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted, shortened
 from vizsage.scoring.caveats import CHANGED_NUMBERS, EMPTIED, UNICODE_FORMS, answer_caveats
 from vizsage.scoring.normalisation import normalise_squad
 
@@ -115,7 +115,7 @@ def find_missing_files(survey: Survey) -> None:
     """Note the image files that are not there; nothing is opened."""
     for image, split in survey.images.items():
         if isinstance(image, FileImage) and not os.path.isfile(image.path):
-            survey.add("images", f"{split}: image {image.name!r} is missing in {image.folder}")
+            survey.add("images", f"{split}: image {quoted(image.name)} is missing in {image.folder}")
 
 
 def decode_images(
@@ -138,7 +138,9 @@ def decode_images(
         pixels[image], digest = found
         twin = owners.setdefault(digest, image.name)
         if set(survey.splits_of[twin]) != set(survey.splits_of[image.name]):
-            places = "; ".join(f"{name} in {', '.join(survey.splits_of[name])}" for name in (twin, image.name))
+            places = "; ".join(
+                f"{shortened(name)} in {', '.join(survey.splits_of[name])}" for name in (twin, image.name)
+            )
             survey.add("one picture under two names in different splits", places, warning=True)
     return pixels
 
@@ -156,13 +158,13 @@ def _survey_split(split: Split, survey: Survey, seen: dict[int, str], *, squad: 
                 survey.splits_of.setdefault(sample.image.name, []).append(split.name)
             with_knowledge += sample.need_external_knowledge
             if sample.need_external_knowledge and sample.description is None:
-                case = f"{split.name}: {sample.image.name} has no description in the table"
+                case = f"{split.name}: {shortened(sample.image.name)} has no description in the table"
                 survey.add("external knowledge", case, warning=True)
             if squad:
                 _note_caveats(sample, split.name, survey)
             other = seen.setdefault(_identity(sample), split.name)
             if other != split.name:
-                case = f"{other} and {split.name}: {sample.image.name}: {sample.question}"
+                case = f"{other} and {split.name}: {shortened(sample.image.name)}: {shortened(sample.question)}"
                 survey.add("samples in two splits", case)
     except DataError as error:
         for problem in split.problems.first or [str(error)]:
@@ -188,8 +190,8 @@ def _note_caveats(sample: Sample, split: str, survey: Survey) -> None:
         for name in answer_caveats(answer):
             first.setdefault(name, answer)
     for name, answer in first.items():
-        case = f"{split}: {sample.image.name}: {sample.question}: {answer!r}"
-        case += f" becomes {normalise_squad(answer)!r}" if name != UNICODE_FORMS else ""
+        case = f"{split}: {shortened(sample.image.name)}: {shortened(sample.question)}: {quoted(answer)}"
+        case += f" becomes {quoted(normalise_squad(answer))}" if name != UNICODE_FORMS else ""
         survey.add(_CAVEATS[name], case, warning=True)
 
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vizsage.backends.base import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError
-from vizsage.files import sha256_file
+from vizsage.files import sha256_file, unreadable
 
 if TYPE_CHECKING:
     from vizsage.backends.base import Answering
 
 log = logging.getLogger(__name__)
 
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first of them that is there is read by peft
 _BESIDE_WEIGHTS = {".json", ".jinja", ".model", ".txt", ".py"}
 
 
@@ -42,7 +42,9 @@ def find_adapter(config: Config, *, base: bool = False, adapter: Path | None = N
             raise ConfigError(f"the base model was asked for together with adapter {adapter}; leave one of them out")
         return None
     folder = adapter or config.adapter_dir
-    if not (folder / "adapter_config.json").is_file():
+    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS)):
+        raise CheckpointError(problem)
+    if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
             f"{folder}: no adapter there (adapter_config.json is missing); train it first, name another folder, or "
             "evaluate the base model"
@@ -125,10 +127,10 @@ def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
     """Weights and configuration (rank, scale) of an adapter decide alike what it answers."""
     if adapter is None:
         return {"adapter_sha256": None, "adapter_config_sha256": None}
-    weights = next(path for name in _ADAPTER_WEIGHTS if (path := adapter / name).is_file())
+    weights = next(path for name in ADAPTER_WEIGHTS if (path := adapter / name).is_file())
     return {
         "adapter_sha256": sha256_file(weights),
-        "adapter_config_sha256": sha256_file(adapter / "adapter_config.json"),
+        "adapter_config_sha256": sha256_file(adapter / ADAPTER_CONFIG),
     }
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vizsage.evaluation.table import add_section
+from vizsage.evaluation.table import add_section, cell
 from vizsage.scoring.normalisation import MODE_TITLES
 
 CHANGES_SHOWN = 10
@@ -38,9 +38,8 @@ def runs_table(comparison: dict[str, Any]) -> Table:
         ("score", f"{comparison['interval']['confidence']:.0%} interval", "failed"),
     )
     for number, run in enumerate(comparison["runs"]):
-        # Text, never markup: names come from outside.
         table.add_row(
-            _letter(number), Text(run["path"]), _percent(run["score"]), _range(run), str(run["failed_predictions"])
+            _letter(number), cell(run["path"]), _percent(run["score"]), _range(run), str(run["failed_predictions"])
         )
     return table
 
@@ -81,8 +80,8 @@ def changes_table(title: str, changes: list[dict[str, Any]]) -> Table:
     table = _table(f"{title} ({of_all})", ("image", "question", "answer", "A", "B"), ())
     for change in shown:
         answers = ", ".join(dict.fromkeys(change["answers"]))
-        predictions = (Text("failed", style="red") if text is None else Text(text) for text in change["predictions"])
-        table.add_row(Text(change["image"]), Text(change["question"]), Text(answers), *predictions)
+        predictions = (Text("failed", style="red") if text is None else cell(text) for text in change["predictions"])
+        table.add_row(cell(change["image"]), cell(change["question"]), cell(answers), *predictions)
     return table
 
 
@@ -97,7 +96,7 @@ def _table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> Table:
 
 def _add_group(table: Table, label: str, group: dict[str, Any]) -> None:
     table.add_row(
-        Text(label),
+        cell(label),
         str(group["samples"]),
         _percent(group["baseline_score"], unit=""),
         _percent(group["score"], unit=""),

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vizsage.backends.group import own_group
 from vizsage.backends.processes import Processes
 from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
-from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError
+from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, printable
 from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.evaluation.folder import check_base_model, results_folder
-from vizsage.evaluation.predictions import PREDICTIONS, RESULTS, set_aside_other, write_predictions
+from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS, set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions, as_shown, blinded
 from vizsage.evaluation.report import counterpart_folder, write_report
 from vizsage.evaluation.results import SCHEMA_VERSION, Throughput, complaints, score
@@ -31,10 +33,11 @@ from vizsage.evaluation.table import show
 from vizsage.evaluation.tracking import log_evaluation
 from vizsage.files import write_json
 from vizsage.interruption import SignalLatch, catch_signals
-from vizsage.lock import only_one
+from vizsage.lock import Held, only_one
 from vizsage.record import hardware, now, versions
 from vizsage.scoring.caveats import caveat_warnings
 from vizsage.scoring.normalisation import mode_of
+from vizsage.tracking import check_environment
 
 if TYPE_CHECKING:
     from vizsage.backends.base import Answer
@@ -53,6 +56,7 @@ def evaluate(
     fresh: bool = False,
     other_data: bool = False,
     console: Console | None = None,
+    latch: SignalLatch | None = None,
 ) -> dict[str, Any]:
     """Answer the samples of `split`, keep the answers as they come, and write predictions, results and the report.
 
@@ -70,6 +74,7 @@ def evaluate(
         fresh: set earlier answers aside and begin anew.
         other_data: allow another data set than that of the run in output_dir; its results go to <dataset>-<split>/.
         console: gets the tables; None: nothing is shown, no progress either.
+        latch: one that catches signals already; without it the signals of this call are caught.
 
     Returns the content of results.json.
 
@@ -81,17 +86,21 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1, found {limit}")
+    check_environment(config)
+    own_group()  # refused now rather than after the model is loaded
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
     folder = results_folder(config, opened, base=base, blind=blind, other_data=other_data)
     questions = Questions(opened, streaming=config.use_val_streaming, limit=limit)
-    with catch_signals() as latch, Processes(latch=latch) as processes, ExitStack() as held:
+    with catch_signals(latch) as latch, Processes(latch=latch) as processes, ExitStack() as held:
         first = processes.rank == 0
-        locked: list[None] = []
+        locked: list[Held] = []
 
         def lock(*, create: bool) -> None:
             if first and not locked and (create or folder.is_dir()):
-                locked.append(held.enter_context(only_one(folder, "evaluating")))
+                taken = held.enter_context(only_one(folder, "evaluating"))
+                taken.clean((PREDICTIONS, RESULTS, REPORT))
+                locked.append(taken)
 
         # Before the model is loaded, because two of them may not fit; a folder is created only for one that was.
         processes.together(lambda: lock(create=False))
@@ -191,7 +200,7 @@ class Share:
 def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
     """All processes answer their shares, with a bar called `name` if `shown`. Raises Interrupted in all of them."""
     with _progress(shown=shown) as progress:
-        task = progress.add_task(name, total=questions.total)
+        task = progress.add_task(escape(printable(name)), total=questions.total)
         stopped = share.processes.together(
             lambda: share.answer_all(questions, lambda done: progress.advance(task, done))
         )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vizsage.data.json_values import BrokenRecord, parse_line
+from vizsage.data.field_names import missing_field
+from vizsage.data.json_values import BrokenRecord, JsonError, json_lines, parse_line
 from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
-from vizsage.errors import DataError
+from vizsage.errors import DataError, quoted
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE, SCHEMA_VERSION
 from vizsage.scoring.caveats import caveat_warnings
@@ -75,16 +76,14 @@ def read_rows(path: Path, name: str) -> Iterator[Row]:
     problems, first_lines, repeats = Problems("line"), dict[str, int](), _Repeats()
     empty = True
     with _opened(path, name) as file:
-        for number, line in enumerate(file, 1):
-            if line.isspace():
-                continue
+        for number, line in json_lines(file):
             empty = False
             try:
                 row = _row(line, number)
                 sample_id = row["sample_id"]
                 if sample_id is not None and first_lines.setdefault(sample_id, number) != number:
                     raise BadRecord(
-                        f"line {number}: sample_id {sample_id!r} is already that of line {first_lines[sample_id]}"
+                        f"line {number}: sample_id {quoted(sample_id)} is already that of line {first_lines[sample_id]}"
                     )
             except BadRecord as error:
                 problems.add(str(error))
@@ -132,11 +131,13 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
                 yield file
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+    except JsonError as error:
+        raise DataError(f"{name}: {error}") from None
 
 
 def _row(line: bytes, number: int) -> Row:
     """What scoring needs of a line. Raises BadRecord that names it."""
-    raw = parse_line(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, number)
+    raw = parse_line(line, number)
     if isinstance(raw, BrokenRecord):
         raise BadRecord(raw.reason)
     try:
@@ -163,7 +164,7 @@ def _row(line: bytes, number: int) -> Row:
 def _prediction(raw: dict[str, Any]) -> str | None:
     """The prediction, stripped as the answers are."""
     if "prediction" not in raw:
-        raise BadRecord("prediction is missing; write a text, or null where the record failed")
+        raise BadRecord(f"{missing_field('prediction', raw)}; write a text, or null where the record failed")
     value = raw["prediction"]
     text = None if isinstance(value, bool) else scalar_text(value)
     if text is None and value is not None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vizsage.errors import printable
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import LISTED, Highlights
 from vizsage.scoring.normalisation import MODE_TITLES, MODES, NORMALISERS
@@ -61,7 +62,7 @@ def overall_table(results: dict[str, Any]) -> Table:
     add_section(table, "question word", results["by_question_word"], _add_group, "in results.json")
     for tag, values in results["by_tag"].items():
         add_section(table, tag, values, _add_group, "in results.json")
-    table.caption = Text("\n".join(_notes(results)))
+    table.caption = cell("\n".join(_notes(results)))
     table.caption_justify = "left"
     return table
 
@@ -80,7 +81,7 @@ def _title(results: dict[str, Any]) -> Text:
     first = f", first {results['limit']}" if results.get("limit") else ""
     model = "" if "adapter" not in results else ": base model" if results["adapter"] is None else ": adapter"
     blind = ", blind: the picture was withheld" if results.get("blind") else ""
-    return Text(f"Exact match ({mode}) on {results['split']}{first}{model}{blind}")
+    return cell(f"Exact match ({mode}) on {results['split']}{first}{model}{blind}")
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
@@ -109,7 +110,7 @@ def add_section(table: Table, name: str, groups: dict[str, dict[str, Any]], add_
         return
     table.add_section()
     more = len(groups) - GROUPS_SHOWN
-    table.add_row(Text(f"by {name}" + (f" ({more} more {where})" if more > 0 else "")), style="dim")
+    table.add_row(cell(f"by {name}" + (f" ({more} more {where})" if more > 0 else "")), style="dim")
     for label, group in list(groups.items())[:GROUPS_SHOWN]:
         add_group(table, f"  {label}", group)
 
@@ -118,8 +119,7 @@ def _add_group(table: Table, label: str, group: dict[str, Any], style: str | Non
     interval = group["exact_match_interval"]
     ends = "-" if interval is None else " to ".join(f"{100 * end:.1f}" for end in interval) + " %"
     score = _percent(group["exact_match_percentage"])
-    # Text, never markup: the label may come from the data.
-    table.add_row(Text(label), str(group["samples"]), str(group["images"]), score, ends, style=style)
+    table.add_row(cell(label), str(group["samples"]), str(group["images"]), score, ends, style=style)
 
 
 def preview_table(rows: Iterable[Row]) -> Table:
@@ -127,7 +127,7 @@ def preview_table(rows: Iterable[Row]) -> Table:
     table = _row_table("Samples", "question", "prediction", "ground truth", "match")
     for row in rows:
         table.add_row(
-            Text(row["image"]), Text(row["question"]), _prediction(row), Text(row["answer"]), _match(row["exact_match"])
+            cell(row["image"]), cell(row["question"]), _prediction(row), cell(row["answer"]), _match(row["exact_match"])
         )
     return table
 
@@ -136,8 +136,8 @@ def error_table(rows: Iterable[Row], title: str, *, reasons: bool = False) -> Ta
     """Wrong answers, or with `reasons` failed records and why they failed."""
     table = _row_table(title, "question", "reason" if reasons else "prediction", "ground truth")
     for row in rows:
-        shown = Text(str(row["error"])) if reasons else _prediction(row)
-        table.add_row(Text(row["image"]), Text(row["question"]), shown, Text(row["answer"]))
+        shown = cell(str(row["error"])) if reasons else _prediction(row)
+        table.add_row(cell(row["image"]), cell(row["question"]), shown, cell(row["answer"]))
     return table
 
 
@@ -170,10 +170,15 @@ def _row_table(title: str, *columns: str) -> Table:
 
 
 def _prediction(row: Row) -> Text:
-    """Text, never markup: an answer such as "[red]" stands as it is."""
+    """An answer such as "[red]" stands as it is."""
     if row["prediction"] is None:
         return Text("failed", style="red")
-    return Text(row["prediction"] + (" [cut]" if row["finish_reason"] == "length" else ""))
+    return cell(row["prediction"] + (" [cut]" if row["finish_reason"] == "length" else ""))
+
+
+def cell(text: str) -> Text:
+    """A text of data or model in a table: never markup, and nothing that would control a terminal."""
+    return Text(printable(text, lines=True))
 
 
 def _match(correct: bool) -> Text:

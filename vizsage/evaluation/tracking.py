@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vizsage.config import Config
-from vizsage.errors import one_line
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT
 from vizsage.evaluation.report import outcome
 from vizsage.evaluation.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_text
 from vizsage.scoring.metrics import accepted_answers
-from vizsage.tracking import WandbTracker
+from vizsage.tracking import WandbTracker, guarded
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +41,14 @@ def log_evaluation(config: Config, results: Mapping[str, Any], folder: Path) -> 
     """
     if not config.use_wandb:
         return None
-    import wandb
-
     known = _known_run(config.output_dir)
     tracker = WandbTracker(config, known, config.model_dump(mode="json"))
     if known is None:
         write_text(config.output_dir / "evaluation_results" / RUN_ID, f"{tracker.run_id}\n")
     name = folder.name
     for what, make in (("table", _table), ("report", _report)):
-        try:
-            media = make(results, folder)
-        except (OSError, ValueError, wandb.Error) as error:
-            log.warning("W&B: without the %s: %s", what, one_line(error))
-        else:
+        media = guarded(partial(make, results, folder), f"without the {what}")
+        if media is not None:
             tracker.log({f"{name}/{what}": media})
     tracker.finish(0, {f"{name}/{key}": value for key, value in summary_numbers(results).items()})
     return tracker.run_id

@@ -15,10 +15,10 @@ from itertools import cycle, groupby, islice, zip_longest
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 
 from vizsage.backends.base import cuda_devices
 from vizsage.backends.memory import limit_bytes, memory_reported, usage
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
 from vizsage.data.batching import evaluation_order
@@ -59,13 +59,9 @@ def find_batch_size(plan: Plan, model: Any, collate: TrainCollator, sharing: Sha
             found = largest_that_fits(sizes(plan), trial)
     except VizSageError as error:
         problem = error
-    parts = [(found, problem)]
-    if plan.processes > 1:
-        parts = gather_object(parts)
-    for _, met in parts:
-        if met is not None:
-            raise met
-    smallest = min(size for size, _ in parts)
+    if met := first_problem(problem, plan.processes):
+        raise met
+    smallest = min(to_all(found)) if plan.processes > 1 else found
     log.info("batch_size: auto: %d fits in each process: %s", smallest, usage())
     return smallest
 

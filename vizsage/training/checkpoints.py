@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vizsage.files import disk_full, fsync_dir, fsync_tree, sha256_file, write_json
+from vizsage.errors import CheckpointError
+from vizsage.files import disk_full, fsync_dir, settle_tree, sha256_file, unreadable, write_json
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 IDENTITY = "identity.json"
+PARTIAL = ".checkpoint-*.partial"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -68,7 +70,7 @@ def writing(output_dir: Path, step: int, *, main: bool, barrier: Callable[[], No
 
 
 def _seal(partial: Path, final: Path) -> None:
-    fsync_tree(partial)
+    settle_tree(partial)
     sums = {str(p.relative_to(partial)): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
     write_json(partial / MANIFEST, {"sha256": sums})
     if final.exists() and damage(final) is None:
@@ -81,7 +83,12 @@ def _seal(partial: Path, final: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file of the manifest is there with its sum."""
+    """What is wrong with a checkpoint, or None: every file of the manifest is there with its sum.
+
+    Raises CheckpointError where files must not be read, which says nothing of what stands in them.
+    """
+    if problem := unreadable([folder / MANIFEST, *sorted(folder.rglob("*"))]):
+        raise CheckpointError(problem)
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         for name, expected in sums.items():
@@ -112,7 +119,7 @@ def clean_up(output_dir: Path, *, keep: int, best: Path | None) -> None:
     for folder in checkpoints(output_dir)[:-keep]:
         if folder != best:
             shutil.rmtree(folder)
-    for folder in output_dir.glob(".checkpoint-*.partial"):
+    for folder in output_dir.glob(PARTIAL):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from accelerate import PartialState
 
+from vizsage.backends.group import own_group
 from vizsage.check import quick_check
 from vizsage.config import Config
 from vizsage.record import RunRecord, check_same_run, differences, read_outcome
@@ -27,8 +27,7 @@ def is_done_for(config: Config) -> bool:
         return False
     quick_check(config)
     seed = draw_seed(config, record.recorded_seed())
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return is_done(config, record, make_plan(config.model_copy(update={"seed": seed}), rank, processes))
+    return is_done(config, record, make_plan(config.model_copy(update={"seed": seed}), *own_group()))
 
 
 def is_done(config: Config, record: RunRecord, plan: Plan) -> bool:
@@ -63,7 +62,8 @@ def from_checkpoint(plan: Plan, world: PartialState) -> tuple[Plan, Path | None]
     Raises ConfigError where it is another run's.
     """
     output_dir = plan.config.output_dir
-    checkpoint = on_main(world, lambda: checkpoints.newest_whole(output_dir))
+    name = on_main(world, lambda: (found := checkpoints.newest_whole(output_dir)) and found.name)
+    checkpoint = output_dir / name if name else None
     if checkpoint:
         before = checkpoints.read_identity(checkpoint)
         plan = plan.continuing(before)

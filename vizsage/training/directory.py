@@ -5,47 +5,51 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.config import RUN_FILES, Config
 from vizsage.errors import VizSageError
-from vizsage.lock import LOCK, only_one
+from vizsage.lock import LOCK, Held, only_one
 from vizsage.record import RunRecord
+from vizsage.training.checkpoints import PARTIAL
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @contextmanager
-def only_one_run(output_dir: Path, world: PartialState) -> Iterator[None]:
-    """Hold the run directory, in the main process for all of them; see `only_one`."""
-    with ExitStack() as held:
+def only_one_run(config: Config, world: PartialState) -> Iterator[Held]:
+    """Hold the run directory, in the main process for all of them, and delete what a killed run left half-written."""
+    with ExitStack() as stack:
+        of_main: list[Held] = []
 
         def hold() -> None:
-            held.enter_context(only_one(output_dir, "training"))
+            held = stack.enter_context(only_one(config.output_dir, "training"))
+            held.clean((*RUN_FILES, config.name_trained_model), PARTIAL)
+            of_main.append(held)
 
         on_main(world, hold)
-        yield
+        yield of_main[0] if of_main else Held(config.output_dir)
 
 
 def on_main(world: PartialState, function: Callable[[], T]) -> T:
-    """The result of `function`, called in the main process only, in every process; a user's error raises in each."""
-    box: list[Any] = [None]
+    """The result of `function`, called in the main process only, in every process; a user's error raises in each.
+
+    What it returns must be what JSON can hold.
+    """
+    result: T | None = None
+    problem: VizSageError | None = None
     if world.is_main_process:
         try:
-            box = [(function(), None)]
+            result = function()
         except VizSageError as error:
-            box = [(None, error)]
-    if world.num_processes > 1:
-        broadcast_object_list(box)
-    result, problem = box[0]
-    if problem is not None:
-        raise problem
-    return cast(T, result)
+            problem = error
+    if met := first_problem(problem, world.num_processes):
+        raise met
+    return cast(T, result if world.num_processes == 1 else to_all(result)[0])
 
 
 def set_aside(config: Config, record: RunRecord) -> None:
@@ -55,7 +59,7 @@ def set_aside(config: Config, record: RunRecord) -> None:
     """
     output_dir = config.output_dir
     names = {*RUN_FILES, config.name_trained_model, record.content.get("settings", {}).get("name_trained_model")}
-    patterns = ("checkpoint-*", "damaged-checkpoint-*", ".checkpoint-*.partial")
+    patterns = ("checkpoint-*", "damaged-checkpoint-*", PARTIAL)
     earlier = [p for p in output_dir.iterdir() if p.name in names or any(p.match(pattern) for pattern in patterns)]
     if not earlier:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ class MetricsLog(TrainerCallback):
         global_batch: int,
         epoch_samples: int,
         tracker: Tracker,
+        before_writing: Callable[[], None] = lambda: None,
     ) -> None:
+        """`before_writing` raises where the run directory is gone."""
         self.path = output_dir / "metrics.jsonl"
         self.picture = output_dir / "loss.png"
         self.attempt, self.total_steps, self.tracker = attempt, total_steps, tracker
+        self.before_writing = before_writing
         self.global_batch, self.epoch_samples = global_batch, epoch_samples
         self.bar = Bar(
             TextColumn("{task.description}"),
@@ -131,6 +135,7 @@ class MetricsLog(TrainerCallback):
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
+        self.before_writing()
         lines = list(read_jsonl(self.path)) if self.path.exists() else []
         losses = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
         scores = [(line["step"], line["exact_match"]) for line in lines if "exact_match" in line]
@@ -154,5 +159,6 @@ class MetricsLog(TrainerCallback):
         write_bytes(self.picture, buffer.getvalue())
 
     def _write(self, line: dict[str, Any]) -> None:
+        self.before_writing()
         append_jsonl(self.path, [line])
         self.tracker.log(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from itertools import islice
 from pathlib import Path
@@ -14,10 +13,12 @@ from transformers import PrinterCallback
 
 from vizsage.backends.base import LoadedModel
 from vizsage.backends.generation import generate_answers
+from vizsage.backends.group import own_group
 from vizsage.backends.hardware import resolve_for_hardware
 from vizsage.backends.loading import load_base, load_early, refuse_vllm
 from vizsage.backends.lora import add_adapter, save_adapter
 from vizsage.backends.memory import memory_exceeded, memory_reported
+from vizsage.backends.processes import reaching
 from vizsage.backends.shared_image.sharing import compile_layers, share_images
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
@@ -27,6 +28,7 @@ from vizsage.data.prompts import fingerprint
 from vizsage.errors import EXIT_UNKNOWN, TELLING, Interrupted, RepeatingError, VizSageError, is_out_of_memory
 from vizsage.files import write_text
 from vizsage.interruption import SignalLatch, catch_signals
+from vizsage.lock import Held
 from vizsage.record import RunRecord, read_outcome, versions, write_outcome
 from vizsage.tracking import Tracker, WandbTracker
 from vizsage.training import checkpoints
@@ -55,19 +57,21 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
     if latch is None:
         with catch_signals() as caught:
             return train(config, caught)
+    own_group()  # refused now rather than after the model is loaded
     refuse_vllm(config)
     given = config
     config, warnings = resolve_for_hardware(config)
     if config.resume and is_done_for(config):
         return None
-    if int(os.environ.get("RANK", "0")) == 0:
+    if own_group().rank == 0:
         for warning in warnings:
             log.warning(warning)
     quick_check(config)
     with memory_reported(config, "loading the base model"):
         loaded = load_early(config)
-    world = PartialState(cpu=config.device == "cpu")
-    with only_one_run(config.output_dir, world):
+    with reaching("this process"):
+        world = PartialState(cpu=config.device == "cpu")
+    with only_one_run(config, world) as held:
         record, plan = plan_here(config, world)
         if not config.resume and not record.goes_on_anew(plan.identity):
             on_main(world, lambda: set_aside(config, record))
@@ -79,7 +83,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
         if not plan.settled and not memory_is_limited(config):
             plan = plan.with_batch_size(DEFAULT)
             log.warning("batch_size: auto replaced by %d: on a CPU there is no limit to find", DEFAULT)
-        return _attempt(plan, given, record, world, latch, checkpoint, loaded)
+        return _attempt(plan, given, record, world, latch, held, checkpoint, loaded)
 
 
 def _attempt(
@@ -88,12 +92,13 @@ def _attempt(
     record: RunRecord,
     world: PartialState,
     latch: SignalLatch,
+    held: Held,
     checkpoint: Path | None,
     loaded: LoadedModel | None,
 ) -> None:
     """Train, and write down how it ended, however it ends."""
     output_dir, main = plan.config.output_dir, world.is_main_process
-    run = _Run(plan, record, world, latch, checkpoint, loaded)
+    run = _Run(plan, record, world, latch, held, checkpoint, loaded)
     if main:
         write_text(output_dir / "config.yaml", config_to_yaml(given))
         # How the attempt before ended stays in run.json; a kill must not leave its outcome as that of this one.
@@ -122,8 +127,9 @@ def _attempt(
             run.close_bar()
             if exit_code == EXIT_UNKNOWN and (cause := read_outcome(output_dir)):
                 exit_code, reason = cause["exit_code"], cause["reason"]
-            record.end_attempt({"step": run.step, "exit_code": exit_code, "reason": reason})
-            write_outcome(output_dir, exit_code=exit_code, reason=reason, step=run.step, attempt=record.attempt)
+            if held.is_there():
+                record.end_attempt({"step": run.step, "exit_code": exit_code, "reason": reason})
+                write_outcome(output_dir, exit_code=exit_code, reason=reason, step=run.step, attempt=record.attempt)
             # Last: an upload may take a minute, and who waits for this process may not grant it.
             run.tracker.finish(exit_code, run.progress.best_scores)
 
@@ -137,11 +143,12 @@ class _Run:
         record: RunRecord,
         world: PartialState,
         latch: SignalLatch,
+        held: Held,
         checkpoint: Path | None,
         loaded: LoadedModel | None,
     ) -> None:
         self.plan, self.config, self.record, self.world, self.latch = plan, plan.config, record, world, latch
-        self.checkpoint, self.loaded = checkpoint, loaded
+        self.held, self.checkpoint, self.loaded = held, checkpoint, loaded
         self.step = checkpoints.step_of(checkpoint) if checkpoint else 0
         self.progress = Progress(**checkpoints.read_progress(checkpoint)) if checkpoint else Progress()
         self.tracker = Tracker()
@@ -188,6 +195,7 @@ class _Run:
             sharing=sharing,
             progress=self.progress,
             stop=lambda: self.latch.signal is not None,
+            before_saving=self.held.require,
             fingerprint=fingerprint(self.processor, config, loaded.base_identity),
             identity=plan.identity,
             model=self.model,
@@ -223,7 +231,9 @@ class _Run:
         trainer.gather_left_out()
         after = self._show_example("after training")
         if self.world.is_main_process:
+            self.held.require()
             self._deliver(loaded.base_identity, trainer.samples_seen(), before, after)
+            self.held.require()
         self.world.wait_for_everyone()
 
     def _settle(self, batch_size: int) -> None:
@@ -253,6 +263,7 @@ class _Run:
             global_batch=plan.share.global_batch,
             epoch_samples=plan.order.total,
             tracker=self.tracker,
+            before_writing=self.held.require,
         )
         self.metrics.forget_after(self.step, validation_too=self.progress.pending_validation)
         trainer.add_callback(self.metrics)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import FINGERPRINT_FILE
+from vizsage.backends.messages import first_problem, to_all
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
 from vizsage.data.left_out import NOTICEABLE, nothing_to_learn, summary
@@ -85,7 +85,8 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
 class VisionTrainer(SFTTrainer):
     """One optimizer step after another; the loss is the mean over the answer tokens of a step.
 
-    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came.
+    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came,
+    and `before_saving` raises where the run directory is gone.
     """
 
     def __init__(
@@ -96,12 +97,13 @@ class VisionTrainer(SFTTrainer):
         sharing: Sharing | None,
         progress: Progress,
         stop: Callable[[], bool],
+        before_saving: Callable[[], None],
         fingerprint: dict[str, str],
         identity: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
-        self.stop, self.fingerprint, self.identity = stop, fingerprint, identity
+        self.stop, self.before_saving, self.fingerprint, self.identity = stop, before_saving, fingerprint, identity
         self.loader: TrainLoader | None = None
         self.much_left_out = False
         trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
@@ -136,8 +138,7 @@ class VisionTrainer(SFTTrainer):
             steps = list(islice(epoch_iterator, num_batches))
         except VizSageError as error:
             problem = error
-        problems = gather_object([problem]) if self.accelerator.num_processes > 1 else [problem]
-        if met := next((p for p in problems if p is not None), None):
+        if met := first_problem(problem, self.accelerator.num_processes):
             if self.state.global_step and not isinstance(met, DataError):
                 self._save_checkpoint(self.model, None)
             raise met
@@ -213,6 +214,7 @@ class VisionTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write checkpoint-<step>, whole or not at all, then delete those no longer needed."""
+        self.before_saving()
         output_dir = self.config.output_dir
         main = self.args.should_save
         step = self.state.global_step
@@ -245,7 +247,7 @@ class VisionTrainer(SFTTrainer):
     def gather_left_out(self) -> None:
         """Put together what each process left out; of much of it a long run does not tell at its end only."""
         if self.accelerator.num_processes > 1:
-            for part in gather_object([self.progress.left_out]):
+            for part in to_all(self.progress.left_out):
                 self.progress.left_out |= part
         seen, enough = self.samples_seen(), min(_TELLING_SAMPLES, self.steps.order.total)
         if self.state.global_step == self.args.max_steps or seen < enough or self.much_left_out:

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from vizsage.backends.generation import Generator
+from vizsage.backends.group import Group
 from vizsage.backends.memory import memory_exceeded
 from vizsage.backends.processes import Processes
 from vizsage.config import Config
@@ -61,7 +62,7 @@ def validate(
                     "question": sample.question,
                     "prediction": answer.text,
                     "answer": sample.answer,
-                    "answers": sample.answers,
+                    "answers": list(sample.answers),
                     "need_external_knowledge": sample.need_external_knowledge,
                     "finish_reason": answer.finish_reason,
                 }
@@ -73,7 +74,7 @@ def validate(
         if is_out_of_memory(error):
             problem = RepeatingError(memory_exceeded(config, error, "a validation"))
             problem.__cause__ = error
-    parts = Processes(rank, world_size).gather((rows, stopped), problem)
+    parts = Processes(Group(rank, world_size)).gather((rows, stopped), problem)
     if any(stopped for _, stopped in parts):
         return None
     return summarise((row for rows, _ in parts for row in rows), normalise=config.use_text_normalization)

@@ -24,7 +24,7 @@ echo "=== attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $id on $SLURM_JOB_NO
 export NNODES=$SLURM_JOB_NUM_NODES
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 getent hosts "$MASTER_ADDR" > /dev/null || MASTER_ADDR=$(hostname)  # a node's name need not be its host's
-export MASTER_ADDR MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))
+export MASTER_ADDR MASTER_PORT=$((15000 + (SLURM_JOB_ID + 1009 * ${SLURM_RESTART_COUNT:-0}) % 15000))
 export EXIT_CODES_DIR="$run_dir/jobs/$id.codes"
 rm -rf "$EXIT_CODES_DIR"
 export PROCESSES_PER_NODE=8

@@ -1,0 +1,81 @@
+"""Logs that cannot be written change nothing; a product that cannot be written is a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOST = [">/dev/full 2>&1", ">&-", "2>&-", "<&- >&- 2>&-"]
+
+
+def shell(command: list[str], redirection: str) -> subprocess.CompletedProcess[str]:
+    """Run `command` as a shell does with `redirection` behind it."""
+    return subprocess.run(
+        ["bash", "-c", f'"$@" {redirection}', "shell", *command],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+PRINTING = """
+import logging, subprocess, sys
+from vizsage.streams import keep_streams
+keep_streams(product=False)
+with open(sys.argv[1], "w") as file:
+    assert file.fileno() > 2
+    logging.basicConfig(level=logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        print("x" * 100_000, file=stream, flush=True)
+        stream.writelines(["a", "b"])
+        assert not stream.isatty()
+    logging.info("y" * 100_000)
+    subprocess.run([sys.executable, "-c", "print(1)"], stdout=sys.stdout, stderr=sys.stderr)
+sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize("redirection", LOST)
+def test_a_log_that_cannot_be_written_decides_nothing(tmp_path: Path, redirection: str) -> None:
+    file = tmp_path / "file"
+    assert shell([sys.executable, "-c", PRINTING, str(file)], redirection).returncode == 5
+    assert file.read_text() == ""  # nor does a log go where a file of the run is
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", [">/dev/full 2>&1", ">&- 2>&-"])
+def test_a_training_without_a_log_delivers(
+    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path], redirection: str
+) -> None:
+    settings = write_settings(
+        model_name="vizsage-tiny", device="cpu", load_in_4bit=False, use_bf16=False, use_gradient_checkpointing=False,
+        batch_size=1, grad_accum=1, max_steps=1, warmup_steps=0, val_samples=1, num_proc=0, dataset="AQUA",
+        base_path=str(write_data()), output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert shell([sys.executable, "-m", "vizsage", "train", str(settings)], redirection).returncode == 0
+    assert json.loads((tmp_path / "run" / "outcome.json").read_text())["exit_code"] == 0
+    assert (tmp_path / "run" / "vizsage-adapter" / "adapter_model.safetensors").stat().st_size > 0
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("command", ["config", "score --json", "score"])
+def test_a_product_that_cannot_be_written_is_a_failure_in_one_line(
+    tmp_path: Path, command: str, redirection: str
+) -> None:
+    (tmp_path / "config").write_text("device: cpu\n")
+    (tmp_path / "score").write_text('{"image": "a.png", "question": "?", "prediction": "a", "answer": "a"}\n')
+    name, *options = command.split()
+    done = shell([sys.executable, "-m", "vizsage", name, str(tmp_path / name), *options], redirection)
+    assert done.returncode == 1
+    assert done.stderr.startswith("vizsage: error: stdout: what was asked for cannot be written there: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirection", LOST)
+def test_the_launcher_s_exit_code_does_not_depend_on_its_log(redirection: str) -> None:
+    assert shell([sys.executable, "-m", "jobs.run", "dance", "x.yaml"], redirection).returncode == 2

@@ -1,0 +1,152 @@
+"""What a setting of another tool is called here: for messages on unknown keys. Standard library only."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Sequence
+
+_STEPS = "a number of optimizer steps"
+_VISION = "true where that one is false"
+_NUMBER_OF_STEPS = {
+    "eval_strategy": f"eval_steps, {_STEPS}",
+    "evaluation_strategy": f"eval_steps, {_STEPS}",
+    "save_strategy": f"save_steps, {_STEPS}",
+    "logging_strategy": f"logging_steps, {_STEPS}",
+    "evals_per_epoch": f"eval_steps, {_STEPS}",
+    "saves_per_epoch": f"save_steps, {_STEPS}",
+}
+_MODULES = "finetune_vision_layers, finetune_language_layers, finetune_attention_modules, finetune_mlp_modules"
+
+# The names in transformers' TrainingArguments, TRL, PEFT, unsloth, LLaMA-Factory and axolotl -> the key here, and after
+# a comma what else its value means.
+OTHER_TOOLS = {
+    # model
+    "model": "model_name",
+    "model_id": "model_name",
+    "model_path": "model_name",
+    "model_name_or_path": "model_name",
+    "pretrained_model_name_or_path": "model_name",
+    "base_model": "model_name",
+    "model_revision": "revision",
+    "attn_impl": "attn_implementation",
+    "flash_attn": "attn_implementation, such as flash_attention_2",
+    "flash_attention": "attn_implementation, such as flash_attention_2",
+    "use_flash_attention_2": "attn_implementation, such as flash_attention_2",
+    "load_in_8bit": "load_in_4bit, true or false: 8 bits are not offered",
+    "quantization_bit": "load_in_4bit, true or false: 4 bits or none",
+    "use_4bit": "load_in_4bit",
+    "device_map": "device",
+    "torch_dtype": "use_bf16, true or false",
+    "dtype": "use_bf16, true or false",
+    "bf16": "use_bf16",
+    "fp16": "use_bf16, true or false: float16 is not offered",
+    "gradient_checkpointing": "use_gradient_checkpointing",
+    # LoRA
+    "r": "lora_r",
+    "rank": "lora_r",
+    "lora_rank": "lora_r",
+    "alpha": "lora_alpha",
+    "rslora": "use_rslora",
+    "dora": "use_dora",
+    "peft_use_rslora": "use_rslora",
+    "peft_use_dora": "use_dora",
+    "lora_bias": "bias",
+    "target_modules": _MODULES,
+    "lora_target": _MODULES,
+    "lora_target_modules": _MODULES,
+    "lora_target_linear": _MODULES,
+    "freeze_vision_tower": f"finetune_vision_layers, {_VISION}",
+    "freeze_vit": f"finetune_vision_layers, {_VISION}",
+    "freeze_language_model": f"finetune_language_layers, {_VISION}",
+    "freeze_llm": f"finetune_language_layers, {_VISION}",
+    # training
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "micro_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "gradient_accumulation_steps": "grad_accum",
+    "gradient_accumulation": "grad_accum",
+    "warmup_ratio": "warmup_steps, a number of steps: the ratio times all optimizer steps",
+    "warmup": "warmup_steps",
+    "lr_scheduler_type": "scheduler",
+    "lr_scheduler": "scheduler",
+    "optimizer": "optim",
+    "gradient_clipping": "max_grad_norm",
+    "cutoff_len": "max_seq_length",
+    "max_length": "max_seq_length",
+    "model_max_length": "max_seq_length",
+    "sequence_len": "max_seq_length",
+    "random_state": "seed",
+    "data_seed": "seed",
+    "save_total_limit": "n_saves",
+    "dataloader_num_workers": "num_proc",
+    "preprocessing_num_workers": "num_proc",
+    "dataset_num_proc": "num_proc",
+    "num_workers": "num_proc",
+    "resume_from_checkpoint": "resume, true or false: the newest whole checkpoint in output_dir is taken",
+    "overwrite_output_dir": "resume, false sets the earlier run aside",
+    "load_best_model_at_end": "use_early_stopping, which stops at the best score; the best checkpoint is kept anyway",
+    "early_stopping_patience": "early_stopping_patience_ratio, a share of all steps",
+    **_NUMBER_OF_STEPS,
+    # prompts and answers
+    "system_prompt": "instruction",
+    "system": "instruction",
+    "prompt": "instruction",
+    "max_tokens": "max_new_tokens",
+    "generation_max_length": "max_new_tokens",
+    "beams": "num_beams",
+    # data
+    "data": "dataset and base_path, folders: the splits lie in base_path/dataset",
+    "datasets": "dataset and base_path, folders: the splits lie in base_path/dataset",
+    "dataset_name": "dataset",
+    "data_path": "base_path",
+    "data_dir": "base_path",
+    "dataset_dir": "base_path",
+    "image_dir": "base_path, the folder that holds Images/",
+    "image_folder": "base_path, the folder that holds Images/",
+    "media_dir": "base_path, the folder that holds Images/",
+    "image_max_pixels": "resize_px",
+    "max_pixels": "resize_px",
+    "streaming": "use_streaming",
+    # logging and output
+    "report_to": "use_wandb, true or false",
+    "run_name": "wandb_run_name",
+    "wandb_name": "wandb_run_name",
+    "output": "output_dir",
+    "out_dir": "output_dir",
+}
+
+
+def hint_for(key: str, known: Collection[str]) -> str:
+    """What follows `unknown key 'x'`: the one of `known` that is meant, as far as that can be told, else nothing.
+
+    Written with dashes or in capitals, a key means the same.
+    """
+    plain = key.strip().lower().replace("-", "_")
+    meant = plain if plain in known else OTHER_TOOLS.get(plain, "")
+    if not set(re.split(", | and ", meant)) & set(known):
+        near = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
+        return f", did you mean {near[0]!r}?" if near else ""
+    names, comma, note = meant.partition(",")
+    return f": here it is {names}{comma}{note}"
+
+
+def dashed_settings(arguments: Sequence[str], unknown: Sequence[str], known: Collection[str]) -> str:
+    """What follows a message on `unknown` options of a command line: how those of the `known` settings are written."""
+    written = []
+    for option in unknown:
+        name, equals, value = option.lstrip("-").partition("=")
+        plain = name.lower().replace("-", "_")
+        key, note, _ = (plain, "", "") if plain in known else OTHER_TOOLS.get(plain, "").partition(",")
+        if not option.startswith("--") or key not in known:
+            continue
+        if not equals:
+            value = next(iter(arguments[arguments.index(option) + 1 :]), "-")
+        if note or (not equals and (value.startswith("-") or "=" in value)):
+            value = "..."  # it means something else here, or the option has none
+        written.append(f"{key}={value}")
+    return f"; a setting is written without dashes: {' '.join(written)}" if written else ""

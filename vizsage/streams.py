@@ -1,0 +1,62 @@
+"""stdout and stderr that cannot be written: logs never decide a run, and a command whose product is lost has failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+from vizsage.errors import VizSageError
+
+
+class _Stream:
+    """A stream whose failures are passed over, or, where it takes a `product`, end the command in a line."""
+
+    def __init__(self, stream: TextIO, *, product: bool) -> None:
+        self._stream, self._product, self._failed = stream, product, False
+
+    def write(self, text: str) -> int:
+        """Write `text`, or lose it."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._lost(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back, or lose it. Python itself calls this at its end, and must not fail then."""
+        if self._product and self._failed:
+            return
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lost(error)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write all of `lines`, or lose them."""
+        self.write("".join(lines))
+
+    def _lost(self, error: OSError) -> None:
+        if not self._product:
+            return
+        self._failed = True
+        if isinstance(error, BrokenPipeError):  # whoever read it has gone
+            raise error
+        raise VizSageError(f"stdout: what was asked for cannot be written there: {error.strerror}") from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def keep_streams(*, product: bool) -> None:
+    """Let this process go on where its log cannot be written: the disk is full, the reader gone, the stream closed.
+
+    `product`: what the command is for goes to stdout, so that it has failed where that cannot be written.
+    """
+    # In this order, so that a file of the run is never opened under the number of a stream that was closed: whatever
+    # a library prints there would go into that file. Nothing can be written to what is opened for reading.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDONLY), mode, errors="backslashreplace"))
+    sys.stdout = _Stream(sys.stdout, product=product)
+    sys.stderr = _Stream(sys.stderr, product=False)
