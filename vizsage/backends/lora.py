@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vizsage.backends.adapter_weights import WEIGHTS, adapter_shapes, check_weights
+from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -154,14 +154,16 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
 
 def check_adapter(processor: Any, base_identity: str, config: Config, folder: Path) -> None:
     """Raise CheckpointError unless `folder` holds an adapter for this base, prompt and pixel limits."""
-    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS)):
+    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         raise CheckpointError(problem)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{folder}: found no {ADAPTER_CONFIG}, so it is no adapter; name the folder of one")
-    if not (folder / WEIGHTS).is_file():  # PEFT would ask the hub for it
-        raise CheckpointError(f"{folder}: found no {WEIGHTS}; copy its whole folder again, or train the adapter again")
+    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for other formats, then ask the hub
+        raise CheckpointError(
+            f"{folder}: found no {ADAPTER_WEIGHTS}; copy its whole folder again, or train the adapter again"
+        )
     try:
         saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
