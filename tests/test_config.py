@@ -26,7 +26,7 @@ CONFIG_FOLDER = Path(__file__).parents[1] / "config"
 ALONE = {
     name: schema
     for name, schema in SCHEMA["properties"].items()
-    if name != "loftq_config" and not name.startswith("finetune_") and name != "external_knowledge"
+    if name not in ("loftq_config", "scheduler") and not name.startswith("finetune_") and name != "external_knowledge"
 }
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30).filter(
     lambda s: not s.startswith("~")  # a home folder, which may not be there
@@ -217,6 +217,11 @@ def test_a_rule_over_several_settings_is_silent_about_a_key_that_is_wrong_itself
         ),
         ({"backend": "vllm", "num_beams": 3}, "answers greedily here, and num_beams: 3; leave that out or set hf"),
         ({"name_trained_model": "../elsewhere"}, "name_trained_model: String should match"),
+        ({"scheduler": "polynomial", "lr": 1e-7}, "scheduler: polynomial ends at a learning rate of 1e-07, lr 1e-07"),
+        ({"epochs": 1e308}, "epochs: Input should be less than or equal to 1000000"),
+        ({"max_steps": 10**400}, "max_steps: expected a number of at most 1000000000000000, found 1000"),
+        ({"instruction": "caf\udce9"}, r"instruction: expected UTF-8, found .*caf.*udce9"),
+        ({"wandb_tags": ["caf\udce9"]}, r"wandb_tags: expected UTF-8, found .*caf.*udce9"),
     ],
 )
 def test_settings_that_do_not_go_together(chosen: dict[str, Any], message: str) -> None:

@@ -7,7 +7,6 @@ read (settings, schema, answers, tables) goes to stdout, everything else to stde
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from vizsage.errors import (
     ConfigError,
     Interrupted,
     VizSageError,
+    is_disk_full,
     is_out_of_memory,
     printable,
     printable_json,
@@ -280,8 +280,8 @@ def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "er
 
 def _unforeseen(error: Exception) -> tuple[str, int]:
     """One line and the exit code for an error that no room of the house foresaw."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or "a file of the run"
+    if is_disk_full(error):
+        where = getattr(error, "filename", None) or "a file of the run"
         return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1
     if is_out_of_memory(error):
         return "out of GPU memory; lower batch_size, eval_batch_size, max_seq_length or resize_px", EXIT_REPEATS
