@@ -69,11 +69,21 @@ def test_a_product_that_cannot_be_written_is_a_failure_in_one_line(
     tmp_path: Path, command: str, redirection: str
 ) -> None:
     (tmp_path / "config").write_text("device: cpu\n")
-    (tmp_path / "score").write_text('{"image": "a.png", "question": "?", "prediction": "red", "answer": "red"}\n')
+    (tmp_path / "score").write_text('{"image": "a.png", "question": "?", "prediction": "blue", "answer": "blue"}\n')
     name, *options = command.split()
     done = shell([sys.executable, "-m", "vizsage", name, str(tmp_path / name), *options], redirection)
     assert done.returncode == 1
     assert done.stderr.startswith("vizsage: error: stdout: what was asked for cannot be written there: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_what_launchers_are_asked_to_show_and_cannot_is_a_failure_in_one_line(tmp_path: Path, redirection: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"attempts": [{"step": 1}], "settings": {}, "identity": {}}')
+    done = shell([sys.executable, "-m", "jobs", "table", str(tmp_path)], redirection)
+    assert done.returncode == 1
+    assert done.stderr.startswith("jobs: error: stdout: what was asked for cannot be written there: ")
     assert done.stderr.count("\n") == 1
 
 

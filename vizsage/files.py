@@ -165,7 +165,15 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         for line in file:
             if line.strip() and (line.endswith(b"\n") or _is_record(line)):
-                yield json.loads(line)
+                yield parse_json(line)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also where it is nested deeper than Python's parser goes."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def disk_full(folder: Path) -> OSError | None:
@@ -259,7 +267,7 @@ def _tail(file: FileIO, start: int) -> bytes:
 def _is_record(text: bytes) -> bool:
     """Whether it is a whole record: what is cut off anywhere does not close its braces."""
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(parse_json(text), dict)
     except ValueError:
         return False
 

@@ -431,7 +431,8 @@ def test_no_kubectl_stays_behind(
                     }
                 ],
             },
-            "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+            "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu; it starts when a node has as much "
+            "free, see kubectl describe nodes",
         ),
         (
             {"containerStatuses": [waiting("ImagePullBackOff", "Back-off pulling vizsage")]},

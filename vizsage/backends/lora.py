@@ -34,6 +34,7 @@ from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_l
 from vizsage.files import exchange, fsync_dir, new_folder, remove_remains, settle_tree, unreadable, write_json
 
 log = logging.getLogger(__name__)
+_LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}  # PEFT's own values, which it lacks where one of them is named
 
 
 def add_adapter(loaded: LoadedModel, config: Config) -> Any:
@@ -46,7 +47,7 @@ def add_adapter(loaded: LoadedModel, config: Config) -> Any:
     targets, norms = select_modules(loaded.model, config)
     settings: dict[str, Any] = {"lora_alpha": config.lora_alpha}
     if config.loftq_config is not None:
-        settings |= {"init_lora_weights": "loftq", "loftq_config": dict(config.loftq_config)}
+        settings |= {"init_lora_weights": "loftq", "loftq_config": _LOFTQ | config.loftq_config}
     try:
         lora = LoraConfig(
             task_type="CAUSAL_LM",
