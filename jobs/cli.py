@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.parser import parse
 from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, ConfigError, VizSageError, printable
+from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
     from jobs.kubernetes import Manifest
@@ -31,9 +32,12 @@ EXIT_KEYBOARD = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    escape_what_is_not_encodable()
     logging.basicConfig(handlers=[_Warnings()], level=logging.WARNING)
     try:
         options = parse(list(sys.argv[1:] if argv is None else argv))
+        if argv is None:  # what was sent is sent, whether or not that can be told
+            keep_streams(product=options.command in ("status", "logs", "table") or getattr(options, "dry_run", False))
         _COMMANDS[options.command](options)
         sys.stdout.flush()
     except VizSageError as error:

@@ -223,7 +223,10 @@ def test_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
         ({"answers": [None]}, "answers[0] is missing"),
         ({"answers": ["a dog", "b", True]}, "answers[2] is true"),
         ({"answers": [["a dog"]]}, "answers[0] is a list"),
-        ({"answers": [{"answer": "a dog"}]}, "answers[0] is an object"),
+        (
+            {"answers": [{"answer": "a dog"}]},
+            "answers[0] is an object; write a text or a number, the one under 'answer'",
+        ),
         ({"answers": ["a dog"], "answer": " "}, "answer is empty"),
         ({"answers": ["a dog"], "answer": ["b"]}, "answer is a list"),
         ({"question": None}, "question is missing"),

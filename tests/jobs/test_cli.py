@@ -198,19 +198,20 @@ def test_submit_knows_every_option_of_an_evaluation() -> None:
 def test_a_path_may_begin_with_the_sign_of_a_home_folder(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (here / "home").mkdir()
-    monkeypatch.setenv("HOME", str(here / "home"))
-    (here / "run.yaml").rename(here / "home" / "run.yaml")
-    (here / "home" / "mine.yaml").write_text("partition: gpu-mine")
+    home = here / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (here / "run.yaml").rename(home / "run.yaml")
+    (home / "mine.yaml").write_text("partition: gpu-mine")
     words = ("slurm", "eval", "~/run.yaml", "output_dir=~/out", "--profile", "~/mine.yaml", "--adapter", "~/ada")
     script = printed(capsys, "submit", *words, "--dry-run")
     assert "--partition=gpu-mine" in script
-    assert f"--adapter={here}/home/ada" in script
-    assert f"{here}/home/out/jobs" in script
+    assert f"--adapter={home}/ada" in script
+    assert f"{home}/out/jobs" in script
     assert "~" not in script
     for asking in ("status", "logs", "cancel"):
-        assert f"{here}/home/out" in refused(capsys, asking, "~/out")
-    assert f"{here}/home/none" in refused(capsys, "table", "~/none")
+        assert f"{home}/out" in refused(capsys, asking, "~/out")
+    assert f"{home}/none" in refused(capsys, "table", "~/none")
     assert [path.name for path in here.iterdir()] == ["home"]
 
 
