@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.parser import parse
 from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, ConfigError, VizSageError, printable
-from vizsage.streams import keep_streams
+from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
     from jobs.kubernetes import Manifest
@@ -32,6 +32,7 @@ EXIT_KEYBOARD = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    escape_what_is_not_encodable()
     logging.basicConfig(handlers=[_Warnings()], level=logging.WARNING)
     try:
         options = parse(list(sys.argv[1:] if argv is None else argv))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from vizsage.config import Config, build_config, config_to_yaml, load_config
 from vizsage.errors import ConfigError
-from vizsage.hints import OTHER_TOOLS
+from vizsage.hints import NOT_HERE, OTHER_TOOLS
 
 SCHEMA = Config.model_json_schema()
 CONFIG_FOLDER = Path(__file__).parents[1] / "config"
@@ -26,7 +26,7 @@ CONFIG_FOLDER = Path(__file__).parents[1] / "config"
 ALONE = {
     name: schema
     for name, schema in SCHEMA["properties"].items()
-    if name != "loftq_config" and not name.startswith("finetune_") and name != "external_knowledge"
+    if name not in ("loftq_config", "scheduler") and not name.startswith("finetune_") and name != "external_knowledge"
 }
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30).filter(
     lambda s: not s.startswith("~")  # a home folder, which may not be there
@@ -153,6 +153,7 @@ def test_all_problems_are_reported_at_once_with_what_was_found_and_what_is_allow
 
 
 def test_names_of_other_tools_name_settings_that_there_are() -> None:
+    assert not NOT_HERE.keys() & (OTHER_TOOLS.keys() | Config.model_fields.keys())
     for name, meant in OTHER_TOOLS.items():
         assert name not in Config.model_fields
         key = re.split(", | and ", meant)[0]
@@ -179,6 +180,8 @@ def test_names_of_other_tools_name_settings_that_there_are() -> None:
         ("load_in_8bit", "here it is load_in_4bit, true or false: 8 bits are not offered"),
         ("lora_target", "here it is finetune_vision_layers, finetune_language_layers"),
         ("sequence_len", "here it is max_seq_length"),
+        ("template", "there is no such setting, the chat template of the base model is used"),
+        ("deepspeed", "there is no such setting, a model has to fit on one GPU"),
         ("Learning-Rate", "here it is lr"),
         ("LORA_R", "here it is lora_r"),
         ("lora-alpha", "here it is lora_alpha"),
@@ -214,6 +217,11 @@ def test_a_rule_over_several_settings_is_silent_about_a_key_that_is_wrong_itself
         ),
         ({"backend": "vllm", "num_beams": 3}, "answers greedily here, and num_beams: 3; leave that out or set hf"),
         ({"name_trained_model": "../elsewhere"}, "name_trained_model: String should match"),
+        ({"scheduler": "polynomial", "lr": 1e-7}, "scheduler: polynomial ends at a learning rate of 1e-07, lr 1e-07"),
+        ({"epochs": 1e308}, "epochs: Input should be less than or equal to 1000000"),
+        ({"max_steps": 10**400}, "max_steps: expected a number of at most 1000000000000000, found 1000"),
+        ({"instruction": "caf\udce9"}, r"instruction: expected UTF-8, found .*caf.*udce9"),
+        ({"wandb_tags": ["caf\udce9"]}, r"wandb_tags: expected UTF-8, found .*caf.*udce9"),
     ],
 )
 def test_settings_that_do_not_go_together(chosen: dict[str, Any], message: str) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from vizsage import interruption
-from vizsage.interruption import SIGNALS, catch_signals
+from vizsage.errors import CheckpointError, Interrupted
+from vizsage.interruption import SIGNALS, catch_signals, time_limit
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,57 @@ def test_outside_of_the_main_thread_nothing_is_caught() -> None:
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def loop() -> None:
+    while True:
+        sum(range(100))
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_block_that_loops_is_ended(monkeypatch: pytest.MonkeyPatch, signalled: bool, elsewhere: bool) -> None:
+    """By its limit, or by a signal long before; in the main thread and in another one."""
+    monkeypatch.setattr(interruption, "_TICK_S", 0.05)
+    limit_s = 1000 if signalled else 0.1
+    ended: list[Exception] = []
+
+    def run() -> None:
+        try:
+            with time_limit(limit_s, lambda: CheckpointError("it loops")):
+                loop()
+        except (CheckpointError, Interrupted) as error:
+            ended.append(error)
+
+    with time_limit(1, lambda: CheckpointError("never")):
+        pass  # the main thread has entered one
+    with catch_signals():
+        if signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if elsewhere:
+            thread = threading.Thread(target=run)
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.05)
+        else:
+            run()
+    [error] = ended
+    assert isinstance(error, Interrupted if signalled else CheckpointError)
+    assert str(error) == ("SIGTERM: stopped while a prompt was made" if signalled else "it loops")
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_a_block_that_ends_in_time_keeps_its_own_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal on its way changes nothing, nor does time that other blocks took."""
+    monkeypatch.setattr(interruption, "_TICK_S", 0.05)
+    with catch_signals() as latch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(200):
+            with time_limit(0.05, lambda: CheckpointError("never")):
+                sum(range(10_000))
+        with pytest.raises(KeyError), time_limit(0.05, lambda: CheckpointError("never")):
+            raise KeyError
+        assert latch.signal == "SIGTERM"
 
 
 def test_a_latch_that_catches_already_serves() -> None:

@@ -26,6 +26,8 @@ def _no_bool(value: Any) -> Any:
     """pydantic reads True as 1; a switch written where a number belongs is a mistake."""
     if isinstance(value, bool):
         raise ValueError("expected a number")
+    if isinstance(value, int) and abs(value) > _LARGEST_INT:
+        raise ValueError(f"expected a number of at most {_LARGEST_INT}")
     return value
 
 
@@ -40,6 +42,7 @@ def _name_or_path(value: Any) -> Any:
     return expanded(value) if isinstance(value, str) else value
 
 
+_LARGEST_INT = 10**15  # beyond what any setting means; floating point and the libraries take no number of any size
 # The validator stands last, so that the bounds before it reach the JSON Schema.
 Float = Annotated[float, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
@@ -48,12 +51,15 @@ FilePath = Annotated[Path, BeforeValidator(_path_text)]
 NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 # What a run writes into output_dir besides checkpoints and the adapter.
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
+RUN_FOLDERS = ("evaluation_results", "wandb")  # those of them that are folders
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
 ]
 SCHEDULERS = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
+
+_POLYNOMIAL_END = 1e-7  # of transformers' schedule
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -113,7 +119,7 @@ class Config(BaseModel):
         2, description="Questions a process takes in one forward pass; auto: the most that GPU memory allows, up to 64."
     )
     grad_accum: PositiveInt = Field(4, description="Forward passes before each optimizer step.")
-    epochs: Float = Field(1.0, gt=0, description="Times each training sample is seen.")
+    epochs: Float = Field(1.0, gt=0, le=1e6, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
     warmup_steps: Count = Field(10, description="Steps over which the learning rate rises; at most half of all.")
@@ -253,6 +259,11 @@ class Config(BaseModel):
             problems.append(f"name_trained_model: {self.name_trained_model!r} is a name that the run itself uses")
         if self.use_dora and self.loftq_config is not None:
             problems.append("use_dora and loftq_config cannot be combined")
+        if self.scheduler == "polynomial" and self.lr <= _POLYNOMIAL_END:
+            problems.append(
+                f"scheduler: polynomial ends at a learning rate of {_POLYNOMIAL_END:g}, lr {self.lr:g} is not above "
+                "that; raise lr or choose linear"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -330,11 +341,14 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     for key in settings:
         if key not in known:
             found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
-    built, problems_of_keys = _validated(model, {key: value for key, value in settings.items() if key in known})
+        elif not is_unicode(settings[key]):
+            found.append(f"{key}: expected UTF-8, found {_shown(ascii(settings[key]))}")
+    settings = {key: value for key, value in settings.items() if key in known and is_unicode(value)}
+    built, problems_of_keys = _validated(model, settings)
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
         # The rules over several settings come after those of each; try them on what is left.
-        _, others = _validated(model, {k: v for k, v in settings.items() if k in known and k not in problems_of_keys})
+        _, others = _validated(model, {k: v for k, v in settings.items() if k not in problems_of_keys})
         clauses = others.get("", "").split("; ")
         found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
     if found or built is None:
@@ -342,10 +356,19 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     return built
 
 
-def config_to_yaml(config: Config) -> str:
+def is_unicode(value: Any) -> bool:
+    """Whether all texts in `value` can be written as UTF-8: a byte of the command line that is none cannot."""
+    if isinstance(value, dict):
+        return all(is_unicode(one) for pair in value.items() for one in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(is_unicode, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
+
+
+def config_to_yaml(config: Config, *, ascii_only: bool = False) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
     settings = config.model_dump(mode="json")
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
     # YAML escapes control codes, but writes overrides of the direction as they are.
     return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 

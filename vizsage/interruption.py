@@ -1,17 +1,22 @@
-"""Signals that ask a run to stop: noticed at once, acted on when the current step or batch is finished."""
+"""Signals that ask a run to stop: noticed at once, acted on when the current step or batch is finished.
+
+Code of others that may run for ever, a model's template, ends by `time_limit`.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
-from vizsage.errors import LAUNCHER
+from vizsage.errors import LAUNCHER, Interrupted, VizSageError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +24,7 @@ _PR_SET_PDEATHSIG = 1
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 # One Ctrl-C may arrive twice: from the terminal and, forwarded, from the launcher of the processes.
 _SAME_KEYPRESS_S = 1.0
+_TICK_S = 0.25  # of computing: how soon a block under `time_limit` notices a signal
 
 
 class SignalLatch:
@@ -50,8 +56,6 @@ def end_with_launcher() -> None:
     launcher = os.environ.pop(LAUNCHER, "")
     if not launcher:
         return
-    import ctypes
-
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         log.warning("the system does not tell this process of its launcher's death")
     if os.getppid() != int(launcher):  # it died before that
@@ -70,6 +74,7 @@ def catch_signals(latch: SignalLatch | None = None, *, to_the_end: bool = False)
         to_the_end: the process ends after the block, and signals are ignored from there on: it has said how it ended,
             and must not end otherwise while Python shuts down.
     """
+    global _caught
     if latch is not None:
         yield latch
         return
@@ -78,13 +83,72 @@ def catch_signals(latch: SignalLatch | None = None, *, to_the_end: bool = False)
         log.debug("not in the main thread: signals are not caught")
         yield latch
         return
-    earlier = {}
+    earlier, _caught = {}, latch
     try:
         for number in SIGNALS:
             earlier[number] = signal.signal(number, latch._notice)
         yield latch
     finally:
+        _caught = None
         for number, handler in earlier.items():
             # None: a handler that was not installed from Python and so cannot be put back from it.
             handler = signal.SIG_IGN if to_the_end else handler
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class time_limit:
+    """Ends a block of Python that has computed for `limit_s`, by `overdue()`; after a caught signal by Interrupted.
+
+    What counts is the computing time of this process, so that a busy or suspended machine ends nothing. Costs a few
+    microseconds. One block at a time is limited; that of another thread once the main thread has entered one, and where
+    the main thread waits for it in turns: between two of them it takes note of the time.
+    """
+
+    def __init__(self, limit_s: float, overdue: Callable[[], VizSageError]) -> None:
+        self.thread, self.ticks, self.overdue = threading.get_ident(), math.ceil(limit_s / _TICK_S), overdue
+        self.error: VizSageError | None = None
+
+    def __enter__(self) -> None:
+        global _limited, _ticking
+        if not _ticking and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGVTALRM, _tick)
+            signal.siginterrupt(signal.SIGVTALRM, False)
+            _ticking = True  # in processes that are forked from this one, too
+        if _limited is None and _ticking:
+            _limited = self
+            signal.setitimer(signal.ITIMER_VIRTUAL, _TICK_S, _TICK_S)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        global _limited
+        if _limited is self:
+            with _changing:
+                _limited = None
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        if kind is _Overdue and self.error is not None:
+            raise self.error from None
+
+
+class _Overdue(BaseException):
+    """Raised in another thread, where only a class can be raised."""
+
+
+_caught: SignalLatch | None = None
+_ticking = False
+_limited: time_limit | None = None
+_changing = threading.RLock()  # a tick may come while the main thread itself holds it
+
+
+def _tick(_: int, __: FrameType | None) -> None:
+    """Called in the main thread, between two of its instructions, whichever thread runs the block."""
+    with _changing:
+        if (block := _limited) is None:
+            return
+        block.ticks -= 1
+        name = _caught.signal if _caught else None
+        if name is None and block.ticks > 0:
+            return
+        block.error = block.overdue() if name is None else Interrupted(f"{name}: stopped while a prompt was made")
+        if block.thread != threading.get_ident():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(block.thread), ctypes.py_object(_Overdue))
+            return
+    raise block.error

@@ -218,8 +218,9 @@ def test_all_biases_are_those_of_the_chosen_parts() -> None:
     assert all(".visual." in name for name in biases)
 
 
-def test_loftq_without_a_gpu_is_a_configuration_error() -> None:
-    config = settings("mllama", loftq_config={"loftq_bits": 4, "loftq_iter": 1})
+@pytest.mark.parametrize("loftq", [{"loftq_bits": 4, "loftq_iter": 1}, {"loftq_bits": 4}, {"loftq_iter": 2}, {}])
+def test_loftq_without_a_gpu_is_a_configuration_error(loftq: dict[str, int]) -> None:
+    config = settings("mllama", loftq_config=loftq)
     with pytest.raises(ConfigError, match="loftq_config: LoftQ needs a GPU, bitsandbytes and scipy") as caught:
         add_adapter(load_base(config), config)
     one_line(caught)

@@ -9,7 +9,9 @@ import pytest
 
 from tests.families import BUILDERS, END_OF_TURN
 from tests.families.data import picture, settings
+from vizsage import interruption
 from vizsage.backends.hf import load_processor
+from vizsage.data import prompts
 from vizsage.data.prompts import (
     AnswerLayout,
     answer_suffix,
@@ -21,7 +23,7 @@ from vizsage.data.prompts import (
     reserved_tokens,
 )
 from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError
+from vizsage.errors import CheckpointError, ConfigError
 
 FAMILIES = sorted(BUILDERS)
 SAMPLE = Sample("a", picture("red"), " What is it? ", "red")
@@ -180,3 +182,25 @@ def test_fingerprint_tells_what_changed() -> None:
     moved = {**saved, "base_model": "/elsewhere"}
     assert compare_fingerprints(saved, moved) == []
     assert compare_fingerprints({}, saved)[0] == "prompt_layout"
+
+
+@pytest.mark.parametrize(
+    ("template", "error", "named"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", CheckpointError, "it loops"),
+        ("{% for i in range(10**9) %}{% endfor %}", ConfigError, "Range too big"),
+        ("{{ 1 / 0 }}", ConfigError, "division"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", ConfigError, "recursion"),
+    ],
+)
+def test_a_template_that_cannot_end_is_named(
+    monkeypatch: pytest.MonkeyPatch, template: str, error: type[Exception], named: str
+) -> None:
+    monkeypatch.setattr(prompts, "_RENDER_S", 0.1)
+    monkeypatch.setattr(interruption, "_TICK_S", 0.1)
+    config = settings("mllama")
+    processor = load_processor(config)
+    processor.chat_template = template
+    with pytest.raises(error, match=f"model_name .*: its chat template .*{named}") as caught:
+        render_prompt(processor, SAMPLE, config, None)
+    assert "\n" not in str(caught.value)

@@ -331,6 +331,9 @@ def test_predict_equals_evaluate(config: Config, adapter: Path, tmp_path: Path) 
 
 
 def test_predict_with_bad_input(config: Config, adapter: Path, tmp_path: Path) -> None:
+    for texts in ({"question": "caf\udce9"}, {"question": "what", "description": "caf\udce9"}):
+        with pytest.raises(ConfigError, match=r"(question|description): expected UTF-8, found .*caf.*udce9"):
+            predict(config, config.base_path / "Images" / "red.png", **texts)
     with pytest.raises(DataError, match=r"missing\.png: no such image file"):
         predict(config, tmp_path / "missing.png", "what", adapter=adapter)
     (tmp_path / "bad.png").write_bytes(b"no picture")

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.utils.data import IterableDataset
 
 from tests.training.test_run import adapter_bytes, outcome
+from vizsage import interruption
 from vizsage.config import Config, config_to_yaml
-from vizsage.errors import RepeatingError, VizSageError
+from vizsage.data import prompts
+from vizsage.errors import CheckpointError, Interrupted, RepeatingError, VizSageError
 from vizsage.files import read_jsonl
 from vizsage.training.loader import TrainLoader
+from vizsage.training.plan import make_plan
 from vizsage.training.run import train
+from vizsage.training.trainer import VisionTrainer
 
 MakeConfig = Callable[..., Config]
 PRIVATE = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "sh", "-c"]
@@ -159,3 +166,40 @@ def test_a_signal_while_data_is_waited_for(make_config: MakeConfig, tmp_path: Pa
     train(config)
     assert (config.output_dir / "checkpoint-5").is_dir()
     assert adapter_bytes(config) == adapter_bytes(whole)
+
+
+@pytest.mark.parametrize("num_proc", [0, 1])
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_template_that_loops_ends_the_run(
+    make_config: MakeConfig,
+    tiny_mllama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_proc: int,
+    signalled: bool,
+) -> None:
+    """On a question of training: by its time limit, in a worker as in the main process, or by a signal."""
+    monkeypatch.setattr(interruption, "_TICK_S", 0.1)
+    monkeypatch.setattr(prompts, "_RENDER_S", 1000 if signalled else 0.2)
+    (make_config().split_dir / "val.json").unlink()
+    first = next(make_plan(make_config()).order.from_position(0)).question
+    word = next(word for word in ("shape", "dark") if word not in first)
+    base = tmp_path / "base"
+    shutil.copytree(tiny_mllama, base)
+    template = base / "chat_template.jinja"
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    looping = f"{{% if '{word}' in messages[0].content | string %}}{loop}{{% endif %}}"
+    template.write_text(looping + template.read_text())
+    config = make_config(model_name=str(base), num_proc=num_proc, save_steps=100)
+    original = VisionTrainer.get_train_dataloader
+
+    def about_to_read(self: VisionTrainer) -> Any:
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        return original(self)
+
+    if signalled:
+        monkeypatch.setattr(VisionTrainer, "get_train_dataloader", about_to_read)
+    with pytest.raises(Interrupted if signalled else CheckpointError) as caught:
+        train(config)
+    assert ("its chat template has made no prompt in" in str(caught.value)) != signalled
+    assert outcome(config)["exit_code"] == (75 if signalled else 3)

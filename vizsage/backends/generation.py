@@ -6,7 +6,7 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from vizsage.errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_TURN_S = 1.0
 
 
 class Generator:
@@ -214,6 +215,9 @@ def made_ahead(
     with ThreadPoolExecutor(max_workers=1) as thread:
         following = [thread.submit(make, batch) for batch in batches[:1]]
         for i, batch in enumerate(batches):
+            [under_way] = following
+            while not under_way.done():  # in turns, between which this thread looks after signals and time limits
+                wait([under_way], timeout=_TURN_S)
             inputs = following.pop().result()
             following += [thread.submit(make, later) for later in batches[i + 1 : i + 2]]
             yield batch, inputs

@@ -15,11 +15,15 @@ from typing import Any
 from vizsage.config import Config
 from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError, one_line
+from vizsage.errors import CheckpointError, ConfigError, one_line
+from vizsage.interruption import time_limit
 
 # Counts up whenever `messages` writes something else: adapters trained on the old layout are then refused.
 PROMPT_LAYOUT = "1"
 _SENTINEL = "vizsage answer"
+_RENDER_S = 30.0  # a prompt takes a fraction of a millisecond
+# What a template may raise besides jinja2's own errors, which are those of Python's operators.
+_TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 _PIXEL_LIMITS = (
     "size", "crop_size", "do_center_crop", "max_image_tiles", "max_image_size", "do_image_splitting", "do_pan_and_scan",
     "min_pixels", "max_pixels", "patch_size", "merge_size", "image_mean", "image_std",
@@ -171,15 +175,23 @@ def _render(processor: Any, turns: list[dict[str, Any]], config: Config, *, add_
         raise ConfigError(
             f"model_name {config.model_name}: its processor has no chat template; use the instruct variant of the model"
         )
-    try:
-        text = processor.apply_chat_template(
-            turns,
-            chat_template=processor.chat_template or processor.tokenizer.chat_template,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            processor_kwargs={"padding": False},  # without any, SmolVLM warns about ones of its own at each prompt
+
+    def overdue() -> CheckpointError:
+        return CheckpointError(
+            f"model_name {config.model_name}: its chat template has made no prompt in {_RENDER_S:.0f} s of computing: "
+            "it loops; fetch the model again, or use another one"
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+
+    try:
+        with time_limit(_RENDER_S, overdue):
+            text = processor.apply_chat_template(
+                turns,
+                chat_template=processor.chat_template or processor.tokenizer.chat_template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                processor_kwargs={"padding": False},  # without any, SmolVLM warns about ones of its own at each prompt
+            )
+    except (jinja2.TemplateError, *_TEMPLATE_ERRORS) as error:
         raise ConfigError(
             f"model_name {config.model_name}: its chat template cannot render a turn of text, image and question "
             f"({one_line(error)}); use a vision-language instruct model"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vizsage.config import Config
+from vizsage.config import Config, is_unicode
 from vizsage.data.images import FileImage, load_image
 from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError, DataError
+from vizsage.errors import ConfigError, DataError, shortened
 from vizsage.evaluation.answerer import find_adapter, load_answerer
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def predict(
     """
     if not question.strip():
         raise ConfigError("question: expected a text, found an empty one")
+    for name, text in (("question", question), ("description", description)):
+        if not is_unicode(text):
+            raise ConfigError(f"{name}: expected UTF-8, found {shortened(ascii(text))}")
     adapter = find_adapter(config, base=base, adapter=adapter)
     file = image.resolve()  # a link given by hand is meant; FileImage refuses one that leaves its folder
     if not file.is_file():
