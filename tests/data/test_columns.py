@@ -234,6 +234,17 @@ def test_labels_of_a_column_that_holds_names_already(tmp_path: Path) -> None:
     assert [s.answer for s in open_split(config_for(tmp_path, "parquet", content), "train").load()] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("wrap", ["List", "Sequence", None])
+def test_labels_in_lists_of_answers(tmp_path: Path, wrap: str | None) -> None:
+    """As datasets describes them today, and as its earlier releases did."""
+    label = {"_type": "ClassLabel", "names": ["no", "yes"]}
+    features = {"answers": {"_type": wrap, "feature": label} if wrap else [label]}
+    described = json.dumps({"info": {"features": features}}).encode()
+    content = table(answers=pa.array([[1, 0], [0], None])).replace_schema_metadata({b"huggingface": described})
+    samples = open_split(config_for(tmp_path, "parquet", content), "train").load()
+    assert [s.answers for s in samples] == [("yes", "no"), ("no",), ("c",)]
+
+
 # memory
 
 

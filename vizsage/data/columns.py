@@ -97,12 +97,12 @@ class Columns:
             if not pa.types.is_temporal(column.type):  # bytes that are not UTF-8
                 raise DataError(f"{self._where}: the column {quoted(name)} cannot be read: {one_line(error)}") from None
             values = pc.cast(column, pa.string()).to_pylist()  # a time that Python's own types cannot hold
-        short = _SHORT_FLOATS.get(column.type.value_type if _is_list(column.type) else column.type)
+        kind = column.type.value_type if _is_list(column.type) else column.type
+        short = _SHORT_FLOATS.get(kind)
         if short is not None:
             return [_shortest(value, short) for value in values]
-        if name in self._labels and pa.types.is_integer(column.type):
-            labels = self._labels[name]
-            return [labels[v] if v is not None and 0 <= v < len(labels) else None for v in values]
+        if name in self._labels and pa.types.is_integer(kind):
+            return [_named(value, self._labels[name]) for value in values]
         return values
 
 
@@ -154,9 +154,7 @@ def _class_labels(where: Path, schema: pa.Schema) -> dict[str, list[str]]:
     try:
         features = ((json.loads(described) or {}).get("info") or {}).get("features") or {}
         described_labels = {
-            name: feature["names"]
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            name: label["names"] for name, feature in features.items() if (label := _class_label(feature)) is not None
         }
     except (ValueError, AttributeError, LookupError, RecursionError):
         described_labels = {"": None}
@@ -167,6 +165,22 @@ def _class_labels(where: Path, schema: pa.Schema) -> dict[str, list[str]]:
                 "have no names; write the file again with datasets, or without that metadata"
             )
     return described_labels
+
+
+def _class_label(feature: Any) -> dict[str, Any] | None:
+    """The description of a ClassLabel, also of a list of them as any release of datasets writes it; None for others."""
+    if isinstance(feature, list):
+        feature = next(iter(feature), None)
+    elif isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature = feature.get("feature")
+    return feature if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+
+
+def _named(value: Any, labels: list[str]) -> Any:
+    """The name of a class, or those of a list of classes; None for a number without a name."""
+    if isinstance(value, list):
+        return [_named(part, labels) for part in value]
+    return labels[value] if value is not None and 0 <= value < len(labels) else None
 
 
 def _refuse_type(where: Path, name: str, kind: pa.DataType) -> None:
