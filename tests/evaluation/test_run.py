@@ -231,6 +231,17 @@ def test_an_unusable_evaluation_beside_it_is_a_warning(
     assert f"{blind / 'results.json'}: " in caplog.text
 
 
+def test_a_report_beside_it_that_cannot_be_written_is_a_warning(
+    stage: Stage, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(config, blind=True)
+    report = config.output_dir / "evaluation_results/test-blind/report.html"
+    report.unlink()
+    report.mkdir()  # as one of somebody else, which must not be replaced
+    assert evaluate(config)["correct_predictions"] == 12
+    assert f"{report}: not written again: " in caplog.text
+
+
 def test_many_cut_answers_are_warned_of(stage: Stage, config: Config, caplog: pytest.LogCaptureFixture) -> None:
     stage.model.finish_reason = "length"
     results = evaluate(config)

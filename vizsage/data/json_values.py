@@ -1,6 +1,7 @@
 """JSON values out of a file, one record at a time, with a limit to what a record may take.
 
-The parser is Python's own, whose C code reads a record of a larger text where it is. A number keeps its text.
+The parser is Python's own, whose C code reads a record of a larger text where it is. A number keeps its
+digits: 1.50 stays 1.50, and an exponent is written as Decimal does, 1E+5 for 1e5.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from vizsage.config import Config
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
-from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, printable
+from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, one_line, printable
 from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.evaluation.folder import check_base_model, results_folder
@@ -264,8 +264,8 @@ def _conclude(
     if (other / RESULTS).is_file():
         try:
             write_report(other)  # the blind score stands beside the real one in both
-        except DataError as error:  # of an older version, or damaged: no reason to fail here
-            log.warning("%s", error)
+        except (DataError, OSError) as error:  # of an older version, damaged or not writable: no reason to fail here
+            log.warning("%s: not written again: %s", other / REPORT, one_line(error))
     log_evaluation(config, results, folder)
     if console is not None:
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
