@@ -342,7 +342,10 @@ def test_a_list_of_accepted_answers(tmp_path: Path, form: str, kind: pa.DataType
     records = rows(12)
     for i, r in enumerate(records):
         r.update(answer=None if i % 2 else r["answer"], answers=[f"b{i}", f"c{i}"] if i != 2 else None, box=[1, 2])
-    WRITERS[form](config.split_dir, records)
+    try:
+        WRITERS[form](config.split_dir, records)
+    except pa.ArrowNotImplementedError as error:  # of releases before 26
+        pytest.skip(f"this pyarrow does not write absent lists of a fixed size: {error}")
     samples = open_split(config, "train").load()
     assert [s.answers for s in samples[:4]] == [("b0", "c0"), ("b1", "c1"), ("a2",), ("b3", "c3")]
     assert [s.answer for s in samples[:4]] == ["a0", "b1", "a2", "b3"]
