@@ -337,15 +337,14 @@ def test_numbers_and_absent_values_as_pandas_writes_them(tmp_path: Path) -> None
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 2)], ids=str)
 def test_a_list_of_accepted_answers(tmp_path: Path, form: str, kind: pa.DataType, monkeypatch: Any) -> None:
+    if pa.types.is_fixed_size_list(kind) and form in ("parquet", "shards") and int(pa.__version__.split(".")[0]) < 26:
+        pytest.skip("before 26, the last for Python 3.10 included, pyarrow reads no absent lists of a fixed size")
     config = config_for(tmp_path)
     monkeypatch.setitem(TYPES, "answers", kind)
     records = rows(12)
     for i, r in enumerate(records):
         r.update(answer=None if i % 2 else r["answer"], answers=[f"b{i}", f"c{i}"] if i != 2 else None, box=[1, 2])
-    try:
-        WRITERS[form](config.split_dir, records)
-    except pa.ArrowNotImplementedError as error:  # of releases before 26
-        pytest.skip(f"this pyarrow does not write absent lists of a fixed size: {error}")
+    WRITERS[form](config.split_dir, records)
     samples = open_split(config, "train").load()
     assert [s.answers for s in samples[:4]] == [("b0", "c0"), ("b1", "c1"), ("a2",), ("b3", "c3")]
     assert [s.answer for s in samples[:4]] == ["a0", "b1", "a2", "b3"]
