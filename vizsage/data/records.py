@@ -113,8 +113,12 @@ def _place(raw: dict[str, Any], number: int) -> str:
     """`record 3 (id 17, image 'a.jpg')`, as far as they are known."""
     image = raw.get("image")
     name = image if isinstance(image, str) else getattr(image, "name", None)
-    known = [f"id {quoted(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
+    known = [f"id {_shown_id(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
     return f"record {number + 1} ({', '.join(filter(None, known))})" if any(known) else f"record {number + 1}"
+
+
+def _shown_id(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else show_value(value)
 
 
 def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
@@ -232,4 +236,4 @@ def show_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     kinds = {dict: "an object", list: "a list", type(None): "null"}
-    return kinds.get(type(value)) or ascii(value)[:60]
+    return kinds.get(type(value)) or (str(value) if isinstance(value, Decimal) else ascii(value))[:60]

@@ -219,8 +219,8 @@ def _is_whole(value: Any) -> bool:
 def _say_whole_numbers(path: Path, where: str) -> None:
     """Warn once per process, however often the split is gone over."""
     logger.warning(
-        "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas wrote the "
-        "table, an absent value may have made integers floats: convert them with astype('Int64')",
+        "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas wrote "
+        "the table, an absent value may have made integers floats: convert them with astype('Int64')",
         path,
         where,
     )
