@@ -49,16 +49,15 @@ def test_a_log_that_cannot_be_written_decides_nothing(tmp_path: Path, redirectio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">/dev/full 2>&1", ">&- 2>&-"])
 def test_a_training_without_a_log_delivers(
-    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path], redirection: str
+    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path]
 ) -> None:
     settings = write_settings(
         model_name="vizsage-tiny", device="cpu", load_in_4bit=False, use_bf16=False, use_gradient_checkpointing=False,
         batch_size=1, grad_accum=1, max_steps=1, warmup_steps=0, val_samples=1, num_proc=0, dataset="AQUA",
         base_path=str(write_data()), output_dir=str(tmp_path / "run"),
     )  # fmt: skip
-    assert shell([sys.executable, "-m", "vizsage", "train", str(settings)], redirection).returncode == 0
+    assert shell([sys.executable, "-m", "vizsage", "train", str(settings)], ">&- 2>/dev/full").returncode == 0
     assert json.loads((tmp_path / "run" / "outcome.json").read_text())["exit_code"] == 0
     assert (tmp_path / "run" / "vizsage-adapter" / "adapter_model.safetensors").stat().st_size > 0
 
