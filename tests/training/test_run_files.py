@@ -35,6 +35,8 @@ CASES = (
     ("identity.json", "null"),
     ("trainer_state.json", '{"global_step": 3}'),
     ("trainer_state.json", '{"global_step": 8, "epoch": "x"}'),
+    ("optimizer.pt", "no zip file"),
+    ("rng_state.pth", ""),
     ("adapter_config.json", "[]"),
     ("adapter_config.json", '{"peft_type": "LORA", "target_modules": "((("}'),
     ("fingerprint.json", "[1]"),
