@@ -10,12 +10,18 @@ JOBS   ?= 2
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NEWEST := .venv-newest
+OLDEST := .venv-oldest
+# The tests that depend on releases of torch, transformers, trl, peft, datasets and others, and fit into minutes.
+LIBRARIES := tests/backends/shared_image $(addprefix tests/backends/test_,hf.py generation.py lora.py lora_linear.py tiny.py) \
+	$(addprefix tests/data/test_,collate.py encoding.py images.py prompts.py sources_columnar.py) tests/test_config.py \
+	$(addprefix tests/training/test_,run.py checkpoints.py four_bits.py) $(addprefix tests/evaluation/test_,run.py tracking.py)
 CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm test-k8s test-report lint format train eval submit-slurm submit-k8s check
+.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-slurm submit-k8s check
 .PHONY: schema settings-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
-.PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image test-image clean
+.PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -61,6 +67,18 @@ check: $(STAMP) ## find what would stop a run of CONFIG later: settings, records
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
+# What pyproject.toml allows and no lock names: what `pip install .` gives. Both environments are brought to that each time.
+test-newest: ## run the tests that touch other libraries with their newest releases (in .venv-newest, made for it)
+	@test -x $(NEWEST)/bin/pip || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --disable-pip-version-check --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' $(LIBRARIES) $(ARGS)
+
+# Without the configuration in pyproject.toml, which names what `make lock` is to choose.
+test-oldest: $(STAMP) ## the same with the oldest releases that pyproject.toml allows (in .venv-oldest)
+	@test -x $(OLDEST)/bin/python || $(BIN)/uv venv --quiet --python $(PYTHON) $(OLDEST)
+	$(BIN)/uv pip install --quiet --no-config --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' $(LIBRARIES) $(ARGS)
+
 # Serially: the tests share one cluster, and its jobs the cores. -rs: what was not tested says why.
 test-slurm: $(STAMP) ## run the tests on a real SLURM, started for them on this host (as root; gets SLURM with apt-get)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
@@ -86,6 +104,13 @@ image: export IMAGE := $(IMAGE)
 image: export PIP_CONFIG := $(PIP_CONFIG)
 image: ## build the container image (TARGET=unsloth, IMAGE=name:tag, PIP_CONFIG=pip.conf, BUILD_ARGS="--build-arg ...")
 	@sh docker/build.sh $(BUILD_ARGS)
+
+# The lock has one version of each package, for the image's platform.
+SBOM ?= dist/sbom.json
+sbom: $(STAMP) ## write dist/sbom.json: the Python packages of the image, as CycloneDX (TARGET=unsloth)
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --short-PURLs --output-reproducible \
+		-o $(SBOM) requirements-$(if $(filter unsloth,$(TARGET)),unsloth,image).lock
 
 # Serially: one image, and its containers take the cores. The first test waits for the image: minutes.
 test-image: $(STAMP) ## build the image and run the demo in it, without an engine (as root on Debian; gets buildah itself)
@@ -141,15 +166,21 @@ benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in 
 screenshot: $(STAMP) ## draw docs/report.png, the picture in README.md, from what `make demo` left (needs Chromium)
 	$(BIN)/python -m tools.report_screenshot outputs/demo
 
-# First the set that fits together with unsloth; then the same versions, for developers and for the image with unsloth.
-lock: $(STAMP) ## choose exact versions anew and write requirements.lock and requirements-unsloth.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra dev --extra unsloth \
-		--no-header --no-annotate -o $(VENV)/with-unsloth.txt pyproject.toml
-	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra dev -c $(VENV)/with-unsloth.txt \
-		--no-annotate --custom-compile-command "make lock" -o requirements.lock pyproject.toml
-	$(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade --extra unsloth -c $(VENV)/with-unsloth.txt \
-		--no-annotate --custom-compile-command "make lock" -o requirements-unsloth.lock pyproject.toml
+# First the set that fits together with unsloth; then the same versions for developers and, with hashes and for the
+# Python and the platform of docker/Dockerfile, for the image without and with unsloth. What is locked stays: uv keeps
+# what it reads in the file that it is to write.
+COMPILE = $(BIN)/uv pip compile -q --no-annotate --custom-compile-command "make lock" \
+	$(if $(filter all,$(UPGRADE)),--upgrade,$(addprefix --upgrade-package ,$(UPGRADE)))
+UNIVERSAL := --universal --python-version 3.10
+IN_IMAGE := --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes
+lock: $(STAMP) ## write the locks again: new dependencies join, versions stay (UPGRADE="peft trl": but these; UPGRADE=all)
+	awk -F== 'NR == FNR { developers[$$1] } NR == FNR || (/==/ && !($$1 in developers))' \
+		requirements.lock requirements-unsloth.lock | sed 's/ \\$$//' > $(VENV)/with-unsloth.txt
+	$(COMPILE) $(UNIVERSAL) --extra dev --extra unsloth -o $(VENV)/with-unsloth.txt pyproject.toml
+	$(COMPILE) $(UNIVERSAL) --extra dev -c $(VENV)/with-unsloth.txt -o requirements.lock pyproject.toml
+	$(COMPILE) $(IN_IMAGE) -c $(VENV)/with-unsloth.txt -o requirements-image.lock pyproject.toml
+	$(COMPILE) $(IN_IMAGE) --extra unsloth -c $(VENV)/with-unsloth.txt -o requirements-unsloth.lock pyproject.toml
 
-clean: ## remove .venv, caches and build products; data and outputs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info
+clean: ## remove .venv and its like, caches and build products; data and outputs stay
+	rm -rf $(VENV) $(NEWEST) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -91,7 +91,7 @@ def _tell_of_waiting(submission: Submission, told: str) -> str:
         return ""
     reason = re.sub(r" \d+ \w+ ago", "", state.detail)  # the same event, a look later
     if reason != told:
-        sys.stderr.write(f"jobs: job {submission.job_id} is pending: {state.detail}\n")
+        sys.stderr.write(f"jobs: job {submission.job_id} is pending: {printable(state.detail)}\n")
         sys.stderr.flush()
     return reason
 

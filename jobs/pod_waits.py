@@ -25,6 +25,7 @@ _REMEDIES = (
     (r'persistentvolumeclaim "\S+" not found', "k8s/pvc.yaml creates the claims"),
     (r"^(ErrImage\w+|ImagePullBackOff|InvalidImageName)", "check --image, and that the nodes may pull it"),
     (r"^CreateContainerConfigError.* not found", "the pod starts when that is there"),
+    (r"\bInsufficient \S+", "it starts when a node has as much free, see kubectl describe nodes"),
     (r"exceeded quota", "ask for less, or for a larger quota of the namespace"),
 )
 
@@ -124,7 +125,7 @@ def _waits_for(pod: Pod) -> str | None:
 
 
 def _with_remedy(said: str) -> str:
-    return next((f"{said}; {remedy}" for pattern, remedy in _REMEDIES if re.search(pattern, said)), said)
+    return next((f"{said.rstrip('. ')}; {remedy}" for pattern, remedy in _REMEDIES if re.search(pattern, said)), said)
 
 
 def _events(submission: Submission, chosen: str) -> list[dict[str, Any]]:

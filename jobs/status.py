@@ -19,8 +19,8 @@ _NAMES = {"slurm": "SLURM", "kubernetes": "Kubernetes"}
 _LOG_TAIL_BYTES = 1 << 16
 # How other programs speak of errors, and lines that only seem to: progress, warnings, the scheduler's own.
 _ERROR = re.compile(
-    r"error|exception|fatal|fail|abort|fault|killed|denied|refused|cannot|can't|unable|no such|not found|not permitted|"
-    r"invalid|illegal|out of memory|no space|timed? ?out|core dumped|bad_alloc|panic",
+    r"error|exception|fatal|fail|abort|\bfault|killed|denied|refused|cannot|can't|unable|no such|not found|"
+    r"not permitted|invalid|illegal|out of memory|no space|timed? ?out|core dumped|bad_alloc|panic",
     re.IGNORECASE,
 )
 _NO_ERROR = re.compile(r"===|srun:|slurmstepd|Terminated|step \d+|vizsage: (warning|info):")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from vizsage.config import Config, build_config, config_to_yaml, load_config
 from vizsage.errors import ConfigError
-from vizsage.hints import OTHER_TOOLS
+from vizsage.hints import NOT_HERE, OTHER_TOOLS
 
 SCHEMA = Config.model_json_schema()
 CONFIG_FOLDER = Path(__file__).parents[1] / "config"
@@ -153,6 +153,7 @@ def test_all_problems_are_reported_at_once_with_what_was_found_and_what_is_allow
 
 
 def test_names_of_other_tools_name_settings_that_there_are() -> None:
+    assert not NOT_HERE.keys() & (OTHER_TOOLS.keys() | Config.model_fields.keys())
     for name, meant in OTHER_TOOLS.items():
         assert name not in Config.model_fields
         key = re.split(", | and ", meant)[0]
@@ -179,6 +180,8 @@ def test_names_of_other_tools_name_settings_that_there_are() -> None:
         ("load_in_8bit", "here it is load_in_4bit, true or false: 8 bits are not offered"),
         ("lora_target", "here it is finetune_vision_layers, finetune_language_layers"),
         ("sequence_len", "here it is max_seq_length"),
+        ("template", "there is no such setting, the chat template of the base model is used"),
+        ("deepspeed", "there is no such setting, a model has to fit on one GPU"),
         ("Learning-Rate", "here it is lr"),
         ("LORA_R", "here it is lora_r"),
         ("lora-alpha", "here it is lora_alpha"),

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs import cli as jobs_cli
-from jobs.pod_logs import for_terminal
+from jobs.pod_logs import _Log
+from jobs.submissions import Submission
 from vizsage import cli
 from vizsage.config import Config, config_to_yaml
 from vizsage.errors import ConfigError, printable, printable_json
@@ -171,6 +172,10 @@ def test_settings_as_yaml_keep_their_value() -> None:
 # jobs
 
 
+def submission(run_dir: str, log: str) -> Submission:
+    return Submission("7_0", "train", "slurm", "2026-01-31T12:00:00+00:00", run_dir, log, script="", config="")
+
+
 def test_jobs_print_no_control_codes(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     base = tmp_path / HOSTILE
@@ -190,13 +195,13 @@ def test_jobs_print_no_control_codes(tmp_path: Path, capsys: Any, monkeypatch: A
     code, out, err = run(jobs_cli.main, capsys, "status", f"--{HOSTILE}")
     assert (code, f"--{SHOWN}" in err) == (2, True)
 
-    found = SimpleNamespace(kind="train", job_id="7", run_dir=f"runs/{HOSTILE}", log=HOSTILE)
+    found = submission(f"runs/{HOSTILE}", HOSTILE)
     state = SimpleNamespace(state="failed", detail=HOSTILE, step=3, error=HOSTILE)
     monkeypatch.setattr("jobs.submissions.find", lambda _: [found])
     monkeypatch.setattr("jobs.status.state_of", lambda _: state)
-    code, out, err = run(jobs_cli.main, capsys, "status")
+    code, out, err = run(jobs_cli.main, capsys, "status", "run")
     assert out == (
-        f"run directory runs/{SHOWN}\ntrain job 7: failed ({SHOWN})\n  step 3\n  last error: {SHOWN}\n  log {SHOWN}\n"
+        f"run directory runs/{SHOWN}\ntrain job 7_0: failed ({SHOWN})\n  step 3\n  last error: {SHOWN}\n  log {SHOWN}\n"
     )
 
     def warns(_: Any) -> None:
@@ -211,9 +216,9 @@ def test_jobs_print_no_control_codes(tmp_path: Path, capsys: Any, monkeypatch: A
 @pytest.mark.parametrize("terminal", [True, False])
 def test_logs_on_a_terminal_and_in_a_file(tmp_path: Path, monkeypatch: Any, terminal: bool) -> None:
     content = f"step 1: {HOSTILE}\n".encode() + b"\x9b2J\xff end\n"
-    log = tmp_path / "7_0_log.out"
+    log = tmp_path / "7_0_log.out"  # of a member of an array, so that there are no logs of other nodes
     log.write_bytes(content)
-    found = SimpleNamespace(kind="train", job_id="7_0", run_dir="run", log=str(log), scheduler="slurm")
+    found = submission("run", str(log))
     monkeypatch.setattr("jobs.submissions.find", lambda _: [found])
     written = io.BytesIO()
     stdout = SimpleNamespace(buffer=written, isatty=lambda: terminal, flush=lambda: None)
@@ -225,9 +230,12 @@ def test_logs_on_a_terminal_and_in_a_file(tmp_path: Path, monkeypatch: Any, term
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.execvp", replaced)
-    code = jobs_cli.main(["logs"])
+    code = jobs_cli.main(["logs", "run"])
     if terminal:
         assert (code, written.getvalue().decode()) == (0, f"step 1: {SHOWN}\n\\x9b2J\\xff end\n")
     else:
         assert (run_instead, written.getvalue()) == ([["tail", "-n", "+1", str(log)]], b"")
-    assert for_terminal(content).decode() == f"step 1: {SHOWN}\n\\x9b2J\\xff end\n"
+    written.truncate(written.seek(0))
+    _Log([], {"metadata": {"name": "pod"}}, "container")._write(content.splitlines())
+    shown = f"step 1: {SHOWN}\n\\x9b2J\\xff end\n".encode() if terminal else content
+    assert written.getvalue() == b"=== pod pod\n" + shown

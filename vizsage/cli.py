@@ -7,7 +7,7 @@ read (settings, schema, answers, tables) goes to stdout, everything else to stde
 from __future__ import annotations
 
 import argparse
-import errno
+import codecs
 import logging
 import os
 import sys
@@ -22,13 +22,14 @@ from vizsage.errors import (
     ConfigError,
     Interrupted,
     VizSageError,
+    is_disk_full,
     is_out_of_memory,
     printable,
     printable_json,
 )
 from vizsage.interruption import end_with_launcher
 from vizsage.parser import parse
-from vizsage.streams import keep_streams
+from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
     from vizsage.config import Config
@@ -40,6 +41,7 @@ EXIT_KEYBOARD = 130  # what a shell reports for a program that Ctrl-C ended
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (the table of README.md)."""
+    escape_what_is_not_encodable()
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)
     options.own_process = argv is None  # nobody goes on in this process when the command has ended
@@ -166,7 +168,8 @@ def _config_command(options: argparse.Namespace) -> None:
     elif options.config is None:
         raise ConfigError("config: name a YAML file of settings, or ask for --schema")
     else:
-        print(config_to_yaml(_config(options)), end="")
+        whole = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+        print(config_to_yaml(_config(options), ascii_only=not whole), end="")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -280,8 +283,8 @@ def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "er
 
 def _unforeseen(error: Exception) -> tuple[str, int]:
     """One line and the exit code for an error that no room of the house foresaw."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or "a file of the run"
+    if is_disk_full(error):
+        where = getattr(error, "filename", None) or "a file of the run"
         return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1
     if is_out_of_memory(error):
         return "out of GPU memory; lower batch_size, eval_batch_size, max_seq_length or resize_px", EXIT_REPEATS

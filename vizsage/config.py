@@ -365,10 +365,10 @@ def is_unicode(value: Any) -> bool:
     return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
 
-def config_to_yaml(config: Config) -> str:
+def config_to_yaml(config: Config, *, ascii_only: bool = False) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
     settings = config.model_dump(mode="json")
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
     # YAML escapes control codes, but writes overrides of the direction as they are.
     return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 

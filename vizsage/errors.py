@@ -5,6 +5,7 @@ A message is one line: what was found, where (file, key or record), what is allo
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
@@ -18,6 +19,8 @@ LAUNCHER = "VIZSAGE_LAUNCHER"
 """The variable with the process id of the launcher that has started this process."""
 TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
 """Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
+# In the words of the libraries that report it otherwise than as an OSError, such as safetensors and tokenizers.
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
 # A terminal obeys control codes (C0, here without the tab, DEL and C1). After an override of the text's direction it
 # shows characters in another order than they are written. Half of a surrogate pair cannot be written to it.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -105,6 +108,13 @@ def shortened(text: str, most: int = 200) -> str:
         return text
     kept = most // 2 - 15  # on either side of the words between them
     return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written because the disk, or the user's part of it, is full."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return bool(_NO_ROOM.search(str(error)))
 
 
 def quoted(value: object) -> str:

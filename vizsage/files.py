@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -66,8 +67,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk, met while writing
+            error.filename = str(path)
         raise
     fsync_dir(path.parent)
 
@@ -176,10 +179,34 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         for line in file:
             if line.strip() and (line.endswith(b"\n") or _is_record(line)):
-                record = json.loads(line)
+                record = parse_json(line)
                 if not isinstance(record, dict):
                     raise ValueError("a line is no object")
                 yield record
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also where it is nested deeper than Python's parser goes."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def disk_full(folder: Path) -> OSError | None:
+    """The error of a full disk, asked for by writing a MiB into `folder`; None where there is room.
+
+    For libraries that fail to write without saying why.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OSError(error.errno, error.strerror, str(folder))
+    return None
 
 
 def expanded(path: str) -> str:
@@ -257,7 +284,7 @@ def _tail(file: FileIO, start: int) -> bytes:
 def _is_record(text: bytes) -> bool:
     """Whether it is a whole record: what is cut off anywhere does not close its braces."""
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(parse_json(text), dict)
     except ValueError:
         return False
 

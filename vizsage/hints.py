@@ -120,6 +120,36 @@ OTHER_TOOLS = {
     "out_dir": "output_dir",
 }
 
+_LORA = "LoRA is what every training does"
+_COMMANDS = "vizsage train and vizsage eval are commands"
+_ONE_GPU = "a model has to fit on one GPU"
+_CHAT = "the chat template of the base model is used"
+
+# Names of settings that have no like here -> what there is instead.
+NOT_HERE = {
+    "adapter": _LORA,
+    "use_peft": _LORA,
+    "use_lora": _LORA,
+    "finetuning_type": _LORA,
+    "stage": _LORA,
+    "do_train": _COMMANDS,
+    "do_eval": _COMMANDS,
+    "do_predict": _COMMANDS,
+    "template": _CHAT,
+    "chat_template": _CHAT,
+    "deepspeed": _ONE_GPU,
+    "fsdp": _ONE_GPU,
+    "fsdp_config": _ONE_GPU,
+    "val_size": "the samples for validation are a split val beside train",
+    "val_set_size": "the samples for validation are a split val beside train",
+    "adapter_name_or_path": "vizsage eval --adapter DIR takes another adapter than the run's own",
+    "max_samples": "vizsage eval --limit N asks fewer samples, max_steps ends a training earlier",
+    "packing": "questions on one image share a row with share_images",
+    "sample_packing": "questions on one image share a row with share_images",
+    "token": "log in with hf auth login, or set HF_TOKEN in the environment",
+    "hf_token": "log in with hf auth login, or set HF_TOKEN in the environment",
+}
+
 
 def hint_for(key: str, known: Collection[str]) -> str:
     """What follows `unknown key 'x'`: the one of `known` that is meant, as far as that can be told, else nothing.
@@ -128,6 +158,8 @@ def hint_for(key: str, known: Collection[str]) -> str:
     """
     plain = key.strip().lower().replace("-", "_")
     meant = plain if plain in known else OTHER_TOOLS.get(plain, "")
+    if plain in NOT_HERE and "output_dir" in known:  # settings of a run
+        return f": there is no such setting, {NOT_HERE[plain]}"
     if not set(re.split(", | and ", meant)) & set(known):
         near = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
         return f", did you mean {near[0]!r}?" if near else ""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from vizsage.errors import ConfigError, FolderInUse, RepeatingError
+from vizsage.errors import ConfigError, FolderInUse, RepeatingError, is_disk_full
 from vizsage.files import remove_remains
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ def only_one(folder: Path, doing: str) -> Iterator[Held]:
         # Neither "w", which would empty the file of the process that holds it, nor "a", which writes at the end only.
         file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from None
     with file:
         locked = True
@@ -101,7 +103,7 @@ def _sign(file: BinaryIO, doing: str) -> None:
         os.pwrite(file.fileno(), json.dumps(who).encode(), 0)
         os.fsync(file.fileno())  # other hosts of a network file system read it while it is open
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
 
 

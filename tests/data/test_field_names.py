@@ -46,7 +46,7 @@ def problem(write_data: Callable[..., Path], content: Any) -> str:
         (VQA_QUESTIONS, ["as VQA's are; join both by question_id into one array of records", "multiple_choice_answer"]),
         (VQA_ANNOTATIONS, ["as VQA's are; join both by question_id"]),
         ({"dataset_name": "docvqa", "data": []}, ["the records under 'data'; write that array alone"]),
-        ({"a": 1}, ["expected a JSON array of records, found '{'; a file of one record a line ends in .jsonl"]),
+        ({"a": 1}, ["expected a JSON array of records, found '{'; a file of one record per line ends in .jsonl"]),
         (LLAVA, ["hold 'conversations', as LLaVA's", 'write {"image": ..., "question": ..., "answer": ...} for each']),
         (SHAREGPT, ["hold 'messages', as LLaVA's and LLaMA-Factory's do"]),
         (

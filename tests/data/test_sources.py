@@ -223,7 +223,10 @@ def test_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
         ({"answers": [None]}, "answers[0] is missing"),
         ({"answers": ["a dog", "b", True]}, "answers[2] is true"),
         ({"answers": [["a dog"]]}, "answers[0] is a list"),
-        ({"answers": [{"answer": "a dog"}]}, "answers[0] is an object"),
+        (
+            {"answers": [{"answer": "a dog"}]},
+            "answers[0] is an object; write a text or a number, the one under 'answer'",
+        ),
         ({"answers": ["a dog"], "answer": " "}, "answer is empty"),
         ({"answers": ["a dog"], "answer": ["b"]}, "answer is a list"),
         ({"question": None}, "question is missing"),
@@ -237,9 +240,10 @@ def test_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
         ({"image": "a\0.jpg"}, "NUL"),
         ({"need_external_knowledge": "maybe"}, "need_external_knowledge is 'maybe'; write true or false"),
         ({"need_external_knowledge": 2}, "need_external_knowledge is 2"),
+        ({"need_external_knowledge": 0.5}, "need_external_knowledge is 0.5; write true or false"),
         ({"need_external_knowledge": []}, "need_external_knowledge is a list"),
         ({"id": True}, "id is true"),
-        ({"id": 1.5}, "id is"),
+        ({"id": 1.5}, "record 2 (id 1.5, image 'a.jpg'): id is 1.5; write a text or a whole number"),
         ({"id": ""}, "id is ''"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ TEXT = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
 # Comments out, continued lines joined.
 LINES = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", TEXT, flags=re.MULTILINE)).splitlines()
 INSTRUCTIONS = [(line.split(" ", 1)[0], line.split(" ", 1)[1].strip()) for line in LINES if line.strip()]
-LOCKS = ("requirements.lock", "requirements-unsloth.lock")
+LOCKS = ("requirements-image.lock", "requirements-unsloth.lock")
 
 
 def stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
@@ -79,11 +80,11 @@ def test_no_compiler_gets_into_an_image(target: str) -> None:
 def test_dependencies_come_before_the_sources() -> None:
     for target in ("dependencies", "unsloth-dependencies"):
         copied = " ".join(values("COPY", target)).split()
-        assert {Path(word).suffix for word in copied if Path(word).suffix} == {".lock", ".txt"}
+        assert {Path(word).suffix for word in copied if Path(word).suffix} == {".lock"}
         (installing,) = [rest for word, rest in stages()[target][1] if word == "RUN"]
         assert "type=bind" not in installing, "buildah's cache would not notice a changed file"
         assert "--mount=type=cache,target=/var/cache/pip" in installing
-        assert re.search(r"-c \S+/requirements(-unsloth)?\.lock", installing)
+        assert re.search(r"--require-hashes -r \S+/requirements-(image|unsloth)\.lock ", installing)
 
 
 def test_secrets_come_as_build_secrets_only() -> None:
@@ -137,20 +138,50 @@ def pyproject_dependencies() -> str:
     return text.partition("\ndependencies = [\n")[2].partition("\n]\n")[0] + "\n"
 
 
-def test_both_locks_agree() -> None:
-    pins = []
-    for name in LOCKS:
-        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-        pins.append({line.split(" ;")[0] for line in lines if not line.startswith("#")})
-    first, second = ({pin.split("==")[0] for pin in pin_set} for pin_set in pins)
-    both = first & second
-    assert {"torch", "transformers", "triton"} <= both
-    assert {pin for pin in pins[0] ^ pins[1] if pin.split("==")[0] in both} == set()
+def pins(lock: str) -> set[str]:
+    """The lines name==version of a lock, without markers and hashes."""
+    lines = (ROOT / lock).read_text(encoding="utf-8").splitlines()
+    return {line.split(" ")[0] for line in lines if re.match(r"[a-z0-9]", line)}
+
+
+def test_locks_agree() -> None:
+    developers, image, unsloth = pins("requirements.lock"), *map(pins, LOCKS)
+    first, second = ({pin.split("==")[0] for pin in found} for found in (image, unsloth))
+    assert len(first) == len(image)  # one version of each: a list of what the image holds, too
+    assert len(second) == len(unsloth)
+    assert image <= developers
+    assert image <= unsloth
+    assert {"torch", "transformers", "triton"} <= first
     wanted = re.findall(r'^    "([A-Za-z0-9_-]+)[^"]*",', pyproject_dependencies(), re.MULTILINE)
     assert len(wanted) > 15
-    assert set(wanted) <= both  # a new dependency is in both
+    assert set(wanted) <= first  # a new dependency is in it
     assert "unsloth" in second - first
     assert not second & {"pytest", "ruff", "mypy", "uv"}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_each_package_of_the_image_has_hashes_and_no_place(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert not re.search(r"://|file:|--(index|extra|find|trusted)| @ ", text)
+    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(pins(lock))
+    for block in blocks:
+        assert re.fullmatch(r"[a-z0-9._-]+==[^ ]+( \\\n    --hash=sha256:[0-9a-f]{64})+\n", block), block
+
+
+def test_sbom_lists_what_the_image_installs(tmp_path: Path) -> None:
+    written = tmp_path / "made" / "sbom.json"
+    command = ["make", "-s", "sbom", "STAMP=", f"BIN={Path(sys.executable).parent}", f"SBOM={written}"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = json.loads(written.read_text(encoding="utf-8"))
+    assert found["bomFormat"] == "CycloneDX"
+    assert found["metadata"]["component"]["name"] == "vizsage"
+    assert {component["purl"] for component in found["components"]} == {
+        f"pkg:pypi/{pin.replace('==', '@')}" for pin in pins(LOCKS[0])
+    }
+    assert all(component["externalReferences"][0]["hashes"] for component in found["components"])
+    recipe = subprocess.run([*command, "-n", "TARGET=unsloth"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert recipe.stdout.split()[-1] == LOCKS[1]
 
 
 def build(path: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -223,6 +223,44 @@ def test_bad_lines_are_named_together(written: Any) -> None:
         score_file(path)
 
 
+DEEP = "[" * 5000 + "]" * 5000
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ('"answer": 1E9999999999999999999, "prediction": "a"', "a number is out of range"),
+        ('"answer": "a", "prediction": -1E-9999999999999999999', "a number is out of range"),
+        (f'"answer": {DEEP}, "prediction": "a"', "nested"),
+        (f'"answer": "a", "answers": {DEEP}, "prediction": "a"', "nested"),
+        (f'"answer": "a", "prediction": "a", "tags": {{"x": {DEEP}}}', "nested"),
+        (f'"answer": {"[" * 90}{"]" * 90}, "prediction": "a"', "line 1: answer is a list"),
+    ],
+)
+def test_numbers_and_nesting_beyond_reason_are_a_bad_line(tmp_path: Path, capsys: Any, fields: str, told: str) -> None:
+    path = tmp_path / "theirs.jsonl"
+    path.write_text(f"{{{fields}}}\n")
+    assert cli.main(["score", str(path)]) == 3
+    message = capsys.readouterr().err
+    assert f"{path}: 1 bad line: " in message
+    assert told in message
+    assert len(message) < 500
+    path.write_text('{"answer": 1E999999999999999999, "prediction": "1E+999999999999999999"}\n')
+    assert score_file(path).scores["metrics"]["rigorous_match"] == 1
+
+
+def test_a_results_json_that_is_nested_too_deep(written: Any, capsys: Any) -> None:
+    path = written(line(), line(question="who"))
+    path = path.rename(path.with_name("predictions.jsonl"))
+    (path.parent / "results.json").write_text(DEEP)
+    assert cli.main(["score", str(path)]) == 0
+    assert "results.json: cannot be read (it is nested too deep)" in capsys.readouterr().err
+    assert cli.main(["compare", str(path), str(path)]) == 3
+    assert "results.json: not JSON (it is nested too deep)" in capsys.readouterr().err
+    assert cli.main(["report", str(path.parent)]) == 3
+    assert "results.json: cannot be read: it is nested too deep" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_an_empty_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "empty.jsonl"

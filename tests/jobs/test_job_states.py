@@ -84,6 +84,13 @@ def ask(job: Submission) -> Told:
             "not found; check --image, and that the nodes may pull it",
         ),
         (
+            "unschedulable",
+            "pending",
+            "Unschedulable: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu. no new claims to deallocate, "
+            "preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling; it starts when a node "
+            "has as much free, see kubectl describe nodes",
+        ),
+        (
             "claim_missing",
             "pending",
             'Unschedulable: 0/4 nodes are available: persistentvolumeclaim "vizsage-data" not found. not found; '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
 import os
@@ -359,7 +360,7 @@ def test_pods_of_several_nodes_are_followed_side_by_side(
 
 def test_whoever_stops_reading_ends_it(server: ApiServer, job: Submission, tmp_path: Path) -> None:
     """`logs -f | head -2`, though nothing more comes that could not be written."""
-    note(job)
+    note(dataclasses.replace(job, project=str(tmp_path)))
     stop = threading.Event()
 
     def quiet() -> Iterator[str]:
@@ -431,7 +432,8 @@ def test_no_kubectl_stays_behind(
                     }
                 ],
             },
-            "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+            "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu; it starts when a node has as much "
+            "free, see kubectl describe nodes",
         ),
         (
             {"containerStatuses": [waiting("ImagePullBackOff", "Back-off pulling vizsage")]},

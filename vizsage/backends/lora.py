@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from vizsage.backends.adapter_config import LOADING_ERRORS, check_adapter_config
-from vizsage.backends.adapter_weights import WEIGHTS, adapter_shapes, check_weights
+from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -164,15 +164,17 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
 
 def check_adapter(processor: Any, base_identity: str, config: Config, folder: Path) -> None:
     """Raise CheckpointError unless `folder` holds an adapter for this base, prompt and pixel limits."""
-    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS)):
+    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         raise CheckpointError(problem)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{folder}: found no {ADAPTER_CONFIG}, so it is no adapter; name the folder of one")
     check_adapter_config(folder)
-    if not (folder / WEIGHTS).is_file():  # PEFT would ask the hub for it
-        raise CheckpointError(f"{folder}: found no {WEIGHTS}; copy its whole folder again, or train the adapter again")
+    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for other formats, then ask the hub
+        raise CheckpointError(
+            f"{folder}: found no {ADAPTER_WEIGHTS}; copy its whole folder again, or train the adapter again"
+        )
     try:
         saved = read_json(folder / FINGERPRINT_FILE)
     except FileNotFoundError:

@@ -25,6 +25,8 @@ from vizsage.errors import DataError, one_line, quoted
 # through batch by batch.
 CACHED_ROW_GROUP_BYTES = 64 * 2**20
 ROWS_A_BATCH = 1024
+# What pyarrow raises on damaged files.
+_DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, TypeError)
 _IMAGE_CHUNK = re.compile(r"image(\.bytes)?(\.list\..*)?$")
 
 
@@ -43,7 +45,7 @@ class ParquetImage:
         """The bytes; those of the file of that name when this row embeds none. Raises DataError."""
         try:
             data = _parquet_image_bytes(str(self.path), self.row_group, self.row)
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self.path}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
         return FileImage(self.name, self.images_dir).read() if data is None else data
 
@@ -61,7 +63,7 @@ class ArrowImage:
         """The bytes. Raises DataError."""
         try:
             return _bytes_of(_arrow_table(str(self.folder))["image"][self.row]) or b""
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self.folder}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
 
 
@@ -90,7 +92,7 @@ class ParquetFiles:
                     number += file.metadata.row_group(group).num_rows
                     if number > start:
                         yield from self._row_group(path, file, columns, group, first, start)
-            except (pa.ArrowException, OSError) as error:
+            except _DAMAGED as error:
                 raise DataError(f"{path}: cannot be read as Parquet: {one_line(error)}") from None
 
     def _row_group(
@@ -135,6 +137,7 @@ class ArrowFolder:
             table = _arrow_table(str(self.folder))
             columns = Columns(self.folder, table.schema)
             for batch in table.slice(start).to_batches(max_chunksize=ROWS_A_BATCH):
+                batch.validate(full=True)  # a damaged one would otherwise end the process
                 yield from columns.records(
                     batch,
                     columns.embedded,
@@ -143,7 +146,7 @@ class ArrowFolder:
                     ),
                 )
                 start += batch.num_rows
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self.folder}: cannot be read as a data set on disk: {one_line(error)}") from None
 
 
@@ -236,7 +239,11 @@ def _arrow_table(folder: str) -> pa.Table:
         with open_inside(Path(folder), name) as file:
             mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
         tables.append(pa.ipc.open_stream(pa.py_buffer(mapped)).read_all())
-    return pa.concat_tables(tables)
+    table = pa.concat_tables(tables)
+    table.validate()
+    if "image" in table.schema.names:
+        table["image"].validate(full=True)  # where each image is, which reads none
+    return table
 
 
 def _data_files(folder: Path) -> list[str]:

@@ -113,8 +113,12 @@ def _place(raw: dict[str, Any], number: int) -> str:
     """`record 3 (id 17, image 'a.jpg')`, as far as they are known."""
     image = raw.get("image")
     name = image if isinstance(image, str) else getattr(image, "name", None)
-    known = [f"id {quoted(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
+    known = [f"id {_shown_id(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
     return f"record {number + 1} ({', '.join(filter(None, known))})" if any(known) else f"record {number + 1}"
+
+
+def _shown_id(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else show_value(value)
 
 
 def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
@@ -194,6 +198,8 @@ def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None)
             raise BadRecord(missing_field(field, raw))
         found = "missing" if missing else show_value(value) if text is None else "empty"
         hint = "; several accepted answers are a list 'answers'" if found == "a list" and field == "answer" else ""
+        if isinstance(value, dict) and "answer" in value:  # as in the annotations of VQA
+            hint = ", the one under 'answer' in the object"
         raise BadRecord(f"{field} is {found}; write a text or a number{hint}")
     return _whole(text, field)
 
@@ -227,5 +233,7 @@ def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
 
 def show_value(value: Any) -> str:
     """How an error names a value that has no place where it stands."""
-    kinds = {dict: "an object", list: "a list", bool: str(value).lower(), type(None): "null"}
-    return kinds.get(type(value)) or ascii(value)[:60]
+    if isinstance(value, bool):
+        return str(value).lower()
+    kinds = {dict: "an object", list: "a list", type(None): "null"}
+    return kinds.get(type(value)) or (str(value) if isinstance(value, Decimal) else ascii(value))[:60]

@@ -128,11 +128,8 @@ class Split:
         self.counts = SplitCounts(records, kept, left_out, missing)
         problems.raise_if_any(self.path)
         if whole:
-            logger.warning(
-                "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas "
-                "wrote the table, an absent value may have made integers floats: convert them with astype('Int64')",
-                self.path,
-                ", ".join(f"{count} in {quoted(key)}" for key, count in whole.most_common(10)),
+            _say_whole_numbers(
+                self.path, ", ".join(f"{count} in {quoted(key)}" for key, count in whole.most_common(10))
             )
         if not records:
             raise DataError(f"{self.path}: the file holds no records")
@@ -216,6 +213,17 @@ def _is_whole(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_is_whole, value))
     return isinstance(value, float) and value.is_integer()
+
+
+@lru_cache(maxsize=64)
+def _say_whole_numbers(path: Path, where: str) -> None:
+    """Warn once per process, however often the split is gone over."""
+    logger.warning(
+        "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas wrote "
+        "the table, an absent value may have made integers floats: convert them with astype('Int64')",
+        path,
+        where,
+    )
 
 
 @lru_cache(maxsize=2)

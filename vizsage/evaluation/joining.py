@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from vizsage.errors import ConfigError, DataError
 from vizsage.evaluation.predictions import PREDICTIONS
 from vizsage.evaluation.results import READABLE_VERSIONS
 from vizsage.evaluation.score import read_rows
+from vizsage.files import parse_json
 from vizsage.scoring.metrics import answers_for
 
 RESULTS = "results.json"
@@ -76,7 +76,7 @@ def find_predictions(path: Path, split: str) -> tuple[Path, Mapping[str, Any] | 
     if file.name != PREDICTIONS or not results.is_file():
         return file, None
     try:
-        content = json.loads(results.read_text(encoding="utf-8"))
+        content = parse_json(results.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{results}: not JSON ({error}); evaluate again") from None
     if not isinstance(content, dict):

@@ -11,7 +11,7 @@ from typing import Any
 
 from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
-from vizsage.files import fsync_dir, replacing, set_aside_path
+from vizsage.files import fsync_dir, parse_json, replacing, set_aside_path
 from vizsage.scoring.metrics import score_row
 from vizsage.scoring.normalisation import Normalise
 
@@ -86,7 +86,7 @@ def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = parse_json(path.read_text(encoding="utf-8"))
         keys = [key for key in conditions if _value(before, key) != conditions[key]]
     except (ValueError, AttributeError):
         keys = ["(damaged results.json)"]

@@ -6,7 +6,6 @@ Here its parts are gathered; `page` puts them into words and HTML.
 from __future__ import annotations
 
 import base64
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from vizsage.evaluation.page import page_context, render
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS
 from vizsage.evaluation.results import READABLE_VERSIONS, SCHEMA_VERSION
 from vizsage.evaluation.thumbnails import Thumbnails, keep_earlier, thumbnails
-from vizsage.files import read_jsonl, write_bytes
+from vizsage.files import parse_json, read_jsonl, write_bytes
 from vizsage.scoring.groups import question_word
 from vizsage.scoring.metrics import accepted_answers
 
@@ -129,7 +128,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The content of results.json. Raises DataError where it is missing, damaged or of another version."""
     path = folder / RESULTS
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run vizsage eval first") from None
     except (OSError, ValueError) as error:

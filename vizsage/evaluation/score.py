@@ -17,6 +17,7 @@ from vizsage.data.records import BadRecord, Problems, read_answers, read_switch,
 from vizsage.errors import DataError, quoted
 from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE, SCHEMA_VERSION
+from vizsage.files import parse_json
 from vizsage.scoring.caveats import caveat_warnings
 from vizsage.scoring.normalisation import MODES
 from vizsage.scoring.summary import summarise
@@ -200,7 +201,7 @@ def _results_beside(path: Path) -> dict[str, Any]:
     """The results.json of the evaluation that wrote `path`; empty where there is none."""
     results = path.parent / "results.json"
     try:
-        known = json.loads(results.read_text(encoding="utf-8"))
+        known = parse_json(results.read_text(encoding="utf-8"))
         if not isinstance(known, dict):
             raise ValueError("no object")
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.errors import CheckpointError, one_line
-from vizsage.files import fsync_dir, read_json, settle_tree, sha256_file, unreadable, write_json
+from vizsage.files import disk_full, fsync_dir, read_json, settle_tree, sha256_file, unreadable, write_json
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,13 @@ def writing(output_dir: Path, step: int, *, main: bool, barrier: Callable[[], No
         barrier()
         if main:
             _seal(partial, final)
-    except BaseException:
+    except BaseException as error:
+        # PyTorch's writer does not tell why it failed, and what it wrote makes room when it is removed.
+        full = disk_full(output_dir) if isinstance(error, RuntimeError) else None
         if main:
             shutil.rmtree(partial, ignore_errors=True)
+        if full:
+            raise full from error
         raise
     barrier()
 
