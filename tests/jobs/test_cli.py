@@ -384,7 +384,7 @@ def test_more_members_than_an_array_may_have(
                 ("output_dir=a\n#SBATCH --mail-user=x", "has a line break"),
                 ('output_dir="a\\tb"', "has a line break or another character"),
                 (f"output_dir=out/{'ä' * 135}", "may have 255 bytes, found 270"),
-                (f"output_dir={'long/' * 800}", "and the whole path 3500"),
+                (f"output_dir={'long/' * 800}", "and the whole path 3500, found 4"),
             )
         ),
         ((*TRAIN, "--profile", "pyxis.yaml", "output_dir=/my run", "--dry-run"), "my run: pyxis cannot mount a path"),
