@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.parser import parse
 from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, ConfigError, VizSageError, printable
-from vizsage.streams import keep_streams
+from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
     from jobs.kubernetes import Manifest
@@ -32,6 +31,7 @@ EXIT_KEYBOARD = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    escape_what_is_not_encodable()
     logging.basicConfig(handlers=[_Warnings()], level=logging.WARNING)
     try:
         options = parse(list(sys.argv[1:] if argv is None else argv))
@@ -362,15 +362,15 @@ def _report(job_id: str, run_dir: str, log: str) -> None:
 
 
 def _profile(options: argparse.Namespace, config: Any) -> Any:
-    from jobs.profile import fill, load_profile
+    from jobs.profile import fill, load_profile, with_gpus
 
-    given = {"nodes": options.nodes, "gpus_per_node": options.gpus_per_node, "time": options.time}
+    given = {"nodes": options.nodes, "time": options.time}
     changes = {key: value for key, value in given.items() if value is not None}
-    if options.gpus_per_node is not None:
-        changes["gres"] = None
-    elif config.device == "cpu":
-        changes |= {"gpus_per_node": 0, "gres": None}  # nobody wants to wait for GPUs that stay idle
     profile, remarks = fill(load_profile(options.profile, changes), os.environ)
+    if options.gpus_per_node is not None:
+        profile = with_gpus(profile, options.gpus_per_node)
+    elif config.device == "cpu":
+        profile = with_gpus(profile, 0)  # nobody wants to wait for GPUs that stay idle
     for remark in remarks:
         _warn(remark)
     return profile
@@ -398,11 +398,11 @@ def _evaluation(options: argparse.Namespace) -> Any:
 
 def _for_eval(profile: Any, nodes: int | None = None, gpus_per_node: int | None = None) -> Any:
     """An evaluation takes one process, however large the profile's trainings are, unless more are asked for."""
-    changes: dict[str, Any] = {} if nodes is not None else {"nodes": 1}
-    if gpus_per_node is None:
-        one_gpu = re.sub(r"\b(gpu(?::[^,:]+)?):\d+", r"\1:1", profile.gres) if profile.gres else None
-        changes |= {"gpus_per_node": min(1, profile.gpus_per_node), "gres": one_gpu}
-    return profile.model_copy(update=changes)
+    from jobs.profile import with_gpus
+
+    if gpus_per_node is None and (profile.gres or profile.gpus_per_node):
+        profile = with_gpus(profile, 1, of_a_kind=True)
+    return profile if nodes is not None else profile.model_copy(update={"nodes": 1})
 
 
 def _active_job(run_dir: Path) -> JobState | None:

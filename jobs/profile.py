@@ -138,9 +138,12 @@ class Profile(BaseModel):
     nodes: PositiveInt = Field(1, description="Nodes of a training; an evaluation takes one.")
     gpus_per_node: Count = Field(1, description="GPUs on each node, one process a GPU; 0: none.")
     gres: Word | None = Field(None, description="Asked for instead of gpus_per_node, for example gpu:a100:4.")
-    cpus_per_task: PositiveInt = Field(8, description="CPU cores on each node.")
+    cpus_per_task: PositiveInt = Field(
+        8, description="CPU cores on each node; changed in proportion where other GPUs are asked for."
+    )
     mem: Annotated[str, AfterValidator(_memory)] | None = Field(
-        None, description="Memory of each node: M without a unit, or K, M, G, T; 0: all; null: the cluster's default."
+        None,
+        description="Memory of each node, in proportion too: 64G, K, M or T; 0: all; null: the cluster's default.",
     )
     time: Annotated[str, AfterValidator(_time)] = Field(
         "24:00:00",
@@ -235,6 +238,35 @@ def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
     # As texts: 24:00:00 without quotes would be a number, and a variable's `yes` a switch.
     settings = read_yaml(path, as_text=True) if path else {}
     return build(Profile, settings | changes, source=str(path or "profile"))
+
+
+def with_gpus(profile: Profile, gpus: int, *, of_a_kind: bool = False) -> Profile:
+    """`profile` with `gpus` GPUs on each node; cores and memory, which are for the GPUs that it has, in proportion.
+
+    Args:
+        profile: one without GPUs keeps its cores and memory.
+        gpus: 0 keeps cores and memory too, because the work is done there.
+        of_a_kind: of the kind that gres names, where it names one; else of any.
+    """
+    kinds = (profile.gres or "").split(",")
+    counted = [name for name in kinds if name.partition(":")[0] == "gpu"]
+    had = sum(_counts(name)[1] for name in counted) if profile.gres else profile.gpus_per_node
+    changes: dict[str, Any] = {"gpus_per_node": gpus, "gres": None}
+    if of_a_kind and profile.gres:
+        renamed = (f"{_counts(name)[0]}:{gpus}" if name in counted else name for name in kinds)
+        changes = {"gres": ",".join(renamed)}
+    if had and gpus and gpus != had:
+        changes["cpus_per_task"] = -(-profile.cpus_per_task * gpus // had)
+        if profile.mem and profile.mem.rstrip("KMGTkmgt").strip("0"):  # 0: all that the node has
+            amount, unit = re.fullmatch(r"(\d+)(.?)", profile.mem).groups()  # type: ignore[union-attr]
+            changes["mem"] = f"{-(-int(amount) * gpus // had)}{unit}"
+    return profile.model_copy(update=changes)
+
+
+def _counts(gres: str) -> tuple[str, int]:
+    """gpu:a100:4 as ("gpu:a100", 4); without a number it is one."""
+    kind, _, number = gres.rpartition(":")
+    return (kind, int(number)) if number.isdecimal() else (gres, 1)
 
 
 def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, list[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 LOST = [">/dev/full 2>&1", ">&-", "2>&-", "<&- >&- 2>&-"]
@@ -48,16 +49,15 @@ def test_a_log_that_cannot_be_written_decides_nothing(tmp_path: Path, redirectio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">/dev/full 2>&1", ">&- 2>&-"])
 def test_a_training_without_a_log_delivers(
-    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path], redirection: str
+    tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path]
 ) -> None:
     settings = write_settings(
         model_name="vizsage-tiny", device="cpu", load_in_4bit=False, use_bf16=False, use_gradient_checkpointing=False,
         batch_size=1, grad_accum=1, max_steps=1, warmup_steps=0, val_samples=1, num_proc=0, dataset="AQUA",
         base_path=str(write_data()), output_dir=str(tmp_path / "run"),
     )  # fmt: skip
-    assert shell([sys.executable, "-m", "vizsage", "train", str(settings)], redirection).returncode == 0
+    assert shell([sys.executable, "-m", "vizsage", "train", str(settings)], ">&- 2>/dev/full").returncode == 0
     assert json.loads((tmp_path / "run" / "outcome.json").read_text())["exit_code"] == 0
     assert (tmp_path / "run" / "vizsage-adapter" / "adapter_model.safetensors").stat().st_size > 0
 
@@ -89,3 +89,44 @@ def test_what_launchers_are_asked_to_show_and_cannot_is_a_failure_in_one_line(tm
 @pytest.mark.parametrize("redirection", LOST)
 def test_the_launcher_s_exit_code_does_not_depend_on_its_log(redirection: str) -> None:
     assert shell([sys.executable, "-m", "jobs.run", "dance", "x.yaml"], redirection).returncode == 2
+
+
+# --- encodings -------------------------------------------------------------------------------------------------------
+
+WORDS = "é “so” 日本 😀"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_encoding_that_lacks_characters_ends_no_command(
+    write_data: Callable[..., Path], write_settings: Callable[..., Path], tmp_path: Path, encoding: str
+) -> None:
+    """Everything that a command prints, of the same value where scripts read it."""
+    records = [{"image": "a.png", "question": f"what is {WORDS} {i}", "answer": WORDS} for i in range(2)]
+    base = write_data(train=records, val=records, test=[{**records[0], "image": f"{WORDS}.png"}])
+    path = write_settings(
+        model_name="vizsage-tiny", device="cpu", load_in_4bit=False, use_bf16=False, base_path=str(base), num_proc=0,
+        output_dir=str(tmp_path / f"out {WORDS}"), instruction=WORDS, debug_exact_match=True, max_new_tokens=2,
+    )  # fmt: skip
+    lines = tmp_path / "lines.jsonl"
+    row = {"image": "i", "question": WORDS, "prediction": WORDS, "answer": "no", "tags": {WORDS: WORDS}}
+    lines.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+
+    def stdout(*words: str | Path, code: int = 0) -> str:
+        command = [sys.executable, "-m", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stdout.decode(encoding)
+
+    evaluated = stdout("vizsage", "eval", path, "--base")
+    assert "Comparisons" in evaluated
+    assert ("\\u00e9" if encoding == "ascii" else "é") in evaluated
+    assert "error: samples in two splits" in stdout("vizsage", "check", path, "--fast", code=3)
+    assert json.loads(stdout("vizsage", "score", lines, "--json"))["by_tag"][WORDS][WORDS]["samples"] == 1
+    assert stdout("vizsage", "score", lines)
+    assert stdout("vizsage", "compare", lines, lines)
+    assert json.loads(stdout("vizsage", "compare", lines, lines, "--json"))["samples"] == 1
+    assert yaml.safe_load(stdout("vizsage", "config", path))["instruction"] == WORDS
+    script = stdout("jobs", "submit", "slurm", "train", path, f"model_name={WORDS}", "--dry-run")
+    assert "#SBATCH" in script

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs import cli as jobs_cli
-from jobs.pod_logs import for_terminal
+from jobs.pod_logs import _Log
 from jobs.submissions import Submission
 from vizsage import cli
 from vizsage.config import Config, config_to_yaml
@@ -235,4 +235,7 @@ def test_logs_on_a_terminal_and_in_a_file(tmp_path: Path, monkeypatch: Any, term
         assert (code, written.getvalue().decode()) == (0, f"step 1: {SHOWN}\n\\x9b2J\\xff end\n")
     else:
         assert (run_instead, written.getvalue()) == ([["tail", "-n", "+1", str(log)]], b"")
-    assert for_terminal(content).decode() == f"step 1: {SHOWN}\n\\x9b2J\\xff end\n"
+    written.truncate(written.seek(0))
+    _Log([], {"metadata": {"name": "pod"}}, "container")._write(content.splitlines())
+    shown = f"step 1: {SHOWN}\n\\x9b2J\\xff end\n".encode() if terminal else content
+    assert written.getvalue() == b"=== pod pod\n" + shown

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from vizsage.backends.base import foreign_folder
 from vizsage.backends.hardware import choose_backend, is_installed
-from vizsage.config import Config
+from vizsage.config import RUN_FILES, RUN_FOLDERS, Config
 from vizsage.data.left_out import NOTICEABLE, require_some, summary
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
@@ -216,6 +216,13 @@ def _output_problems(config: Config) -> list[str]:
     """What stands in the way of output_dir and of the adapter's folder. Leaves nothing behind, creates no folder."""
     folders = {"output_dir": config.output_dir} | ({"save_path": config.save_path} if config.save_path else {})
     problems = [_write_problem(key, folder) for key, folder in folders.items()]
+    for name in RUN_FILES:
+        path = config.output_dir / name
+        if path.exists() and path.is_dir() != (name in RUN_FOLDERS):
+            found, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
+            problems.append(
+                f"output_dir {config.output_dir}: {name} is a {found}, and the run writes a {wanted}; move it"
+            )
     if not any(problems) and config.save_model:
         problems.append(foreign_folder(config.adapter_dir))
     return [problem for problem in problems if problem]

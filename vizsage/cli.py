@@ -7,6 +7,7 @@ read (settings, schema, answers, tables) goes to stdout, everything else to stde
 from __future__ import annotations
 
 import argparse
+import codecs
 import logging
 import os
 import sys
@@ -28,7 +29,7 @@ from vizsage.errors import (
 )
 from vizsage.interruption import end_with_launcher
 from vizsage.parser import parse
-from vizsage.streams import keep_streams
+from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
     from vizsage.config import Config
@@ -40,6 +41,7 @@ EXIT_KEYBOARD = 130  # what a shell reports for a program that Ctrl-C ended
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (the table of README.md)."""
+    escape_what_is_not_encodable()
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)
     options.own_process = argv is None  # nobody goes on in this process when the command has ended
@@ -166,7 +168,8 @@ def _config_command(options: argparse.Namespace) -> None:
     elif options.config is None:
         raise ConfigError("config: name a YAML file of settings, or ask for --schema")
     else:
-        print(config_to_yaml(_config(options)), end="")
+        whole = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+        print(config_to_yaml(_config(options), ascii_only=not whole), end="")
 
 
 def _compare(options: argparse.Namespace) -> None:

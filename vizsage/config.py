@@ -51,6 +51,7 @@ FilePath = Annotated[Path, BeforeValidator(_path_text)]
 NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 # What a run writes into output_dir besides checkpoints and the adapter.
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
+RUN_FOLDERS = ("evaluation_results", "wandb")  # those of them that are folders
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
 ]
@@ -364,10 +365,10 @@ def is_unicode(value: Any) -> bool:
     return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
 
-def config_to_yaml(config: Config) -> str:
+def config_to_yaml(config: Config, *, ascii_only: bool = False) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
     settings = config.model_dump(mode="json")
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
     # YAML escapes control codes, but writes overrides of the direction as they are.
     return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 

@@ -130,6 +130,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What a file holds that `write_json` could have written. Raises OSError, or ValueError where it holds no such."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        # Numbers that are not finite and halves of characters, which JSON may spell, could not be written again.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value
+
+
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Replace `path` with one line a record: whole or not at all."""
     write_text(path, _lines(records))
@@ -161,11 +172,17 @@ def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file that `append_jsonl` wrote; a torn last line is left out."""
+    """Yield the records of a file that `append_jsonl` wrote; a torn last line is left out.
+
+    Raises ValueError for a line that is no object.
+    """
     with open(path, "rb") as file:
         for line in file:
             if line.strip() and (line.endswith(b"\n") or _is_record(line)):
-                yield parse_json(line)
+                record = parse_json(line)
+                if not isinstance(record, dict):
+                    raise ValueError("a line is no object")
+                yield record
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -21,8 +20,8 @@ from typing import Any
 
 from vizsage import __version__
 from vizsage.config import Config
-from vizsage.errors import CheckpointError, ConfigError
-from vizsage.files import write_json
+from vizsage.errors import CheckpointError, ConfigError, one_line
+from vizsage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +122,11 @@ class RunRecord:
         self.content: dict[str, Any] = {}
         if self.path.exists():
             try:
-                self.content = json.loads(self.path.read_text(encoding="utf-8"))
-                if not isinstance(self.content["identity"], dict) or not isinstance(self.content["attempts"], list):
-                    raise ValueError("identity or attempts is missing")
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.content = read_json(self.path)
+                _require_record(self.content)
+            except (OSError, ValueError) as error:
                 raise CheckpointError(
-                    f"{self.path}: not a record of a run ({error}); move it away or name another output_dir"
+                    f"{self.path}: not a record of a run ({one_line(error)}); move it away or name another output_dir"
                 ) from None
 
     @property
@@ -176,6 +174,21 @@ class RunRecord:
         write_json(self.path, self.content)
 
 
+def _require_record(content: Any) -> None:
+    """Raise ValueError unless `content` has what is read of a run.json."""
+    if not isinstance(content, dict):
+        raise ValueError("expected an object")
+    identity, attempts, settings = (content.get(name) for name in ("identity", "attempts", "settings"))
+    if not isinstance(identity, dict) or type(identity.get("seed")) is not int:
+        raise ValueError("identity is missing, or its seed")
+    if not isinstance(attempts, list) or not attempts or not all(isinstance(one, dict) for one in attempts):
+        raise ValueError("attempts is missing, or no list of objects")
+    if settings is not None and not (
+        isinstance(settings, dict) and isinstance(settings.get("name_trained_model", ""), str)
+    ):
+        raise ValueError("settings is no object, or its name_trained_model no text")
+
+
 def write_outcome(output_dir: Path, *, exit_code: int, reason: str, step: int, attempt: int) -> None:
     """Write outcome.json, the last file of an attempt."""
     write_json(
@@ -184,9 +197,16 @@ def write_outcome(output_dir: Path, *, exit_code: int, reason: str, step: int, a
 
 
 def read_outcome(output_dir: Path) -> dict[str, Any] | None:
-    """How the last attempt ended, or None where none ended."""
+    """How the last attempt ended, or None where none ended, or the file tells something else.
+
+    Raises CheckpointError where it cannot be read.
+    """
+    path = output_dir / "outcome.json"
     try:
-        outcome = json.loads((output_dir / "outcome.json").read_text(encoding="utf-8"))
+        outcome = read_json(path)
     except (FileNotFoundError, ValueError):
         return None
-    return outcome if isinstance(outcome, dict) else None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; move it away") from None
+    told = isinstance(outcome, dict) and all(type(outcome.get(name)) is int for name in ("exit_code", "step"))
+    return outcome if told and isinstance(outcome.get("reason"), str) else None

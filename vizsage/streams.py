@@ -1,7 +1,13 @@
-"""stdout and stderr that cannot be written: logs never decide a run, and a command whose product is lost has failed."""
+"""stdout and stderr that cannot be written: logs never decide a run, and a command whose product is lost has failed.
+
+And those of an encoding other than UTF-8, which lack most characters.
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import os
 import sys
 from typing import Any, TextIO
@@ -46,6 +52,24 @@ class _Stream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def escape_what_is_not_encodable() -> None:
+    """Write characters that the encoding of stdout or stderr lacks, and half surrogate pairs, as \\uXXXX.
+
+    Python would end the command instead, after its results were written, and its own `backslashreplace` would write
+    \\xXX, which JSON does not have.
+    """
+    codecs.register_error("vizsage.escape", _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where it was closed, or replaced by whoever calls this
+            stream.reconfigure(errors="vizsage.escape")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def keep_streams(*, product: bool) -> None:

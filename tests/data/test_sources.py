@@ -240,9 +240,10 @@ def test_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
         ({"image": "a\0.jpg"}, "NUL"),
         ({"need_external_knowledge": "maybe"}, "need_external_knowledge is 'maybe'; write true or false"),
         ({"need_external_knowledge": 2}, "need_external_knowledge is 2"),
+        ({"need_external_knowledge": 0.5}, "need_external_knowledge is 0.5; write true or false"),
         ({"need_external_knowledge": []}, "need_external_knowledge is a list"),
         ({"id": True}, "id is true"),
-        ({"id": 1.5}, "id is"),
+        ({"id": 1.5}, "record 2 (id 1.5, image 'a.jpg'): id is 1.5; write a text or a whole number"),
         ({"id": ""}, "id is ''"),
     ],
 )

@@ -246,6 +246,13 @@ def test_limit_below_one(stage: Stage, config: Config) -> None:
         evaluate(config, limit=0)
 
 
+def test_half_of_a_group_is_refused_at_once(stage: Stage, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="RANK=0 WORLD_SIZE=2 LOCAL_RANK=0: MASTER_ADDR, MASTER_PORT missing"):
+        evaluate(config)
+
+
 def test_no_adapter(config: Config, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"vizsage-adapter: no adapter there") as error:
         find_adapter(config)

@@ -169,6 +169,29 @@ def test_an_evaluation_takes_the_nodes_and_gpus_that_are_asked_for(
     assert {key: lines[key] for key in ("nodes", "gres", "gpus-per-node") if key in lines} == asked
 
 
+@pytest.mark.parametrize(
+    ("profile", "words", "asked"),
+    [
+        ("gpus_per_node: 1\nmem: 32G", ("train", "--gpus-per-node", "8"), ("64", "256G")),
+        ("gpus_per_node: 1\nmem: 32G", ("eval", "--gpus-per-node", "4"), ("32", "128G")),
+        ("gres: gpu:a100:4,shard:2\ncpus_per_task: 30\nmem: 100G", ("eval",), ("8", "25G")),
+        ("gres: gpu:a100:4\ncpus_per_task: 30\nmem: 1000", ("train", "--gpus-per-node", "8"), ("60", "2000")),
+        ("gres: gpu\nmem: 0", ("train", "--gpus-per-node", "2"), ("16", "0")),
+        ("gpus_per_node: 4\nmem: 32G", ("train", "device=cpu"), ("8", "32G")),
+        ("gpus_per_node: 0\nmem: 32G", ("train", "--gpus-per-node", "2"), ("8", "32G")),
+        ("gpus_per_node: 0\nmem: 32G", ("eval",), ("8", "32G")),
+    ],
+)
+def test_cores_and_memory_grow_with_the_gpus(
+    here: Path, capsys: pytest.CaptureFixture[str], profile: str, words: tuple[str, ...], asked: tuple[str, str]
+) -> None:
+    (here / "big.yaml").write_text(f"{profile}\n")
+    kind, *options = words
+    script = printed(capsys, "submit", "slurm", kind, "run.yaml", "--profile", "big.yaml", *options, "--dry-run")
+    lines = dict(re.findall(r"#SBATCH --([\w-]+)=(.*)", script))
+    assert (lines["cpus-per-task"], lines["mem"]) == asked
+
+
 def test_an_evaluation_is_told_what_is_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--split", "val set", "--limit", "5", "--adapter", "out/lr=1e-4/ada", "lr=0.5", "--blind")
     script = printed(capsys, *EVAL, *words, "--dry-run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
 import os
@@ -359,7 +360,7 @@ def test_pods_of_several_nodes_are_followed_side_by_side(
 
 def test_whoever_stops_reading_ends_it(server: ApiServer, job: Submission, tmp_path: Path) -> None:
     """`logs -f | head -2`, though nothing more comes that could not be written."""
-    note(job)
+    note(dataclasses.replace(job, project=str(tmp_path)))
     stop = threading.Event()
 
     def quiet() -> Iterator[str]:

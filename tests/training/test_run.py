@@ -228,6 +228,16 @@ def test_a_fresh_seed_is_drawn_recorded_and_kept(make_config: MakeConfig) -> Non
     assert adapter_bytes(repeated) == adapter_bytes(config)
 
 
+def test_half_of_a_group_is_refused_at_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for five minutes for a process that nobody has started."""
+    config = make_config()
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="RANK=0 WORLD_SIZE=2 LOCAL_RANK=0: MASTER_ADDR, MASTER_PORT missing"):
+        train(config)
+    assert not config.output_dir.exists()
+
+
 def test_a_second_process_on_the_directory_is_refused(make_config: MakeConfig) -> None:
     import subprocess
     import sys

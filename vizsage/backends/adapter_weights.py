@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vizsage.backends.base import ADAPTER_WEIGHTS
 from vizsage.errors import CheckpointError, one_line
 
 if TYPE_CHECKING:
     import torch
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def adapter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -34,7 +33,7 @@ def check_weights(
     """Raise CheckpointError unless the weights in `folder` are exactly `expected`, with finite values."""
     from safetensors import SafetensorError, safe_open
 
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_WEIGHTS
     try:
         with safe_open(str(path), framework="pt") as weights:
             found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118

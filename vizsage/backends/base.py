@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TINY_MODEL = "vizsage-tiny"
 FINGERPRINT_FILE = "fingerprint.json"
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # peft reads the first of them that is there
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 

@@ -5,7 +5,6 @@ LoRA: arXiv:2106.09685. rsLoRA: arXiv:2312.03732. DoRA: arXiv:2402.09353. LoftQ:
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vizsage.backends.adapter_weights import WEIGHTS, adapter_shapes, check_weights
+from vizsage.backends.adapter_config import LOADING_ERRORS, check_adapter_config
+from vizsage.backends.adapter_weights import adapter_shapes, check_weights
 from vizsage.backends.base import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -31,7 +31,16 @@ from vizsage.backends.lora_linear import fast_lora
 from vizsage.config import Config
 from vizsage.data.prompts import compare_fingerprints, fingerprint
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
-from vizsage.files import exchange, fsync_dir, new_folder, remove_remains, settle_tree, unreadable, write_json
+from vizsage.files import (
+    exchange,
+    fsync_dir,
+    new_folder,
+    read_json,
+    remove_remains,
+    settle_tree,
+    unreadable,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 _LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}  # PEFT's own values, which it lacks where one of them is named
@@ -140,11 +149,12 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # check_weights says it
             model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            shapes = adapter_shapes(model)
+    except (*LOADING_ERRORS, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CheckpointError(f"{folder}: the adapter cannot be loaded: {one_line(error)}") from error
-    check_weights(folder, adapter_shapes(model))
+    check_weights(folder, shapes)
     _restrict_biases(model, config)
     if trainable:
         _prepare_training(model)
@@ -154,16 +164,19 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
 
 def check_adapter(processor: Any, base_identity: str, config: Config, folder: Path) -> None:
     """Raise CheckpointError unless `folder` holds an adapter for this base, prompt and pixel limits."""
-    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS)):
+    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         raise CheckpointError(problem)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such adapter; train one first, or name its folder")
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{folder}: found no {ADAPTER_CONFIG}, so it is no adapter; name the folder of one")
-    if not (folder / WEIGHTS).is_file():  # PEFT would ask the hub for it
-        raise CheckpointError(f"{folder}: found no {WEIGHTS}; copy its whole folder again, or train the adapter again")
+    check_adapter_config(folder)
+    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for other formats, then ask the hub
+        raise CheckpointError(
+            f"{folder}: found no {ADAPTER_WEIGHTS}; copy its whole folder again, or train the adapter again"
+        )
     try:
-        saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
+        saved = read_json(folder / FINGERPRINT_FILE)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder}: found no {FINGERPRINT_FILE}, so what it was trained on is not known; train it with vizsage"

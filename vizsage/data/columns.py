@@ -125,15 +125,18 @@ def _decoded_bytes(column: pa.Array) -> int:
     kind = column.type
     if pa.types.is_dictionary(kind):
         if _is_text(kind.value_type):
-            texts = column.dictionary
-            lengths = pc.binary_length(texts.cast(pa.large_string()) if pa.types.is_string_view(texts.type) else texts)
-            return len(column) * (pc.max(lengths).as_py() or 0)
+            return len(column) * (pc.max(pc.binary_length(_not_a_view(column.dictionary))).as_py() or 0)
         return 0 if _is_binary(kind.value_type) else column.dictionary.nbytes
     if _is_list(kind) and not _is_bytes(kind):
         return _decoded_bytes(column.flatten())
     if pa.types.is_struct(kind):
         return sum(_decoded_bytes(child) for child in column.flatten())
-    return 0 if _is_bytes(kind) else column.nbytes
+    return 0 if _is_bytes(kind) else _not_a_view(column).nbytes
+
+
+def _not_a_view(texts: pa.Array) -> pa.Array:
+    """Not all releases of pyarrow measure views."""
+    return texts.cast(pa.large_string()) if pa.types.is_string_view(texts.type) else texts
 
 
 def _shortest(value: Any, kind: type[np.floating[Any]]) -> Any:

@@ -113,8 +113,12 @@ def _place(raw: dict[str, Any], number: int) -> str:
     """`record 3 (id 17, image 'a.jpg')`, as far as they are known."""
     image = raw.get("image")
     name = image if isinstance(image, str) else getattr(image, "name", None)
-    known = [f"id {quoted(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
+    known = [f"id {_shown_id(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
     return f"record {number + 1} ({', '.join(filter(None, known))})" if any(known) else f"record {number + 1}"
+
+
+def _shown_id(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else show_value(value)
 
 
 def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
@@ -220,11 +224,16 @@ def read_switch(raw: Mapping[str, Any]) -> bool:
 
 
 def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
-    extra = raw.keys() - FIELDS
-    if not extra:
-        return _NO_TAGS
-    texts = ((str(key), scalar_text(raw[key])) for key in raw if key in extra)
-    return {_whole(key, "a tag's name"): _whole(text, f"tag {key!a}") for key, text in texts if text is not None}
+    tags: dict[str, str] = {}
+    for key, value in raw.items():
+        if key in FIELDS:
+            continue
+        text = scalar_text(value)
+        if text is not None:
+            if not (key.isascii() and text.isascii()):
+                key, text = _whole(key, "a tag's name"), _whole(text, f"tag {key!a}")
+            tags[key] = text
+    return tags or _NO_TAGS
 
 
 def show_value(value: Any) -> str:
@@ -232,4 +241,4 @@ def show_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     kinds = {dict: "an object", list: "a list", type(None): "null"}
-    return kinds.get(type(value)) or ascii(value)[:60]
+    return kinds.get(type(value)) or (str(value) if isinstance(value, Decimal) else ascii(value))[:60]

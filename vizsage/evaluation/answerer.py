@@ -42,7 +42,7 @@ def find_adapter(config: Config, *, base: bool = False, adapter: Path | None = N
             raise ConfigError(f"the base model was asked for together with adapter {adapter}; leave one of them out")
         return None
     folder = adapter or config.adapter_dir
-    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS)):
+    if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         raise CheckpointError(problem)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
@@ -127,7 +127,7 @@ def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
     """Weights and configuration (rank, scale) of an adapter decide alike what it answers."""
     if adapter is None:
         return {"adapter_sha256": None, "adapter_config_sha256": None}
-    weights = next(path for name in ADAPTER_WEIGHTS if (path := adapter / name).is_file())
+    weights = adapter / ADAPTER_WEIGHTS
     return {
         "adapter_sha256": sha256_file(weights),
         "adapter_config_sha256": sha256_file(adapter / ADAPTER_CONFIG),

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vizsage.errors import CheckpointError
-from vizsage.files import disk_full, fsync_dir, settle_tree, sha256_file, unreadable, write_json
+from vizsage.errors import CheckpointError, one_line
+from vizsage.files import disk_full, fsync_dir, read_json, settle_tree, sha256_file, unreadable, write_json
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ def damage(folder: Path) -> str | None:
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         for name, expected in sums.items():
+            if not (folder / name).is_file():  # a device or a pipe could be read for ever
+                return f"{name} is missing"
             if sha256_file(folder / name) != expected:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
@@ -124,14 +126,24 @@ def clean_up(output_dir: Path, *, keep: int, best: Path | None) -> None:
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """What the run of a whole checkpoint is: see vizsage.record.run_identity."""
-    identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-    return identity
+    """What the run of a whole checkpoint is: see vizsage.record.run_identity. Raises CheckpointError."""
+    return read_object(folder / IDENTITY)
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """What this project saves beside the Trainer's state: see `Progress`."""
-    progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    if not isinstance(progress, dict):
-        raise ValueError(f"{folder / PROGRESS}: not an object")
-    return progress
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a whole checkpoint. Raises CheckpointError."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
+        raise not_as_written(path, one_line(error)) from None
+    if not isinstance(value, dict):
+        raise not_as_written(path, "expected an object")
+    return value
+
+
+def not_as_written(path: Path, problem: str) -> CheckpointError:
+    """The error of a file of a whole checkpoint that holds something else than a run writes."""
+    return CheckpointError(
+        f"{path}: not what a run writes there ({problem}); move {path.parent.name} away to go on from the checkpoint "
+        "before it"
+    )

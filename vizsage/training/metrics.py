@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
+from vizsage.errors import CheckpointError, one_line
 from vizsage.files import append_jsonl, read_jsonl, write_bytes, write_jsonl
 from vizsage.tracking import Tracker
 
 log = logging.getLogger(__name__)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl. Raises CheckpointError where it holds others."""
+    try:
+        for line in read_jsonl(path):
+            numbers = [line[key] for key in ("loss", "exact_match") if line.get(key) is not None]
+            if type(line.get("step")) is not int or not all(type(value) in (int, float) for value in numbers):
+                raise ValueError("each line has a step, and numbers as loss and exact_match")
+            json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8")  # it may have to be written again
+            yield line
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not what a run writes there ({one_line(error)}); move it away") from None
 
 
 class MetricsLog(TrainerCallback):
@@ -60,7 +75,7 @@ class MetricsLog(TrainerCallback):
         `validation_too`: the validation of `step` itself is done again.
         """
         if self.path.exists():
-            lines = [line for line in read_jsonl(self.path) if line["step"] <= step]
+            lines = [line for line in read_metrics(self.path) if line["step"] <= step]
             if validation_too:
                 lines = [line for line in lines if line["step"] < step or "exact_match" not in line]
             write_jsonl(self.path, lines)
@@ -136,7 +151,7 @@ class MetricsLog(TrainerCallback):
         from matplotlib import pyplot
 
         self.before_writing()
-        lines = list(read_jsonl(self.path)) if self.path.exists() else []
+        lines = list(read_metrics(self.path)) if self.path.exists() else []
         losses = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
         scores = [(line["step"], line["exact_match"]) for line in lines if "exact_match" in line]
         figure, axes = pyplot.subplots(figsize=(8, 4.5))

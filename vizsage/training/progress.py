@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from vizsage.config import Config
+from vizsage.training.checkpoints import PROGRESS, not_as_written, read_object
 
 
 @dataclass
@@ -50,3 +54,28 @@ class Progress:
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
         return asdict(self)
+
+
+def read_progress(folder: Path) -> Progress:
+    """The progress that a checkpoint holds. Raises CheckpointError where it holds something else."""
+    path = folder / PROGRESS
+    try:
+        progress = TypeAdapter(Progress).validate_json(json.dumps(read_object(path)), strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise not_as_written(path, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    if progress.best_scores is not None and not _are_scores(progress.best_scores):
+        raise not_as_written(path, "best_scores are no scores of a validation")
+    return progress
+
+
+def _are_scores(scores: dict[str, Any]) -> bool:
+    """Whether the model card finds its numbers there."""
+    groups = [scores, scores.get("with_external_knowledge"), scores.get("without_external_knowledge")]
+    counts = ("total_samples", "samples", "samples")
+    return all(
+        isinstance(group, dict)
+        and type(group.get(count)) is int
+        and isinstance(group.get("exact_match_score"), (int, float, type(None)))
+        for group, count in zip(groups, counts, strict=True)
+    )

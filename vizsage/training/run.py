@@ -34,13 +34,14 @@ from vizsage.tracking import Tracker, WandbTracker
 from vizsage.training import checkpoints
 from vizsage.training.batch_size import DEFAULT, find_batch_size, memory_is_limited
 from vizsage.training.card import write_card
+from vizsage.training.checkpoint_state import check_state
 from vizsage.training.continuation import from_checkpoint, is_done, is_done_for, plan_here
 from vizsage.training.directory import on_main, only_one_run, set_aside
 from vizsage.training.flow import Flow
 from vizsage.training.loader import Steps
 from vizsage.training.metrics import MetricsLog
 from vizsage.training.plan import Plan
-from vizsage.training.progress import Progress
+from vizsage.training.progress import Progress, read_progress
 from vizsage.training.trainer import VisionTrainer, trainer_arguments
 from vizsage.training.validation import validate
 
@@ -150,7 +151,7 @@ class _Run:
         self.plan, self.config, self.record, self.world, self.latch = plan, plan.config, record, world, latch
         self.held, self.checkpoint, self.loaded = held, checkpoint, loaded
         self.step = checkpoints.step_of(checkpoint) if checkpoint else 0
-        self.progress = Progress(**checkpoints.read_progress(checkpoint)) if checkpoint else Progress()
+        self.progress = read_progress(checkpoint) if checkpoint else Progress()
         self.tracker = Tracker()
         self.metrics: MetricsLog | None = None
         self.validation_began_s = 0.0
@@ -208,6 +209,7 @@ class _Run:
         self._start_logs(trainer)
         if self.checkpoint:
             log.info("continuing from %s", self.checkpoint)
+            check_state(self.checkpoint)
             trainer.load_adapter_weights(self.checkpoint)
             if self.progress.pending_validation and plan.validation:
                 flow.validate_now(self.step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -13,10 +12,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
+from vizsage.backends.adapter_config import check_adapter_config
 from vizsage.backends.adapter_weights import adapter_shapes, check_weights
-from vizsage.backends.base import FINGERPRINT_FILE
+from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE
 from vizsage.backends.messages import first_problem, to_all
 from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
@@ -25,6 +26,7 @@ from vizsage.data.prompts import compare_fingerprints
 from vizsage.errors import CheckpointError, DataError, RepeatingError, VizSageError
 from vizsage.files import write_json
 from vizsage.training import checkpoints
+from vizsage.training.checkpoint_state import reading
 from vizsage.training.loader import Steps, TrainLoader, read_ahead
 from vizsage.training.loss import count_targets, on_device, summed_loss
 from vizsage.training.progress import Progress
@@ -226,7 +228,7 @@ class VisionTrainer(SFTTrainer):
                 self.model.save_pretrained(str(folder))
                 write_json(folder / FINGERPRINT_FILE, self.fingerprint)
                 write_json(folder / checkpoints.IDENTITY, self.identity)
-                self.state.save_to_json(str(folder / "trainer_state.json"))
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 write_json(folder / checkpoints.PROGRESS, self.progress.as_dict())
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
@@ -238,7 +240,13 @@ class VisionTrainer(SFTTrainer):
         if checkpoint is None:
             return
         for name, part in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
-            part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
+            with reading(Path(checkpoint) / name):
+                part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with reading(Path(checkpoint) / "rng_state.pth"):
+                super()._load_rng_state(checkpoint)
 
     def _gather_loss(self) -> torch.Tensor:
         loss: torch.Tensor = self.accelerator.gather(self._tr_loss.detach().reshape(1)).mean()
@@ -273,11 +281,13 @@ class VisionTrainer(SFTTrainer):
         Raises CheckpointError when base, prompt or pixels are no longer those that the checkpoint was trained with, or
         weights are missing, unknown or not finite.
         """
-        saved = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
+        saved = checkpoints.read_object(folder / FINGERPRINT_FILE)
         if different := compare_fingerprints(saved, self.fingerprint):
             raise CheckpointError(
                 f"{folder}: {', '.join(different)} changed since it was written, so the run cannot go on from it; put "
                 "back the model as it was, or start anew with resume=false"
             )
         check_weights(folder, adapter_shapes(self.model), "start anew with resume=false")
-        self._load_from_checkpoint(str(folder))
+        check_adapter_config(folder)
+        with reading(folder / ADAPTER_CONFIG):
+            self._load_from_checkpoint(str(folder))
