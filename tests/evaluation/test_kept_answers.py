@@ -236,6 +236,24 @@ def test_a_second_evaluation_in_the_folder_is_refused(
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
+def test_what_a_killed_evaluation_left_is_deleted(
+    stage: Stage, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_written() -> list[str]:
+        folder = config.output_dir / "evaluation_results/test"
+        return [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "score_row", lambda *_, **__: os._exit(9))
+        process = multiprocessing.get_context("fork").Process(target=evaluate, args=(config,))
+        process.start()
+        process.join(60)
+    assert process.exitcode == 9
+    assert len(half_written()) == 1
+    evaluate(config)
+    assert half_written() == []
+
+
 def test_a_fresh_start(stage: Stage, config: Config) -> None:
     evaluate(config)
     stage.model = FakeModel()

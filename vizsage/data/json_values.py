@@ -131,10 +131,12 @@ class _Text:
                     self._at = end
                     return value
             except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated string") or error.pos + _CUT_CHARACTERS > len(self._text)
-                if not (cut and self._read_on()):
-                    place = self._before + error.pos + 1
-                    raise JsonError(_CUT_SHORT if cut else f"{error.msg} at character {place}") from None
+                open_text = error.msg.startswith("Unterminated string")
+                if (open_text or error.pos + _CUT_CHARACTERS > len(self._text)) and self._read_on():
+                    continue
+                if open_text or error.pos >= len(self._text.rstrip()):
+                    raise JsonError(_CUT_SHORT) from None
+                raise JsonError(f"{error.msg} at character {self._before + error.pos + 1}") from None
             except (ValueError, ArithmeticError, RecursionError) as error:
                 raise JsonError(_reason(error)) from None
 

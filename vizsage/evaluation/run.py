@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WRITTEN = f".{PREDICTIONS}.new"  # predictions until they take the place of earlier ones
+
 
 def evaluate(
     config: Config,
@@ -99,7 +101,7 @@ def evaluate(
         def lock(*, create: bool) -> None:
             if first and not locked and (create or folder.is_dir()):
                 taken = held.enter_context(only_one(folder, "evaluating"))
-                taken.clean((PREDICTIONS, RESULTS, REPORT))
+                taken.clean((PREDICTIONS, _WRITTEN, RESULTS, REPORT))
                 locked.append(taken)
 
         # Before the model is loaded, because two of them may not fit; a folder is created only for one that was.
@@ -233,7 +235,7 @@ def _conclude(
     store.read_all()
     throughput = Throughput()
     # Not in the place of earlier predictions yet: only the rows tell whether those were of other data.
-    written = folder / f".{PREDICTIONS}.new"
+    written = folder / _WRITTEN
     rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
     set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
