@@ -130,3 +130,18 @@ def test_an_encoding_that_lacks_characters_ends_no_command(
     assert yaml.safe_load(stdout("vizsage", "config", path))["instruction"] == WORDS
     script = stdout("jobs", "submit", "slurm", "train", path, f"model_name={WORDS}", "--dry-run")
     assert "#SBATCH" in script
+
+
+def test_a_name_that_the_locale_cannot_spell_is_one_line(
+    write_data: Callable[..., Path], write_settings: Callable[..., Path]
+) -> None:
+    records = [{"image": "\xe9t\xe9.png", "question": "what", "answer": "one"}]
+    path = write_settings(model_name="vizsage-tiny", device="cpu", base_path=str(write_data(train=records)))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "vizsage", "check", str(path)]
+    done = subprocess.run(command, cwd=path.parent, env=environment, capture_output=True, check=False, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "vizsage: error: '\\u00e9t\\u00e9.png' cannot be written in this locale's encoding, ascii; set PYTHONUTF8=1, "
+        "or LC_ALL to a locale of UTF-8"
+    )

@@ -19,6 +19,7 @@ from vizsage.errors import (
     EXIT_DONE,
     EXIT_REPEATS,
     EXIT_UNKNOWN,
+    EXIT_USAGE,
     ConfigError,
     Interrupted,
     VizSageError,
@@ -26,6 +27,7 @@ from vizsage.errors import (
     is_out_of_memory,
     printable,
     printable_json,
+    quoted,
 )
 from vizsage.interruption import end_with_launcher
 from vizsage.parser import parse
@@ -288,5 +290,11 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1
     if is_out_of_memory(error):
         return "out of GPU memory; lower batch_size, eval_batch_size, max_seq_length or resize_px", EXIT_REPEATS
+    if isinstance(error, UnicodeEncodeError) and codecs.lookup(sys.getfilesystemencoding()).name != "utf-8":
+        return (
+            f"{quoted(error.object)} cannot be written in this locale's encoding, {sys.getfilesystemencoding()}; set "
+            "PYTHONUTF8=1, or LC_ALL to a locale of UTF-8",
+            EXIT_USAGE,
+        )
     text = " ".join(str(error).split())
     return f"unexpected {type(error).__name__}: {text[:500] or 'no message'}; --debug shows where", EXIT_UNKNOWN
