@@ -33,15 +33,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         for name, owner in _ONLY.items():
             if getattr(options, name) is not None and owner != scheduler:
                 parser.error(f"--{name} is for {owner}")
-        if scheduler == "kubernetes":
-            _check_numbers(parser, options)
+        _check_numbers(parser, options)
     if options.command == "submit":
         _check_evaluation(parser, options)
     return options
 
 
 def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """On SLURM the profile does this."""
+    """Whatever the scheduler, and before anything is worked out from them."""
     if options.nodes is not None and options.nodes < 1:
         parser.error(f"--nodes: expected 1 or more, found {options.nodes}")
     if options.image is not None and not options.image.strip():

@@ -154,8 +154,8 @@ def _setup(works: Sequence[Work], profile: Profile) -> list[str]:
         ]
     lines += [f"max_retries={profile.max_retries}", PROLOGUE]
     processes = _processes(profile)
-    if processes:
-        lines.append(f"export PROCESSES_PER_NODE={processes}")
+    # One that is exported where the job is sent from would decide unseen.
+    lines.append(f"export PROCESSES_PER_NODE={processes}" if processes else "unset PROCESSES_PER_NODE")
     if profile.local_cache:
         lines += [
             f'export VIZSAGE_LOCAL_CACHE="{profile.local_cache}"',

@@ -50,6 +50,12 @@ _NETRC = re.compile(rf"\bmachine\s+\S+.*?\bpassword\s+({_WORD})")
 _SHORT_OPTION = re.compile(
     rf"\b(sshpass|(?:docker|podman|skopeo|apptainer)\s+(?:registry\s+)?login)\b[^;|&]*?\s-p\s*({_WORD})"
 )
+# What a command that logs in reads from its stdin: `echo KEY | wandb login`, `wandb login <<< KEY`.
+_LOGIN = r"\b((?:wandb|hf|huggingface-cli|docker|podman|skopeo|apptainer|gh)\s+(?:auth\s+|registry\s+)?login)\b"
+_PIPED = re.compile(rf"\b(?:echo|printf)\b([^;&|]*)\|[^;&|]*?{_LOGIN}")
+_HERE_STRING = re.compile(rf"{_LOGIN}[^;&|]*?<<<\s*({_WORD})")
+_FORMAT = re.compile(r"%\w|\\[nr]")  # of printf
+_CURL = re.compile(rf"\bcurl\b[^;&|]*?\s(?:-u|--user)[\s=]*({_WORD})")
 # Forms that detect-secrets does not know.
 _FORMS = {
     "Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
@@ -165,6 +171,16 @@ def _in_line(line: str) -> Iterator[str]:
     for command, word in _SHORT_OPTION.findall(line):
         if _is_literal(word):
             yield f"{' '.join(command.split())} -p"
+    for given, command in _PIPED.findall(line):
+        words = [found[0] for found in re.finditer(_WORD, given) if not found[0].startswith("-")]
+        if any(_is_literal(_FORMAT.sub("", word)) for word in words):
+            yield " ".join(command.split())
+    for command, word in _HERE_STRING.findall(line):
+        if _is_literal(word):
+            yield " ".join(command.split())
+    for word in _CURL.findall(line):
+        if _is_literal(word.partition(":")[2]):
+            yield "curl --user"
     yield from _forms(line)
 
 

@@ -90,11 +90,11 @@ def _check_name(run_dir: Path) -> None:
         )
     if found := next((char for char in "%\\" if char in text), None):
         raise ConfigError(f"output_dir: {shown} has a {found}, which SLURM reads as a pattern; name another folder")
-    longest = max(len(os.fsencode(part)) for part in run_dir.parts)
-    if longest > _LONGEST_NAME_BYTES or len(os.fsencode(run_dir)) > _LONGEST_PATH_BYTES:
+    longest, whole = max(len(os.fsencode(part)) for part in run_dir.parts), len(os.fsencode(run_dir))
+    if longest > _LONGEST_NAME_BYTES or whole > _LONGEST_PATH_BYTES:
         raise ConfigError(
             f"output_dir: {shown} is too long: a folder's name may have {_LONGEST_NAME_BYTES} bytes, found {longest}, "
-            f"and the whole path {_LONGEST_PATH_BYTES}; name a shorter one"
+            f"and the whole path {_LONGEST_PATH_BYTES}, found {whole}; name a shorter one"
         )
 
 

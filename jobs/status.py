@@ -65,7 +65,9 @@ def state_of(submission: Submission) -> JobState:
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
         if not on_kubernetes:
             error = last_error(Path(submission.log))
-        error = error or str(outcome.get("reason") or "") or None
+        own = submission.kind == "train" and _written_since(run_dir, submission.submitted)
+        if own and outcome.get("exit_code") != EXIT_DONE:  # whose reason is "done"
+            error = error or str(outcome.get("reason") or "") or None
     if told and state == "failed" and (code := _end(submission)[0]) is not None:
         hint = "; the same submission continues it" if code == EXIT_INTERRUPTED or detail == "TIMEOUT" else ""
         detail += f", exit code {code}{hint}"

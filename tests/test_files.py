@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,30 @@ def test_processes_that_append_to_one_file_lose_no_line(tmp_path: Path) -> None:
     assert [writer.wait() for writer in writers] == [0] * 4
     found = [(line["writer"], line["i"]) for line in files.read_jsonl(path)]
     assert sorted(found) == [(writer, i) for writer in "abcd" for i in range(40)]
+
+
+def test_a_file_is_held_from_reading_its_end_to_writing_the_last_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that, the torn line that is cut off can be one that another process is about to finish."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"torn')
+    code = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    refused: list[bool] = []
+
+    def tried(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+            refused.append("BlockingIOError" in done.stderr)
+            return function(*arguments)
+
+        return called
+
+    monkeypatch.setattr(files, "_end_of_last_whole_line", tried(files._end_of_last_whole_line))
+    monkeypatch.setattr(files.os, "fsync", tried(os.fsync))
+    files.append_jsonl(path, [{"a": 1}])
+    assert refused == [True, True]
+    assert path.read_bytes() == b'{"a": 1}\n'
 
 
 def test_a_file_system_without_locks_takes_lines_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

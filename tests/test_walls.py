@@ -144,7 +144,7 @@ def test_only_the_command_line_of_launchers_prints(path: Path) -> None:
     prints = [
         n for n in ast.walk(ast.parse(path.read_text())) if getattr(getattr(n, "func", None), "id", "") == "print"
     ]
-    assert path.stem == "cli" or not prints
+    assert path.stem == "terminal" or not prints
 
 
 OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -98,15 +99,30 @@ def test_whole_numbers_of_a_floating_point_column_are_said(
     assert [s.answer for s in found] == ["3.0", "4.0", "2.5"]
     assert len(open_split(build_config({"base_path": str(tmp_path)}), "train").load()) == 3
     (warning,) = caplog.messages  # said once, however often it is read
-    assert "3.0 and not 3: 2 in 'answer', 2 in 'year'; if pandas wrote the table" in warning
+    assert "3.0 and not 3: 2 in 'answer', 2 in 'year'; if pandas wrote the file" in warning
 
 
 def test_numbers_that_are_as_they_were_written_are_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     samples(tmp_path, "parquet", answer=pa.array([3, 4, 5]), ratio=pa.array([0.5, None, 2.5]))
-    folder = tmp_path / "AQUA"
-    (folder / "val.json").write_text('[{"image": "a.jpg", "question": "q", "answer": 3.0}]')
-    assert open_split(build_config({"base_path": str(tmp_path)}), "val").load()[0].answer == "3.0"
+    numbers = ('"3.0"', "3", "2.50", "1e2", "1E-999999999999999999")
+    records = [f'{{"image": "a.jpg", "question": "q", "answer": {number}, "size": 3.0}}' for number in numbers]
+    (tmp_path / "AQUA" / "val.json").write_text(f"[{', '.join(records)}]")
+    found = open_split(build_config({"base_path": str(tmp_path)}), "val").load()
+    assert [s.answer for s in found] == ["3.0", "3", "2.50", "1E+2", "1E-999999999999999999"]
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("file", ["train.json", "train.jsonl"])
+def test_whole_numbers_that_pandas_wrote_to_json_are_said(
+    tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.DataFrame({"image": ["a.jpg"] * 3, "question": ["q"] * 3, "answer": [3, None, 4]}).dropna()
+    (tmp_path / "AQUA").mkdir()
+    frame.to_json(tmp_path / "AQUA" / file, orient="records", lines=file.endswith("l"))
+    found = open_split(build_config({"base_path": str(tmp_path)}), "train").load()
+    assert [s.answer for s in found] == ["3.0", "4.0"]
+    (warning,) = caplog.messages
+    assert "3.0 and not 3: 2 in 'answer'; if pandas wrote the file" in warning
 
 
 # texts, names and times

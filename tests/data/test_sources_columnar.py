@@ -337,6 +337,8 @@ def test_numbers_and_absent_values_as_pandas_writes_them(tmp_path: Path) -> None
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 2)], ids=str)
 def test_a_list_of_accepted_answers(tmp_path: Path, form: str, kind: pa.DataType, monkeypatch: Any) -> None:
+    if pa.types.is_fixed_size_list(kind) and form in ("parquet", "shards") and int(pa.__version__.split(".")[0]) < 26:
+        pytest.skip("before 26, the last for Python 3.10 included, pyarrow reads no absent lists of a fixed size")
     config = config_for(tmp_path)
     monkeypatch.setitem(TYPES, "answers", kind)
     records = rows(12)

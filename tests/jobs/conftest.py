@@ -38,3 +38,23 @@ def standin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         put(name, text)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return put
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder from which everything is submitted, with run.yaml for the run directory out/run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("model_name: vizsage-tiny\noutput_dir: out/run\n")
+    return tmp_path
+
+
+@pytest.fixture
+def scripts(here: Path, standin: Callable[[str, str], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sbatch that takes every job, gives out the ids 101, 102, ... and keeps the script here under its job's id."""
+    folder = tmp_path_factory.mktemp("sent")
+    standin(
+        "sbatch",
+        f'n=$((101 + $(ls {folder} | wc -l)))\ncp "${{@: -1}}" "{folder}/$n"\necho "Submitted batch job $n"',
+    )
+    standin("srun", "exit 1")
+    return folder

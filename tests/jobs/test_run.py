@@ -420,6 +420,21 @@ def test_a_port_in_use_is_named_and_worth_another_try(tmp_path: Path) -> None:
     assert printed.count("\n") == 1
 
 
+def test_no_signal_changes_the_exit_code_while_the_launcher_shuts_down(tmp_path: Path) -> None:
+    """Python puts the system's own handlers back then, of which each ends a process."""
+    code = (
+        "import atexit, pathlib, signal\n"
+        "names = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2']\n"
+        "ignored = lambda: [name for name in names if signal.getsignal(getattr(signal, name)) is signal.SIG_IGN]\n"
+        f"atexit.register(lambda: pathlib.Path({str(tmp_path / 'ignored')!r}).write_text(str(ignored() == names)))\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "jobs.run", "dance", "run.yaml"]
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 2
+    assert (tmp_path / "ignored").read_text() == "True"
+
+
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_help(word: str) -> None:
     command = [sys.executable, "-m", "jobs.run", word]

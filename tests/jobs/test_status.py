@@ -187,17 +187,30 @@ def test_a_script_that_was_killed_leaves_the_word_to_the_run(
     assert found.error == (None if code == 0 else "a reason")
 
 
-def test_the_outcome_of_an_earlier_job_does_not_count(standin: Standin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [0, 4])
+def test_the_outcome_of_an_earlier_job_does_not_count(standin: Standin, tmp_path: Path, code: int) -> None:
     job = sent(tmp_path / "run")
-    outcome(tmp_path / "run", 0)
+    outcome(tmp_path / "run", code, reason="of another job")
     os.utime(tmp_path / "run" / "outcome.json", (1_500_000_000, 1_500_000_000))
-    assert state_of(job).state == "unknown"
+    found = state_of(job)
+    assert (found.state, found.error) == ("unknown", None)
 
 
-def test_the_outcome_of_a_training_is_not_that_of_an_evaluation(standin: Standin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [0, 4])
+def test_the_outcome_of_a_training_is_not_that_of_an_evaluation(standin: Standin, tmp_path: Path, code: int) -> None:
     job = sent(tmp_path / "run", kind="eval", submitted="2020-01-01T00:00:00+00:00")
-    outcome(tmp_path / "run", 0)
-    assert state_of(job).state == "unknown"
+    outcome(tmp_path / "run", code, reason="of the training")
+    found = state_of(job)
+    assert (found.state, found.error) == ("unknown", None)
+
+
+def test_a_training_that_is_done_is_no_error(standin: Standin, tmp_path: Path) -> None:
+    """What ended the job then came after it."""
+    standin("squeue", "echo 'NODE_FAIL|None'")
+    job = sent(tmp_path / "run")
+    outcome(tmp_path / "run", 0, reason="done")
+    found = state_of(job)
+    assert (found.state, found.error) == ("failed", None)
 
 
 def test_a_job_that_is_tried_again_tells_why(standin: Standin, tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.backends.test_lora import saved_adapter
 from tests.training.test_continuation import train_with_signal
+from vizsage.backends.hf import load_base
+from vizsage.backends.lora import load_adapter
 from vizsage.config import Config
 from vizsage.errors import Interrupted, VizSageError
 from vizsage.files import sha256_file, write_json
@@ -35,6 +38,8 @@ CASES = (
     ("identity.json", "null"),
     ("trainer_state.json", '{"global_step": 3}'),
     ("trainer_state.json", '{"global_step": 8, "epoch": "x"}'),
+    ("optimizer.pt", "no zip file"),
+    ("rng_state.pth", ""),
     ("adapter_config.json", "[]"),
     ("adapter_config.json", '{"peft_type": "LORA", "target_modules": "((("}'),
     ("fingerprint.json", "[1]"),
@@ -69,10 +74,10 @@ def seal(folder: Path) -> None:
     write_json(folder / checkpoints.MANIFEST, {"sha256": sums})
 
 
-def in_one_line(config: Config) -> str:
-    """What ends the training: an error of the table's codes 2 and 3, told in one line; nothing where it goes on."""
+def told_in_one_line(work: Callable[[], object]) -> str:
+    """What ends `work`: an error of the table's codes 2 and 3, in one line; nothing where it goes on."""
     try:
-        train(config)
+        work()
     except VizSageError as error:
         code, text = error.exit_code, str(error)
     else:
@@ -98,9 +103,9 @@ def test_another_content_is_named(interrupted: Config) -> None:
             path.write_text(content)
             if name not in OF_RUN:
                 seal(path.parent)
-        assert name in in_one_line(interrupted), content
+        assert name in told_in_one_line(lambda: train(interrupted)), content
     put_back(interrupted)
-    assert in_one_line(interrupted) == ""
+    assert told_in_one_line(lambda: train(interrupted)) == ""
 
 
 @pytest.mark.slow
@@ -125,7 +130,23 @@ def test_any_shape_of_a_file_is_told_in_one_line(interrupted: Config) -> None:
         path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         if name in SEALED:
             seal(path.parent)
-        in_one_line(interrupted)
+        told_in_one_line(lambda: train(interrupted))
+
+    holds()
+
+
+@pytest.mark.slow
+def test_any_shape_of_an_adapters_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+    """As an evaluation reads it: no manifest tells that it was changed."""
+    _, config, folder, _ = saved_adapter(tmp_path)
+    path = folder / "adapter_config.json"
+    whole = path.read_text()
+
+    @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def holds(data: st.DataObject) -> None:
+        path.write_text(data.draw(other_text(json.loads(whole))), encoding="utf-8", errors="surrogateescape")
+        told_in_one_line(lambda: load_adapter(load_base(config), config, folder))
 
     holds()
 

@@ -148,8 +148,10 @@ class Processes:
 
         if not (secret := os.environ.get(SECRET)):
             raise ConfigError(
-                f"{SECRET}: not set; the processes of an evaluation know each other by the same random text in it, "
-                f"which nobody else knows: before you start them, export {SECRET}=$(openssl rand -hex 32)"
+                f"{SECRET}: not set, and RANK={self.rank} WORLD_SIZE={self.count} in the environment: this is one of "
+                "several processes. Those of an evaluation know each other by the same random text in it, which nobody "
+                f"else knows: before you start them, export {SECRET}=$(openssl rand -hex 32); for a single process: "
+                "unset RANK WORLD_SIZE LOCAL_RANK"
             )
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # torchrun's, which all of its processes use; its attempts share one.

@@ -29,7 +29,7 @@ class Format(Protocol):
 
     @property
     def float_fields(self) -> tuple[str, ...]:
-        """Fields of a floating-point type; in JSON a number keeps its text. Raises DataError."""
+        """Fields whose numbers may have become floating-point ones before they were written. Raises DataError."""
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """Records from number `start` on, in file order: a dict each, or a BrokenRecord.
@@ -43,7 +43,7 @@ class JsonFile:
     """A JSON array of objects, read incrementally."""
 
     path: Path
-    float_fields: ClassVar[tuple[str, ...]] = ()
+    float_fields: ClassVar[tuple[str, ...]] = ("answer", "answers")
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -76,7 +76,7 @@ class JsonlFile:
     """One JSON object per line, plain or gzipped; empty lines are no records."""
 
     path: Path
-    float_fields: ClassVar[tuple[str, ...]] = ()
+    float_fields: ClassVar[tuple[str, ...]] = ("answer", "answers")
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -70,6 +70,8 @@ def leaves_folder(name: str, folder: Path) -> str | None:
 
 def no_file_name(text: str) -> str | None:
     """What `text` is instead of the name of a file, and what to do; None where it may be a name."""
+    if len(text) <= 100 and ":" not in text:
+        return None  # as nearly all are
     if _DATA_URL.match(text):
         kind = f"a data URL of {len(text)} characters"
     elif _URL.match(text):

@@ -224,11 +224,16 @@ def read_switch(raw: Mapping[str, Any]) -> bool:
 
 
 def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
-    extra = raw.keys() - FIELDS
-    if not extra:
-        return _NO_TAGS
-    texts = ((str(key), scalar_text(raw[key])) for key in raw if key in extra)
-    return {_whole(key, "a tag's name"): _whole(text, f"tag {key!a}") for key, text in texts if text is not None}
+    tags: dict[str, str] = {}
+    for key, value in raw.items():
+        if key in FIELDS:
+            continue
+        text = scalar_text(value)
+        if text is not None:
+            if not (key.isascii() and text.isascii()):
+                key, text = _whole(key, "a tag's name"), _whole(text, f"tag {key!a}")
+            tags[key] = text
+    return tags or _NO_TAGS
 
 
 def show_value(value: Any) -> str:

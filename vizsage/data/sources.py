@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from vizsage.data.sample import Sample
 from vizsage.errors import DataError, quoted, shortened
 
 logger = logging.getLogger(__name__)
+_NUMBERS = frozenset((float, Decimal, list))
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class Split:
             except BadRecord as error:
                 problems.add(str(error))
                 continue
-            if floats:
-                whole.update(field for field in floats if _is_whole(raw.get(field)))
+            for field in floats:
+                if type(raw.get(field)) in _NUMBERS and _is_whole(raw[field]):
+                    whole[field] += 1
             if sample is None:
                 left_out += 1
             else:
@@ -209,9 +212,11 @@ def _canonical(split: str) -> str:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether `value` is a number such as 3.0, or a list of answers with one."""
+    """Whether `value` is a whole number with a decimal point, such as 3.0, or a list of answers with one."""
     if isinstance(value, list):
         return any(map(_is_whole, value))
+    if isinstance(value, Decimal):
+        return "." in str(value) and value == value.to_integral_value()
     return isinstance(value, float) and value.is_integer()
 
 
@@ -219,8 +224,8 @@ def _is_whole(value: Any) -> bool:
 def _say_whole_numbers(path: Path, where: str) -> None:
     """Warn once per process, however often the split is gone over."""
     logger.warning(
-        "%s: whole numbers in floating-point columns are read as they are there, 3.0 and not 3: %s; if pandas wrote "
-        "the table, an absent value may have made integers floats: convert them with astype('Int64')",
+        "%s: whole numbers with a decimal point are read as they are there, 3.0 and not 3: %s; if pandas wrote the "
+        "file, an absent value may have made integers floats: convert them with astype('Int64')",
         path,
         where,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+# What torch.load raises; it has no public name for it.
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -44,7 +45,7 @@ def reading(path: Path) -> Iterator[None]:
     """What a library raises over a file of a checkpoint that is not what a run writes becomes one line."""
     try:
         yield
-    except (*LOADING_ERRORS, pickle.UnpicklingError, EOFError) as error:
+    except (*LOADING_ERRORS, UnpicklingError, EOFError) as error:
         if is_out_of_memory(error):
             raise
         raise checkpoints.not_as_written(path, one_line(error)) from error

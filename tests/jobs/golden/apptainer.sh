@@ -26,6 +26,7 @@ getent hosts "$MASTER_ADDR" > /dev/null || MASTER_ADDR=$(hostname)  # a node's n
 export MASTER_ADDR MASTER_PORT=$((15000 + (SLURM_JOB_ID + 1009 * ${SLURM_RESTART_COUNT:-0}) % 15000))
 export EXIT_CODES_DIR="$run_dir/jobs/$id.codes"
 rm -rf "$EXIT_CODES_DIR"
+unset PROCESSES_PER_NODE
 export HF_HOME=/cache
 module load apptainer
 set +eu; set +o pipefail; trap : TERM USR2

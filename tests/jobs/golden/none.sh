@@ -94,12 +94,12 @@ exit "$code"
 # Parameters
 #SBATCH --account=art
 #SBATCH --constraint='a100&ib'
-#SBATCH --cpus-per-task=8
+#SBATCH --cpus-per-task=4
 #SBATCH --dependency=afterok:JOBID
 #SBATCH --gpus-per-node=1
 #SBATCH --job-name=vizsage-eval-run
 #SBATCH --kill-on-invalid-dep=yes
-#SBATCH --mem=64G
+#SBATCH --mem=32G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
@@ -136,7 +136,7 @@ set +eu; set +o pipefail; trap : TERM USR2
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output HERE/out/run/jobs/%j_%t_log.out --cpus-per-task=8 --open-mode=append --export=ALL --kill-on-bad-exit=0 --wait=600 bash -c 'mkdir -p "$VIZSAGE_LOCAL_CACHE" || exit; export NODE_RANK="$SLURM_NODEID"; exec "$@"' task PYTHON -u -m jobs.run eval "$settings"
+srun --unbuffered --output HERE/out/run/jobs/%j_%t_log.out --cpus-per-task=4 --open-mode=append --export=ALL --kill-on-bad-exit=0 --wait=600 bash -c 'mkdir -p "$VIZSAGE_LOCAL_CACHE" || exit; export NODE_RANK="$SLURM_NODEID"; exec "$@"' task PYTHON -u -m jobs.run eval "$settings"
 
 
 # teardown

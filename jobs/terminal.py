@@ -1,0 +1,37 @@
+"""What `python -m jobs` prints: lines for people and scripts on stdout, warnings and errors on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from vizsage.errors import printable
+
+
+def say(text: str) -> None:
+    """Print a line for people and scripts: names and messages in it cannot control the terminal."""
+    print(printable(text))
+
+
+def show(text: str) -> None:
+    """Print a script or a manifest as it is."""
+    print(text, end="")
+
+
+def warn(problem: str | None) -> None:
+    """Print a warning, if there is one."""
+    if problem:
+        print(f"jobs: warning: {printable(problem)}", file=sys.stderr)
+
+
+def fail(error: Exception) -> None:
+    """Print the one line that a command ends with."""
+    print(f"jobs: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+
+
+class Warnings(logging.Handler):
+    """What modules report, as the other warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        warn(record.getMessage())
