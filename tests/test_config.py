@@ -395,3 +395,10 @@ def test_the_example_names_every_setting_in_the_order_of_the_table() -> None:
 def test_settings_import_no_torch() -> None:
     code = "import sys, vizsage.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_of_something_else_is_a_message_of_bounded_length(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("".join(f"key{number}: 1\n" for number in range(3000)))
+    with pytest.raises(ConfigError, match="and 2980 more problems$") as error:
+        load_config(tmp_path / "c.yaml")
+    assert len(str(error.value)) < 2000

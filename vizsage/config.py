@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
 from vizsage.files import expanded
@@ -42,6 +42,7 @@ def _name_or_path(value: Any) -> Any:
     return expanded(value) if isinstance(value, str) else value
 
 
+_PROBLEMS = 20  # that one message names: a file of something else has thousands of keys
 _LARGEST_INT = 10**15  # beyond what any setting means; floating point and the libraries take no number of any size
 # The validator stands last, so that the bounds before it reach the JSON Schema.
 Float = Annotated[float, BeforeValidator(_no_bool)]
@@ -62,6 +63,12 @@ SCHEDULERS = Literal[
 _POLYNOMIAL_END = 1e-7  # of transformers' schedule
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _project(name: str) -> str:
+    if re.search(r"[/\\#?%:]", name):
+        raise ValueError("expected a name without / \\ # ? % and :; a team is named by WANDB_ENTITY in the environment")
+    return name
 
 
 class Config(BaseModel):
@@ -217,8 +224,8 @@ class Config(BaseModel):
 
     # logging
     use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
-    wandb_project: str = Field(
-        "vizsage", pattern=r"^[^/\\#?%:]+$", max_length=128, description="Project in Weights & Biases."
+    wandb_project: Annotated[str, AfterValidator(_project)] = Field(
+        "vizsage", min_length=1, max_length=128, description="Project in Weights & Biases; WANDB_ENTITY names the team."
     )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
     wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
@@ -352,7 +359,8 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
         clauses = others.get("", "").split("; ")
         found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
     if found or built is None:
-        raise ConfigError(f"{source}: " + "; ".join(found))
+        more = [f"and {len(found) - _PROBLEMS} more problems"] if len(found) > _PROBLEMS else []
+        raise ConfigError(f"{source}: " + "; ".join(found[:_PROBLEMS] + more))
     return built
 
 

@@ -89,10 +89,10 @@ def test_errors_say_what_is_wrong(text: bytes, message: str) -> None:
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("text", [b"-0.0", b"1e400", b"1.50", b"4" * 4300])
+@pytest.mark.parametrize("text", [b"-0.0", b"1e400", b"1.50", b"0.00000001", b"4" * 4300])
 def test_a_number_keeps_its_text(text: bytes) -> None:
     (found,) = array_values(io.BytesIO(b"[" + text + b"]"))
-    assert str(found) == str(parse_line(text, 1)) == {b"1e400": "1E+400"}.get(text, text.decode())
+    assert str(found) == str(parse_line(text, 1)) == text.decode()
 
 
 # limits

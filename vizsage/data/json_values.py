@@ -1,7 +1,7 @@
 """JSON values out of a file, one record at a time, with a limit to what a record may take.
 
-The parser is Python's own, whose C code reads a record of a larger text where it is. A number keeps its
-digits: 1.50 stays 1.50, and an exponent is written as Decimal does, 1E+5 for 1e5.
+The parser is Python's own, whose C code reads a record of a larger text where it is. A number keeps its text: 1.50
+stays 1.50, and 0.00000001 and 1e5 do not become 1E-8 and 1E+5.
 """
 
 from __future__ import annotations
@@ -28,6 +28,21 @@ _BOM = b"\xef\xbb\xbf"
 
 class JsonError(ValueError):
     """What is wrong with a file of JSON, so that no further record can be read."""
+
+
+class Number(Decimal):
+    """A number with a decimal point or an exponent; its text is the one in the file."""
+
+    def __new__(cls, text: str) -> Number:
+        """The number that `text` spells. Raises ArithmeticError where it is out of range."""
+        number = super().__new__(cls, text)
+        number._text = text
+        return number
+
+    _text: str
+
+    def __str__(self) -> str:
+        return self._text
 
 
 @dataclass(frozen=True)
@@ -187,4 +202,4 @@ def _no_constant(name: str) -> Any:
 _LIMIT = f"{MAX_RECORD_BYTES // 2**20} MiB, the most that a record may have; an image belongs into a file of its own"
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} deep"
 _CUT_SHORT = "the file ends before the array does"
-_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(parse_float=Number, parse_constant=_no_constant)

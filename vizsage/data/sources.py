@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +16,14 @@ from typing import Any, NamedTuple
 from vizsage.config import Config
 from vizsage.data.field_names import record_form
 from vizsage.data.formats import LAYOUTS, Format, find_format
+from vizsage.data.json_values import Number
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.records import BadRecord, IdCheck, Problems, read_record
 from vizsage.data.sample import Sample
 from vizsage.errors import DataError, quoted, shortened
 
 logger = logging.getLogger(__name__)
-_NUMBERS = frozenset((float, Decimal, list))
+_NUMBERS = frozenset((float, Number, list))
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _is_whole(value: Any) -> bool:
     """Whether `value` is a whole number with a decimal point, such as 3.0, or a list of answers with one."""
     if isinstance(value, list):
         return any(map(_is_whole, value))
-    if isinstance(value, Decimal):
+    if isinstance(value, Number):
         return "." in str(value) and value == value.to_integral_value()
     return isinstance(value, float) and value.is_integer()
 
