@@ -20,6 +20,7 @@ from rich.console import Console
 from jobs import cli as jobs_cli
 from jobs.pod_logs import _Log
 from jobs.submissions import Submission
+from jobs.terminal import Warnings
 from vizsage import cli
 from vizsage.config import Config, config_to_yaml
 from vizsage.errors import ConfigError, printable, printable_json
@@ -205,7 +206,7 @@ def test_jobs_print_no_control_codes(tmp_path: Path, capsys: Any, monkeypatch: A
     )
 
     def warns(_: Any) -> None:
-        jobs_cli._Warnings().handle(logging.makeLogRecord({"msg": HOSTILE, "levelno": logging.WARNING}))
+        Warnings().handle(logging.makeLogRecord({"msg": HOSTILE, "levelno": logging.WARNING}))
         raise ConfigError(HOSTILE)
 
     monkeypatch.setitem(jobs_cli._COMMANDS, "status", warns)

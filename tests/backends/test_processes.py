@@ -153,6 +153,23 @@ def test_a_first_process_that_is_gone_is_said(two: Callable[..., Any], monkeypat
     assert "first one" in str(found) or "process 0" in str(found)
 
 
+def test_no_thread_is_left_that_python_would_abort_while_it_shuts_down(
+    two: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, beating = SignedStore.put, set()
+
+    def slow(self: SignedStore, key: str, message: Any) -> None:
+        if key.startswith("alive/"):
+            beating.add(threading.current_thread())
+            threading.Event().wait(0.5)
+        put(self, key, message)
+
+    monkeypatch.setattr(SignedStore, "put", slow)
+    assert two(lambda these: these.rank, lambda these: these.rank) == [0, 1]
+    assert len(beating) == 2
+    assert not any(thread.is_alive() for thread in beating)
+
+
 # --- whoever else reaches the port -----------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ _LOOK_S = 0.2
 _PATIENCE = datetime.timedelta(seconds=_SILENCE_S)
 _THIS_HOST = ("127.0.0.1", "localhost")
 _FAREWELL = datetime.timedelta(seconds=20)
+_LAST_BEAT_S = 20.0
 SECRET = "VIZSAGE_SECRET"
 """The variable with the secret that the processes of one evaluation share, and nobody else knows."""
 
@@ -49,16 +50,21 @@ class Processes:
         self._store: SignedStore | None = None
         self._gathered = 0
         self._done = threading.Event()
+        self._beating: threading.Thread | None = None
 
     def __enter__(self) -> Processes:
         if self.count > 1:
             self._store = self._connect(first=self.rank == 0)
             # A client serves one thread at a time: the one that waits must not keep this one from giving signs of life.
-            threading.Thread(target=self._beat, args=(self._connect(first=False),), daemon=True).start()
+            self._beating = threading.Thread(target=self._beat, args=(self._connect(first=False),), daemon=True)
+            self._beating.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._done.set()
+        if self._beating is not None:
+            # Python ends a thread that comes back from the store while it shuts down by aborting the process.
+            self._beating.join(_LAST_BEAT_S)
         if self._store is None:
             return
         # The first process goes last, because the store goes with it. It does not wait long for one that was killed.
