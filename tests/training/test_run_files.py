@@ -113,7 +113,7 @@ def test_any_shape_of_a_file_is_told_in_one_line(interrupted: Config) -> None:
     """A part of a file's content is replaced by any JSON, or the file by any text; the run goes on or names it."""
 
     @settings(
-        max_examples=20,
+        max_examples=10,
         deadline=None,
         database=None,
         derandomize=True,
@@ -142,7 +142,7 @@ def test_any_shape_of_an_adapters_configuration_is_told_in_one_line(tmp_path: Pa
     path = folder / "adapter_config.json"
     whole = path.read_text()
 
-    @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         path.write_text(data.draw(other_text(json.loads(whole))), encoding="utf-8", errors="surrogateescape")
