@@ -65,8 +65,11 @@ _POLYNOMIAL_END = 1e-7  # of transformers' schedule
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_PROJECT = r"^[^/\\#?%:]+$"
+
+
 def _project(name: str) -> str:
-    if re.search(r"[/\\#?%:]", name):
+    if not re.search(_PROJECT, name):
         raise ValueError("expected a name without / \\ # ? % and :; a team is named by WANDB_ENTITY in the environment")
     return name
 
@@ -225,7 +228,11 @@ class Config(BaseModel):
     # logging
     use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
     wandb_project: Annotated[str, AfterValidator(_project)] = Field(
-        "vizsage", min_length=1, max_length=128, description="Project in Weights & Biases; WANDB_ENTITY names the team."
+        "vizsage",
+        min_length=1,
+        max_length=128,
+        json_schema_extra={"pattern": _PROJECT},
+        description="Project in Weights & Biases; WANDB_ENTITY names the team.",
     )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
     wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
