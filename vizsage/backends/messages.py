@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 from vizsage.errors import VizSageError, error_of
+from vizsage.files import parse_json
 
 Message = Any
 """What JSON can hold. It comes back as JSON has it: tuples as lists."""
@@ -80,6 +81,6 @@ class SignedStore:
 
 def _parsed(text: bytes, source: str) -> Message:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         raise VizSageError(f"{source}: found {text[:40]!r} where a message in JSON was expected") from None
