@@ -74,7 +74,7 @@ def _state(
     if active:
         return "pending", pod_waits.of_pods(submission, active) or ["no pod yet"]
     waits = pod_waits.of_creation(submission, job, pods)
-    if not waits and job["kind"] == "Job":  # a JobSet starts anew at once
+    if not waits and job["kind"] == "Job":  # a JobSet restarts at once
         waits = pod_ends.pause(pods)
     return "pending", waits or ["no pod yet"]
 

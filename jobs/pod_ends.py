@@ -84,7 +84,7 @@ def _way(pod: Pod) -> str | None:
 
 
 def _signal(code: int) -> str | None:
-    """The name of the signal that an exit code of a container stands for."""
+    """The name of the signal that an exit code of a container means."""
     try:
         return signal.Signals(code - 128).name
     except ValueError:
