@@ -13,9 +13,9 @@ STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 OLDEST := .venv-oldest
 # The tests that depend on releases of torch, transformers, trl, peft, datasets and others, and fit into minutes.
-LIBRARIES := tests/backends/shared_image $(addprefix tests/backends/test_,hf.py generation.py lora.py lora_linear.py tiny.py) \
+LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf.py test_generation.py adapters) tests/demo/test_tiny.py \
 	$(addprefix tests/data/test_,collate.py encoding.py images.py prompts.py sources_columnar.py) tests/test_config.py \
-	$(addprefix tests/training/test_,run.py checkpoints.py four_bits.py) $(addprefix tests/evaluation/test_,run.py tracking.py)
+	$(addprefix tests/training/test_,train.py checkpoints.py four_bits.py) $(addprefix tests/evaluation/test_,evaluate.py wandb_results.py)
 CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
@@ -96,7 +96,7 @@ test-report: $(STAMP) ## open report.html in Chromium: filters, keyboard, phones
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		! { command -v chromium && command -v chromedriver; } >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; fi
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/evaluation/test_report_browser.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/evaluation/report/test_report_browser.py $(ARGS)
 
 # Variables for the recipe, not words of it: BUILD_ARGS alone may hold several.
 image: export TARGET := $(TARGET)

@@ -37,14 +37,14 @@ from rich.table import Table
 from throughput.machine import describe_machine, free_memory, peak_gb
 from throughput.models import PICTURES, ensure_model
 from throughput.questions import data_settings, write_questions
-from vizsage.backends.generation import Generator
-from vizsage.backends.hf import load_base, load_processor
 from vizsage.config import Config, build_config
 from vizsage.data.prompts import render_prompt
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.errors import ConfigError
 from vizsage.files import write_json
+from vizsage.models.generation import Generator
+from vizsage.models.loading.hf import load_base, load_processor
 
 ANSWER_TOKENS = 4
 WARM_UP = 64  # questions
@@ -194,8 +194,8 @@ def _answers(generator: Any, samples: Sequence[Sample]) -> Answers:
 
 def _vllm(config: Config) -> Any:
     """vLLM with the base model, told the same. Raises ConfigError where that cannot be."""
-    from vizsage.backends.hardware import resolve_for_hardware
-    from vizsage.backends.vllm import serve
+    from vizsage.models.loading.hardware import resolve_for_hardware
+    from vizsage.models.loading.vllm import serve
 
     config, _ = resolve_for_hardware(config)
     generator, _ = serve(config, None)

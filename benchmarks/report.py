@@ -24,7 +24,7 @@ from rich.table import Table
 
 from tools.browser import browser, browser_missing
 from vizsage.config import build_config
-from vizsage.evaluation.report import write_report
+from vizsage.evaluation.report.report_file import write_report
 from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json, write_jsonl
 from vizsage.scoring.metrics import score_row

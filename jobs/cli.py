@@ -87,7 +87,7 @@ def _print_status(options: argparse.Namespace, jobs: Sequence[Submission]) -> No
 
 
 def _logs(options: argparse.Namespace) -> None:
-    from jobs.pod_logs import for_terminal, print_logs
+    from jobs.schedulers.kubernetes.pod_logs import for_terminal, print_logs
     from jobs.submissions import find, whose
 
     jobs = find(options.target)
@@ -120,7 +120,8 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _cancel(options: argparse.Namespace) -> None:
-    from jobs import kubernetes, slurm_queue
+    from jobs.schedulers.kubernetes import apply as kubernetes
+    from jobs.schedulers.slurm import slurm_queue
     from jobs.status import CANCELLED, state_of
     from jobs.submissions import find_to_cancel, whose
     from vizsage.files import write_text
@@ -151,7 +152,8 @@ def _cancel(options: argparse.Namespace) -> None:
 
 def _forget(jobs: Sequence[Submission], said: str) -> None:
     """Note of each job that is active, or of which no scheduler tells, that its scheduler is not asked any more."""
-    from jobs import kubernetes, slurm_queue
+    from jobs.schedulers.kubernetes import apply as kubernetes
+    from jobs.schedulers.slurm import slurm_queue
     from jobs.status import state_of
     from jobs.submissions import note, now
 
@@ -175,8 +177,8 @@ def _forget(jobs: Sequence[Submission], said: str) -> None:
 def _table(options: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from jobs.runs_table import render, runs_below
     from jobs.status import state_of_run
-    from jobs.table import render, runs_below
 
     runs = runs_below(options.folder, state_of=state_of_run)
     console = Console()

@@ -12,7 +12,7 @@ from jobs.terminal import say, show, warn
 from vizsage.errors import ConfigError, VizSageError
 
 if TYPE_CHECKING:
-    from jobs.kubernetes import Manifest
+    from jobs.schedulers.kubernetes.apply import Manifest
     from jobs.spec import Work
     from jobs.status import JobState
     from jobs.submissions import Submission
@@ -30,7 +30,7 @@ def send_run(options: argparse.Namespace) -> None:
 
 
 def _run_on_kubernetes(options: argparse.Namespace) -> None:
-    from jobs.kubernetes import build, manifest, overlay_for
+    from jobs.schedulers.kubernetes.apply import build, manifest, overlay_for
     from jobs.spec import load_work
 
     one = load_work(options.kind, options.config, options.overrides, _evaluation(options))
@@ -47,7 +47,7 @@ def _run_on_kubernetes(options: argparse.Namespace) -> None:
 
 def _send_to_kubernetes(options: argparse.Namespace, one: Work, rendered: Manifest) -> Submission:
     """Send it and note it, whatever happens in between."""
-    from jobs.kubernetes import Unclear, submission_of, submit
+    from jobs.schedulers.kubernetes.apply import Unclear, submission_of, submit
     from jobs.submissions import note
 
     sent = submission_of(one, rendered, options.namespace)
@@ -62,8 +62,8 @@ def _send_to_kubernetes(options: argparse.Namespace, one: Work, rendered: Manife
 
 
 def _run_on_slurm(options: argparse.Namespace) -> None:
-    from jobs import slurm
-    from jobs.script import script_text
+    from jobs.schedulers.slurm import sbatch as slurm
+    from jobs.schedulers.slurm.script import script_text
     from jobs.spec import load_work, work
     from jobs.submissions import note
 
@@ -110,7 +110,7 @@ def send_sweep(options: argparse.Namespace) -> None:
 
 def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
     """A Job for each member: each has retries and an end of its own, and the scheduler sees to the order."""
-    from jobs.kubernetes import build, manifest, overlay_for
+    from jobs.schedulers.kubernetes.apply import build, manifest, overlay_for
 
     request = _request(options)
     overlay = overlay_for(options.overlay, request)
@@ -147,8 +147,8 @@ def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], w
 
 
 def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
-    from jobs import slurm
-    from jobs.script import script_text
+    from jobs.schedulers.slurm import sbatch as slurm
+    from jobs.schedulers.slurm.script import script_text
     from jobs.spec import FOLDER, work
     from jobs.submissions import note
 
@@ -207,7 +207,7 @@ def _report(job_id: str, run_dir: str, log: str) -> None:
 
 
 def _profile(options: argparse.Namespace, config: Any) -> Any:
-    from jobs.profile import fill, load_profile, with_gpus
+    from jobs.schedulers.slurm.profile import fill, load_profile, with_gpus
 
     given = {"nodes": options.nodes, "time": options.time}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -222,8 +222,8 @@ def _profile(options: argparse.Namespace, config: Any) -> Any:
 
 
 def _request(options: argparse.Namespace) -> Any:
-    from jobs.manifest import Request
-    from jobs.profile import seconds
+    from jobs.schedulers.kubernetes.manifest import Request
+    from jobs.schedulers.slurm.profile import seconds
 
     try:
         time_s = None if options.time is None else seconds(options.time) or 0
@@ -243,7 +243,7 @@ def _evaluation(options: argparse.Namespace) -> Any:
 
 def _for_eval(profile: Any, nodes: int | None = None, gpus_per_node: int | None = None) -> Any:
     """An evaluation takes one process, however large the profile's trainings are, unless more are asked for."""
-    from jobs.profile import with_gpus
+    from jobs.schedulers.slurm.profile import with_gpus
 
     if gpus_per_node is None and (profile.gres or profile.gpus_per_node):
         profile = with_gpus(profile, 1, of_a_kind=True)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import job_states, pods, slurm_queue
-from jobs.slurm_queue import ACTIVE
+from jobs.schedulers.kubernetes import job_states, pods
+from jobs.schedulers.slurm import slurm_queue
+from jobs.schedulers.slurm.slurm_queue import ACTIVE
 from jobs.submissions import Submission, of_run
 from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
 

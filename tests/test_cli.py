@@ -101,7 +101,7 @@ def test_overrides_may_stand_before_and_after_options(
     def evaluate(config: Any, **options: Any) -> None:
         called.update(options, config=config)
 
-    monkeypatch.setitem(sys.modules, "vizsage.evaluation.run", type("Module", (), {"evaluate": evaluate}))
+    monkeypatch.setitem(sys.modules, "vizsage.evaluation.evaluate", type("Module", (), {"evaluate": evaluate}))
     path = write_settings()
     arguments = ["eval", str(path), "seed=1", "--split", "val", "lr=0.5", "--limit", "3", "--base", "epochs=7"]
     assert cli.main(arguments) == 0

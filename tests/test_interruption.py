@@ -152,7 +152,7 @@ def wait(**more):
         time.sleep(0.02)
 atexit.register(wait)
 nothing = types.SimpleNamespace(train=lambda *_: None, evaluate=lambda *_, **__: None)
-sys.modules["vizsage.training.run"] = sys.modules["vizsage.evaluation.run"] = nothing
+sys.modules["vizsage.training.train"] = sys.modules["vizsage.evaluation.evaluate"] = nothing
 """
 
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs import cli as jobs_cli
-from jobs.pod_logs import _Log
+from jobs.schedulers.kubernetes.pod_logs import _Log
 from jobs.submissions import Submission
 from jobs.terminal import Warnings
 from vizsage import cli
 from vizsage.config import Config, config_to_yaml
 from vizsage.errors import ConfigError, printable, printable_json
-from vizsage.evaluation.table import comparison_table, error_table, preview_table
+from vizsage.evaluation.results_table import comparison_table, error_table, preview_table
 
 HOSTILE = "\x1b[31mred\x07\x9b2J\u202eevil\u2066x"
 SHOWN = r"\x1b[31mred\x07\x9b2J\u202eevil\u2066x"

@@ -13,7 +13,7 @@ from vizsage import tracking
 from vizsage.check import check, quick_check
 from vizsage.config import build_config
 from vizsage.errors import ConfigError, DataError
-from vizsage.evaluation.run import evaluate
+from vizsage.evaluation.evaluate import evaluate
 
 
 @pytest.fixture(autouse=True)

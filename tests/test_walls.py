@@ -24,8 +24,9 @@ FLOORS = [
     {"cli"},
     {"parser"},
     {"training", "evaluation"},
-    {"check"},
-    {"backends"},
+    {"check", "demo"},
+    {"models"},
+    {"distributed"},
     {"data"},
     {"scoring", "record", "interruption", "tracking", "lock"},
     {"config", "streams"},
@@ -41,9 +42,8 @@ TORCH_FREE = [
     if name.split(".")[1:2]
     in (["cli"], ["parser"], ["config"], ["strict_yaml"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
-    or name.removeprefix("vizsage.evaluation.") in ("results", "table", "predictions", "score")
-    or name.removeprefix("vizsage.evaluation.") in ("compare", "compare_table", "joining")
-    or name.removeprefix("vizsage.evaluation.") in ("report", "page", "thumbnails", "tracking")
+    or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
+    or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
 
@@ -102,7 +102,7 @@ def test_every_room_has_a_floor() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_the_unsloth_backend_imports_unsloth(module: str) -> None:
-    if module != "vizsage.backends.unsloth":
+    if module != "vizsage.models.loading.unsloth":
         assert not [name for name, _ in imports(MODULES[module]) if name.split(".")[0].startswith("unsloth")]
 
 
@@ -134,7 +134,7 @@ def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
 def test_launchers_import_without_torch() -> None:
     """A login node has little memory, and `python -m jobs status` shall answer at once."""
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
-    assert {"jobs.run", "jobs.table"} <= set(modules)
+    assert {"jobs.run", "jobs.runs_table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
     assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
 

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from tools.markdown import replace_between
-from vizsage.evaluation.compare import compare
-from vizsage.evaluation.compare_table import groups_table, pairs_table, runs_table
+from vizsage.evaluation.comparison.compare import compare
+from vizsage.evaluation.comparison.compare_table import groups_table, pairs_table, runs_table
 from vizsage.files import write_text
 
 BEGIN = "<!-- comparison: written by `make figures` -->"

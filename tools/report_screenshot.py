@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from tools.browser import Browser, browser
-from vizsage.evaluation.report import evaluation_folders, write_report
+from vizsage.evaluation.report.report_file import evaluation_folders, write_report
 from vizsage.files import write_bytes
 
 PICTURE = Path("docs/report.png")

@@ -21,8 +21,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from vizsage.backends.base import foreign_folder
-from vizsage.backends.hardware import choose_backend, is_installed
 from vizsage.config import RUN_FILES, RUN_FOLDERS, Config
 from vizsage.data.left_out import NOTICEABLE, require_some, summary
 from vizsage.data.sample import ImageRef, Sample
@@ -30,6 +28,8 @@ from vizsage.data.sources import open_split
 from vizsage.data.survey import LEFT_OUT, SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
 from vizsage.errors import ConfigError, DataError, printable
 from vizsage.files import nearest_existing
+from vizsage.models.loaded import foreign_folder
+from vizsage.models.loading.hardware import choose_backend, is_installed
 from vizsage.tracking import check_environment
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _check_model(config: Config, survey: Survey, pixels: dict[ImageRef, int], no
 
     Raises ConfigError when the settings do not fit the base model, CheckpointError when its files are damaged.
     """
-    from vizsage.backends.hf import HubUnreachable, load_processor
+    from vizsage.models.loading.hf import HubUnreachable, load_processor
 
     free = shutil.disk_usage(nearest_existing(config.output_dir)).free
     room = f"output_dir {config.output_dir}: {_gib(free)} free"
@@ -195,8 +195,8 @@ def _bytes_needed(config: Config) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from vizsage.backends.base import base_path_of
-    from vizsage.backends.lora import select_modules
+    from vizsage.models.adapters.lora import select_modules
+    from vizsage.models.loaded import base_path_of
 
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     architecture = AutoConfig.from_pretrained(base_path_of(config), **options)

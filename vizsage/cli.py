@@ -79,7 +79,7 @@ def _train(options: argparse.Namespace) -> None:
     # Before torch and its company are imported, which takes seconds: a signal in that time is as good as a later one.
     with catch_signals(to_the_end=options.own_process) as latch:
         _prepare_backend(config)
-        from vizsage.training.run import train
+        from vizsage.training.train import train
 
         train(config, latch)
 
@@ -92,7 +92,7 @@ def _eval(options: argparse.Namespace) -> None:
         _prepare_backend(config)
         from rich.console import Console
 
-        from vizsage.evaluation.run import evaluate
+        from vizsage.evaluation.evaluate import evaluate
 
         evaluate(
             config,
@@ -119,7 +119,7 @@ def _score(options: argparse.Namespace) -> None:
         return
     from rich.console import Console
 
-    from vizsage.evaluation.table import score_tables
+    from vizsage.evaluation.results_table import score_tables
 
     console = Console()
     for table in score_tables({**rescored.scores, **rescored.conditions}):
@@ -127,7 +127,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from vizsage.evaluation.report import evaluation_folders, write_report
+    from vizsage.evaluation.report.report_file import evaluation_folders, write_report
 
     for folder in evaluation_folders(options.run, options.split):
         print(printable(str(write_report(folder, options.overrides, images=not options.no_images))))
@@ -175,7 +175,7 @@ def _config_command(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from vizsage.evaluation.compare import compare
+    from vizsage.evaluation.comparison.compare import compare
 
     comparison = compare(options.runs, split=options.split, metric=options.metric)
     if options.json:
@@ -185,13 +185,13 @@ def _compare(options: argparse.Namespace) -> None:
     else:
         from rich.console import Console
 
-        from vizsage.evaluation.compare_table import show
+        from vizsage.evaluation.comparison.compare_table import show
 
         show(Console(), comparison)
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from vizsage.data.demo import write_demo
+    from vizsage.demo.drawn_data import write_demo
 
     counts = write_demo(options.folder, seed=options.seed)
     for split, numbers in counts.items():
@@ -207,7 +207,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 def _prepare_backend(config: Config) -> None:
     """unsloth has to be imported before the libraries that training and evaluation import."""
-    from vizsage.backends.loading import prepare
+    from vizsage.models.loading.backends import prepare
 
     prepare(config)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tools.training_figures import BEGIN, END, kept, with_tables
-from vizsage.backends.hardware import choose_backend
 from vizsage.config import Config
+from vizsage.models.loading.hardware import choose_backend
 
 ROOT = Path(__file__).parents[2]
 

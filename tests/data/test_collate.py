@@ -14,13 +14,13 @@ from tokenizers import normalizers, pre_tokenizers
 
 from tests.families import BUILDERS, END_OF_TURN, model_folder
 from tests.families.data import picture, samples, settings
-from vizsage.backends.hf import load_base, load_processor
 from vizsage.data import encoding
 from vizsage.data.collate import IGNORED, PromptCollator, TrainCollator
 from vizsage.data.images import BadImage, EmbeddedImage
 from vizsage.data.prompts import answer_suffix, render_prompt, reserved_tokens
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError
+from vizsage.models.loading.hf import load_base, load_processor
 
 FAMILIES = sorted(BUILDERS)
 BROKEN = EmbeddedImage("broken.png", b"\x89PNG\r\n\x1a\nno picture")

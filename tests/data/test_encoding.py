@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.backends.vllm_stand_in import expanded
 from tests.families import BUILDERS
 from tests.families.data import picture, samples, settings
-from vizsage.backends.hf import load_processor
+from tests.models.loading.vllm_stand_in import expanded
 from vizsage.data.encoding import PromptEncoder
 from vizsage.data.images import BadImage, EmbeddedImage
 from vizsage.data.sample import Sample
+from vizsage.models.loading.hf import load_processor
 
 FAMILIES = sorted(BUILDERS)
 

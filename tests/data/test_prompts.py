@@ -10,7 +10,6 @@ import pytest
 from tests.families import BUILDERS, END_OF_TURN
 from tests.families.data import picture, settings
 from vizsage import interruption
-from vizsage.backends.hf import load_processor
 from vizsage.data import prompts
 from vizsage.data.prompts import (
     AnswerLayout,
@@ -24,6 +23,7 @@ from vizsage.data.prompts import (
 )
 from vizsage.data.sample import Sample
 from vizsage.errors import CheckpointError, ConfigError
+from vizsage.models.loading.hf import load_processor
 
 FAMILIES = sorted(BUILDERS)
 SAMPLE = Sample("a", picture("red"), " What is it? ", "red")

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import pytest
 from PIL import Image
 
-from vizsage.backends.base import Answer
 from vizsage.config import Config
 from vizsage.data.sample import Sample
-from vizsage.evaluation import run
+from vizsage.evaluation import evaluate as run
 from vizsage.evaluation.answerer import Answerer
 from vizsage.files import read_jsonl
+from vizsage.models.loaded import Answer
 
 
 def png(colour: str = "white") -> bytes:
@@ -121,7 +121,7 @@ def make_samples(count: int) -> list[Sample]:
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """12 samples, a model that is always right; data and model are replaced in `vizsage.evaluation.run`."""
+    """12 samples, a model that is always right; data and model are replaced in `vizsage.evaluation.evaluate`."""
     stage = Stage(FakeSplit(make_samples(12)), FakeModel(), {"adapter_sha256": "aa", "generation": {"num_beams": 1}})
     monkeypatch.setattr(run, "open_split", lambda config, split: stage.split)
     monkeypatch.setattr(run, "find_adapter", lambda config, *, base, adapter: None if base else Path("adapter"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.sources import open_split
-from vizsage.evaluation.report import write_report
+from vizsage.evaluation.report.report_file import write_report
 from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json, write_jsonl
 from vizsage.scoring.metrics import score_row

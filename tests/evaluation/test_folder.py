@@ -13,8 +13,8 @@ import pytest
 from vizsage.config import Config
 from vizsage.data.sources import open_split
 from vizsage.errors import ConfigError
+from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.folder import check_base_model, results_folder
-from vizsage.evaluation.run import evaluate
 from vizsage.record import RunRecord
 
 from .conftest import FakeModel

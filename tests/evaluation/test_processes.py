@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from vizsage.config import Config, config_to_yaml
-from vizsage.data.demo import write_demo
+from vizsage.demo.drawn_data import write_demo
 from vizsage.lock import only_one
 
 VOLATILE = ("throughput", "finished", "processes")

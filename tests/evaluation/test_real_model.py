@@ -14,8 +14,8 @@ from PIL import Image
 
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, RepeatingError
+from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.predict import predict
-from vizsage.evaluation.run import evaluate
 from vizsage.files import read_jsonl
 
 torch = pytest.importorskip("torch")
@@ -69,8 +69,8 @@ def adapter(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _save_adapter(config: Config, folder: Path, *, seed: int) -> Path:
     """An adapter that has an effect: a fresh one is zero."""
-    from vizsage.backends.hf import load_base
-    from vizsage.backends.lora import add_adapter, save_adapter
+    from vizsage.models.adapters.lora import add_adapter, save_adapter
+    from vizsage.models.loading.hf import load_base
 
     loaded = load_base(config)
     model = add_adapter(loaded, config)
@@ -109,8 +109,8 @@ def test_batch_size_and_streaming_do_not_change_the_answers(config: Config, adap
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that takes the number of questions that fit into a batch; empty: all do."""
-    from vizsage.backends import memory
-    from vizsage.backends.shared_image.decoding import BranchDecoder
+    from vizsage.models import memory
+    from vizsage.models.shared_image.decoding import BranchDecoder
 
     fitting: list[int] = []
     generate = BranchDecoder.generate

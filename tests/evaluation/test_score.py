@@ -16,9 +16,9 @@ import pytest
 
 from vizsage import cli
 from vizsage.config import Config, build_config
-from vizsage.data.demo import write_demo
+from vizsage.demo.drawn_data import write_demo
 from vizsage.errors import DataError
-from vizsage.evaluation.run import evaluate
+from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.score import read_rows, score_file
 from vizsage.files import read_jsonl, write_jsonl
 from vizsage.scoring.normalisation import Normalise

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vizsage.backends.loading import load_base, prepare
 from vizsage.config import Config, build_config
+from vizsage.models.loading.backends import load_base, prepare
 
 
 def main() -> None:
@@ -28,11 +28,11 @@ def write_facts(config: Config, folder: Path) -> None:
     import torch
 
     from tests.families.data import randomise_adapter, samples
-    from vizsage.backends.generation import generate_answers
-    from vizsage.backends.lora import add_adapter, save_adapter
-    from vizsage.backends.shared_image.sharing import share_images
     from vizsage.data.collate import TrainCollator
     from vizsage.data.prompts import fingerprint
+    from vizsage.models.adapters.lora import add_adapter, save_adapter
+    from vizsage.models.generation import generate_answers
+    from vizsage.models.shared_image.sharing import share_images
     from vizsage.training.loss import on_device, summed_loss
 
     loaded = load_base(config)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from vizsage.config import build_config
-from vizsage.data.demo import write_demo
+from vizsage.demo.drawn_data import write_demo
 from vizsage.files import read_jsonl
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

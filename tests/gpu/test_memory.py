@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_run import outcome
+from tests.training.test_train import outcome
 from vizsage.config import Config
 from vizsage.errors import RepeatingError
 
@@ -83,7 +83,7 @@ def test_the_largest_batch_that_fits_is_found(auto: Callable[..., Config], leave
 
 
 def test_a_run_finds_its_batch_and_trains_with_it(auto: Callable[..., Config], leave: Leave) -> None:
-    from vizsage.training.run import train
+    from vizsage.training.train import train
 
     leave(400 * MIB)
     config = auto()
@@ -94,7 +94,7 @@ def test_a_run_finds_its_batch_and_trains_with_it(auto: Callable[..., Config], l
 
 
 def test_a_batch_that_does_not_fit_ends_the_run_with_the_numbers(auto: Callable[..., Config], leave: Leave) -> None:
-    from vizsage.training.run import train
+    from vizsage.training.train import train
 
     leave(150 * MIB)
     config = auto(batch_size=64, share_images=False)
@@ -108,7 +108,7 @@ def test_a_batch_that_does_not_fit_ends_the_run_with_the_numbers(auto: Callable[
 
 
 def test_no_room_for_the_base_model(make_config: MakeConfig, leave: Leave) -> None:
-    from vizsage.training.run import train
+    from vizsage.training.train import train
 
     leave(0)
     config = make_config(device="cuda")
@@ -119,7 +119,7 @@ def test_no_room_for_the_base_model(make_config: MakeConfig, leave: Leave) -> No
 
 def test_no_room_in_a_validation(make_config: MakeConfig, leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps before it are saved, with the memory that it has given back."""
-    from vizsage.training import run
+    from vizsage.training import train as run
 
     validate = run.validate
 
@@ -142,7 +142,7 @@ def test_no_room_in_a_validation(make_config: MakeConfig, leave: Leave, monkeypa
 def test_no_room_in_an_evaluation(
     make_config: MakeConfig, data_dir: Path, leave: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vizsage.evaluation import run
+    from vizsage.evaluation import evaluate as run
 
     load_answerer = run.load_answerer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vizsage.data.demo import write_demo
+from vizsage.demo.drawn_data import write_demo
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from jobs import slurm_queue
-from jobs.slurm_queue import ACTIVE
+from jobs.schedulers.slurm import slurm_queue
+from jobs.schedulers.slurm.slurm_queue import ACTIVE
 from jobs.status import last_error, state_of, state_of_run
 from jobs.submissions import Submission, find, note, now, of_run, project
 from tests.jobs.conftest import SILENT

@@ -18,18 +18,18 @@ import torch
 from PIL import Image
 
 from tests.training.test_continuation import train_with_signal
-from tests.training.test_run import adapter_bytes, outcome
-from vizsage.backends.hf import load_base
-from vizsage.backends.lora import add_adapter
-from vizsage.backends.shared_image.sharing import share_images
+from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.data.collate import TrainCollator
 from vizsage.errors import ConfigError, DataError, Interrupted, RepeatingError
-from vizsage.training import run
+from vizsage.models.adapters.lora import add_adapter
+from vizsage.models.loading.hf import load_base
+from vizsage.models.shared_image.sharing import share_images
+from vizsage.training import train as run
 from vizsage.training.batch_size import Trial, find_batch_size, largest_that_fits, longest_groups, sizes
 from vizsage.training.loader import cut_step
 from vizsage.training.plan import make_plan
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
 

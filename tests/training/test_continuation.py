@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from tests.families.data import damage_adapter
-from tests.training.test_run import adapter_bytes, outcome
+from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, Interrupted
 from vizsage.files import read_jsonl, sha256_file
 from vizsage.training import checkpoints
 from vizsage.training.flow import Flow
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
 STEPS = 9
@@ -97,7 +97,7 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 from vizsage.config import load_config
-from vizsage.training import checkpoints, run
+from vizsage.training import checkpoints, train as run
 from vizsage.training.flow import Flow
 place, step = sys.argv[2], int(sys.argv[3])
 def die(*_, **__):

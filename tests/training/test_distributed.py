@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_run import outcome
+from tests.training.test_train import outcome
 from vizsage.config import Config, config_to_yaml
 from vizsage.files import read_jsonl
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 
 def launch(config: Config, path: Path) -> subprocess.Popen[str]:

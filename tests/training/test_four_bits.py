@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from vizsage.backends.hf import quantisation
 from vizsage.config import Config
-from vizsage.training import run
+from vizsage.models.loading.hf import quantisation
+from vizsage.training import train as run
 
 
 def test_what_is_trained_is_kept_in_float32(

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.training.test_continuation import curves, train_with_signal
-from tests.training.test_run import outcome
+from tests.training.test_train import outcome
 from vizsage.config import Config
 from vizsage.errors import DataError, Interrupted
 from vizsage.files import read_jsonl
 from vizsage.training.plan import make_plan
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
 SHORT = 256  # max_seq_length that a question of 500 words exceeds

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.families.data import picture, samples, settings
-from vizsage.backends.hf import load_processor
 from vizsage.data.batching import memory_order, step_samples
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
+from vizsage.models.loading.hf import load_processor
 from vizsage.training.loader import cut_step, read_ahead
 
 # The iterator lies in a cycle that no collection reached before the end, as in a trainer's frames.

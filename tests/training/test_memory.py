@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from tests.training.test_distributed import launch
-from tests.training.test_run import outcome
-from vizsage.backends.lora import add_adapter
+from tests.training.test_train import outcome
 from vizsage.config import Config, config_to_yaml
 from vizsage.errors import RepeatingError
-from vizsage.training import run
-from vizsage.training.run import train
+from vizsage.models.adapters.lora import add_adapter
+from vizsage.training import train as run
+from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
 NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -102,8 +102,8 @@ import os
 if "RANK" in os.environ and os.environ.get("VIZSAGE_TEST_RANKS"):
     import time
     import torch
-    from vizsage.backends.lora import add_adapter
-    from vizsage.training import run
+    from vizsage.models.adapters.lora import add_adapter
+    from vizsage.training import train as run
 
     rank = int(os.environ["RANK"])
     what = os.environ["VIZSAGE_TEST_RANKS"].split(",")[rank]

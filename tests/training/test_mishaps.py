@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from tests.training.test_continuation import train_with_signal
-from tests.training.test_run import adapter_bytes, outcome
+from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, RepeatingError
 from vizsage.files import read_jsonl
 from vizsage.tracking import WandbTracker
-from vizsage.training import checkpoints, run
+from vizsage.training import checkpoints
+from vizsage.training import train as run
 from vizsage.training.flow import Flow
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
 

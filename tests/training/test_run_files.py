@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.backends.test_lora import saved_adapter
+from tests.models.adapters.test_lora import saved_adapter
 from tests.training.test_continuation import train_with_signal
-from vizsage.backends.hf import load_base
-from vizsage.backends.lora import load_adapter
 from vizsage.config import Config
 from vizsage.errors import Interrupted, VizSageError
 from vizsage.files import sha256_file, write_json
+from vizsage.models.adapters.lora import load_adapter
+from vizsage.models.loading.hf import load_base
 from vizsage.training import checkpoints
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
 OF_RUN = ("run.json", "outcome.json", "metrics.jsonl")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from vizsage.config import Config
-from vizsage.training.run import train
+from vizsage.training.train import train
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from vizsage.backends.base import Answer
 from vizsage.config import Config
 from vizsage.data.images import FileImage
 from vizsage.data.sample import Sample
+from vizsage.models.loaded import Answer
 from vizsage.training import validation
 from vizsage.training.validation import choose_samples, validate
 

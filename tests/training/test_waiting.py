@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from torch.utils.data import IterableDataset
 
-from tests.training.test_run import adapter_bytes, outcome
+from tests.training.test_train import adapter_bytes, outcome
 from vizsage import interruption
 from vizsage.config import Config, config_to_yaml
 from vizsage.data import prompts
@@ -25,7 +25,7 @@ from vizsage.errors import CheckpointError, Interrupted, RepeatingError, VizSage
 from vizsage.files import read_jsonl
 from vizsage.training.loader import TrainLoader
 from vizsage.training.plan import make_plan
-from vizsage.training.run import train
+from vizsage.training.train import train
 from vizsage.training.trainer import VisionTrainer
 
 MakeConfig = Callable[..., Config]

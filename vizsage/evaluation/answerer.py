@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vizsage.backends.base import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError
 from vizsage.files import sha256_file, unreadable
+from vizsage.models.loaded import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
-    from vizsage.backends.base import Answering
+    from vizsage.models.loaded import Answering
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     Raises ConfigError, CheckpointError (an adapter of another base, template, instruction or pixel limits) or
     RepeatingError (GPU memory exceeded).
     """
-    from vizsage.backends.base import base_path_of
-    from vizsage.backends.hardware import resolve_for_hardware
-    from vizsage.backends.memory import memory_reported
     from vizsage.data.prompts import fingerprint
+    from vizsage.models.loaded import base_path_of
+    from vizsage.models.loading.hardware import resolve_for_hardware
+    from vizsage.models.memory import memory_reported
 
     config, replaced = resolve_for_hardware(config)
     for warning in replaced:
@@ -95,9 +95,9 @@ class _Ready:
 
 def _by_transformers(config: Config, adapter: Path | None) -> _Ready:
     """By hf or unsloth, which load a model of transformers."""
-    from vizsage.backends.generation import Generator
-    from vizsage.backends.loading import load_base
-    from vizsage.backends.lora import load_adapter
+    from vizsage.models.adapters.lora import load_adapter
+    from vizsage.models.generation import Generator
+    from vizsage.models.loading.backends import load_base
 
     loaded = load_base(config)
     model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
@@ -108,7 +108,7 @@ def _by_transformers(config: Config, adapter: Path | None) -> _Ready:
 
 
 def _by_vllm(config: Config, adapter: Path | None) -> _Ready:
-    from vizsage.backends.vllm import serve
+    from vizsage.models.loading.vllm import serve
 
     generator, identity = serve(config, adapter)
     dtype = "bfloat16" if config.use_bf16 else "float32"

@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vizsage.backends.base import FINGERPRINT_FILE
 from vizsage.config import Config
 from vizsage.data.sources import Split, split_files
 from vizsage.errors import ConfigError
 from vizsage.files import nearest_existing
+from vizsage.models.loaded import FINGERPRINT_FILE
 from vizsage.record import RunRecord, data_identity
 
 BLIND = "-blind"

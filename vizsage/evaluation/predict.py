@@ -12,7 +12,7 @@ from vizsage.errors import ConfigError, DataError, shortened
 from vizsage.evaluation.answerer import find_adapter, load_answerer
 
 if TYPE_CHECKING:
-    from vizsage.backends.base import Answer
+    from vizsage.models.loaded import Answer
 
 
 def predict(
@@ -60,7 +60,7 @@ def predict(
     )
     load_image(sample.image, max_image_px=config.max_image_px)
 
-    from vizsage.backends.memory import memory_reported
+    from vizsage.models.memory import memory_reported
 
     answerer = load_answerer(config, adapter)
     with memory_reported(answerer.config, "answering"):

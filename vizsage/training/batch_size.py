@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-from vizsage.backends.base import cuda_devices
-from vizsage.backends.memory import limit_bytes, memory_reported, usage
-from vizsage.backends.messages import first_problem, to_all
-from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
 from vizsage.data.batching import evaluation_order
 from vizsage.data.collate import TrainCollator
 from vizsage.data.images import header_px
 from vizsage.data.sample import Sample
+from vizsage.distributed.messages import first_problem, to_all
 from vizsage.errors import VizSageError, is_out_of_memory
+from vizsage.models.loaded import cuda_devices
+from vizsage.models.memory import limit_bytes, memory_reported, usage
+from vizsage.models.shared_image.sharing import Sharing
 from vizsage.training.loader import cut_step
 from vizsage.training.loss import on_device, summed_loss
 from vizsage.training.plan import Plan

@@ -12,8 +12,8 @@ from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-d
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from vizsage.backends.adapter_config import LOADING_ERRORS
 from vizsage.errors import is_out_of_memory, one_line
+from vizsage.models.adapters.adapter_config import LOADING_ERRORS
 from vizsage.training import checkpoints
 
 _NUMBERS = set(

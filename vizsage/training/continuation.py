@@ -7,9 +7,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from vizsage.backends.group import own_group
 from vizsage.check import quick_check
 from vizsage.config import Config
+from vizsage.distributed.group import own_group
 from vizsage.record import RunRecord, check_same_run, differences, read_outcome
 from vizsage.training import checkpoints
 from vizsage.training.directory import on_main

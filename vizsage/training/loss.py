@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.data.collate import IGNORED
+from vizsage.models.shared_image.sharing import Sharing
 
 
 def count_targets(batch: dict[str, Any]) -> int:

@@ -15,16 +15,16 @@ from datasets import Dataset
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
-from vizsage.backends.adapter_config import check_adapter_config
-from vizsage.backends.adapter_weights import adapter_shapes, check_weights
-from vizsage.backends.base import ADAPTER_CONFIG, FINGERPRINT_FILE
-from vizsage.backends.messages import first_problem, to_all
-from vizsage.backends.shared_image.sharing import Sharing
 from vizsage.config import Config
 from vizsage.data.left_out import NOTICEABLE, nothing_to_learn, summary
 from vizsage.data.prompts import compare_fingerprints
+from vizsage.distributed.messages import first_problem, to_all
 from vizsage.errors import CheckpointError, DataError, RepeatingError, VizSageError
 from vizsage.files import write_json
+from vizsage.models.adapters.adapter_config import check_adapter_config
+from vizsage.models.adapters.adapter_weights import adapter_shapes, check_weights
+from vizsage.models.loaded import ADAPTER_CONFIG, FINGERPRINT_FILE
+from vizsage.models.shared_image.sharing import Sharing
 from vizsage.training import checkpoints
 from vizsage.training.checkpoint_state import reading
 from vizsage.training.loader import Steps, TrainLoader, read_ahead

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
-from vizsage.backends.generation import Generator
-from vizsage.backends.group import Group
-from vizsage.backends.memory import memory_exceeded
-from vizsage.backends.processes import Processes
 from vizsage.config import Config
 from vizsage.data.batching import images_joined
 from vizsage.data.images import refuse_bad_image
 from vizsage.data.sample import Sample
+from vizsage.distributed.group import Group
+from vizsage.distributed.processes import Processes
 from vizsage.errors import RepeatingError, is_out_of_memory
+from vizsage.models.generation import Generator
+from vizsage.models.memory import memory_exceeded
 from vizsage.scoring.summary import summarise
 
 

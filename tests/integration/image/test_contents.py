@@ -103,7 +103,7 @@ def test_the_module_that_triton_compiles_is_there(image: Container) -> None:
 def test_only_what_is_listed_reaches_the_build(storage: Storage, tmp_path: Path) -> None:
     shutil.copy(ROOT / ".dockerignore", tmp_path)
     wanted = {"pyproject.toml", "requirements-image.lock", "vizsage/cli.py", "vizsage/data/sample.py", "jobs/run.py"}
-    wanted |= {"config/demo_config.yaml", "docker/prebuild.sh", "vizsage/backends/tiny/weights/model.safetensors"}
+    wanted |= {"config/demo_config.yaml", "docker/prebuild.sh", "vizsage/demo/tiny/weights/model.safetensors"}
     unwanted = {".git/config", ".env", "data/train.json", "outputs/run/run.json", "tests/test_x.py", "token", "wandb/x"}
     unwanted |= {"vizsage/.env", "jobs/__pycache__/run.pyc", "config/mine.yaml", "config/clusters/mine.yaml"}
     for name in wanted | unwanted:

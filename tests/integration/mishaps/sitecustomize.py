@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-TRAINING, EVALUATION = "vizsage.training.flow", "vizsage.evaluation.run"
+TRAINING, EVALUATION = "vizsage.training.flow", "vizsage.evaluation.evaluate"
 
 
 class Finder:

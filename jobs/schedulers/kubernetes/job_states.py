@@ -1,0 +1,98 @@
+"""The state of a Kubernetes job in this project's words, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from jobs.schedulers.kubernetes import pod_ends, pod_waits
+from jobs.schedulers.kubernetes.kubectl import get
+from jobs.schedulers.kubernetes.pods import Pod, last_words, pods_of
+from jobs.submissions import Submission
+from vizsage.errors import VizSageError
+
+# A Job says Complete or Failed, a JobSet Completed or Failed; the two before are said while the last pods still end.
+_CONDITIONS = {
+    "Complete": "completed",
+    "Completed": "completed",
+    "Failed": "failed",
+    "FailureTarget": "ending",
+    "SuccessCriteriaMet": "ending",
+    "Suspended": "pending",
+}
+
+
+class Told(NamedTuple):
+    """What Kubernetes tells of a job. `words`: the end of the log of the pod whose failure is the cause."""
+
+    state: str
+    detail: str
+    words: str = ""
+
+
+def ask(submission: Submission) -> Told | None:
+    """State and detail, or None where Kubernetes does not know the job any more.
+
+    Raises VizSageError where it does not answer: that is no word on the job. What it does not tell of the pods, for
+    want of rights, is missing in the detail.
+    """
+    job = get(submission, submission.resource, submission.job_id)
+    if job is None:
+        return None
+    if "deletionTimestamp" in job["metadata"]:
+        return Told("ending", "cancelled; its pods save a checkpoint and end")
+    said = _said(job)
+    try:
+        pods = pods_of(submission)
+    except VizSageError:
+        state, *detail = said or ("running" if _ready(job) else "pending",)
+        return Told(state, ", ".join([*detail, "its pods cannot be listed"]))
+    ends = pod_ends.told(job, pods, failed=said is not None and said[0] == "failed")
+    state, reasons = _state(submission, job, said, pods)
+    if state == "completed":
+        return Told(state, ", ".join(reasons))
+    return Told(state, ", ".join([*reasons, *ends]), last_words(pods))
+
+
+def has_ended(submission: Submission) -> bool:
+    """Whether it makes no more pods: completed, failed or gone. Raises VizSageError without an answer."""
+    job = get(submission, submission.resource, submission.job_id)
+    return job is None or (_said(job) or ("",))[0] in ("completed", "failed")
+
+
+def _state(
+    submission: Submission, job: dict[str, Any], said: tuple[str, str] | None, pods: list[Pod]
+) -> tuple[str, list[str]]:
+    """The state, and the reasons for it but for how earlier pods ended."""
+    if said:
+        state, reason = said
+        return state, [pod_waits.of_queue(submission, job) if state == "pending" else reason]
+    active = [pod for pod in pods if pod["status"].get("phase") in ("Pending", "Running")]
+    running = [pod for pod in active if _runs(pod)]
+    if running and len(running) == len(active):
+        places = sorted({pod["spec"].get("nodeName", "") for pod in running})
+        return "running", [f"on {', '.join(places)}"]
+    if active:
+        return "pending", pod_waits.of_pods(submission, active) or ["no pod yet"]
+    waits = pod_waits.of_creation(submission, job, pods)
+    if not waits and job["kind"] == "Job":  # a JobSet restarts at once
+        waits = pod_ends.pause(pods)
+    return "pending", waits or ["no pod yet"]
+
+
+def _said(job: dict[str, Any]) -> tuple[str, str] | None:
+    """State and reason from the conditions of a Job or JobSet; None where none of them tells."""
+    said = {one["type"]: one for one in job.get("status", {}).get("conditions", ()) if one["status"] == "True"}
+    for condition, state in _CONDITIONS.items():
+        if condition in said:
+            return state, str(said[condition].get("reason") or condition)
+    return None
+
+
+def _ready(job: dict[str, Any]) -> bool:
+    """Whether a Job or JobSet counts pods that are up."""
+    status = job.get("status", {})
+    return any(one.get("ready") for one in (status, *(status.get("replicatedJobsStatus") or ())))
+
+
+def _runs(pod: Pod) -> bool:
+    return pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]

@@ -1,0 +1,130 @@
+"""SLURM: sending jobs through submitit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jobs.schedulers.slurm.profile import Profile
+from jobs.schedulers.slurm.script import sbatch_parameters, script_text, task_command
+from jobs.schedulers.slurm.slurm_queue import is_option, largest_array
+from jobs.spec import Work
+from jobs.submissions import Submission, now
+from vizsage.errors import ConfigError, VizSageError, one_line
+
+
+def submit(
+    works: Sequence[Work], profile: Profile, folder: Path, *, after: Submission | None = None
+) -> list[Submission]:
+    """Send one job, or an array with one member for each of `works`. `folder` takes script and log.
+
+    One that is to run `after` another goes to the cluster which took that one: clusters do not know each other's jobs.
+    Raises ConfigError where SLURM is missing or refuses the job, of which nothing is left then.
+    """
+    if not (shutil.which("sbatch") and shutil.which("srun")):
+        raise ConfigError("sbatch and srun are not here; submit from a login node of the cluster, or add --dry-run")
+    if after and after.cluster:
+        profile = profile.model_copy(update={"clusters": after.cluster})
+    earlier = after.job_id if after else None
+    _check_syntax(script_text(works, profile, folder, after=earlier))
+    if len(works) > 1 and (most := largest_array(profile.clusters)) is not None and len(works) > most:
+        raise ConfigError(
+            f"{len(works)} runs are more than a job array of this cluster may have: {most} (MaxArraySize); split the "
+            "sweep"
+        )
+    # submitit gives sbatch this process's environment, and sbatch gives it to the job.
+    for name in filter(is_option, list(os.environ)):
+        del os.environ[name]
+    with _nothing_left_of_a_refusal(works, folder):
+        job_id, cluster = _send(works, profile, folder, earlier)
+    array = len(works) > 1
+    return [
+        Submission(
+            job_id=f"{job_id}_{i}" if array else job_id,
+            kind=work.command,
+            scheduler="slurm",
+            submitted=now(),
+            run_dir=str(work.run_dir),
+            log=str(folder / f"{job_id}{f'_{i}' if array else ''}_0_log.out"),
+            script=str(folder / f"{job_id}_submission.sh"),
+            config=str(work.settings_file),
+            user=str(os.getuid()),
+            cluster=cluster,
+        )
+        for i, work in enumerate(works)
+    ]
+
+
+def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | None) -> tuple[str, str]:
+    """Write what the job reads and send it; its id and, where sbatch names one, its cluster.
+
+    Raises ConfigError where sbatch refuses it, VizSageError where its answer names no job.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    cluster = ""
+
+    class ClusterExecutor(submitit.SlurmExecutor):
+        """Remembers the cluster, of which submitit does not tell."""
+
+        @staticmethod
+        def _get_job_id_from_submission_command(string: bytes | str) -> str:
+            nonlocal cluster
+            text = string if isinstance(string, str) else string.decode()
+            if found := re.search(r"job \d+ on cluster (\S+)", text):
+                cluster = found[1]
+            return str(submitit.SlurmExecutor._get_job_id_from_submission_command(text))
+
+    for work in works:
+        work.freeze()
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = ClusterExecutor(folder)
+    executor.update_parameters(**sbatch_parameters(works, profile, after=after))
+    if len(works) > 1:
+        executor.parameters["map_count"] = len(works)
+    try:
+        # Not `submit`: it would send a pickled function, which another Python or a container could not read.
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's errors, which are told below
+            return str(executor._submit_command(task_command(works, profile)).job_id), cluster
+    except FailedSubmissionError as error:  # nothing is taken back: the job may be on its way
+        raise VizSageError(f"sbatch was called, and its answer names no job, see squeue: {one_line(error)}") from None
+    except FailedJobError as error:
+        lines = [
+            line.partition("sbatch: error:")[2].strip() for line in str(error).splitlines() if "sbatch: error" in line
+        ]
+        raise ConfigError(f"sbatch refused the job: {'; '.join(lines) or one_line(error)}") from None
+    finally:
+        for left in folder.glob(".submission_file_*.sh"):
+            if not left.is_symlink():
+                left.unlink()
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_refusal(works: Sequence[Work], folder: Path) -> Iterator[None]:
+    """Take files and folders back that were not there before, where the job is refused."""
+    files = [work.settings_file for work in works if not work.settings_file.exists()]
+    folders = {path for start in (folder, *(one.folder for one in works)) for path in (start, *start.parents)}
+    made = [path for path in sorted(folders, reverse=True) if not path.exists()]
+    try:
+        yield
+    except ConfigError:
+        for file in files:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                file.unlink()
+        for path in made:  # what lies below comes first
+            with contextlib.suppress(OSError):  # what somebody else has put there stays
+                path.rmdir()
+        raise
+
+
+def _check_syntax(text: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"setup: bash does not read the script: {' '.join(done.stderr.split())}; see --dry-run")

@@ -1,0 +1,292 @@
+"""`vizsage eval`: answer a split, keep each answer as it comes, score them all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vizsage.config import Config
+from vizsage.data.images import refuse_bad_image
+from vizsage.data.sample import Sample
+from vizsage.data.sources import open_split
+from vizsage.distributed.group import own_group
+from vizsage.distributed.processes import Processes
+from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, one_line, printable
+from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
+from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
+from vizsage.evaluation.folder import check_base_model, results_folder
+from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS, set_aside_other, write_predictions
+from vizsage.evaluation.questions import Questions, as_shown, blinded
+from vizsage.evaluation.report.report_file import counterpart_folder, write_report
+from vizsage.evaluation.results import SCHEMA_VERSION, Throughput, complaints, score
+from vizsage.evaluation.results_table import show
+from vizsage.evaluation.wandb_results import log_evaluation
+from vizsage.files import write_json
+from vizsage.interruption import SignalLatch, catch_signals
+from vizsage.lock import Held, only_one
+from vizsage.record import hardware, now, versions
+from vizsage.scoring.caveats import caveat_warnings
+from vizsage.scoring.normalisation import mode_of
+from vizsage.tracking import check_environment
+
+if TYPE_CHECKING:
+    from vizsage.models.loaded import Answer
+
+log = logging.getLogger(__name__)
+
+_WRITTEN = f".{PREDICTIONS}.new"  # predictions until they take the place of earlier ones
+
+
+def evaluate(
+    config: Config,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    base: bool = False,
+    adapter: Path | None = None,
+    blind: bool = False,
+    fresh: bool = False,
+    other_data: bool = False,
+    console: Console | None = None,
+    latch: SignalLatch | None = None,
+) -> dict[str, Any]:
+    """Answer the samples of `split`, keep the answers as they come, and write predictions, results and the report.
+
+    They lie in output_dir/evaluation_results/<split>/, for the base model in <split>-base/, for a blind evaluation in
+    <split>-blind/ or <split>-base-blind/. Answers that the same model gave to the same prompts before are not made
+    again; failed records are retried. Each process that torchrun starts takes a share of the batches, and the first one
+    writes the results.
+
+    Args:
+        split: test, val, train, or the name of another file beside them, without its ending.
+        limit: only the first so many samples, in file order.
+        base: the base model without an adapter.
+        adapter: folder of another adapter than the one that `config` trains.
+        blind: withhold the pictures; a plain one stands in for each.
+        fresh: set earlier answers aside and begin anew.
+        other_data: allow another data set than that of the run in output_dir; its results go to <dataset>-<split>/.
+        console: gets the tables; None: nothing is shown, no progress either.
+        latch: one that catches signals already; without it the signals of this call are caught.
+
+    Returns the content of results.json.
+
+    Raises:
+        Interrupted: a signal came; the answers so far are on disk and the same call continues.
+        VizSageError: more than 1% of the records failed; the results are written all the same.
+        RepeatingError: GPU memory exceeded; the answers so far are on disk.
+        ConfigError, DataError, CheckpointError: before anything is written, or for an undecodable image on the way.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected at least 1, found {limit}")
+    check_environment(config)
+    own_group()  # refused now rather than after the model is loaded
+    adapter = find_adapter(config, base=base, adapter=adapter)
+    opened = open_split(config, split)
+    folder = results_folder(config, opened, base=base, blind=blind, other_data=other_data)
+    questions = Questions(opened, streaming=config.use_val_streaming, limit=limit)
+    with catch_signals(latch) as latch, Processes(latch=latch) as processes, ExitStack() as held:
+        first = processes.rank == 0
+        locked: list[Held] = []
+
+        def lock(*, create: bool) -> None:
+            if first and not locked and (create or folder.is_dir()):
+                taken = held.enter_context(only_one(folder, "evaluating"))
+                taken.clean((PREDICTIONS, _WRITTEN, RESULTS, REPORT))
+                locked.append(taken)
+
+        # Before the model is loaded, because two of them may not fit; a folder is created only for one that was.
+        processes.together(lambda: lock(create=False))
+        answerer = load_answerer(config, adapter)
+        if base:
+            check_base_model(config, answerer.made_by)
+        processes.together(lambda: lock(create=True))
+        conditions = {"split": opened.name, "limit": limit, "blind": blind, **_scoring(config), **answerer.made_by}
+        # Nobody reads answers before the first process has set aside what it has to.
+        processes.together(lambda: _begin(folder, conditions, fresh=fresh) if first else None)
+        share = Share(answerer, AnswerStore(folder, rank=processes.rank), processes, blind=blind)
+        _answer(share, questions, latch, folder.name, shown=first and console is not None)
+        [results, *_] = processes.together(
+            lambda: _conclude(folder, questions, share, conditions, console) if first else {}
+        )
+    failed, cut = complaints(results, answerer.config.max_new_tokens)
+    if cut:
+        log.warning("%s", cut)
+    for warning in caveat_warnings(results):
+        log.warning("%s", warning)
+    if failed:
+        raise VizSageError(f"{folder / RESULTS}: {failed}")
+    return results
+
+
+class Share:
+    """What one process does of an evaluation."""
+
+    def __init__(self, answerer: Answerer, store: AnswerStore, processes: Processes, *, blind: bool) -> None:
+        self.answerer, self.store, self.processes = answerer, store, processes
+        self.keys = AnswerKeys(answerer.made_by, answerer.model.prompt_ids)
+        self.shown: Callable[[Sample], Sample] = blinded if blind else as_shown
+
+    def answer_all(self, questions: Questions, advance: Callable[[int], None]) -> bool:
+        """Answer this process's part of `questions`; whether a signal asks to stop.
+
+        `advance` is told how many more are done, by whichever process.
+        """
+        for samples in questions.chunks(self.answerer.config.stream_buffer_size):
+            for done in self.answer(samples):
+                advance(done)
+            if self.processes.stopping():
+                return True
+        return self.processes.stopping()
+
+    def answer(self, samples: list[Sample]) -> Iterator[int]:
+        """Answer those of this process's `samples` that have no answer yet; yields how many more are done, by any.
+
+        The batches are those of all samples, whoever answers them and whatever is answered already, so that neither
+        the number of processes nor an interruption moves a sample into another batch: in bfloat16 that can change an
+        answer. Ends after the batch under way when a signal came.
+        """
+        from vizsage.models.memory import memory_reported
+
+        model, config = self.answerer.model, self.answerer.config
+        keys = {sample.sample_id: self.keys(self.shown(sample)) for sample in samples}
+        done = sum(key in self.store.answered for key in keys.values())
+        yield done
+        if done == len(samples) or self.processes.stopping():
+            return
+        batches = model.batches([self.shown(sample) for sample in samples])
+        own = self._unanswered(batches, keys)[self.processes.rank :: self.processes.count]
+        asked = [batch for batch in own if batch]
+        rows_of = Counter(keys.values())
+        start = time.monotonic()
+        with memory_reported(config, "answering"):
+            for batch, answers in zip(asked, model.answer(asked), strict=True):
+                seconds, start = (time.monotonic() - start) / len(batch), time.monotonic()
+                by_id = {answer.sample_id: answer for answer in answers}
+                rows = [_as_row(keys[s.sample_id], by_id[s.sample_id], seconds) for s in batch if s.sample_id in by_id]
+                self.store.append(rows)
+                for sample in batch:
+                    if sample.sample_id in by_id and by_id[sample.sample_id].text is None:
+                        refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
+                yield sum(rows_of[keys[sample.sample_id]] for sample in batch)
+                if self.processes.stopping():
+                    return
+
+    def _unanswered(self, batches: list[list[Sample]], keys: Mapping[str, str]) -> list[list[Sample]]:
+        """What is left to ask of each batch.
+
+        The same question on the same picture is asked once, in the first batch that has it: of two answers, which may
+        differ where they are sampled, the one that is kept would depend on interruptions and on who gave it.
+        """
+        asked: set[str] = set()
+        left: list[list[Sample]] = []
+        for batch in batches:
+            left.append([])
+            for sample in batch:
+                key = keys[sample.sample_id]
+                if key not in asked and key not in self.store.answered:
+                    asked.add(key)
+                    left[-1].append(sample)
+        return left
+
+
+def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
+    """All processes answer their shares, with a bar called `name` if `shown`. Raises Interrupted in all of them."""
+    with _progress(shown=shown) as progress:
+        task = progress.add_task(escape(printable(name)), total=questions.total)
+        stopped = share.processes.together(
+            lambda: share.answer_all(questions, lambda done: progress.advance(task, done))
+        )
+    if any(stopped):
+        signals, kept = share.processes.gather(latch.signal), share.store.folder
+        signal = next(filter(None, signals), "a signal")
+        raise Interrupted(f"{signal}: stopped; the answers so far are in {kept}, and the same command continues")
+
+
+def _scoring(config: Config) -> dict[str, str]:
+    """What decides the results besides the answerer and the samples."""
+    return {
+        "mode": mode_of(config.use_text_normalization),
+        "knowledge": config.external_knowledge_source if config.external_knowledge else "none",
+    }
+
+
+def _begin(folder: Path, conditions: dict[str, Any], *, fresh: bool) -> None:
+    if fresh and (aside := AnswerStore(folder).set_aside()):
+        log.warning("%s: earlier answers are set aside in %s: a fresh start was asked for", folder, aside.name)
+    set_aside_other(folder, conditions)
+
+
+def _conclude(
+    folder: Path, questions: Questions, share: Share, conditions: dict[str, Any], console: Console | None
+) -> dict[str, Any]:
+    """Write and show what all processes answered; the content of results.json."""
+    config, store = share.answerer.config, share.store
+    normalise = config.use_text_normalization
+    store.read_all()
+    throughput = Throughput()
+    # Not in the place of earlier predictions yet: only the rows tell whether those were of other data.
+    written = folder / _WRITTEN
+    rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
+    summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
+    set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
+    os.replace(written, folder / PREDICTIONS)
+    adapter = share.answerer.adapter
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        **summary,
+        **conditions,
+        **questions.left_out,
+        "data": {"path": str(questions.path), **data},
+        "base_model": config.model_name,
+        "revision": config.revision,
+        "adapter": None if adapter is None else str(adapter),
+        "settings": config.model_dump(mode="json"),
+        "throughput": throughput.as_dict(),
+        "processes": share.processes.count,
+        "seed": config.seed,
+        "versions": versions(),
+        "hardware": hardware(),
+        "finished": now(),
+    }
+    write_json(folder / RESULTS, results)
+    report = write_report(folder)
+    other = counterpart_folder(folder)
+    if (other / RESULTS).is_file():
+        try:
+            write_report(other)  # the blind score stands beside the real one in both
+        except (DataError, OSError) as error:  # of an older version, damaged or not writable: no reason to fail here
+            log.warning("%s: not written again: %s", other / REPORT, one_line(error))
+    log_evaluation(config, results, folder)
+    if console is not None:
+        show(console, results, highlights, debug_exact_match=config.debug_exact_match)
+    log.info("%s shows the answers with their pictures", report)
+    return results
+
+
+def _as_row(key: str, answer: Answer, seconds: float) -> Row:
+    return {
+        "key": key,
+        "prediction": answer.text,
+        "raw_text": answer.raw_text,
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason,
+        "error": answer.error,
+        "seconds": seconds,
+    }
+
+
+def _progress(*, shown: bool) -> Progress:
+    """A bar on stderr where that is a terminal; stdout holds what scripts read."""
+    stderr = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=stderr, transient=True, disable=not (shown and stderr.is_terminal))

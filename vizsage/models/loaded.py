@@ -1,0 +1,113 @@
+"""What every backend deals in: a loaded base model, where it lies and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import vizsage
+from vizsage.config import Config
+from vizsage.data.sample import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+TINY_MODEL = "vizsage-tiny"
+FINGERPRINT_FILE = "fingerprint.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+
+
+@dataclass
+class LoadedModel:
+    """A base model in eval mode, every weight frozen, with its processor.
+
+    `base_identity` tells bases apart wherever they lie: "commit:<sha>" of a Hugging Face repository, or
+    "content:<sha256>" of a folder. `dtype` is what the model computes in. `checkpointing` switches the backend's
+    gradient checkpointing on, as the settings say, once the model has an adapter to train.
+    """
+
+    model: Any
+    processor: Any
+    base_identity: str
+    dtype: torch.dtype
+    checkpointing: Callable[[Any, Config], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one sample; `text` is None when the sample failed, and `error` says why.
+
+    `text` is decoded from `token_ids`, those before the end, without outer white space; `raw_text` is as decoded, with
+    special tokens.
+    """
+
+    sample_id: str
+    text: str | None
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: Literal["stop", "length", "failed"] = "stop"
+    error: str | None = None
+    raw_text: str | None = None
+
+
+class Answering(Protocol):
+    """A loaded model that answers samples, whatever library runs it."""
+
+    def prompt_ids(self, sample: Sample) -> list[int]:
+        """The token ids of a sample's prompt, its description uncut and the picture a placeholder."""
+
+    def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """All of `samples` in the batches that `answer` takes; they depend on nothing but samples and settings."""
+
+    def answer(self, batches: Sequence[Sequence[Sample]]) -> Iterator[list[Answer]]:
+        """The answers to each of `batches`, in its order. Raises DataError and running out of memory."""
+
+
+def base_path_of(config: Config) -> str:
+    """Folder or Hugging Face name of the base model; `vizsage-tiny` lies in the package."""
+    if config.model_name == TINY_MODEL:
+        return str(Path(vizsage.__file__).parent / "demo" / "tiny" / "weights")
+    return config.model_name
+
+
+def content_identity(folder: Path) -> str:
+    """Hash of config.json and of headers, sizes and samples of the weight files: milliseconds, however large they are.
+
+    Fine-tuning moves most weights at least a little, so 64 places a file tell two models of one architecture apart.
+    """
+    digest = hashlib.sha256()
+    names = ["config.json", *sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))]
+    for name in names:
+        path = folder / name
+        digest.update(json.dumps([name, path.stat().st_size]).encode())
+        digest.update(path.read_bytes() if name == "config.json" else _header_and_samples(path))
+    return f"content:{digest.hexdigest()}"
+
+
+def _header_and_samples(path: Path) -> bytes:
+    """The header of a safetensors file (a JSON text after its length in 8 bytes) and 64 places spread over the file."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header = file.read(min(int.from_bytes(file.read(8), "little"), size)) if path.suffix == ".safetensors" else b""
+        places = []
+        for part in range(_SAMPLES):
+            file.seek(part * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+            places.append(file.read(_SAMPLE_BYTES))
+    return header + b"".join(places)
+
+
+def foreign_folder(folder: Path) -> str | None:
+    """Why `folder` cannot take an adapter: it is there and holds something else. None if it can."""
+    if not folder.exists() or (folder / ADAPTER_CONFIG).is_file() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    return f"name_trained_model: {folder} is there already and is no adapter; choose another name or save_path"
+
+
+def cuda_devices(model: Any) -> list[Any]:
+    """The GPU whose random state a computation of `model` draws from; empty on a CPU."""
+    return [model.device] if model.device.type == "cuda" else []

@@ -1,0 +1,224 @@
+"""Greedy answers to all questions on a batch of pictures, each picture and its prompts' beginning computed once.
+
+A row holds the tree of one picture's prompts (vizsage.data.packing). It is computed once; then every unfinished
+question adds a token to the row of its picture, step by step. A token sees its own prompt and its own answer, so keys
+and values of what is shared stand in the cache once and are never copied to the questions.
+
+Shapes: I pictures, W tokens of the widest tree, Q unfinished questions on a picture at most, K keys so far.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import DynamicCache
+
+from vizsage.models.shared_image.masks import (
+    CrossMask,
+    Rule,
+    build_mask,
+    tree_rule,
+    with_picture_blocks,
+    within_window,
+)
+from vizsage.models.shared_image.mllama import accept_cross_masks
+from vizsage.models.shared_image.sharing import MULTIMODAL_POSITIONS, as_attended, multimodal_positions
+
+# Kernels of cuDNN are planned anew, some 50 ms each, for every number of keys, which grows with every token.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_COLUMNS = 4  # questions of a row are rounded up to a multiple, so that products of few sizes are asked for
+
+
+@dataclass
+class _Branches:
+    """The unfinished questions. Rows with fewer than Q have one of theirs in the columns left over: it is ignored."""
+
+    tokens: torch.Tensor  # [I, Q] the newest token of each
+    visible: torch.Tensor  # [I, Q, K] the keys that it sees besides itself
+    position: torch.Tensor  # [I, Q] or [3, I, Q]
+    depth: torch.Tensor  # [I, Q] its place in its own row
+    tiles: torch.Tensor | None  # [I, Q, tiles] of Mllama: 1 for a tile that it sees
+
+    def select(self, columns: torch.Tensor) -> _Branches:
+        """The questions in `columns` [I, Q'] of each row."""
+
+        def of(value: torch.Tensor) -> torch.Tensor:
+            index = columns.view(*columns.shape, *[1] * (value.dim() - 2))
+            return value.take_along_dim(index, dim=1)
+
+        position = self.position.take_along_dim(columns.expand(*self.position.shape[:-2], *columns.shape), dim=-1)
+        tiles = None if self.tiles is None else of(self.tiles)
+        return _Branches(of(self.tokens), of(self.visible), position, of(self.depth), tiles)
+
+    def rows(self, rows: torch.Tensor) -> _Branches:
+        """The questions of the pictures `rows` [I']."""
+        tiles = None if self.tiles is None else self.tiles[rows]
+        position = self.position.index_select(-2, rows)
+        return _Branches(self.tokens[rows], self.visible[rows], position, self.depth[rows], tiles)
+
+
+class BranchDecoder:
+    """Answers trees of prompts (vizsage.data.collate.PromptCollator.trees) with a model that can share pictures."""
+
+    def __init__(self, base: Any) -> None:
+        """Prepares `base`, a model of transformers for which sharing.why_plain is None."""
+        self.base = base
+        self.kind = base.config.model_type
+        text = base.config.get_text_config()
+        # "cache" in newer releases of transformers; 5.40 is to end "past_key_values".
+        named = inspect.signature(type(base).forward).parameters
+        self.cache_name = "cache" if "cache" in named else "past_key_values"
+        self.window = text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None
+        if self.kind == "mllama":
+            accept_cross_masks(base)
+
+    def generate(
+        self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], end_ids: Collection[int], max_tokens: int
+    ) -> list[list[list[int]]]:
+        """The ids of each answer, by picture and question, the one that ended it included.
+
+        Args:
+            trees: inputs of the model with rows [I, W], "depth" and "subtree_end" among them, all on its device.
+            last: by picture, the node that ends each question's prompt.
+            end_ids: an answer is over with one of these, or with `max_tokens` tokens.
+        """
+        with sdpa_kernel(_KERNELS):
+            return self._generate(trees, last, end_ids, max_tokens)
+
+    def _generate(
+        self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], end_ids: Collection[int], max_tokens: int
+    ) -> list[list[list[int]]]:
+        answers: list[list[list[int]]] = [[[] for _ in nodes] for nodes in last]
+        rows = list(range(len(last)))  # pictures with unfinished questions
+        columns = [list(range(len(nodes))) for nodes in last]  # their questions, by row
+        cache = DynamicCache()  # plain layers: those of a window would drop what other questions still see
+        key_depth = trees["depth"]
+        branches = self._begin(trees, last, cache)
+        for step in range(max_tokens):
+            chosen = branches.tokens.tolist()
+            kept: list[list[int]] = []
+            for picture, questions, tokens in zip(rows, columns, chosen, strict=True):
+                for column, question in enumerate(questions):
+                    answers[picture][question].append(tokens[column])
+                kept.append([c for c in range(len(questions)) if tokens[c] not in end_ids])
+            if step + 1 == max_tokens or not any(kept):
+                break
+            if sum(map(bool, kept)) * 2 <= len(rows):  # a row costs as long as it is there; to copy the others does too
+                alive = [i for i, left in enumerate(kept) if left]
+                index = branches.tokens.new_tensor(alive)
+                cache.batch_select_indices(index)
+                branches, key_depth = branches.rows(index), key_depth[index]
+                rows, columns, kept = [rows[i] for i in alive], [columns[i] for i in alive], [kept[i] for i in alive]
+            if sum(map(len, kept)) < sum(map(len, columns)):
+                width = _columns(kept)
+                spare = [(left + [0] * width)[:width] for left in kept]
+                branches = branches.select(branches.tokens.new_tensor(spare))
+                columns = [[questions[c] for c in left] for questions, left in zip(columns, kept, strict=True)]
+            branches, key_depth = self._step(branches, key_depth, cache)
+        return answers
+
+    def _begin(self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], cache: DynamicCache) -> _Branches:
+        """Compute the trees and choose the first token of each answer."""
+        inputs: dict[str, Any] = {k: value for k, value in trees.items() if k not in ("depth", "subtree_end")}
+        depth, subtree_end = trees["depth"], trees["subtree_end"]
+        width = _columns(last)
+        node = depth.new_tensor([[*nodes, *[nodes[0]] * (width - len(nodes))] for nodes in last])  # [I, Q]
+        position = self._positions(trees)
+        tiles = None
+        if self.kind == "mllama":
+            every = inputs.pop("cross_attention_mask")[:, :, 0]
+            inputs["cross_attention_mask"] = self._cross_mask(every)
+            tiles = every.take_along_dim(node[..., None], dim=1)
+        wanted, place = node.unique(return_inverse=True)  # logits of no other token
+        logits = self.base(
+            **inputs,
+            attention_mask=self._tree_masks(trees),
+            position_ids=position,
+            use_cache=True,
+            logits_to_keep=wanted,
+            **{self.cache_name: cache},
+        ).logits
+        key = torch.arange(depth.shape[1], device=depth.device)
+        visible = (key <= node[..., None]) & (node[..., None] < subtree_end[:, None])
+        return _Branches(
+            logits.float().argmax(dim=-1).take_along_dim(place, dim=1),
+            visible,
+            position.take_along_dim(node.expand(*position.shape[:-2], *node.shape), dim=-1) + 1,
+            depth.take_along_dim(node, dim=1) + 1,
+            tiles,
+        )
+
+    def _step(
+        self, branches: _Branches, key_depth: torch.Tensor, cache: DynamicCache
+    ) -> tuple[_Branches, torch.Tensor]:
+        """Add the newest token of each answer to the row and choose the next one."""
+        pictures, questions = branches.tokens.shape
+        own = torch.eye(questions, dtype=torch.bool, device=key_depth.device).expand(pictures, -1, -1)
+        visible = torch.cat([branches.visible, own], dim=-1)
+        key_depth = torch.cat([key_depth, branches.depth], dim=1)
+        inputs: dict[str, Any] = {}
+        if branches.tiles is not None:
+            inputs["cross_attention_mask"] = self._cross_mask(branches.tiles)
+        near = None
+        if self.window is not None:
+            near = visible & (branches.depth[..., None] - key_depth[:, None] < self.window)
+        logits = self.base(
+            input_ids=branches.tokens,
+            attention_mask=self._masks(visible, near),
+            position_ids=branches.position,
+            use_cache=True,
+            **inputs,
+            **{self.cache_name: cache},
+        ).logits
+        tokens = logits.float().argmax(dim=-1)
+        return _Branches(tokens, visible, branches.position + 1, branches.depth + 1, branches.tiles), key_depth
+
+    def _positions(self, trees: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[I, W], or [3, I, W] where positions are multimodal."""
+        depth = trees["depth"]
+        if self.kind not in MULTIMODAL_POSITIONS:
+            return depth
+        ids, types, grids = (trees[name].cpu() for name in ("input_ids", "mm_token_type_ids", "image_grid_thw"))
+        rows = [multimodal_positions(self.base, *each) for each in zip(ids, types, depth.cpu(), grids, strict=True)]
+        return torch.stack(rows, dim=1).to(depth.device)
+
+    def _tree_masks(self, trees: dict[str, torch.Tensor]) -> Any:
+        depth, width = trees["depth"], trees["depth"].shape[1]
+        rules: list[Rule] = [tree_rule(end) for end in trees["subtree_end"]]
+        if self.kind == "gemma3":
+            rules = [with_picture_blocks(*each) for each in zip(rules, trees["token_type_ids"], strict=True)]
+
+        def dense(rules: Sequence[Rule]) -> torch.Tensor:
+            return torch.cat([build_mask(rule, width, width, depth.device, flex=False)[0] for rule in rules])
+
+        near = None
+        if self.window is not None:
+            near = dense([within_window(*each, self.window) for each in zip(rules, depth, strict=True)])
+        return self._masks(dense(rules), near)
+
+    def _masks(self, visible: torch.Tensor, near: torch.Tensor | None) -> Any:
+        """Boolean [I, queries, keys], and within the window of layers that have one -> what the model takes."""
+        full = as_attended(self.base, visible[:, None])
+        if near is None:
+            return full
+        return {"full_attention": full, "sliding_attention": as_attended(self.base, near[:, None])}
+
+    def _cross_mask(self, tiles: torch.Tensor) -> CrossMask:
+        """`tiles` [I, N, tiles]: 1 for a tile that a token sees. One that sees none is given all; see picture_rule."""
+        reads = tiles.any(dim=-1)
+        visible = tiles.bool() | ~reads[..., None]
+        attention = None
+        if not visible.all():
+            every = visible.repeat_interleave(self.base.model.vision_model.num_patches, dim=-1)
+            attention = as_attended(self.base, every[:, None])
+        return CrossMask(attention, reads.to(self.base.dtype)[:, None, :, None])
+
+
+def _columns(questions: Sequence[Sequence[int]]) -> int:
+    """Columns for the questions of the row that has most."""
+    return -(-max(map(len, questions)) // _COLUMNS) * _COLUMNS
