@@ -143,7 +143,7 @@ benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARG
 benchmark-eval: $(STAMP) ## measure answering beside the usual loop and padded batches, small (ARGS="--size real": on a GPU)
 	$(BIN)/python benchmarks/eval_throughput.py $(ARGS)
 
-benchmark-aqua: $(STAMP) ## count what AQUA gives away without a picture (ARGS="data/AQUA --table data/SemArt")
+benchmark-aqua: $(STAMP) ## count what AQUA gives away without an image (ARGS="data/AQUA --table data/SemArt")
 	$(BIN)/python benchmarks/aqua_baselines.py --json benchmarks/results/aqua.json $(ARGS)
 
 figures: $(STAMP) ## measure, and rewrite the table of figures and the comparison in README.md (needs the results of `make demo`)
@@ -163,7 +163,7 @@ aqua-figures: $(STAMP) ## rewrite what AQUA gives away in README.md from benchma
 benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in Chromium (ARGS="--samples 5000")
 	$(BIN)/python -m benchmarks.report $(ARGS)
 
-screenshot: $(STAMP) ## draw docs/report.png, the picture in README.md, from what `make demo` left (needs Chromium)
+screenshot: $(STAMP) ## draw docs/report.png, the image in README.md, from what `make demo` left (needs Chromium)
 	$(BIN)/python -m tools.report_screenshot outputs/demo
 
 # First the set that fits together with unsloth; then the same versions for developers and, with hashes and for the

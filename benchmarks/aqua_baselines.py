@@ -1,4 +1,4 @@
-"""What AQUA gives away without a picture: python benchmarks/aqua_baselines.py [FOLDER] [--table FILE] [--json FILE]
+"""What AQUA gives away without an image: python benchmarks/aqua_baselines.py [FOLDER] [--table FILE] [--json FILE]
 
 Reads the validation split in FOLDER (data/AQUA) and the table of descriptions (SemArt). Prints how many of the
 knowledge answers stand word for word in the description of their painting, and how many answers a reader of questions
@@ -106,7 +106,7 @@ def guesses(samples: Iterable[Sample], *, beginnings: bool) -> Iterator[str | No
         beginnings: where the question is asked of no other painting, take those that begin with the same words, as many
             as possible; at the end of it, all questions.
 
-    Of equally frequent answers the first in alphabetical order counts. The answer itself, the picture and whether the
+    Of equally frequent answers the first in alphabetical order counts. The answer itself, the image and whether the
     question needs knowledge are never looked at.
     """
     samples = list(samples)

@@ -31,7 +31,7 @@ HELP_BAR_S = 0.6
 READING_BAR_S = 3.0
 STREAMING_BAR_MIB = 50.0
 QUESTIONS_AN_IMAGE = 3.7  # AQUA's training split
-PICTURE = (1024, 768)
+IMAGE = (1024, 768)
 BATCH = 4
 
 
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=70_000, help="records that are read and checked")
     parser.add_argument("--streamed", type=int, default=1_000_000, help="records of the large streamed split")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="DataLoader workers that decode images")
-    parser.add_argument("--pictures", type=int, default=600, help="questions whose images are decoded")
+    parser.add_argument("--images", type=int, default=600, help="questions whose images are decoded")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements there, too")
     parser.add_argument("--stream-child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -217,16 +217,16 @@ def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
     from vizsage.data.sources import open_split
 
     class Decoded(IterableDataset[list[torch.Tensor]]):
-        """Batches of decoded pictures: each worker decodes its own share only."""
+        """Batches of decoded images: each worker decodes its own share only."""
 
         def __iter__(self) -> Iterator[list[torch.Tensor]]:
             info = get_worker_info()
             share = {"worker": info.id, "workers": info.num_workers} if info else {}
             for batch in step_samples(order, first_step=0, steps=10**9, of_process=BATCH, **share):
-                pictures = (load_image(sample.image, max_image_px=10**8) for sample in batch)
-                yield [torch.from_numpy(np.array(picture)) for picture in pictures]
+                images = (load_image(sample.image, max_image_px=10**8) for sample in batch)
+                yield [torch.from_numpy(np.array(image)) for image in images]
 
-    image_bytes = draw_pictures(folder, arguments.pictures)
+    image_bytes = draw_images(folder, arguments.images)
     order = memory_order(open_split(build_config({"base_path": str(folder)}), "train").load(), seed=0)
     rows = []
     for workers in arguments.workers:
@@ -237,31 +237,31 @@ def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
         batches = iter(loader)
         list(islice(batches, 8 * workers))  # the workers start, and what they decoded meanwhile is used up
         start = time.perf_counter()
-        samples = sum(len(batch) for batch in islice(batches, arguments.pictures // BATCH))
+        samples = sum(len(batch) for batch in islice(batches, arguments.images // BATCH))
         rate = samples / (time.perf_counter() - start)
         del batches
-        what = f"decoding ahead, {PICTURE[0]}x{PICTURE[1]} JPEG of {image_bytes / 1024:.0f} KiB, {workers} worker(s)"
+        what = f"decoding ahead, {IMAGE[0]}x{IMAGE[1]} JPEG of {image_bytes / 1024:.0f} KiB, {workers} worker(s)"
         rows.append(Row(what, f"{rate:.0f} samples/s, {rate / workers:.0f} a worker"))
     return rows
 
 
-def draw_pictures(folder: Path, questions: int) -> float:
-    """Draw smooth pictures with some grain, one for each question, and return their mean size in bytes."""
+def draw_images(folder: Path, questions: int) -> float:
+    """Draw smooth images with some grain, one for each question, and return their mean size in bytes."""
     from PIL import Image, ImageFilter
 
     (folder / "AQUA").mkdir(parents=True)
     (folder / "Images").mkdir()
     generator = random.Random(0)
-    grain = Image.effect_noise(PICTURE, 24).filter(ImageFilter.GaussianBlur(1))
+    grain = Image.effect_noise(IMAGE, 24).filter(ImageFilter.GaussianBlur(1))
     records = []
     for i in range(questions):
         name = f"{i}.jpg"
         if i < 60:
-            coarse = Image.frombytes("RGB", (8, 6), generator.randbytes(144)).resize(PICTURE, Image.Resampling.BICUBIC)
+            coarse = Image.frombytes("RGB", (8, 6), generator.randbytes(144)).resize(IMAGE, Image.Resampling.BICUBIC)
             Image.blend(coarse, grain.convert("RGB"), 0.3).save(folder / "Images" / name, quality=88)
         else:
             os.link(folder / "Images" / f"{i % 60}.jpg", folder / "Images" / name)
-        records.append({"image": name, "question": "what is shown", "answer": "a picture"})
+        records.append({"image": name, "question": "what is shown", "answer": "an image"})
     (folder / "AQUA" / "train.json").write_text(json.dumps(records), encoding="utf-8")
     sizes = [(folder / "Images" / record["image"]).stat().st_size for record in records]
     return statistics.mean(sizes)

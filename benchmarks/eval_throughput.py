@@ -1,15 +1,15 @@
-"""How fast questions about pictures are answered: python benchmarks/eval_throughput.py
+"""How fast questions about images are answered: python benchmarks/eval_throughput.py
 
 The same model, with random weights, answers the same questions in several ways, each from the files on disk to text:
 
 - loop: one question at a time through transformers' generate, the usual script.
-- padded-N: left-padded batches of N questions through generate, each with its own copy of the picture.
+- padded-N: left-padded batches of N questions through generate, each with its own copy of the image.
 - vizsage-plain: this project with share_images: false.
 - vizsage: this project.
 - vizsage-vllm: this project with backend: vllm, where vLLM is installed and serves the model.
 
 Answers are forced to 4 tokens, AQUA's usual length. The figures are answers a second and their ratios within this one
-run; the clock includes reading, decoding and preparing pictures, and excludes loading the model and a warm-up. How many
+run; the clock includes reading, decoding and preparing images, and excludes loading the model and a warm-up. How many
 answers of vizsage are not those of vizsage-plain is printed, too: in bfloat16 rounding decides between tokens that are
 all but equally likely, which those of random weights often are; in float32 (a CPU) there must be none.
 
@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from throughput.machine import describe_machine, free_memory, peak_gb
-from throughput.models import PICTURES, ensure_model
+from throughput.models import IMAGES, ensure_model
 from throughput.questions import data_settings, write_questions
 from vizsage.config import Config, build_config
 from vizsage.data.prompts import render_prompt
@@ -57,9 +57,9 @@ def main() -> int:
     """Measure, print the table, and say whether the bars are met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and pictures (default: tiny)")
+    add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and images (default: tiny)")
     add("--family", choices=("mllama", "qwen2_5_vl"), default="mllama", help="architecture (default: mllama)")
-    add("--per-picture", type=float, default=4.8, metavar="Q", help="questions a picture, mean (default: 4.8)")
+    add("--per-image", type=float, default=4.8, metavar="Q", help="questions per image, mean (default: 4.8)")
     add("--questions", type=int, default=480, metavar="N", help="questions that each way answers (default: 480)")
     add("--text-tokens", type=int, default=80, metavar="N", help="about the words of a question (default: 80)")
     add("--padded", type=int, default=24, metavar="N", help="questions in a padded batch (default: 24)")
@@ -81,10 +81,10 @@ def main() -> int:
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Make model and questions, answer them in each way; the content of the JSON file."""
     folder = ensure_model(arguments.models or work / "models", arguments.family, arguments.size)
-    size = PICTURES[arguments.size, arguments.family]
+    size = IMAGES[arguments.size, arguments.family]
     data = write_questions(
         work / "data",
-        mean=arguments.per_picture,
+        mean=arguments.per_image,
         questions=arguments.questions,
         words=arguments.text_tokens,
         size=size,
@@ -157,15 +157,15 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "size": arguments.size,
         "family": arguments.family,
         "questions": len(samples),
-        "per_picture": arguments.per_picture,
-        "picture_px": list(size),
+        "per_image": arguments.per_image,
+        "image_px": list(size),
         "answer_tokens": ANSWER_TOKENS,
         "dtype": dtype,
         "settings": {key: getattr(config, key) for key in ("eval_batch_size", "eval_batch_tokens")},
         "measurements": rows,
         "other_answers": _different(found, "vizsage", "vizsage-plain"),
         "notes": notes,
-        "bars": _bars(rows, arguments.size, arguments.family, arguments.per_picture),
+        "bars": _bars(rows, arguments.size, arguments.family, arguments.per_image),
     }
 
 
@@ -237,9 +237,9 @@ def _different(found: dict[str, Answers], one: str, other: str) -> dict[str, Any
     return {"of": one, "against": other, "share": flipped / len(found[one])}
 
 
-def _bars(rows: list[dict[str, Any]], size: str, family: str, per_picture: float) -> list[dict[str, Any]]:
+def _bars(rows: list[dict[str, Any]], size: str, family: str, per_image: float) -> list[dict[str, Any]]:
     """The promises about real sizes, each with what was found."""
-    if (size, family, per_picture) != ("real", "mllama", 4.8):
+    if (size, family, per_image) != ("real", "mllama", 4.8):
         return []
     speeds = {row["way"].split("-")[0] if "padded" in row["way"] else row["way"]: row["answers_per_s"] for row in rows}
     bars = []
@@ -254,7 +254,7 @@ def show(result: dict[str, Any]) -> None:
     """Print the table, the notes and the bars."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     machine = result["machine"]
-    title = f"{result['family']}, {result['size']}; {machine['device']}; {result['per_picture']:g} questions a picture"
+    title = f"{result['family']}, {result['size']}; {machine['device']}; {result['per_image']:g} questions per image"
     table = Table("way", "answers/s", "peak GB", "x slower than vizsage", title=title)
     speeds = {row["way"]: row["answers_per_s"] for row in result["measurements"]}
     for row in result["measurements"]:

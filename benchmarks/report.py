@@ -1,6 +1,6 @@
 """Measure how fast report.html is made and opens in headless Chromium: python -m benchmarks.report [--samples 5000]
 
-Draws pictures for as many questions as AQUA's test split asks of an image, makes the report, opens it several times in
+Draws images for as many questions as AQUA's test split asks of an image, makes the report, opens it several times in
 a browser that has just started, and exits 1 when the bar is missed. Needs Chromium (make test-report gets it).
 """
 
@@ -31,7 +31,7 @@ from vizsage.scoring.metrics import score_row
 from vizsage.scoring.summary import summarise
 
 QUESTIONS_AN_IMAGE = 4.8  # AQUA's test split
-PICTURE, DETAIL = (1024, 768), (128, 96)  # detail that a thumbnail keeps makes it as large as one of a painting
+IMAGE, DETAIL = (1024, 768), (128, 96)  # detail that a thumbnail keeps makes it as large as one of a painting
 OPENING_BAR_S = 2.0
 TIMES = 5
 WORDS = "river mill saint angel garden window horse blue red two standing holding woman child book boat sky".split()
@@ -123,14 +123,14 @@ def rows(samples: int) -> Iterator[dict[str, Any]]:
 
 
 def write_evaluation(folder: Path, samples: int) -> Path:
-    """A data set with a picture of its own colour for each image, and an evaluation of it."""
+    """A data set with an image of its own colour for each image, and an evaluation of it."""
     config = build_config({"base_path": str(folder / "data"), "output_dir": str(folder / "run")})
     evaluation = config.output_dir / "evaluation_results" / "test"
     config.images_dir.mkdir(parents=True)
-    noise = Image.effect_noise(DETAIL, 60).convert("RGB").resize(PICTURE)
+    noise = Image.effect_noise(DETAIL, 60).convert("RGB").resize(IMAGE)
     names = sorted({row["image"] for row in rows(samples)})
     for number, name in enumerate(names):
-        tint = Image.new("RGB", PICTURE, (number * 37 % 256, number * 91 % 256, number * 53 % 256))
+        tint = Image.new("RGB", IMAGE, (number * 37 % 256, number * 91 % 256, number * 53 % 256))
         Image.blend(noise, tint, 0.6).save(config.images_dir / name, quality=80)
     config.split_dir.mkdir()
     asked = [{key: row[key] for key in ("image", "question", "answer")} for row in rows(samples)]

@@ -1,14 +1,14 @@
 """Measure how fast this project trains, beside unsloth and TRL: python benchmarks/train_throughput.py
 
-Random weights, drawn pictures and made-up questions, the same for all: 4.8 questions a picture, then 3.6, then 1. Each
+Random weights, drawn images and made-up questions, the same for all: 4.8 questions per image, then 3.6, then 1. Each
 contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
 Vision or Qwen2.5-VL 7B at their real sizes on a GPU, prints whether the bars are met and exits 1 when one is missed or
 a contender failed. What cannot run on the machine is shown with the reason. A step's time is the median of those on
 the clock; the mean wait for data is given as a share of it.
 
-unsloth trains as its notebooks do, but its collator is told to leave the pictures as large as they are (`resize`), as
+unsloth trains as its notebooks do, but its collator is told to leave the images as large as they are (`resize`), as
 all others have them; --unsloth-resize min is its own default. What else is not alike: unsloth and TRL learn all text of
-a row, as both do by default (TRL the picture's placeholders, too), and this project the answer only, which takes fewer
+a row, as both do by default (TRL the image's placeholders, too), and this project the answer only, which takes fewer
 logits. In 4 bits this project quantises all linear layers but the head; unsloth keeps the projector of Llama 3.2 Vision
 and the vision tower of Qwen2.5-VL in 16. What is compiled is compiled before the clock runs, and in no figure.
 
@@ -216,9 +216,9 @@ class Run:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and pictures (default: tiny)")
+    add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and images (default: tiny)")
     add("--family", choices=FAMILIES, default="mllama", help="architecture (default: mllama)")
-    add("--questions", type=float, nargs="+", default=[4.8, 3.6, 1.0], metavar="Q", help="questions a picture, mean")
+    add("--questions", type=float, nargs="+", default=[4.8, 3.6, 1.0], metavar="Q", help="questions per image, mean")
     add("--only", nargs="+", metavar="NAME[@Q]", help=f"contenders, as names or patterns: {', '.join(CONTENDERS)}")
     add("--step-questions", type=int, default=24, metavar="N", help="questions of an optimizer step (default: 24)")
     add("--our-batch", type=int, metavar="N", help="batch_size of this project when it shares; default: real 24")
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--warmup", type=int, default=4, metavar="N", help="steps before the clock (default: 4; unshared half, >= 2)")
     add("--steps", type=int, default=24, metavar="N", help="steps on the clock (default: 24; unshared a sixth, >= 2)")
     add("--set", nargs="+", default=[], metavar="key=value", help="settings of this project's runs")
-    add("--unsloth-resize", choices=("max", "min"), default="max", help="max: pictures stay as they are (default)")
+    add("--unsloth-resize", choices=("max", "min"), default="max", help="max: images stay as they are (default)")
     add(
         "--models", type=Path, metavar="DIR", help="where models are kept for later runs; 16 to 22 GB each at real size"
     )
@@ -245,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Names of the contenders, in their order, each with its numbers of questions a picture."""
+    """Names of the contenders, in their order, each with its numbers of questions per image."""
     chosen: dict[str, set[float]] = {}
     for pattern in arguments.only or ["*"]:
         glob, _, mean = pattern.partition("@")

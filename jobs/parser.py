@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
         group.add_argument("--base", action="store_true", help="the base model, without an adapter")
         group.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
-        group.add_argument("--blind", action="store_true", help="the same questions with the pictures withheld")
+        group.add_argument("--blind", action="store_true", help="the same questions with the images withheld")
         group.add_argument("--other-data", action="store_true", help="another data set than that of the run")
 
     def asking(name: str, summary: str) -> argparse.ArgumentParser:

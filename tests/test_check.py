@@ -113,9 +113,9 @@ def test_a_single_problem_is_the_whole_message(write_data: WriteData, model: Pat
     assert str(error) == f"val: image 'val-1.png' is missing in {base / 'Images'}"
 
 
-def test_without_decoding_a_broken_picture_passes_and_a_missing_one_does_not(write_data: WriteData) -> None:
+def test_without_decoding_a_broken_image_passes_and_a_missing_one_does_not(write_data: WriteData) -> None:
     base = write_data()
-    (base / "Images" / "val-1.png").write_bytes(b"no picture")
+    (base / "Images" / "val-1.png").write_bytes(b"no image")
     text, error = report(settings(base), decode=False)
     assert error is None
     assert "tokens" not in text
@@ -133,7 +133,7 @@ def test_samples_that_do_not_fit_are_warned_about(write_data: WriteData, model: 
     assert "train-0" in text
 
 
-def test_a_window_smaller_than_picture_and_instruction_is_a_wrong_setting(write_data: WriteData, model: Path) -> None:
+def test_a_window_smaller_than_image_and_instruction_is_a_wrong_setting(write_data: WriteData, model: Path) -> None:
     _, error = report(settings(write_data(), model, max_seq_length=16))
     assert isinstance(error, ConfigError)
     assert "max_seq_length" in str(error)
@@ -223,7 +223,7 @@ def test_quick_check_warns_of_overlap_and_goes_on(write_data: WriteData, caplog:
     assert "samples in two splits: 1, the first: train and val: a.png: what" in caplog.text
 
 
-def test_lengths_are_measured_on_long_texts_and_on_large_pictures(
+def test_lengths_are_measured_on_long_texts_and_on_large_images(
     write_data: WriteData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = [{"image": f"{i}.png", "question": "what" * (i + 1), "answer": "x"} for i in range(5)]
@@ -255,7 +255,7 @@ def test_what_training_would_leave_out_is_judged(
     base = write_data(train=train)
     if harm == "no image":
         for i in range(harmed):
-            (base / "Images" / f"{i}.png").write_bytes(b"no picture")
+            (base / "Images" / f"{i}.png").write_bytes(b"no image")
     text, error = report(settings(base, model, max_seq_length=256, on_bad_image="skip"))
     why = "too long, which" if harm == "too long" else "with an image that cannot be used"
     assert isinstance(error, DataError) == stops

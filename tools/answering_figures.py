@@ -43,8 +43,8 @@ def result_lines(measured: Iterable[dict[str, Any]]) -> list[str]:
         model = MODELS[result["size"], result["family"]]
         lines += [
             "",
-            f"{model}; {result['questions']} questions, {result['per_picture']:g} "
-            f"a picture, answers of {result['answer_tokens']} tokens, {result['dtype']}; {machine['device']}, "
+            f"{model}; {result['questions']} questions, {result['per_image']:g} "
+            f"per image, answers of {result['answer_tokens']} tokens, {result['dtype']}; {machine['device']}, "
             f"{machine['cores']} cores; torch {machine['torch']}, transformers {machine['transformers']} "
             f"(`{command}`):",
             "",

@@ -1,7 +1,7 @@
-"""The picture of a report in README.md: python -m tools.report_screenshot RUN [docs/report.png]
+"""The image of a report in README.md: python -m tools.report_screenshot RUN [docs/report.png]
 
 RUN is an output_dir, or one folder of its evaluation_results, as for `vizsage report`. Of an output_dir the evaluation
-of the adapter is shown where there is one. The picture is the beginning of the page above the beginning of its gallery
+of the adapter is shown where there is one. The image is the beginning of the page above the beginning of its gallery
 of wrong answers.
 """
 
@@ -17,7 +17,7 @@ from tools.browser import Browser, browser
 from vizsage.evaluation.report.report_file import evaluation_folders, write_report
 from vizsage.files import write_bytes
 
-PICTURE = Path("docs/report.png")
+IMAGE = Path("docs/report.png")
 WIDTH_PX = 1160
 GAP_PX, BELOW_PX = 28, 12
 PARTS = (
@@ -27,12 +27,12 @@ PARTS = (
 
 
 def main() -> int:
-    """Write the picture and print where it lies."""
+    """Write the image and print where it lies."""
     run = Path(sys.argv[1])
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else PICTURE
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else IMAGE
     page = write_report(evaluation_folders(run)[0])
     with browser() as chromium:
-        parts = pictures(chromium, page)
+        parts = images(chromium, page)
     whole = Image.new("RGB", (WIDTH_PX, sum(part.height for part in parts) + GAP_PX * (len(parts) - 1)), "#d8d5cd")
     top = 0
     for part in parts:
@@ -45,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def pictures(chromium: Browser, page: Path) -> list[Image.Image]:
+def images(chromium: Browser, page: Path) -> list[Image.Image]:
     """The PARTS of the page, as wide as the window."""
     chromium.resize(WIDTH_PX, 900)
     chromium.emulate()

@@ -18,12 +18,12 @@ BEGIN = "<!-- training figures: written by `make training-figures` from benchmar
 END = "<!-- end of training figures -->"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MODELS = {
-    ("real", "mllama"): "Llama 3.2 11B Vision at its real size, random weights, 1000x800 pictures",
-    ("real", "qwen2_5_vl"): "Qwen2.5-VL 7B at its real size, random weights, 1000x800 pictures",
+    ("real", "mllama"): "Llama 3.2 11B Vision at its real size, random weights, 1000x800 images",
+    ("real", "qwen2_5_vl"): "Qwen2.5-VL 7B at its real size, random weights, 1000x800 images",
     ("tiny", "mllama"): "A small model like Llama 3.2 Vision",
     ("tiny", "qwen2_5_vl"): "A small model like Qwen2.5-VL",
 }
-HEADS = ("contender", "questions a picture", "samples/s", "peak GB", "waiting", "x unsloth", "x TRL", "x plain")
+HEADS = ("contender", "questions per image", "samples/s", "peak GB", "waiting", "x unsloth", "x TRL", "x plain")
 
 
 def main() -> int:

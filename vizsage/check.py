@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 OVERLAP = "samples in two splits"
 TOO_LONG = "too long, left out"
-_MEASURED = 24  # longest texts, and questions on the largest pictures, whose length in tokens is measured
+_MEASURED = 24  # longest texts, and questions on the largest images, whose length in tokens is measured
 _SPREAD = 200  # training samples by which the share that is left out is judged
 _PROCESSOR_BYTES = 32 * 2**20  # a large tokenizer, saved with the adapter
 _STATE_BYTES = 2**20  # random states, position and manifest of a checkpoint
@@ -170,7 +170,7 @@ def _check_share(config: Config, survey: Survey, collate: Callable[..., Any]) ->
 
 
 def _long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> list[Sample]:
-    """The samples with the longest texts, and some on the largest pictures."""
+    """The samples with the longest texts, and some on the largest images."""
     large = set(heapq.nlargest(_MEASURED, pixels, key=lambda image: pixels[image]))
     on_large: list[Sample] = []
 

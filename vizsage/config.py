@@ -142,7 +142,7 @@ class Config(BaseModel):
     )
     share_images: Literal["auto"] | bool = Field(
         "auto",
-        description="Compute a picture once for all its questions; same loss. auto: where that is possible and faster.",
+        description="Compute an image once for all its questions; same loss. auto: where that is possible and faster.",
     )
     torch_compile: Literal["auto"] | bool = Field(
         "auto",
@@ -186,7 +186,7 @@ class Config(BaseModel):
     num_beams: PositiveInt = Field(1, description="Beams of beam search; 1: greedy.")
     eval_batch_size: PositiveInt = Field(128, description="Questions answered in one batch at most.")
     eval_batch_tokens: PositiveInt = Field(
-        32768, description="Tokens of prompts in one batch of answers at most, those of pictures and padding included."
+        32768, description="Tokens of prompts in one batch of answers at most, those of images and padding included."
     )
 
     # data
@@ -214,7 +214,7 @@ class Config(BaseModel):
         "pixel in each worker.",
     )
     resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
-        None, description="Scale pictures with more pixels down to this many before the model; null: never."
+        None, description="Scale images with more pixels down to this many before the model; null: never."
     )
 
     # evaluation

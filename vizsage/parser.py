@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--split", default="test", help="train, val, test or another file's name (default: test)")
     evaluation.add_argument("--limit", type=_count, metavar="N", help="only the first N samples")
     model(evaluation)
-    evaluation.add_argument("--blind", action="store_true", help="the same questions with the pictures withheld")
+    evaluation.add_argument("--blind", action="store_true", help="the same questions with the images withheld")
     evaluation.add_argument("--fresh", action="store_true", help="set earlier answers aside and start anew")
     evaluation.add_argument(
         "--other-data",
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     for option, (name, summary) in modes.items():
         mode.add_argument(f"--{option}", dest="mode", action="store_const", const=name, help=summary)
 
-    report = command("report", "write report.html of an evaluation again: scores, curves, errors with their pictures")
+    report = command("report", "write report.html of an evaluation again: scores, curves, errors with their images")
     report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
     report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is by now: base_path=DIR")
     report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")

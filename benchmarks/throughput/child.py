@@ -27,7 +27,7 @@ def prepare(job: Job, questions: list[float], result: Path, merge: Path | None) 
         refuse_another(merge, machine, job)
     from transformers import AutoProcessor
 
-    from throughput.models import PICTURES, ensure_model
+    from throughput.models import IMAGES, ensure_model
     from throughput.questions import write_questions
 
     model = ensure_model(Path(job.models), job.family, job.size)
@@ -35,12 +35,12 @@ def prepare(job: Job, questions: list[float], result: Path, merge: Path | None) 
     words = job.text_tokens - _tokens_around(processor)
     if words < 1:
         raise SystemExit(f"--text-tokens {job.text_tokens}: instruction and template alone take more")
-    size = PICTURES[job.size, job.family]
+    size = IMAGES[job.size, job.family]
     needed = (job.warmup + job.steps) * job.step_questions
     for mean in questions:
         write_questions(job.data_folder(mean), mean=mean, questions=needed, words=words, size=size)
     row = _plain_row(processor, job, questions[0])
-    write_json(result, {"machine": machine, "model": str(model), "picture": size, "row": row})
+    write_json(result, {"machine": machine, "model": str(model), "image": size, "row": row})
 
 
 def measure(name: str, job: Job, model: Path, questions: list[float], result: Path) -> None:
@@ -86,8 +86,8 @@ def _plain_row(processor: Any, job: Job, mean: float) -> dict[str, Any]:
     config, samples = read_samples(job.data_folder(mean))
     texts = [_row_text(processor, sample.question) for sample in samples]
     lengths = [len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    picture = load_image(samples[0].image, max_image_px=config.max_image_px)
-    one = processor(text=[texts[0]], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+    image = load_image(samples[0].image, max_image_px=config.max_image_px)
+    one = processor(text=[texts[0]], images=[[image]], add_special_tokens=False, return_tensors="pt")
     mean_tokens = sum(lengths) / len(lengths)
     row = describe_rows(one)
     return {**row, "text_tokens": mean_tokens, "tokens": mean_tokens - lengths[0] + row["tokens"]}

@@ -48,7 +48,7 @@ class Job:
 
     size: str
     family: str
-    text_tokens: int  # of a row with its answer, without the picture's
+    text_tokens: int  # of a row with its answer, without the image's
     step_questions: int  # of an optimizer step
     our_batch: int  # questions of a forward pass, sharing
     their_batch: int  # questions of a forward pass, one row each
@@ -70,7 +70,7 @@ class Job:
         return MAX_LENGTH[self.size, self.family]
 
     def measured_steps(self, contender: Contender) -> tuple[int, int]:
-        """Optimizer steps before and while the clock runs. Who goes over a picture for each question takes fewer:
+        """Optimizer steps before and while the clock runs. Who goes over an image for each question takes fewer:
         its steps are long and all alike. Who shares needs many, because the first ones find their data ready, read
         ahead during the warm-up.
         """
@@ -79,7 +79,7 @@ class Job:
         return max(2, self.warmup // 2), max(2, self.steps // 6)
 
     def data_folder(self, questions: float) -> Path:
-        """The data set with that many questions a picture."""
+        """The data set with that many questions per image."""
         return Path(self.work) / f"data-{questions:g}"
 
     def save(self, path: Path) -> None:

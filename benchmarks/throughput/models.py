@@ -1,7 +1,7 @@
 """Random models of two families, at real size on a GPU and small on a CPU, each with a stand-in processor.
 
-The small ones keep the proportions that matter. Mllama: going over a picture takes several times as long as
-training on the text of one question. Qwen2.5-VL: a picture has several times as many tokens as a question.
+The small ones keep the proportions that matter. Mllama: going over an image takes several times as long as
+training on the text of one question. Qwen2.5-VL: an image has several times as many tokens as a question.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ QWEN_TEMPLATE = (
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Width and height of the pictures: four tiles of Mllama, about a thousand tokens of Qwen; small ones in proportion.
-PICTURES = {
+# Width and height of the images: four tiles of Mllama, about a thousand tokens of Qwen; small ones in proportion.
+IMAGES = {
     ("real", "mllama"): (1000, 800), ("real", "qwen2_5_vl"): (1000, 800),
     ("tiny", "mllama"): (200, 160), ("tiny", "qwen2_5_vl"): (448, 336),
 }  # fmt: skip
@@ -75,7 +75,7 @@ def ensure_model(folder: Path, family: str, size: str) -> Path:
 
 
 def make_mllama(size: str) -> tuple[Any, Any]:
-    """Llama 3.2 Vision. Real: 11B, its own numbers, four tiles of 560 pixels a picture."""
+    """Llama 3.2 Vision. Real: 11B, its own numbers, four tiles of 560 pixels per image."""
     tokenizer = make_tokenizer(
         LLAMA_SPECIAL, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", pad_token="<|finetune_right_pad_id|>"
     )
@@ -102,7 +102,7 @@ def make_mllama(size: str) -> tuple[Any, Any]:
     image_id = tokenizer.convert_tokens_to_ids("<|image|>")
     config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=image_id)
     model = _random(MllamaForConditionalGeneration, config)
-    # Training moves the gates of the real model away from zero; at zero a picture would have no influence.
+    # Training moves the gates of the real model away from zero; at zero an image would have no influence.
     for name, parameter in model.named_parameters():
         if name.endswith(("cross_attn_attn_gate", "cross_attn_mlp_gate")):
             torch.nn.init.constant_(parameter, 0.5)
@@ -110,7 +110,7 @@ def make_mllama(size: str) -> tuple[Any, Any]:
 
 
 def make_qwen2_5_vl(size: str) -> tuple[Any, Any]:
-    """Qwen2.5-VL. Real: 7B, its own numbers, about a thousand image tokens a picture."""
+    """Qwen2.5-VL. Real: 7B, its own numbers, about a thousand image tokens per image."""
     tokenizer = make_tokenizer(QWEN_SPECIAL, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     images = Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384})
     processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=QWEN_TEMPLATE)

@@ -19,7 +19,7 @@ from vizsage.files import read_jsonl
 
 
 def measure(contender: Contender, job: Job, model: Path, questions: list[float]) -> Iterator[dict[str, Any]]:
-    """One run for each number of questions a picture; ends early when a run leaves memory behind."""
+    """One run for each number of questions per image; ends early when a run leaves memory behind."""
     from vizsage.cli import main
 
     for mean in questions:
@@ -30,7 +30,7 @@ def measure(contender: Contender, job: Job, model: Path, questions: list[float])
         code = main(["--debug", "train", str(path), *job.overrides])
         if code:
             sys.exit(code)  # the reason is the last line on stderr
-        yield {"questions": mean, **figures(contender, job, output_dir), "pictures_a_step": pictures_a_step(job, mean)}
+        yield {"questions": mean, **figures(contender, job, output_dir), "images_per_step": images_per_step(job, mean)}
         shutil.rmtree(output_dir)
         if not free_memory():
             return
@@ -85,8 +85,8 @@ def figures(contender: Contender, job: Job, output_dir: Path) -> dict[str, Any]:
     }
 
 
-def pictures_a_step(job: Job, mean: float) -> float:
-    """Different pictures of an optimizer step: groups that a step's border cuts count on both sides of it."""
+def images_per_step(job: Job, mean: float) -> float:
+    """Different images of an optimizer step: groups that a step's border cuts count on both sides of it."""
     _, samples = read_samples(job.data_folder(mean))
     order = memory_order(samples, SEED).from_position(0)
     steps = job.warmup + job.steps

@@ -1,4 +1,4 @@
-"""The generated data set of a measurement: pictures and questions in the layout of AQUA."""
+"""The generated data set of a measurement: images and questions in the layout of AQUA."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.files import write_text
 
-DRAWN = 24  # pictures that are drawn; the others are links to them, and pictures of their own for every contender
+DRAWN = 24  # images that are drawn; the others are links to them, and images of their own for every contender
 ANSWERS = ("a woman", "two", "the river", "red")
 SPREAD_WORDS = 8
 
 
 def group_sizes(mean: float) -> list[int]:
-    """Questions of each of ten pictures: small and large groups, `mean` exactly on average (in tenths)."""
+    """Questions of each of ten images: small and large groups, `mean` exactly on average (in tenths)."""
     total = round(10 * mean)
     if total < 10:
-        raise ValueError(f"{mean:g} questions a picture: a picture has one at least")
+        raise ValueError(f"{mean:g} questions per image: an image has one at least")
     base, more = divmod(total, 10)
     sizes = [base] * (10 - more) + [base + 1] * more
     if base > 1:
@@ -37,9 +37,9 @@ def group_sizes(mean: float) -> list[int]:
 
 
 def write_questions(folder: Path, *, mean: float, questions: int, words: int, size: tuple[int, int]) -> Path:
-    """Write at least `questions` questions of about `words` words, `mean` a picture of `size` pixels; returns `folder`.
+    """Write at least `questions` questions of about `words` words, `mean` per image of `size` pixels; returns `folder`.
 
-    All of the text is the question's own, so that nothing but the picture and the instruction can be shared.
+    All of the text is the question's own, so that nothing but the image and the instruction can be shared.
     """
     generator = random.Random(0)
     images = folder / "Images"
@@ -73,7 +73,7 @@ def read_samples(folder: Path) -> tuple[Config, list[Sample]]:
 
 
 def _draw(images: Path, size: tuple[int, int], generator: random.Random) -> None:
-    """Smooth pictures with some grain, which compress like photographs."""
+    """Smooth images with some grain, which compress like photographs."""
     grain = Image.effect_noise(size, 24).filter(ImageFilter.GaussianBlur(1)).convert("RGB")
     for number in range(DRAWN):
         coarse = Image.frombytes("RGB", (8, 6), generator.randbytes(144)).resize(size, Image.Resampling.BICUBIC)

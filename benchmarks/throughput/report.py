@@ -17,16 +17,16 @@ from throughput.rows import row_differences
 
 Measurement = dict[str, Any]
 
-MANY, ONE = 4.8, 1.0  # questions a picture that the bars speak of: as in AQUA's test split, and a single one
+MANY, ONE = 4.8, 1.0  # questions per image that the bars speak of: as in AQUA's test split, and a single one
 WAITING_BAR = 0.02
-SPEED_BARS = {  # (family, bits, questions a picture, whom): times as fast
+SPEED_BARS = {  # (family, bits, questions per image, whom): times as fast
     ("mllama", 16, MANY, "unsloth-16bit"): 6.0,
     ("mllama", 16, MANY, "trl-16bit"): 5.0,
     ("mllama", 4, MANY, "unsloth-4bit"): 5.0,
     ("mllama", 16, ONE, "unsloth-16bit"): 2.0,
     ("qwen2_5_vl", 16, MANY, "unsloth-16bit"): 2.5,
 }
-PEAK_BARS = {  # (family, bits, questions a picture): no more memory than whom
+PEAK_BARS = {  # (family, bits, questions per image): no more memory than whom
     ("mllama", 16, MANY): "unsloth-16bit",
     ("mllama", 4, MANY): "unsloth-4bit",
 }
@@ -73,12 +73,12 @@ def find_bars(measurements: Iterable[Measurement], *, size: str, family: str) ->
     for (of, bits, questions, whom), times in SPEED_BARS.items():
         if of == family:
             ours, theirs = _best(rows, family, bits, questions), rows.get((whom, questions), {})
-            what = f"{questions:g} questions a picture, {bits} bits: speed over {whom}"
+            what = f"{questions:g} questions per image, {bits} bits: speed over {whom}"
             bars.append(_compare(what, ours, theirs, "samples_per_s", "samples/s", f">= {times:g} x", times))
     for (of, bits, questions), whom in PEAK_BARS.items():
         if of == family:
             ours, theirs = _best(rows, family, bits, questions), rows.get((whom, questions), {})
-            what = f"{questions:g} questions a picture, {bits} bits: peak memory against {whom}"
+            what = f"{questions:g} questions per image, {bits} bits: peak memory against {whom}"
             bars.append(_compare(what, ours, theirs, "peak_gb", "GB", "no more", None))
     waits = [
         (row["data_wait_share"], row)

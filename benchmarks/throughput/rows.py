@@ -24,5 +24,5 @@ def row_differences(row: dict[str, Any], expected: dict[str, Any]) -> list[str]:
         found.append(f"{row['tokens']:.0f} tokens a row instead of {expected['tokens']:.0f}")
     for key, unit in (("pixel_values", "pixel values"), ("tiles", "tiles")):
         if key in row and row[key] != expected.get(key):
-            found.append(f"{row[key]:g} {unit} a picture instead of {expected.get(key):g}")
+            found.append(f"{row[key]:g} {unit} per image instead of {expected.get(key):g}")
     return found

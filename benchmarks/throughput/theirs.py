@@ -1,6 +1,6 @@
 """The other contenders: unsloth as its vision notebooks use it, and TRL's SFTTrainer with peft.
 
-Both train on the same pictures and the same text, with as many questions in an optimizer step, by their own means.
+Both train on the same images and the same text, with as many questions in an optimizer step, by their own means.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MakeTrainer = Callable[[float], Any]
 def measure_unsloth(contender: Contender, job: Job, model: Path, questions: list[float]) -> Iterator[dict[str, Any]]:
     """FastVisionModel, UnslothVisionDataCollator, SFTTrainer: the settings of the notebooks but for the sizes.
 
-    The pictures lie opened in a list, as there.
+    The images lie opened in a list, as there.
     """
     import unsloth  # noqa: F401 -- before transformers, trl and peft, which it patches
     from trl import SFTConfig, SFTTrainer
@@ -49,7 +49,7 @@ def measure_unsloth(contender: Contender, job: Job, model: Path, questions: list
             model=network,
             processing_class=processor,
             data_collator=UnslothVisionDataCollator(network, processor, resize=job.unsloth_resize),
-            train_dataset=[{"messages": turns} for _, turns in conversations(job, mean, open_pictures=True)],
+            train_dataset=[{"messages": turns} for _, turns in conversations(job, mean, open_images=True)],
             args=SFTConfig(
                 **common_arguments(contender, job),
                 optim="adamw_8bit",
@@ -89,8 +89,7 @@ def measure_trl(contender: Contender, job: Job, model: Path, questions: list[flo
 
     def make(mean: float) -> Any:
         rows = [
-            {"images": [str(picture)], "messages": turns}
-            for picture, turns in conversations(job, mean, open_pictures=False)
+            {"images": [str(image)], "messages": turns} for image, turns in conversations(job, mean, open_images=False)
         ]
         trainer = (SFTTrainer if cuda else OnCpu)(
             model=adapted[0] if adapted else network,
@@ -132,8 +131,8 @@ def common_arguments(contender: Contender, job: Job) -> dict[str, Any]:
     }
 
 
-def conversations(job: Job, mean: float, *, open_pictures: bool) -> list[tuple[Path, list[dict[str, Any]]]]:
-    """Picture and conversation of each sample, with this project's prompt: the text is the same for all."""
+def conversations(job: Job, mean: float, *, open_images: bool) -> list[tuple[Path, list[dict[str, Any]]]]:
+    """Image and conversation of each sample, with this project's prompt: the text is the same for all."""
     from PIL import Image
 
     from vizsage.data.prompts import messages
@@ -147,7 +146,7 @@ def conversations(job: Job, mean: float, *, open_pictures: bool) -> list[tuple[P
             *messages(sample, config.instruction, None),
             {"role": "assistant", "content": [{"type": "text", "text": sample.answer}]},
         ]
-        if open_pictures:
+        if open_images:
             if path not in opened:
                 opened[path] = Image.open(path).convert("RGB")
             turns[0]["content"] = [
@@ -160,7 +159,7 @@ def conversations(job: Job, mean: float, *, open_pictures: bool) -> list[tuple[P
 def measure_trainer(
     contender: Contender, job: Job, make: MakeTrainer, questions: list[float]
 ) -> Iterator[dict[str, Any]]:
-    """One short training for each number of questions a picture, all of the same model."""
+    """One short training for each number of questions per image, all of the same model."""
     for mean in questions:
         trainer = make(mean)
         watch = Watch(trainer)

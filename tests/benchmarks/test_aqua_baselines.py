@@ -1,4 +1,4 @@
-"""What AQUA gives away without a picture: the counting, on records made for it and on the real split; the page."""
+"""What AQUA gives away without an image: the counting, on records made for it and on the real split; the page."""
 
 from __future__ import annotations
 

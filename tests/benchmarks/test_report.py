@@ -14,9 +14,9 @@ from tools.browser import browser_missing
 pytestmark = pytest.mark.skipif(browser_missing() is not None, reason=str(browser_missing()))
 
 
-def test_the_benchmark_measures_a_report_with_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_measures_a_report_with_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "TIMES", 1)
-    monkeypatch.setattr(report, "PICTURE", (64, 48))
+    monkeypatch.setattr(report, "IMAGE", (64, 48))
     figures = report.measure(tmp_path, 60)
     assert figures["images"] == 13
     assert figures["cards_at_first"] == 40
@@ -24,17 +24,17 @@ def test_the_benchmark_measures_a_report_with_pictures(tmp_path: Path, monkeypat
     assert 0 < figures["search_s"] < 60
 
 
-def test_the_picture_for_the_readme_has_headline_and_gallery(
+def test_the_image_for_the_readme_has_headline_and_gallery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report, "PICTURE", (64, 48))
+    monkeypatch.setattr(report, "IMAGE", (64, 48))
     report.write_evaluation(tmp_path, 20)
     target = tmp_path / "report.png"
     monkeypatch.setattr("sys.argv", ["report_screenshot", str(tmp_path / "run"), str(target)])
     assert report_screenshot.main() == 0
     assert capsys.readouterr().out == f"{target}\n"
-    with Image.open(target) as picture:
-        assert picture.width == report_screenshot.WIDTH_PX
-        assert 900 < picture.height < 2000
-        assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 50
+    with Image.open(target) as image:
+        assert image.width == report_screenshot.WIDTH_PX
+        assert 900 < image.height < 2000
+        assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 50
     assert target.stat().st_size < 400_000

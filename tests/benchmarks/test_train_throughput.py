@@ -54,7 +54,7 @@ def test_two_contenders_on_this_machine(tmp_path: Path) -> None:
     trl, shared = (rows[name] for name in names)
     assert shared["ratio_to_trl"] == pytest.approx(shared["samples_per_s"] / trl["samples_per_s"])
     assert shared["ratio_to_unsloth"] is None
-    assert 2 <= shared["pictures_a_step"] <= 4  # 8 questions, 4.8 a picture
+    assert 2 <= shared["images_per_step"] <= 4  # 8 questions, 4.8 per image
     assert trl["row"]["pixel_values"] == found["row"]["pixel_values"]
     assert found["row"]["text_tokens"] == pytest.approx(64, abs=3)
     assert "not_run" in rows["unsloth-4bit"] or rows["unsloth-4bit"]["samples_per_s"] > 0
@@ -342,7 +342,7 @@ def test_ratios_compare_like_with_like_and_tell_other_runs(load: Callable[[str],
 def test_rows_that_differ_are_told(load: Callable[[str], ModuleType]) -> None:
     expected = {"tokens": 112.0, "pixel_values": 100.0, "tiles": 4.0}
     rows = [measured("unsloth-16bit", 4.8, 3.0, 30, row={"tokens": 115.0, "pixel_values": 100.0, "tiles": 1.0})]
-    assert load("throughput.report").notes(rows, expected) == ["unsloth-16bit: 1 tiles a picture instead of 4"]
+    assert load("throughput.report").notes(rows, expected) == ["unsloth-16bit: 1 tiles per image instead of 4"]
     rows[0]["row"]["tiles"] = 4.0
     assert load("throughput.report").notes(rows, expected) == []
 

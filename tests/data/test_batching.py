@@ -302,7 +302,7 @@ def asked(counts: dict[str, tuple[int, int]], seed: int = 0) -> list[Sample]:
 
 
 def batches_of(samples: list[Sample], **options: Any) -> list[list[Sample]]:
-    """Prompts of a token a word, pictures of 10."""
+    """Prompts of a token a word, images of 10."""
     return answer_batches(samples, lambda s: list(map(hash, s.question.split())), lambda _: 10, **options)
 
 
@@ -318,11 +318,11 @@ def test_batches_of_answers_keep_an_image_together_and_the_longest_first(shared:
 
 
 def test_batches_of_answers_are_filled_up_to_a_budget_of_tokens() -> None:
-    rows = asked({str(i): (1, 29) for i in range(20)})  # 30 tokens and 10 of the picture each
+    rows = asked({str(i): (1, 29) for i in range(20)})  # 30 tokens and 10 of the image each
     assert [len(b) for b in batches_of(rows, questions=99, tokens=320, shared=False)] == [8, 8, 4]
     assert [len(b) for b in batches_of(rows, questions=99, tokens=319, shared=False)] == [7, 7, 6]
     assert [len(b) for b in batches_of(rows, questions=99, tokens=1, shared=True)] == [1] * 20
-    # Each question on one picture adds the word that it does not share with the longest: 10 + 30 + 19.
+    # Each question on one image adds the word that it does not share with the longest: 10 + 30 + 19.
     alike = asked({"one": (20, 10)})
     assert [len(b) for b in batches_of(alike, questions=99, tokens=10 + 30, shared=True)] == [20]
     assert len(batches_of(alike, questions=99, tokens=10 + 30, shared=False)) == 20

@@ -13,7 +13,7 @@ import torch
 from tokenizers import normalizers, pre_tokenizers
 
 from tests.families import BUILDERS, END_OF_TURN, model_folder
-from tests.families.data import picture, samples, settings
+from tests.families.data import image, samples, settings
 from vizsage.data import encoding
 from vizsage.data.collate import IGNORED, PromptCollator, TrainCollator
 from vizsage.data.images import BadImage, EmbeddedImage
@@ -23,7 +23,7 @@ from vizsage.errors import ConfigError
 from vizsage.models.loading.hf import load_base, load_processor
 
 FAMILIES = sorted(BUILDERS)
-BROKEN = EmbeddedImage("broken.png", b"\x89PNG\r\n\x1a\nno picture")
+BROKEN = EmbeddedImage("broken.png", b"\x89PNG\r\n\x1a\nno image")
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -153,7 +153,7 @@ def test_special_tokens_in_texts_are_only_text(family: str) -> None:
     config = settings(family)
     processor = load_processor(config)
     text = " and ".join(reserved_tokens(processor)) + " and <image> <|image|> <|eot_id|> </s>"
-    plain = Sample("a", picture("red"), "what is it", "red", True, "a painting")
+    plain = Sample("a", image("red"), "what is it", "red", True, "a painting")
     hostile = replace(plain, question=text, answer=text, description=text)
     hostile_config = config.model_copy(update={"instruction": f"Answer. {text}"})
     special = set(processor.tokenizer.all_special_ids) | set(
@@ -172,11 +172,11 @@ def test_special_tokens_in_texts_are_only_text(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_description_gives_way_by_whole_words_and_pictures_stay(family: str) -> None:
+def test_description_gives_way_by_whole_words_and_images_stay(family: str) -> None:
     config = settings(family, max_seq_length=160, max_new_tokens=16)
     processor = load_processor(config)
     words = [f"word{i}" for i in range(200)]
-    sample = Sample("a", picture("red"), "what is it", "red", True, "  \n".join(words))
+    sample = Sample("a", image("red"), "what is it", "red", True, "  \n".join(words))
     collator = TrainCollator(processor, config)
     batch = collator([sample])
     ((prompt, answer),) = trained_rows(batch)
@@ -207,7 +207,7 @@ def image_token_id(processor: Any) -> int:
 def test_description_goes_entirely_before_the_sample_does() -> None:
     config = settings("mllama")
     processor = load_processor(config)
-    sample = Sample("a", picture("red"), "what is it", "red", True, "Donaudampfschifffahrtsgesellschaft " * 3)
+    sample = Sample("a", image("red"), "what is it", "red", True, "Donaudampfschifffahrtsgesellschaft " * 3)
     bare = len(trained_rows(TrainCollator(processor, config)([replace(sample, description=None)]))[0][0])
     tight = settings("mllama", max_seq_length=bare + 5, max_new_tokens=4)
     batch = TrainCollator(processor, tight)([sample])
@@ -258,10 +258,10 @@ def test_bad_image_stops_training_by_default_and_fails_a_prompt() -> None:
     assert "'broken.png'" in reason
 
 
-def test_picture_that_the_processor_refuses_is_a_bad_image() -> None:
+def test_image_that_the_processor_refuses_is_a_bad_image() -> None:
     config = settings("qwen2_vl")
     processor = load_processor(config)
-    strip = replace(samples()[0], image=picture("red", 3000, 2))
+    strip = replace(samples()[0], image=image("red", 3000, 2))
     with pytest.raises(BadImage, match="'red-3000x2.png' is refused by the model's processor: .*aspect ratio"):
         TrainCollator(processor, config)([samples()[1], strip])
     batch = TrainCollator(processor, settings("qwen2_vl", on_bad_image="skip"))([samples()[1], strip])
@@ -269,13 +269,13 @@ def test_picture_that_the_processor_refuses_is_a_bad_image() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_smallest_pictures_work(family: str) -> None:
+def test_smallest_images_work(family: str) -> None:
     config = settings(family)
     collator = TrainCollator(load_processor(config), config)
-    assert collator([replace(samples()[0], image=picture("red", 1, 1))])["left_out"] == []
+    assert collator([replace(samples()[0], image=image("red", 1, 1))])["left_out"] == []
 
 
-def test_each_picture_of_a_batch_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_of_a_batch_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings("mllama")
     decoded = []
     original = encoding.load_image
@@ -300,9 +300,9 @@ def test_is_a_function_of_its_samples_also_in_a_worker(family: str, share_images
     assert all(torch.equal(first[name], second[name]) for name in model_inputs(first))
 
 
-def test_window_that_cannot_hold_the_picture_is_a_configuration_error() -> None:
+def test_window_that_cannot_hold_the_image_is_a_configuration_error() -> None:
     processor = load_processor(settings("llava"))
-    with pytest.raises(ConfigError, match="max_seq_length 20: picture and instruction alone take"):
+    with pytest.raises(ConfigError, match="max_seq_length 20: image and instruction alone take"):
         TrainCollator(processor, settings("llava", max_seq_length=20))
 
 
@@ -311,7 +311,7 @@ def test_folder_is_built_once() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_pixels_are_those_of_the_processor_once_a_picture_in_the_dtype_asked_for(family: str) -> None:
+def test_packed_pixels_are_those_of_the_processor_once_a_image_in_the_dtype_asked_for(family: str) -> None:
     config = settings(family)
     processor = load_processor(config)
     asked = samples()
@@ -321,9 +321,9 @@ def test_packed_pixels_are_those_of_the_processor_once_a_picture_in_the_dtype_as
         next(s for s in asked if s.image.name == name) for name in dict.fromkeys(s.image.name for s in asked)
     ]
     expected = TrainCollator(processor, config)(first_of_each)
-    of_pictures = [name for name in expected if "pixel" in name or "aspect" in name or "grid" in name]
-    assert "pixel_values" in of_pictures
-    for name in of_pictures:
+    of_images = [name for name in expected if "pixel" in name or "aspect" in name or "grid" in name]
+    assert "pixel_values" in of_images
+    for name in of_images:
         assert torch.equal(exact[name], expected[name])
         assert torch.equal(
             rounded[name], expected[name].bfloat16() if expected[name].is_floating_point() else expected[name]
@@ -331,18 +331,18 @@ def test_packed_pixels_are_those_of_the_processor_once_a_picture_in_the_dtype_as
 
 
 @pytest.mark.parametrize("share_images", [False, True])
-def test_two_pictures_of_one_name_stay_two(share_images: bool) -> None:
+def test_two_images_of_one_name_stay_two(share_images: bool) -> None:
     """Embedded images often keep the base name of their file alone: a/0.png and b/0.png are both 0.png."""
     config = settings("llava")
-    red, blue = (replace(picture(colour), name="0.png") for colour in ("red", "blue"))
-    asked = [replace(sample, image=image) for sample, image in zip(samples()[:4], (red, blue, red, blue), strict=True)]
+    red, blue = (replace(image(colour), name="0.png") for colour in ("red", "blue"))
+    asked = [replace(sample, image=ref) for sample, ref in zip(samples()[:4], (red, blue, red, blue), strict=True)]
     found = TrainCollator(load_processor(config), config, share_images=share_images)(asked)["pixel_values"]
     assert len(found) == (2 if share_images else 4)
     assert not torch.equal(found[0], found[1])
 
 
-def test_bytes_that_tell_pictures_apart_are_read_once_for_a_batch() -> None:
-    """As in Parquet, where each row has a reference of its own: one reading to compare, one to decode the picture."""
+def test_bytes_that_tell_images_apart_are_read_once_for_a_batch() -> None:
+    """As in Parquet, where each row has a reference of its own: one reading to compare, one to decode the image."""
     config = settings("llava")
     read: list[int] = []
 
@@ -354,7 +354,7 @@ def test_bytes_that_tell_pictures_apart_are_read_once_for_a_batch() -> None:
 
         def read(self) -> bytes:
             read.append(self.number)
-            return picture("red").data
+            return image("red").data
 
     asked = [replace(sample, image=Row(number)) for number, sample in enumerate(samples()[:3])]
     batch = TrainCollator(load_processor(config), config, share_images=True)(asked)

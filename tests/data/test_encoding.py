@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.families import BUILDERS
-from tests.families.data import picture, samples, settings
+from tests.families.data import image, samples, settings
 from tests.models.loading.vllm_stand_in import expanded
 from vizsage.data.encoding import PromptEncoder
 from vizsage.data.images import BadImage, EmbeddedImage
@@ -26,7 +26,7 @@ def rows_of(encoder: PromptEncoder, asked: list[Sample]) -> tuple[list[list[int]
 
 @pytest.mark.parametrize("window", ["wide", "narrow"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fitted_prompts_are_the_encoded_ones_before_their_pictures_are_expanded(family: str, window: str) -> None:
+def test_fitted_prompts_are_the_encoded_ones_before_their_images_are_expanded(family: str, window: str) -> None:
     processor = load_processor(settings(family))
     longest = max(map(len, rows_of(PromptEncoder(processor, settings(family, max_seq_length=4096)), samples())[0]))
     # Narrow: the longest prompts just do not fit, so that descriptions are shortened and the rest is close.
@@ -39,12 +39,12 @@ def test_fitted_prompts_are_the_encoded_ones_before_their_pictures_are_expanded(
     assert set(rejected) == {len(asked) - 1}
     for i, ids in enumerate(fitted.ids):
         if i not in rejected:
-            if family != "mllama":  # there a picture stays one token
+            if family != "mllama":  # there an image stays one token
                 ids = expanded(processor, ids, fitted.images[i])["input_ids"][0].tolist()
             assert ids == rows[i]
 
 
-def test_a_picture_is_processed_once_for_all_its_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_processed_once_for_all_its_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = PromptEncoder(load_processor(settings("qwen2_5_vl")), settings("qwen2_5_vl"))
     processed: list[int] = []
     process = encoder._process
@@ -58,11 +58,11 @@ def test_a_picture_is_processed_once_for_all_its_questions(monkeypatch: pytest.M
     assert processed == [1] * 4
 
 
-def test_bad_pictures_and_refused_ones_are_rejected_or_raised() -> None:
+def test_bad_images_and_refused_ones_are_rejected_or_raised() -> None:
     encoder = PromptEncoder(load_processor(settings("qwen2_5_vl")), settings("qwen2_5_vl"))
     good = samples()[0]
     bad = replace(good, sample_id="bad", image=EmbeddedImage("broken.png", b"nothing"))
-    thin = replace(good, sample_id="thin", image=picture("red", 2000, 2))  # Qwen2-VL refuses it
+    thin = replace(good, sample_id="thin", image=image("red", 2000, 2))  # Qwen2-VL refuses it
     fitted = encoder.fitted([bad, good, thin], [1] * 3, skip_bad=True)
     assert sorted(fitted.rejected) == [0, 2]
     assert "broken.png" in fitted.rejected[0]

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("error")  # Pillow's own limits and mode
 def encoded(image: Image.Image, format: str, **options: object) -> EmbeddedImage:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
-    return EmbeddedImage("picture", buffer.getvalue())
+    return EmbeddedImage("image", buffer.getvalue())
 
 
 def load(ref: EmbeddedImage, resize_px: int | None = None) -> Image.Image:
@@ -127,14 +127,14 @@ def test_zero_bytes() -> None:
 
 
 def test_not_an_image() -> None:
-    refused(EmbeddedImage("page.jpg", b"<html>404</html>"), "is not a picture")
-    refused(encoded(noise(8, 8), "EPS"), "is not a picture")  # Pillow would start Ghostscript
+    refused(EmbeddedImage("page.jpg", b"<html>404</html>"), "is not an image")
+    refused(encoded(noise(8, 8), "EPS"), "is not an image")  # Pillow would start Ghostscript
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_truncated(format: str) -> None:
     whole = encoded(noise(64, 64), format)
-    refused(EmbeddedImage("cut", whole.data[: len(whole.data) // 2]), "cannot be decoded|is not a picture")
+    refused(EmbeddedImage("cut", whole.data[: len(whole.data) // 2]), "cannot be decoded|is not an image")
 
 
 def test_damaged_bytes_raise_nothing_but_bad_image() -> None:
@@ -173,9 +173,9 @@ def test_decompression_bomb_is_refused_from_its_header() -> None:
 
 
 def test_limit_is_inclusive_and_above_pillows_own() -> None:
-    picture = encoded(Image.new("RGB", (20, 10), RED), "PNG")
-    assert load_image(picture, max_image_px=200).size == (20, 10)
-    refused(picture, "more than max_image_px", max_image_px=199)
+    image = encoded(Image.new("RGB", (20, 10), RED), "PNG")
+    assert load_image(image, max_image_px=200).size == (20, 10)
+    refused(image, "more than max_image_px", max_image_px=199)
     # Pillow by itself would warn here, of more than 89,478,485; this one is decoded, and found to be cut short.
     refused(announcing(14_000, 14_000), "cannot be decoded", max_image_px=200_000_000)
 
@@ -188,7 +188,7 @@ def scans(count: int) -> EmbeddedImage:
 
 
 def test_a_jpeg_of_hundreds_of_scans_is_refused() -> None:
-    """Each scan is a pass over the whole picture: what they cost together is limited."""
+    """Each scan is a pass over the whole image: what they cost together is limited."""
     message = "'scans.jpg' is a progressive JPEG of 300 scans; of its size at most 40 are decoded, so save it again"
     refused(scans(300), message, max_image_px=3200)
     refused(scans(41), "of its size at most 40", max_image_px=3200)
@@ -202,14 +202,14 @@ def test_bands_are_seen_in_no_pixel(mode: str, monkeypatch: pytest.MonkeyPatch) 
     pixels = np.random.default_rng(0).integers(0, 255, (13, 9, 4), dtype=np.uint8)
     image = Image.fromarray(pixels)
     if mode == "I;16":
-        picture = encoded(Image.fromarray(pixels.view(np.uint32)[:, :, 0].astype(np.uint16)), "PNG")
+        data = encoded(Image.fromarray(pixels.view(np.uint32)[:, :, 0].astype(np.uint16)), "PNG")
     elif mode == "P":
-        picture = encoded(image.convert("RGB").quantize(16), "PNG", transparency=3)
+        data = encoded(image.convert("RGB").quantize(16), "PNG", transparency=3)
     else:
-        picture = encoded(image.convert(mode) if mode != "CMYK" else image.convert("RGB").convert("CMYK"), "TIFF")
-    whole = load(picture)
+        data = encoded(image.convert(mode) if mode != "CMYK" else image.convert("RGB").convert("CMYK"), "TIFF")
+    whole = load(data)
     monkeypatch.setattr(images, "BAND_PX", 20)
-    assert load(picture).tobytes() == whole.tobytes()
+    assert load(data).tobytes() == whole.tobytes()
     assert len(whole.getcolors(1000)) > (1 if mode == "1" else 10)
 
 
@@ -295,7 +295,7 @@ def upright() -> Image.Image:
     return image
 
 
-# How a camera stores the upright picture for each value of the tag: the inverse of what a viewer does.
+# How a camera stores the upright image for each value of the tag: the inverse of what a viewer does.
 STORED: dict[int, Callable[[Image.Image], Image.Image]] = {
     1: lambda i: i,
     2: lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
@@ -320,7 +320,7 @@ def test_exif_rotated(format: str, orientation: int) -> None:
     assert all(close(found, colour) for found, colour in zip(corners, (RED, GREEN, BLUE, WHITE), strict=True)), corners
 
 
-def test_damaged_exif_does_not_spoil_a_sound_picture() -> None:
+def test_damaged_exif_does_not_spoil_a_sound_image() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow says that it is damaged
         assert load(encoded(upright(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")).size == (96, 64)
@@ -328,8 +328,8 @@ def test_damaged_exif_does_not_spoil_a_sound_picture() -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_resize_keeps_the_aspect_ratio_and_the_colours(format: str) -> None:
-    picture = upright().resize((1920, 1280), Image.Resampling.NEAREST)
-    loaded = load(encoded(picture, format), resize_px=6000)
+    image = upright().resize((1920, 1280), Image.Resampling.NEAREST)
+    loaded = load(encoded(image, format), resize_px=6000)
     assert loaded.width * loaded.height <= 6000
     assert loaded.width * loaded.height > 5700
     assert loaded.width / loaded.height == pytest.approx(1.5, rel=0.03)
@@ -337,14 +337,14 @@ def test_resize_keeps_the_aspect_ratio_and_the_colours(format: str) -> None:
     assert close(loaded.getpixel((loaded.width - 10, 10)), GREEN)
 
 
-def test_resize_leaves_small_pictures_and_keeps_a_thin_strip() -> None:
+def test_resize_leaves_small_images_and_keeps_a_thin_strip() -> None:
     assert load(encoded(noise(32, 32), "PNG"), resize_px=1024).size == (32, 32)
     width, height = load(encoded(Image.new("RGB", (50_000, 2)), "PNG"), resize_px=1024).size
     assert height == 1
     assert 1 <= width <= 1024
 
 
-def test_resize_of_a_rotated_picture() -> None:
+def test_resize_of_a_rotated_image() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     loaded = load(encoded(STORED[6](upright().resize((960, 640))), "JPEG", exif=exif), resize_px=6144)

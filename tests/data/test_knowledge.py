@@ -185,8 +185,8 @@ def test_folder_of_tables(tmp_path: Path) -> None:
 
 
 def test_missing_columns_name_the_headers_found(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"table\.csv.*found the headers picture, text, author"):
-        load(tmp_path, "picture,text,author\na,b,c\n")
+    with pytest.raises(DataError, match=r"table\.csv.*found the headers image, text, author"):
+        load(tmp_path, "image,text,author\na,b,c\n")
 
 
 @pytest.mark.parametrize(

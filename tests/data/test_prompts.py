@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.families import BUILDERS, END_OF_TURN
-from tests.families.data import picture, settings
+from tests.families.data import image, settings
 from vizsage import interruption
 from vizsage.data import prompts
 from vizsage.data.prompts import (
@@ -26,7 +26,7 @@ from vizsage.errors import CheckpointError, ConfigError
 from vizsage.models.loading.hf import load_processor
 
 FAMILIES = sorted(BUILDERS)
-SAMPLE = Sample("a", picture("red"), " What is it? ", "red")
+SAMPLE = Sample("a", image("red"), " What is it? ", "red")
 
 
 def texts(turns: list[dict[str, Any]]) -> list[str]:
@@ -53,7 +53,7 @@ def test_rendered_prompt_keeps_the_order(family: str) -> None:
     prompt = render_prompt(processor, SAMPLE, config, "A square.")
     image = processor.image_token if family != "gemma3" else "<start_of_image>"
     order = ["Answer.", image, "Description: A square.", "Question: What is it?"]
-    if family == "llava":  # its template puts pictures first
+    if family == "llava":  # its template puts images first
         order = [image, "Answer.", *order[2:]]
     places = [prompt.index(part) for part in order]
     assert places == sorted(places)

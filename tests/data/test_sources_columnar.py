@@ -150,9 +150,9 @@ def test_start_passes_over_row_groups_unread(tmp_path: Path, monkeypatch: pytest
     assert groups == [2]
 
 
-def nameless(count: int, pictures: int) -> Rows:
-    """Rows that embed `pictures` pictures in turn, without a path, as many data sets on the Hub do."""
-    return rows(count, lambda i: {"bytes": png(i % pictures), "path": None})
+def nameless(count: int, images: int) -> Rows:
+    """Rows that embed `images` images in turn, without a path, as many data sets on the Hub do."""
+    return rows(count, lambda i: {"bytes": png(i % images), "path": None})
 
 
 def order_of(kind: str, config: Config) -> SampleOrder:
@@ -163,7 +163,7 @@ def order_of(kind: str, config: Config) -> SampleOrder:
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("kind", ["memory", "stream"])
-def test_rows_that_embed_the_same_nameless_picture_are_one_group(tmp_path: Path, form: str, kind: str) -> None:
+def test_rows_that_embed_the_same_nameless_image_are_one_group(tmp_path: Path, form: str, kind: str) -> None:
     config = config_for(tmp_path)
     WRITERS[form](config.split_dir, [{**r, "need_external_knowledge": False} for r in nameless(36, 5)])
     order = order_of(kind, config)
@@ -172,7 +172,7 @@ def test_rows_that_embed_the_same_nameless_picture_are_one_group(tmp_path: Path,
     for block in [epoch] if kind == "memory" else [epoch[:12], epoch[12:24], epoch[24:]]:
         images = [image for image, _ in groupby(s.image for s in block)]
         assert len(images) == len(set(images)) == 5
-        # The first record that embeds it names it, and each question still has its own picture.
+        # The first record that embeds it names it, and each question still has its own image.
         assert {i.name for i in images} == {f"train-{n}" for n in sorted(int(s.sample_id[6:]) for s in block)[:5]}
     assert all(s.image.read() == png(int(s.sample_id[6:]) % 5) for s in epoch)
     for position in (1, 17, 35):  # a continued run takes up the same samples with the same references
@@ -181,7 +181,7 @@ def test_rows_that_embed_the_same_nameless_picture_are_one_group(tmp_path: Path,
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("kind", ["memory", "stream"])
-def test_pictures_with_a_name_are_not_read_for_the_order(
+def test_images_with_a_name_are_not_read_for_the_order(
     tmp_path: Path, form: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_for(tmp_path)
@@ -191,7 +191,7 @@ def test_pictures_with_a_name_are_not_read_for_the_order(
 
 
 @pytest.mark.parametrize("form", WRITERS)
-def test_a_stream_begins_without_reading_nameless_pictures(
+def test_a_stream_begins_without_reading_nameless_images(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the block at hand is read, and only when its samples are asked for."""
@@ -206,7 +206,7 @@ def test_a_stream_begins_without_reading_nameless_pictures(
     assert len(read) == 12
 
 
-def test_a_nameless_picture_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+def test_a_nameless_image_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     write_parquet(config.split_dir, rows(3, lambda i: {"bytes": png(1) if i else None, "path": None}))
     with pytest.raises(DataError, match=r"image 'train-0' is missing in .*Images"):
@@ -407,8 +407,8 @@ def test_damaged_file(tmp_path: Path, form: str) -> None:
 
 def test_no_image_column_and_an_unusable_one(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    pq.write_table(pa.table({"picture": ["a"], "answer": ["b"]}), config.split_dir / "train.parquet")
-    with pytest.raises(DataError, match="no column 'image'; found the columns picture, answer"):
+    pq.write_table(pa.table({"image": ["a"], "answer": ["b"]}), config.split_dir / "train.parquet")
+    with pytest.raises(DataError, match="no column 'image'; found the columns image, answer"):
         open_split(config, "train")
     columnar._parquet_file.cache_clear()
     pq.write_table(pa.table({"image": [1]}), config.split_dir / "train.parquet")

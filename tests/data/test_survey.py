@@ -24,7 +24,7 @@ def settings(base: Path, **more: Any) -> Config:
 
 def table(base: Path, *names: str) -> Path:
     path = base / "semart.csv"
-    path.write_text("image_file,description\n" + "".join(f"{name},A picture.\n" for name in names), encoding="utf-8")
+    path.write_text("image_file,description\n" + "".join(f"{name},An image.\n" for name in names), encoding="utf-8")
     return path
 
 
@@ -134,7 +134,7 @@ def test_every_image_is_decoded(write_data: WriteData, workers: int) -> None:
 
 def test_on_bad_image_skip_makes_undecodable_images_warnings_but_not_missing_ones(write_data: WriteData) -> None:
     base = write_data()
-    (base / "Images" / "train-0.png").write_bytes(b"no picture")
+    (base / "Images" / "train-0.png").write_bytes(b"no image")
     config = settings(base, on_bad_image="skip")
     survey = survey_of(config)
     decode_images(config, survey, workers=0)
@@ -146,38 +146,38 @@ def test_on_bad_image_skip_makes_undecodable_images_warnings_but_not_missing_one
     assert survey.errors == 1
 
 
-def test_one_picture_under_two_names_is_noticed_across_splits_only(write_data: WriteData) -> None:
+def test_one_image_under_two_names_is_noticed_across_splits_only(write_data: WriteData) -> None:
     base = write_data(train=[record("a.png"), record("b.png")], val=None, test=[record("c.png")])
     for name in ("b.png", "c.png"):
         (base / "Images" / name).write_bytes((base / "Images" / "a.png").read_bytes())
     config = settings(base)
     survey = survey_of(config)
     decode_images(config, survey, workers=0)
-    assert survey.kinds["one picture under two names in different splits"].first == ["a.png in train; c.png in test"]
+    assert survey.kinds["one image under two names in different splits"].first == ["a.png in train; c.png in test"]
 
 
-def test_a_picture_embedded_without_a_name_is_noticed_across_splits(write_data: WriteData) -> None:
+def test_a_image_embedded_without_a_name_is_noticed_across_splits(write_data: WriteData) -> None:
     base = write_data(train=None, val=None, test=None)
-    pictures = []
+    images = []
     for colour in ("red", "blue", "green"):
         buffer = io.BytesIO()
         Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
-        pictures.append({"bytes": buffer.getvalue(), "path": None})
+        images.append({"bytes": buffer.getvalue(), "path": None})
     for split, shown in (("train", [0, 1, 0]), ("test", [2, 1])):
         texts = [str(i) for i in range(len(shown))]
-        content = {"image": [pictures[i] for i in shown], "question": texts, "answer": texts}
+        content = {"image": [images[i] for i in shown], "question": texts, "answer": texts}
         pq.write_table(pa.table(content), base / "AQUA" / f"{split}.parquet")
     config = settings(base)
     survey = survey_of(config)
     assert not survey.kinds
     decode_images(config, survey, workers=0)
     found = {name: kind.first for name, kind in survey.kinds.items()}
-    assert found == {"one picture under two names in different splits": ["train-1 in train; test-1 in test"]}
+    assert found == {"one image under two names in different splits": ["train-1 in train; test-1 in test"]}
 
 
 def test_missing_files_are_found_without_opening_any(write_data: WriteData) -> None:
     base = write_data()
-    (base / "Images" / "train-0.png").write_bytes(b"no picture")
+    (base / "Images" / "train-0.png").write_bytes(b"no image")
     (base / "Images" / "test-2.png").unlink()
     survey = survey_of(settings(base))
     find_missing_files(survey)

@@ -70,10 +70,10 @@ def test_no_image_in_two_splits(folder: Path, records: Records) -> None:
     assert len({file.read_bytes() for file in files}) == len(files)
 
 
-def test_images_are_pictures(folder: Path) -> None:
-    with Image.open(folder / "Images" / "00001-painting.jpg") as picture:
-        assert picture.format == "JPEG"
-        assert picture.convert("RGB").size == (paintings.SIZE_PX, paintings.SIZE_PX)
+def test_images_are_images(folder: Path) -> None:
+    with Image.open(folder / "Images" / "00001-painting.jpg") as image:
+        assert image.format == "JPEG"
+        assert image.convert("RGB").size == (paintings.SIZE_PX, paintings.SIZE_PX)
 
 
 def test_table_is_like_the_real_one(folder: Path, table: dict[str, list[str]]) -> None:
@@ -132,10 +132,10 @@ def test_painting_follows_its_scene() -> None:
     for number in range(20):
         rng = Random(number)
         scene = paintings.random_scene(rng)
-        picture = paintings.draw(scene, rng)
+        image = paintings.draw(scene, rng)
         for side, colour in ((range(20, 90), scene.left_colour), (range(105, 175), scene.right_colour)):
             wanted = paintings.COLOURS[colour]
-            pixels = [picture.getpixel((x, y)) for x in side for y in range(50, 145)]
+            pixels = [image.getpixel((x, y)) for x in side for y in range(50, 145)]
             near = sum(max(abs(a - b) for a, b in zip(pixel, wanted, strict=True)) <= 10 for pixel in pixels)
             assert near > 300, (number, scene)
 

@@ -50,7 +50,7 @@ def test_is_the_real_architecture_with_a_few_million_parameters(model: Any, proc
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
-def test_gates_to_the_picture_are_open(model: Any) -> None:
+def test_gates_to_the_image_are_open(model: Any) -> None:
     gates = {name: value for name, value in model.named_parameters() if name.endswith("cross_attn_attn_gate")}
     assert len(gates) == 3
     assert all(value.tanh().abs().item() > 0.05 for value in gates.values())
@@ -99,27 +99,27 @@ def test_recipe_builds_the_tokenizer_and_the_model_of_the_package(tmp_path: Path
     assert architecture.build_processor(tokenizer).chat_template == processor.chat_template
 
 
-def test_picture_inputs_of_the_recipe_are_those_of_the_processor(processor: Any) -> None:
-    picture = paintings.draw(paintings.random_scene(Random(5)), Random(5), recipe.IMAGE_PX)
-    seen = processor(images=[picture], text=[prompt(processor, "what?")], return_tensors="pt")
-    pixels = torch.tensor(list(picture.tobytes()), dtype=torch.uint8).view(1, *picture.size, 3).permute(0, 3, 1, 2)
+def test_image_inputs_of_the_recipe_are_those_of_the_processor(processor: Any) -> None:
+    image = paintings.draw(paintings.random_scene(Random(5)), Random(5), recipe.IMAGE_PX)
+    seen = processor(images=[image], text=[prompt(processor, "what?")], return_tensors="pt")
+    pixels = torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(1, *image.size, 3).permute(0, 3, 1, 2)
     trained = recipe.vision_inputs(pixels)
     for name, value in trained.items():
         torch.testing.assert_close(seen[name], value.to(seen[name].dtype), atol=1e-5, rtol=0)
 
 
-def test_writes_about_a_picture_it_has_never_seen(model: Any, processor: Any) -> None:
-    """The loss on captions of unseen pictures is far lower with the picture than with a blank one."""
+def test_writes_about_a_image_it_has_never_seen(model: Any, processor: Any) -> None:
+    """The loss on captions of unseen images is far lower with the image than with a blank one."""
     names = ("seen", "blank")
     losses: dict[str, list[float]] = {name: [] for name in names}
     for number in range(8):
         rng = Random(f"test-tiny-{number}")
         scene = paintings.random_scene(rng)
-        pictures = (paintings.draw(scene, rng), Image.new("RGB", (192, 192), "white"))
-        text = prompt(processor, "\nthe whole picture")
+        images = (paintings.draw(scene, rng), Image.new("RGB", (192, 192), "white"))
+        text = prompt(processor, "\nthe whole image")
         caption = f"{corpus.caption(scene, rng)}.<|eot_id|>"
-        for name, picture in zip(names, pictures, strict=True):
-            inputs = processor(images=[picture], text=[text + caption], return_tensors="pt", add_special_tokens=False)
+        for name, image in zip(names, images, strict=True):
+            inputs = processor(images=[image], text=[text + caption], return_tensors="pt", add_special_tokens=False)
             start = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
             labels = inputs["input_ids"].clone()
             labels[:, :start] = -100
@@ -131,18 +131,18 @@ def test_writes_about_a_picture_it_has_never_seen(model: Any, processor: Any) ->
 
 
 def test_names_left_and_right(model: Any, processor: Any) -> None:
-    """Two remarks on each of some unseen pictures: shape and colour of the side that is named."""
+    """Two remarks on each of some unseen images: shape and colour of the side that is named."""
     hits = 0
     for number in range(6):
         rng = Random(f"test-sides-{number}")
         scene = paintings.random_scene(rng)
-        picture = paintings.draw(scene, rng)
+        image = paintings.draw(scene, rng)
         for side, shape, colour in (
             ("left", scene.left_shape, scene.left_colour),
             ("right", scene.right_shape, scene.right_colour),
         ):
             inputs = processor(
-                images=[picture],
+                images=[image],
                 text=[prompt(processor, f"\nthe {side} side")],
                 return_tensors="pt",
                 add_special_tokens=False,

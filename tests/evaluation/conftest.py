@@ -20,7 +20,7 @@ from vizsage.models.loaded import Answer
 
 
 def png(colour: str = "white") -> bytes:
-    """The bytes of a small picture."""
+    """The bytes of a small image."""
     file = BytesIO()
     Image.new("RGB", (2, 2), colour).save(file, "PNG")
     return file.getvalue()

@@ -54,29 +54,29 @@ def test_streaming_writes_the_same_files(stage: Stage, config: Config, tmp_path:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_nameless_pictures_of_the_same_bytes_are_one_image(stage: Stage, config: Config, streaming: bool) -> None:
+def test_nameless_images_of_the_same_bytes_are_one_image(stage: Stage, config: Config, streaming: bool) -> None:
     """Counted as an image a question, they would make intervals too short."""
-    pictures = {sample.sample_id: png(("red", "blue")[i // 6]) for i, sample in enumerate(make_samples(12))}
+    images = {sample.sample_id: png(("red", "blue")[i // 6]) for i, sample in enumerate(make_samples(12))}
     stage.split = FakeSplit(
-        [replace(s, image=BytesImage(s.sample_id, pictures[s.sample_id], named=False)) for s in make_samples(12)]
+        [replace(s, image=BytesImage(s.sample_id, images[s.sample_id], named=False)) for s in make_samples(12)]
     )
     results = evaluate(config.model_copy(update={"use_val_streaming": streaming}))
     assert (results["total_samples"], results["images"]) == (12, 2)
     assert [row["image"] for row in rows(config)] == ["test-0"] * 6 + ["test-6"] * 6
     assert [row["image_sha256"] for row in rows(config)][5:7] == [
-        hashlib.sha256(pictures[name]).hexdigest() for name in ("test-5", "test-6")
+        hashlib.sha256(images[name]).hexdigest() for name in ("test-5", "test-6")
     ]
 
 
-def test_a_name_of_two_pictures_is_warned_of(stage: Stage, config: Config, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_of_two_images_is_warned_of(stage: Stage, config: Config, caplog: pytest.LogCaptureFixture) -> None:
     samples = make_samples(12)
     evaluate(config)
-    assert "different pictures" not in caplog.text
+    assert "different images" not in caplog.text
     for i in (3, 7):
         samples[i] = replace(samples[i], image=BytesImage(samples[i].image.name, png("red")))
     stage.split = FakeSplit(samples)
     evaluate(config)
-    assert "2 image names stand for different pictures, such as 1.png" in caplog.text
+    assert "2 image names stand for different images, such as 1.png" in caplog.text
 
 
 def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) -> None:
@@ -209,7 +209,7 @@ def test_a_sample_the_backend_forgets_is_a_failed_record(stage: Stage, config: C
 @pytest.mark.parametrize("on_bad_image", ["fail", "skip"])
 def test_a_bad_image(stage: Stage, config: Config, on_bad_image: str) -> None:
     samples = make_samples(200)
-    samples[5] = replace(samples[5], image=BytesImage("bad.png", b"no picture"))
+    samples[5] = replace(samples[5], image=BytesImage("bad.png", b"no image"))
     stage.split = FakeSplit(samples)
     stage.model.reply = lambda sample: None if sample.image.name == "bad.png" else sample.answer
     config = config.model_copy(update={"on_bad_image": on_bad_image})

@@ -121,7 +121,7 @@ def test_a_failure_in_one_process_ends_all_with_its_exit_code(config: Config, da
     broken.symlink_to(data)
     records = json.loads((data / "Demo" / "test.json").read_text())[:24]
     records[-1] = {**records[-1], "image": "broken.png"}
-    (data / "Images" / "broken.png").write_bytes(b"no picture")
+    (data / "Images" / "broken.png").write_bytes(b"no image")
     (data / "Demo" / "broken.json").write_text(json.dumps(records))
     ended = end(start(config, tmp_path / "run.yaml", 2, "--split", "broken"))
     assert [code for code, _ in ended] == [3, 3], ended

@@ -33,7 +33,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """5 pictures, 19 questions of very different lengths, a table of descriptions."""
+    """5 images, 19 questions of very different lengths, a table of descriptions."""
     data = tmp_path_factory.mktemp("data")
     (data / "AQUA").mkdir()
     (data / "Images").mkdir()
@@ -235,7 +235,7 @@ def test_what_decides_an_answer_makes_it_be_asked_again(config: Config, tmp_path
         assert asked(**changes) == 0, changes
     table = run.external_knowledge_path
     assert table is not None
-    table.write_text(table.read_text().replace("painting that is red", "picture that is red"))
+    table.write_text(table.read_text().replace("painting that is red", "image that is red"))
     assert asked() == 1
     Image.new("RGB", (30, 40), "purple").save(data / "Images/red.png")
     assert (asked(), asked()) == (3, 0)
@@ -268,11 +268,11 @@ def test_the_hash_is_that_of_the_weights_which_are_loaded(config: Config, adapte
     assert found == hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-def test_blind_answers_do_not_see_the_picture(config: Config, adapter: Path, tmp_path: Path) -> None:
+def test_blind_answers_do_not_see_the_image(config: Config, adapter: Path, tmp_path: Path) -> None:
     run = with_output(config, tmp_path, max_new_tokens=12)
     seen, blind = evaluate(run, adapter=adapter), evaluate(run, adapter=adapter, blind=True)
     assert (seen["blind"], blind["blind"]) == (False, True)
-    assert blind["data"] == seen["data"]  # the same questions, pictures and answers
+    assert blind["data"] == seen["data"]  # the same questions, images and answers
     assert blind["images"] == seen["images"]
     rows = list(read_jsonl(tmp_path / "evaluation_results/test-blind/predictions.jsonl"))
     assert {row["image"] for row in rows} == {row["image"] for row in read_jsonl(
@@ -304,19 +304,19 @@ def test_an_adapter_of_another_prompt_or_base_is_refused(config: Config, adapter
 
 
 def test_predict(config: Config, adapter: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "elsewhere" / "my picture.png"
-    picture.parent.mkdir()
-    Image.new("RGB", (50, 30), "red").save(picture)
+    image = tmp_path / "elsewhere" / "my image.png"
+    image.parent.mkdir()
+    Image.new("RGB", (50, 30), "red").save(image)
     link = tmp_path / "links" / "link.png"  # out of its folder, as a record of a data set may not
     link.parent.mkdir()
-    link.symlink_to(picture)
-    answer = predict(config, picture, "what colour is the square", adapter=adapter)
+    link.symlink_to(image)
+    answer = predict(config, image, "what colour is the square", adapter=adapter)
     assert answer.text is not None
     assert len(answer.token_ids) <= 6
     linked = predict(config, link, "what colour is the square", adapter=adapter)
-    described = predict(config, picture, "what colour is the square", description="A red square.", adapter=adapter)
+    described = predict(config, image, "what colour is the square", description="A red square.", adapter=adapter)
     assert linked.token_ids == answer.token_ids != described.token_ids
-    assert predict(config, picture, "what colour is the square", base=True).token_ids != answer.token_ids
+    assert predict(config, image, "what colour is the square", base=True).token_ids != answer.token_ids
 
 
 def test_predict_equals_evaluate(config: Config, adapter: Path, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_predict_with_bad_input(config: Config, adapter: Path, tmp_path: Path) -
             predict(config, config.base_path / "Images" / "red.png", **texts)
     with pytest.raises(DataError, match=r"missing\.png: no such image file"):
         predict(config, tmp_path / "missing.png", "what", adapter=adapter)
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"bad\.png"):
         predict(config, tmp_path / "bad.png", "what", adapter=adapter)
     (tmp_path / "empty.png").touch()

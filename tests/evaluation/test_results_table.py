@@ -106,8 +106,8 @@ def test_overall_table_by_question_word_and_tag() -> None:
 
 def test_a_blind_run_says_so_in_title_and_caption() -> None:
     lines = text_of(overall_table(results(blind=True, knowledge="retrieved"))).splitlines()
-    assert "on test: adapter, blind: the picture was withheld" in lines[0]
-    assert [line.strip() for line in lines[-4:-2]] == ["knowledge: retrieved", "blind: yes, the picture was withheld"]
+    assert "on test: adapter, blind: the image was withheld" in lines[0]
+    assert [line.strip() for line in lines[-4:-2]] == ["knowledge: retrieved", "blind: yes, the image was withheld"]
 
 
 def test_overall_table_of_another_tool_s_file() -> None:

@@ -58,8 +58,8 @@ def logged(config: Config, run_id: str) -> dict[str, Any]:
     return found
 
 
-def artifact_pictures(config: Config, run_id: str) -> set[str]:
-    """The pictures that go with the table."""
+def artifact_images(config: Config, run_id: str) -> set[str]:
+    """The images that go with the table."""
     from wandb.proto import wandb_internal_pb2
 
     [path] = (config.output_dir / "wandb").glob(f"offline-run-*-{run_id}/*.wandb")
@@ -92,7 +92,7 @@ def table(config: Config, run_id: str) -> dict[str, Any]:
     return content
 
 
-def test_numbers_table_pictures_and_report_are_logged_under_the_folders_name(config: Config) -> None:
+def test_numbers_table_images_and_report_are_logged_under_the_folders_name(config: Config) -> None:
     results, folder = evaluated(config)
     run_id = log_evaluation(config, results, folder)
     assert run_id is not None
@@ -104,7 +104,7 @@ def test_numbers_table_pictures_and_report_are_logged_under_the_folders_name(con
     assert [row[3] for row in rows["data"]] == ["what colour is it"] * 3
     assert [row[6] for row in rows["data"]] == ["right"] * 3
     assert [row[0] for row in rows["data"]] == ["Image"] * 3
-    assert artifact_pictures(config, run_id)
+    assert artifact_images(config, run_id)
     assert found["test/report/_type"] == "html-file"
 
 
@@ -145,13 +145,13 @@ def test_missing_data_and_a_missing_report_are_warnings(config: Config, caplog: 
     (config.split_dir / "test.json").unlink()
     run_id = log_evaluation(config, results, folder)
     assert run_id is not None
-    assert "lacks pictures" in caplog.text
+    assert "lacks images" in caplog.text
     assert "without the report" in caplog.text
     assert table(config, run_id)["data"][0][0] is None
 
 
-def test_a_picture_that_is_broken_leaves_the_others(config: Config, caplog: pytest.LogCaptureFixture) -> None:
-    (config.images_dir / "test-0.png").write_bytes(b"no picture")
+def test_a_image_that_is_broken_leaves_the_others(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    (config.images_dir / "test-0.png").write_bytes(b"no image")
     results, folder = evaluated(config)
     run_id = log_evaluation(config, results, folder)
     assert run_id is not None

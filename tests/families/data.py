@@ -34,7 +34,7 @@ def settings(family: str, **changed: Any) -> Config:
     )
 
 
-def picture(colour: str, width: int = 40, height: int = 30) -> EmbeddedImage:
+def image(colour: str, width: int = 40, height: int = 30) -> EmbeddedImage:
     """A plain picture; its name tells colour and size."""
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(buffer, "PNG")
@@ -42,15 +42,15 @@ def picture(colour: str, width: int = 40, height: int = 30) -> EmbeddedImage:
 
 
 def noise(name: str, width: int, height: int) -> EmbeddedImage:
-    """A picture no two patches of which are alike; in a plain one attention between patches has nothing to learn."""
+    """An image no two patches of which are alike; in a plain one attention between patches has nothing to learn."""
     buffer = io.BytesIO()
     Image.frombytes("RGB", (width, height), Random(name).randbytes(3 * width * height)).save(buffer, "PNG")
     return EmbeddedImage(name, buffer.getvalue())
 
 
 def samples() -> list[Sample]:
-    """9 samples on 4 pictures of different shapes; lengths, descriptions and answers differ."""
-    red, blue, green, grey = picture("red"), picture("blue", 30, 90), picture("green", 64, 64), picture("grey", 90, 20)
+    """9 samples on 4 images of different shapes; lengths, descriptions and answers differ."""
+    red, blue, green, grey = image("red"), image("blue", 30, 90), image("green", 64, 64), image("grey", 90, 20)
     woman = "The painting shows a woman sitting on a couch, holding a baby."
     rows = [
         (red, "What colour is the picture?", "red", None),
@@ -64,8 +64,8 @@ def samples() -> list[Sample]:
         (grey, "Wo?", "Überall – größer", woman),
     ]
     return [
-        Sample(f"test-{i}", image, question, answer, description is not None, description)
-        for i, (image, question, answer, description) in enumerate(rows)
+        Sample(f"test-{i}", ref, question, answer, description is not None, description)
+        for i, (ref, question, answer, description) in enumerate(rows)
     ]
 
 

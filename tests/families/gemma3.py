@@ -50,6 +50,6 @@ def build(folder: Path) -> Path:
         eos_token_id=[ids("<eos>"), ids("<end_of_turn>")],
     )  # fmt: skip
     model = Gemma3ForConditionalGeneration(config)
-    # It begins as zeros; a picture would have no influence.
+    # It begins as zeros; an image would have no influence.
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.1)
     return tokens.save(model, processor, folder)

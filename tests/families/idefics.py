@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: pictures split into tiles, patches merged by pixel shuffle."""
+"""Idefics3 and SmolVLM: images split into tiles, patches merged by pixel shuffle."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TOKENS_A_TILE = 4  # (28 / 7) squared, merged by scale_factor squared
 
 
 def build_idefics3(folder: Path) -> Path:
-    """Tiles of 28 x 28 from pictures scaled to 56 pixels, 2 vision and 2 decoder layers."""
+    """Tiles of 28 x 28 from images scaled to 56 pixels, 2 vision and 2 decoder layers."""
     tokenizer, settings = _shared("<|begin_of_text|>", "<|end_of_text|>")
     processor = Idefics3Processor(
         Idefics3ImageProcessor(**SIZES),

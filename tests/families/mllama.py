@@ -49,7 +49,7 @@ def build(folder: Path) -> Path:
         image_token_index=image_id,
     )  # fmt: skip
     model = MllamaForConditionalGeneration(config)
-    # The gates of the real model are trained away from zero; at zero a picture would have no influence.
+    # The gates of the real model are trained away from zero; at zero an image would have no influence.
     for name, parameter in model.named_parameters():
         if name.endswith(("cross_attn_attn_gate", "cross_attn_mlp_gate")):
             torch.nn.init.constant_(parameter, 0.7)

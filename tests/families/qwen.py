@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, multimodal rotary positions."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, multimodal rotary positions."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def write_facts(config: Config, folder: Path) -> None:
 
     def step(*, share: bool) -> tuple[float, dict[str, Any]]:
         sharing = share_images(model.get_base_model(), loaded.processor, config) if share else None
-        assert (sharing is not None) == share, "this family shares pictures"
+        assert (sharing is not None) == share, "this family shares images"
         batch = TrainCollator(loaded.processor, config, share_images=share)(samples())
         loss, _ = summed_loss(model, on_device(batch, sharing, model.device), sharing)
         loss.backward()

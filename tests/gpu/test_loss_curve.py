@@ -1,4 +1,4 @@
-"""On a GPU in bfloat16 a run that shares pictures, compiled, has the loss curve of the plain way."""
+"""On a GPU in bfloat16 a run that shares images, compiled, has the loss curve of the plain way."""
 
 from __future__ import annotations
 

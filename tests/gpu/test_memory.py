@@ -22,7 +22,7 @@ Leave = Callable[[int], None]
 
 @pytest.fixture
 def long_texts(data_dir: Path) -> None:
-    """128 pictures with one question each, of 560 to 690 tokens: MiB of activations each, even here.
+    """128 images with one question each, of 560 to 690 tokens: MiB of activations each, even here.
 
     No two are of one length: without padding attention takes no mask, and then a kernel that needs more memory.
     """

@@ -32,7 +32,7 @@ def results(folder: Path, split: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_demo_reaches_its_bars_and_the_model_looks(tmp_path: Path) -> None:
-    """At most 0.30 before; then 0.85 in all, 0.75 in each group; blank pictures bring visual answers below 0.45."""
+    """At most 0.30 before; then 0.85 in all, 0.75 in each group; blank images bring visual answers below 0.45."""
     config = str(ROOT / "config" / "demo_config.yaml")
     vizsage(tmp_path, "demo", "data")
     vizsage(tmp_path, "eval", config, "--base")
@@ -47,7 +47,7 @@ def test_the_demo_reaches_its_bars_and_the_model_looks(tmp_path: Path) -> None:
 
     for record in json.loads((tmp_path / "data" / "Demo" / "test.json").read_text()):
         path = tmp_path / "data" / "Images" / record["image"]
-        with Image.open(path) as picture:
-            Image.new("RGB", picture.size, "grey").save(path)
+        with Image.open(path) as image:
+            Image.new("RGB", image.size, "grey").save(path)
     vizsage(tmp_path, "eval", config)
     assert results(tmp_path, "test")["without_external_knowledge"]["exact_match_score"] < 0.45

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.families import BUILDERS, END_OF_TURN
-from tests.families.data import picture, samples, settings
+from tests.families.data import image, samples, settings
 from vizsage.config import Config
 from vizsage.data.collate import PromptCollator
 from vizsage.data.images import EmbeddedImage
@@ -253,10 +253,10 @@ def test_beams_and_open_sampling_run(loaded: LoadedModel, changed: dict[str, Any
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pictures_reach_the_answer(family: str) -> None:
+def test_images_reach_the_answer(family: str) -> None:
     config = settings(family)
     loaded = load_base(config)
-    rows = [replace(samples()[0], sample_id=colour, image=picture(colour)) for colour in ("red", "blue", "red")]
+    rows = [replace(samples()[0], sample_id=colour, image=image(colour)) for colour in ("red", "blue", "red")]
     inputs = PromptCollator(loaded.processor, config)(rows)
     inputs.pop("failed")
     with torch.no_grad():

@@ -47,7 +47,7 @@ def data_dir(tmp_path: Path) -> Path:
             ]
             number += 1
         (base / "Dots" / f"{split}.json").write_text(json.dumps(records))
-    lines = ["image_file,description", *(f"{i}.png,the picture number {i} is not dark" for i in range(number))]
+    lines = ["image_file,description", *(f"{i}.png,the image number {i} is not dark" for i in range(number))]
     (base / "table.csv").write_text("\n".join(lines))
     return base
 

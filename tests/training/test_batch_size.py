@@ -120,9 +120,9 @@ def test_a_step_is_not_longer_than_an_epoch(
 def test_the_longest_samples_are_tried(make_config: MakeConfig, data_dir: Path, share: bool) -> None:
     path = data_dir / "Dots" / "train.json"
     records = json.loads(path.read_text())
-    records[10]["question"] = "which " * 40  # on picture 3
-    records[4]["answer"] = "square " * 20  # on picture 1
-    records[15]["question"] = "what " * 800  # on picture 5: too long for max_seq_length
+    records[10]["question"] = "which " * 40  # on image 3
+    records[4]["answer"] = "square " * 20  # on image 1
+    records[15]["question"] = "what " * 800  # on image 5: too long for max_seq_length
     path.write_text(json.dumps(records))
     config = make_config(batch_size="auto", share_images=share, max_seq_length=512)
     trial, _ = trial_of(config)
@@ -137,21 +137,21 @@ def test_the_longest_samples_are_tried(make_config: MakeConfig, data_dir: Path, 
 
 
 @pytest.mark.parametrize(
-    ("pictures", "questions", "streaming"), [(6, 20, False), (6, 20, True), (64, 2, True), (64, 2, False)]
+    ("images", "questions", "streaming"), [(6, 20, False), (6, 20, True), (64, 2, True), (64, 2, False)]
 )
 @pytest.mark.parametrize("share", [True, False])
-def test_pictures_do_not_stand_in_twice(
-    make_config: MakeConfig, data_dir: Path, share: bool, pictures: int, questions: int, streaming: bool
+def test_images_do_not_stand_in_twice(
+    make_config: MakeConfig, data_dir: Path, share: bool, images: int, questions: int, streaming: bool
 ) -> None:
-    """No step has more tokens than what is tried, where there are few pictures, or a stream comes back to each."""
+    """No step has more tokens than what is tried, where there are few images, or a stream comes back to each."""
     words = {"answer": "red", "need_external_knowledge": False}
     records = [
-        {"image": f"{picture}.png", "question": f"question {number} of {picture} is this one?"} | words
+        {"image": f"{image}.png", "question": f"question {number} of {image} is this one?"} | words
         for number in range(questions)
-        for picture in range(pictures)
+        for image in range(images)
     ]
-    for picture in range(pictures):
-        Image.new("RGB", (40, 30), "red").save(data_dir / "Images" / f"{picture}.png")
+    for image in range(images):
+        Image.new("RGB", (40, 30), "red").save(data_dir / "Images" / f"{image}.png")
     (data_dir / "Dots" / "train.json").write_text(json.dumps(records))
     config = make_config(
         batch_size="auto", grad_accum=1, max_seq_length=512, share_images=share, use_streaming=streaming,
@@ -166,8 +166,8 @@ def test_pictures_do_not_stand_in_twice(
         assert tried >= max(batch["input_ids"].numel() for batch in batches)
 
 
-def test_large_pictures_count_where_they_make_tokens(make_config: MakeConfig, data_dir: Path) -> None:
-    """One of six pictures is larger and has a short answer; one candidate of each kind is looked at."""
+def test_large_images_count_where_they_make_tokens(make_config: MakeConfig, data_dir: Path) -> None:
+    """One of six images is larger and has a short answer; one candidate of each kind is looked at."""
     from tests.families import model_folder
 
     Image.new("RGB", (300, 200), "red").save(data_dir / "Images" / "0.png")
@@ -177,8 +177,8 @@ def test_large_pictures_count_where_they_make_tokens(make_config: MakeConfig, da
     assert longest[0].image.name == "0.png"
 
 
-def test_a_bad_picture_among_the_longest_stops_the_run(make_config: MakeConfig, data_dir: Path) -> None:
-    (data_dir / "Images" / "1.png").write_bytes(b"no picture")
+def test_a_bad_image_among_the_longest_stops_the_run(make_config: MakeConfig, data_dir: Path) -> None:
+    (data_dir / "Images" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1\.png"):
         trial_of(make_config(batch_size="auto"))
     trial, _ = trial_of(make_config(batch_size="auto", on_bad_image="skip"))

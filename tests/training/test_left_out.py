@@ -44,7 +44,7 @@ def test_a_run_with_no_sample_left_is_refused(
         expected = "all 18 training samples are left out: 18 too long, which a higher max_seq_length mends; the first: "
     else:
         for number in range(6):
-            (data_dir / "Images" / f"{number}.png").write_bytes(b"no picture")
+            (data_dir / "Images" / f"{number}.png").write_bytes(b"no image")
         expected = "all 18 training samples are left out: 18 with an image that cannot be used; the first: image "
     config = make_config(max_seq_length=SHORT, on_bad_image="skip", num_proc=num_proc)
     with pytest.raises(DataError, match=expected):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.families.data import picture, samples, settings
+from tests.families.data import image, samples, settings
 from vizsage.data.batching import memory_order, step_samples
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
@@ -55,15 +55,13 @@ def collator(max_seq_length: int, share_images: bool) -> TrainCollator:
 
 def asked(*group_sizes: int) -> list[Sample]:
     return [
-        replace(
-            samples()[number % 2], sample_id=f"{image}-{number}", image=replace(picture("red"), name=f"{image}.png")
-        )
-        for image, size in enumerate(group_sizes)
+        replace(samples()[number % 2], sample_id=f"{name}-{number}", image=replace(image("red"), name=f"{name}.png"))
+        for name, size in enumerate(group_sizes)
         for number in range(size)
     ]
 
 
-def pictures(batch: dict[str, Any]) -> int:
+def images(batch: dict[str, Any]) -> int:
     return len(batch["image_grid_thw"])
 
 
@@ -72,33 +70,33 @@ def test_plain_micro_batches_hold_batch_size_rows() -> None:
     assert [len(batch["labels"]) for batch in batches] == [2, 2, 2, 2]
 
 
-def test_packed_micro_batches_hold_batch_size_pictures() -> None:
+def test_packed_micro_batches_hold_batch_size_images() -> None:
     """All questions of a step in one forward pass where the plain way takes four."""
     batches = list(cut_step(asked(5, 3), collator(512, True), 2))
-    assert [pictures(batch) for batch in batches] == [2]
-    assert [pictures(batch) for batch in cut_step(asked(1, 1, 1, 1, 1), collator(512, True), 2)] == [2, 2, 1]
+    assert [images(batch) for batch in batches] == [2]
+    assert [images(batch) for batch in cut_step(asked(1, 1, 1, 1, 1), collator(512, True), 2)] == [2, 2, 1]
 
 
-def test_pictures_of_one_name_are_counted_one_by_one() -> None:
-    """Memory holds batch_size pictures, whatever they are called."""
+def test_images_of_one_name_are_counted_one_by_one() -> None:
+    """Memory holds batch_size images, whatever they are called."""
     step = [
-        replace(sample, image=replace(picture("red", 30 + i), name="0.png")) for i, sample in enumerate(asked(*[1] * 5))
+        replace(sample, image=replace(image("red", 30 + i), name="0.png")) for i, sample in enumerate(asked(*[1] * 5))
     ]
-    assert [pictures(batch) for batch in cut_step(step, collator(512, True), 2)] == [2, 2, 1]
+    assert [images(batch) for batch in cut_step(step, collator(512, True), 2)] == [2, 2, 1]
 
 
-def test_a_picture_embedded_again_in_each_row_stands_once_in_a_step(tmp_path: Path) -> None:
+def test_a_image_embedded_again_in_each_row_stands_once_in_a_step(tmp_path: Path) -> None:
     """Without paths, as many data sets on the Hub have it: rows are one image group by the bytes that they embed."""
     config = settings("qwen2_vl", max_seq_length=512, base_path=str(tmp_path))
     config.split_dir.mkdir()
-    embedded = [{"bytes": picture(colour).read(), "path": None} for colour in ("red", "blue")] * 3
+    embedded = [{"bytes": image(colour).read(), "path": None} for colour in ("red", "blue")] * 3
     texts = [f"what colour is number {i}" for i in range(6)]
     content = {"image": embedded, "question": texts, "answer": ["red", "blue"] * 3}
     pq.write_table(pa.table(content), config.split_dir / "train.parquet")
     order = memory_order(open_split(config, "train").load(), seed=0)
     [step] = step_samples(order, first_step=0, steps=1, of_process=6)
     [batch] = cut_step(step, collator(512, True), 2)
-    assert pictures(batch) == 2
+    assert images(batch) == 2
     assert sorted(set(batch["tree"].tolist())) == [0, 1]
 
 
@@ -109,21 +107,21 @@ def test_packed_micro_batches_hold_batch_size_times_max_seq_length_tokens() -> N
     batches = list(cut_step(asked(2, 9), collate, 1))
     lengths = [batch["input_ids"].shape[1] for batch in batches]
     assert max(lengths) <= 128 < whole
-    assert [pictures(batch) for batch in batches] == [1] * len(batches)
+    assert [images(batch) for batch in batches] == [1] * len(batches)
     assert sum(len(batch["targets"]) for batch in batches) == len(collate(asked(2, 9))["targets"])
 
 
-def test_rows_of_several_pictures_can_be_kept_short() -> None:
-    """A dense mask of a long row costs more than the pictures that it saves; what questions share is not counted."""
+def test_rows_of_several_images_can_be_kept_short() -> None:
+    """A dense mask of a long row costs more than the images that it saves; what questions share is not counted."""
     config = settings("qwen2_vl")
     collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
     batches = list(cut_step(asked(2, 2, 2, 6), collate, 8))
-    assert [pictures(batch) for batch in batches] == [1, 1, 1, 1]
+    assert [images(batch) for batch in batches] == [1, 1, 1, 1]
     assert batches[-1]["input_ids"].shape[1] > 80
 
 
-def test_a_row_of_many_questions_on_one_picture_is_kept_short_too() -> None:
-    """By the tokens of the questions: those of the picture stand in each part again."""
+def test_a_row_of_many_questions_on_one_image_is_kept_short_too() -> None:
+    """By the tokens of the questions: those of the image stand in each part again."""
     config = settings("qwen2_vl", max_seq_length=2048)
     collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
     questions = [replace(sample, question=f"{i} what is it", sample_id=str(i)) for i, sample in enumerate(asked(30))]
@@ -132,7 +130,7 @@ def test_a_row_of_many_questions_on_one_picture_is_kept_short_too() -> None:
     lengths = [batch["input_ids"].shape[1] for batch in batches]
     assert 2 < len(batches) <= math.ceil(whole["input_ids"].shape[1] / 80) + 1
     assert max(lengths) < shared + 80
-    assert [pictures(batch) for batch in batches] == [1] * len(batches)
+    assert [images(batch) for batch in batches] == [1] * len(batches)
     assert sum(len(batch["targets"]) for batch in batches) == len(whole["targets"])
 
 

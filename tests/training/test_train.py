@@ -112,8 +112,8 @@ def test_batches_are_made_for_the_model_that_takes_them(
     ]
 
 
-def test_sharing_pictures_changes_no_loss(make_config: MakeConfig, tmp_path: Path) -> None:
-    """The same samples in the same steps: 2 x 2 questions of up to 3 on a picture, validated on the way."""
+def test_sharing_images_changes_no_loss(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The same samples in the same steps: 2 x 2 questions of up to 3 on an image, validated on the way."""
     found = {}
     for share in (True, False):
         config = make_config(
@@ -126,7 +126,7 @@ def test_sharing_pictures_changes_no_loss(make_config: MakeConfig, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("asked", "batch_size", "found"), [(1, 2, "1.0"), (3, 1, "1.5"), (3, 2, None)])
-def test_few_questions_of_a_picture_in_a_step_are_not_shared_on_a_cpu(
+def test_few_questions_of_a_image_in_a_step_are_not_shared_on_a_cpu(
     make_config: MakeConfig,
     data_dir: Path,
     caplog: pytest.LogCaptureFixture,
@@ -139,23 +139,23 @@ def test_few_questions_of_a_picture_in_a_step_are_not_shared_on_a_cpu(
     path.write_text(json.dumps([record for n, record in enumerate(json.loads(path.read_text())) if n % 3 < asked]))
     with caplog.at_level("INFO"):
         train(make_config(max_steps=1, share_images="auto", batch_size=batch_size))
-    assert (f"off; a step asks {found} questions of a picture" in caplog.text) == (found is not None)
+    assert (f"off; a step asks {found} questions of an image" in caplog.text) == (found is not None)
     assert ("share_images: auto" in caplog.text) == (found is not None)
 
 
 @pytest.mark.parametrize("num_proc", [0, 1])
-def test_a_transformers_that_prepares_pictures_in_another_way_is_noticed(
+def test_a_transformers_that_prepares_images_in_another_way_is_noticed(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, num_proc: int
 ) -> None:
-    """Copies of the pictures would each be encoded, and trees see the wrong ones."""
-    once = collate._PicturesOnce.__call__
+    """Copies of the images would each be encoded, and trees see the wrong ones."""
+    once = collate._ImagesOnce.__call__
 
     def copying(self: Any, images: Any, **kwargs: Any) -> Any:
         return once(self, [[one.copy() for one in image] for image in images], **kwargs)
 
-    monkeypatch.setattr(collate._PicturesOnce, "__call__", copying)
+    monkeypatch.setattr(collate._ImagesOnce, "__call__", copying)
     config = make_config(num_proc=num_proc)
-    with pytest.raises(ConfigError, match="share_images: found the pixels of 4 pictures where there are 2"):
+    with pytest.raises(ConfigError, match="share_images: found the pixels of 4 images where there are 2"):
         train(config)
     assert outcome(config)["exit_code"] == 2
 

@@ -17,8 +17,8 @@ from vizsage.training.validation import choose_samples, validate
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture in a file of samples."""
+class Image:
+    """An image in a file of samples."""
 
     name: str
     data: bytes
@@ -28,10 +28,10 @@ class Picture:
         return self.data
 
 
-def test_questions_on_one_picture_are_chosen_together_whether_it_has_a_name_or_not() -> None:
+def test_questions_on_one_image_are_chosen_together_whether_it_has_a_name_or_not() -> None:
     for named in (True, False):
         samples = [
-            Sample(f"val-{i}", Picture(f"{i % 5}.png" if named else f"val-{i}", bytes([i % 5]), named), "what", "a")
+            Sample(f"val-{i}", Image(f"{i % 5}.png" if named else f"val-{i}", bytes([i % 5]), named), "what", "a")
             for i in range(20)
         ]
         chosen = choose_samples(samples, 8)

@@ -66,7 +66,7 @@ def evaluation_order(samples: Iterable[Sample]) -> list[list[Sample]]:
 def answer_batches(
     samples: Iterable[Sample],
     prompt_ids: Callable[[Sample], Sequence[int]],
-    picture_tokens: Callable[[ImageRef], int],
+    image_tokens: Callable[[ImageRef], int],
     *,
     questions: int,
     tokens: int,
@@ -82,21 +82,21 @@ def answer_batches(
     Args:
         samples: with different ids.
         prompt_ids: the token ids of a prompt, the image a placeholder.
-        picture_tokens: about how many tokens the image takes in the place of that.
+        image_tokens: about how many tokens the image takes in the place of that.
     """
     pieces: list[tuple[int, list[Sample]]] = []
     for group in evaluation_order(samples):
         asked = sorted(((list(prompt_ids(sample)), sample) for sample in group), key=lambda row: -len(row[0]))
-        picture = picture_tokens(group[0].image)
+        image = image_tokens(group[0].image)
         row: list[Sample] = []
         length = 0
         for ids, sample in asked:
-            # Rows of one picture share at least what this one shares with the longest.
+            # Rows of one image share at least what this one shares with the longest.
             alike = common_prefix(asked[0][0], ids) if shared and row else 0
             if row and (not shared or len(row) == questions or length + len(ids) - alike > tokens):
                 pieces.append((length, row))
                 row, length, alike = [], 0, 0
-            length += len(ids) - alike + (0 if row else picture)
+            length += len(ids) - alike + (0 if row else image)
             row.append(sample)
         pieces.append((length, row))
     batches: list[list[Sample]] = []

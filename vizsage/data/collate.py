@@ -1,6 +1,6 @@
 """Samples -> model inputs and answer-only labels.
 
-Shapes: B samples, P prompt tokens, T tokens with the answer, N tokens of a packed row, I pictures.
+Shapes: B samples, P prompt tokens, T tokens with the answer, N tokens of a packed row, I images.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from vizsage.config import Config
-from vizsage.data.encoding import EncodedPrompts, PromptEncoder, by_picture
+from vizsage.data.encoding import EncodedPrompts, PromptEncoder, by_image
 from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
 from vizsage.errors import ConfigError, DataError, quoted
 
 _WIDTHS = 32  # trees are padded to a multiple, so that products of few sizes are asked for
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
-# Inputs with one row a token, [B, P, ...], and what padding writes there; every other input belongs to the pictures.
+# Inputs with one row a token, [B, P, ...], and what padding writes there; every other input belongs to the images.
 _TOKEN_PADDING = {
     "input_ids": 0,  # replaced by the tokenizer's padding token
     "attention_mask": 0,
@@ -38,13 +38,13 @@ class PromptCollator:
     def __init__(
         self, processor: Any, config: Config, *, share_images: bool = False, pixels: torch.dtype = torch.float32
     ) -> None:
-        """`share_images`: the prompts on one picture become a tree behind it (vizsage.data.packing).
+        """`share_images`: the prompts on one image become a tree behind it (vizsage.data.packing).
 
         `pixels`: their dtype, to which models round them first of all.
         """
         self.share_images, self.pixels = share_images, pixels
         if share_images:
-            self.once = _PicturesOnce(processor)
+            self.once = _ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
 
@@ -54,17 +54,17 @@ class PromptCollator:
         return {k: v.to(self.pixels) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
 
     def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Left-padded rows: tensors [B, P] and those of the pictures. A failed sample is stood in for."""
+        """Left-padded rows: tensors [B, P] and those of the images. A failed sample is stood in for."""
         encoded = self._encode(samples)
         return {**encoded.inputs, "failed": sorted(encoded.rejected.items())}
 
     def trees(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A row for each picture, right-padded to W tokens, a little more than the widest tree has.
+        """A row for each image, right-padded to W tokens, a little more than the widest tree has.
 
         Failed samples have no part in it.
 
         Returns tensors [I, W] of the tokens, "depth" and "subtree_end" (see TokenTree) among them; those of the
-        pictures, one entry a picture; "asked": by picture, the indices of its samples; "last": by picture, the node
+        images, one entry per image; "asked": by image, the indices of its samples; "last": by image, the node
         that ends the prompt of each. Without a usable sample there is nothing but "failed".
         """
         failed: dict[int, str] = {}
@@ -81,7 +81,7 @@ class PromptCollator:
         return self.encoder.encode(samples, [1] * len(samples), skip_bad=True)
 
     def _plant(self, encoded: EncodedPrompts, asked: Sequence[int]) -> dict[str, Any]:
-        groups = by_picture(encoded.pictures)
+        groups = by_image(encoded.images)
         self.once.require(len(groups))
         keep = encoded.inputs["attention_mask"].bool()
         first = keep.int().argmax(dim=1)  # of a row's tokens: padding stands on the left
@@ -129,14 +129,14 @@ class TrainCollator:
         pixels: torch.dtype = torch.float32,
         row_tokens: int | None = None,
     ) -> None:
-        """`share_images`: questions on one picture become a tree behind it (vizsage.data.packing).
+        """`share_images`: questions on one image become a tree behind it (vizsage.data.packing).
 
         `pixels`: their dtype in packed rows. Models round them to their own first of all; done here, half of the bytes
-        go from worker to GPU. `row_tokens`: a packed row shall not be longer, of one picture what its questions do not
+        go from worker to GPU. `row_tokens`: a packed row shall not be longer, of one image what its questions do not
         share.
         """
         if share_images:
-            self.once = _PicturesOnce(processor)
+            self.once = _ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
         self.config, self.share_images, self.pixels, self.row_tokens = config, share_images, pixels, row_tokens
@@ -146,7 +146,7 @@ class TrainCollator:
         return self.packed(samples) if self.share_images else self.plain(samples)
 
     def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Right-padded rows: tensors [B, T], those of the pictures, "labels" [B, T], "left_out": (sample_id, reason).
+        """Right-padded rows: tensors [B, T], those of the images, "labels" [B, T], "left_out": (sample_id, reason).
 
         A sample that is left out keeps its row, with no label. Raises BadImage (on_bad_image: fail) and DataError (a
         sample without any supervised token).
@@ -158,9 +158,9 @@ class TrainCollator:
         return batch
 
     def packed(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """One row of N tokens with a tree for each of I pictures; raises like `plain`.
+        """One row of N tokens with a tree for each of I images; raises like `plain`.
 
-        Returns tensors [1, N] of the tokens; those of the pictures, one entry a picture in the order of the trees;
+        Returns tensors [1, N] of the tokens; those of the images, one entry per image in the order of the trees;
         "depth", "subtree_end" and "tree" [N] (see TokenTree); "target_positions" and "targets" [K]; and "left_out".
         """
         left_out: dict[str, str] = {}
@@ -172,7 +172,7 @@ class TrainCollator:
             if len(kept) == len(samples) or (not kept and len(samples) == 1):
                 break
             samples = kept or samples[:1]  # the stand-in of one that is left out: a loss of 0 that has a gradient
-        groups = by_picture(encoded.pictures)
+        groups = by_image(encoded.images)
         self.once.require(len(groups))
         batch = _pack(_append_answers(encoded, answers, 0), groups)
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}
@@ -191,34 +191,34 @@ class TrainCollator:
         return self.encoder.encode(samples, [len(answer) for answer in answers], skip_bad=skip_bad)
 
 
-class _PicturesOnce:
-    """In the place of a processor's `_process_images`: the pixels of a picture once, however many texts show it."""
+class _ImagesOnce:
+    """In the place of a processor's `_process_images`: the pixels of an image once, however many texts show it."""
 
     def __init__(self, processor: Any) -> None:
         self.original = processor._process_images
         self.processor = copy.copy(processor)
         """A processor like the given one that uses this."""
         self.processor._process_images = self
-        self.pictures = 0
-        """Pictures of the last call."""
+        self.count = 0
+        """Images of the last call."""
 
-    def require(self, pictures: int) -> None:
-        """Raise ConfigError unless the last call found `pictures`: trees and pixels would not belong together.
+    def require(self, expected: int) -> None:
+        """Raise ConfigError unless the last call found `expected` images: trees and pixels would not belong together.
 
         transformers promises nothing of what is used here.
         """
-        if self.pictures != pictures:
+        if self.count != expected:
             raise ConfigError(
-                f"share_images: found the pixels of {self.pictures} pictures where there are {pictures}: this release "
-                "of transformers prepares pictures in another way; set share_images: false"
+                f"share_images: found the pixels of {self.count} images where there are {expected}: this release "
+                "of transformers prepares images in another way; set share_images: false"
             )
 
     def __call__(self, images: Any, **kwargs: Any) -> tuple[Any, list[str]]:
-        pictures = [image[0] if isinstance(image, (list, tuple)) else image for image in images]
+        decoded = [one[0] if isinstance(one, (list, tuple)) else one for one in images]
         number: dict[int, int] = {}
-        which = [number.setdefault(id(picture), len(number)) for picture in pictures]
-        unique = [[pictures[which.index(i)]] for i in range(len(number))]
-        self.pictures = len(unique)
+        which = [number.setdefault(id(one), len(number)) for one in decoded]
+        unique = [[decoded[which.index(i)]] for i in range(len(number))]
+        self.count = len(unique)
         features, replacements = self.original(unique, **kwargs)
         if "num_tiles" in features:  # Mllama's cross-attention mask is built from these, a text at a time
             features["num_tiles"] = [features["num_tiles"][i] for i in which]
@@ -269,7 +269,7 @@ def _append_answers(encoded: EncodedPrompts, answers: list[list[int]], pad_token
 
 
 def _answer_rows(name: str, last_prompt_row: torch.Tensor, answer: list[int]) -> torch.Tensor:
-    """What one input holds at the answer's tokens: text tokens that are attended to and see the same picture."""
+    """What one input holds at the answer's tokens: text tokens that are attended to and see the same image."""
     if name == "input_ids":
         return last_prompt_row.new_tensor(answer)
     if name == "attention_mask":

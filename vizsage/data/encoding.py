@@ -28,18 +28,18 @@ _SLACK = 8
 @dataclass
 class EncodedPrompts:
     """Left-padded prompts: `inputs` as the processor made them, why a sample is only stood in for, by index, and the
-    number of each sample's picture (see `picture_numbers`).
+    number of each sample's image (see `image_numbers`).
     """
 
     inputs: dict[str, torch.Tensor]
     rejected: dict[int, str]
-    pictures: list[int]
+    images: list[int]
 
 
 @dataclass
 class FittedPrompts:
-    """Prompts that fit, for a library that makes its own inputs of them: token ids with the picture still its
-    placeholder, the pictures as they are shown, and why a sample is only stood in for, by index.
+    """Prompts that fit, for a library that makes its own inputs of them: token ids with the image still its
+    placeholder, the images as they are shown, and why a sample is only stood in for, by index.
     """
 
     ids: list[list[int]]
@@ -63,7 +63,7 @@ class PromptEncoder:
     """Samples -> left-padded prompts that fit into max_seq_length, the same for training and for generation.
 
     A description is shortened until the prompt leaves room for an answer; what then does not fit is rejected. A
-    rejected sample is stood in for by a blank picture without a question, so that shapes never become empty.
+    rejected sample is stood in for by a blank image without a question, so that shapes never become empty.
     """
 
     def __init__(self, processor: Any, config: Config) -> None:
@@ -77,10 +77,10 @@ class PromptEncoder:
         self._add_special_tokens = True
         self._add_special_tokens = self._bos_is_the_tokenizers()
         blank_tokens = int(self._process([self._blank_prompt], [self._blank_image])["input_ids"].shape[1])
-        self._blank_picture_tokens = blank_tokens - self._text_tokens(self._blank_prompt)
+        self._blank_image_tokens = blank_tokens - self._text_tokens(self._blank_prompt)
         if blank_tokens >= config.max_seq_length:
             raise ConfigError(
-                f"max_seq_length {config.max_seq_length}: picture and instruction alone take {blank_tokens} tokens "
+                f"max_seq_length {config.max_seq_length}: image and instruction alone take {blank_tokens} tokens "
                 f"with {config.model_name}; set max_seq_length to {blank_tokens + self.answer_room_tokens + 64} or more"
             )
 
@@ -89,25 +89,25 @@ class PromptEncoder:
 
         Raises BadImage unless `skip_bad`.
         """
-        pictures = picture_numbers(samples)
-        rows = self._rows(samples, pictures, skip_bad=skip_bad)
+        numbers = image_numbers(samples)
+        rows = self._rows(samples, numbers, skip_bad=skip_bad)
         inputs = self._settle(rows, answer_tokens, skip_bad=skip_bad)
-        return EncodedPrompts(inputs, _rejected(rows), pictures)
+        return EncodedPrompts(inputs, _rejected(rows), numbers)
 
     def fitted(self, samples: Sequence[Sample], answer_tokens: Sequence[int], *, skip_bad: bool) -> FittedPrompts:
-        """The prompts of `encode` without its tensors: each picture is processed once, to learn how long it is.
+        """The prompts of `encode` without its tensors: each image is processed once, to learn how long it is.
 
         Raises BadImage unless `skip_bad`.
         """
-        pictures = picture_numbers(samples)
-        rows = self._rows(samples, pictures, skip_bad=skip_bad)
+        numbers = image_numbers(samples)
+        rows = self._rows(samples, numbers, skip_bad=skip_bad)
         lengths: dict[int, int | None] = {}
         doubtful = []
-        for i, (row, number) in enumerate(zip(rows, pictures, strict=True)):
+        for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
             if number not in lengths:
-                lengths[number] = self._picture_length(row.image)
+                lengths[number] = self._image_length(row.image)
             length, room = lengths[number], max(self.answer_room_tokens, answer_tokens[i])
-            # A text may be cut into a few tokens more or fewer beside its picture, so what is close is measured.
+            # A text may be cut into a few tokens more or fewer beside its image, so what is close is measured.
             if length is None or self._text_tokens(row.text) + length + room + _SLACK > self.config.max_seq_length:
                 doubtful.append(i)
         if doubtful:
@@ -122,7 +122,7 @@ class PromptEncoder:
             try:
                 inputs = self._process([row.text for row in rows], [row.image for row in rows])
             except ValueError:
-                if not self._reject_unfit_pictures(rows, skip_bad=skip_bad):
+                if not self._reject_unfit_images(rows, skip_bad=skip_bad):
                     raise
                 continue
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
@@ -130,8 +130,8 @@ class PromptEncoder:
             if all(fits):
                 return inputs
 
-    def _picture_length(self, image: Image.Image) -> int | None:
-        """What a picture adds to the tokens of a text, special tokens included; None where the processor refuses it."""
+    def _image_length(self, image: Image.Image) -> int | None:
+        """What an image adds to the tokens of a text, special tokens included; None where the processor refuses it."""
         try:
             whole = int(self._process([self._blank_prompt], [image])["input_ids"].shape[1])
         except ValueError:
@@ -158,8 +158,8 @@ class PromptEncoder:
         row.rejected, row.settled = reason, True
         row.text, row.image = self._blank_prompt, self._blank_image
 
-    def _reject_unfit_pictures(self, rows: list[_Row], *, skip_bad: bool) -> bool:
-        """Reject each picture that the processor refuses (Qwen2-VL: 200 times as long as wide); whether there was one.
+    def _reject_unfit_images(self, rows: list[_Row], *, skip_bad: bool) -> bool:
+        """Reject each image that the processor refuses (Qwen2-VL: 200 times as long as wide); whether there was one.
 
         Raises BadImage unless `skip_bad`.
         """
@@ -173,7 +173,7 @@ class PromptEncoder:
                 if not skip_bad:
                     raise bad from error
                 if row.rejected:
-                    return False  # even the blank picture is refused, so the picture is not the reason
+                    return False  # even the blank image is refused, so the image is not the reason
                 self._reject(row, str(bad))
                 found = True
         return found
@@ -183,21 +183,21 @@ class PromptEncoder:
         text = self._render(sample, len(_word_ends(sample.description)))
         return [int(i) for i in self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
-    def picture_tokens(self, image: ImageRef) -> int:
-        """About how many tokens a picture takes instead of its placeholder: enough to fill batches by.
+    def image_tokens(self, image: ImageRef) -> int:
+        """About how many tokens per image takes instead of its placeholder: enough to fill batches by.
 
-        As many as the processor says of a square picture with as many pixels; as many as the blank one where it cannot
-        tell, or where the picture cannot be read.
+        As many as the processor says of a square image with as many pixels; as many as the blank one where it cannot
+        tell, or where the image cannot be read.
         """
         count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # not of transformers' interface
         if count is None:
-            return self._blank_picture_tokens
+            return self._blank_image_tokens
         try:
             px = min(header_px(image), self.config.resize_px or self.config.max_image_px)
             side = max(1, math.isqrt(px))
             return int(count(image_sizes=[(side, side)])["num_image_tokens"][0])
         except (BadImage, KeyError, TypeError, ValueError, AttributeError):
-            return self._blank_picture_tokens
+            return self._blank_image_tokens
 
     def answer_ids(self, sample: Sample) -> list[int]:
         """The supervised tokens of a sample: its answer and the end of the turn.
@@ -242,11 +242,11 @@ class PromptEncoder:
 
         `length` counts the tokens of row.text with the image's; those of the image stay the same as words go.
         """
-        image_tokens = length - self._text_tokens(row.text)
+        tokens_of_image = length - self._text_tokens(row.text)
         low, high = 0, row.words - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if self._text_tokens(self._render(row.sample, middle)) + image_tokens <= limit:
+            if self._text_tokens(self._render(row.sample, middle)) + tokens_of_image <= limit:
                 low = middle
             else:
                 high = middle - 1
@@ -255,11 +255,11 @@ class PromptEncoder:
     def _text_tokens(self, text: str) -> int:
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _rows(self, samples: Sequence[Sample], pictures: Sequence[int], *, skip_bad: bool) -> list[_Row]:
-        """Render and decode; the questions of an image group share one decoded picture."""
+    def _rows(self, samples: Sequence[Sample], images: Sequence[int], *, skip_bad: bool) -> list[_Row]:
+        """Render and decode; the questions of an image group share one decoded image."""
         decoded: dict[int, Image.Image | str] = {}
         rows = []
-        for sample, number in zip(samples, pictures, strict=True):
+        for sample, number in zip(samples, images, strict=True):
             if number not in decoded:
                 decoded[number] = self._load(sample, skip_bad=skip_bad)
             image = decoded[number]
@@ -273,7 +273,7 @@ class PromptEncoder:
         return rows
 
     def _load(self, sample: Sample, *, skip_bad: bool) -> Image.Image | str:
-        """The picture, or why it is unusable."""
+        """The image, or why it is unusable."""
         try:
             return load_image(sample.image, max_image_px=self.config.max_image_px, resize_px=self.config.resize_px)
         except BadImage as error:
@@ -282,10 +282,10 @@ class PromptEncoder:
             return str(error)
 
 
-def picture_numbers(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the number of its picture, counted from the first on.
+def image_numbers(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the number of its image, counted from the first on.
 
-    One name may stand for several pictures: data sets that embed theirs often keep no more than the base name of a
+    One name may stand for several images: data sets that embed theirs often keep no more than the base name of a
     file. So where a name refers to several places, their bytes decide. Raises DataError when they cannot be had.
     """
     places: dict[str, set[ImageRef]] = {}
@@ -300,8 +300,8 @@ def picture_numbers(samples: Sequence[Sample]) -> list[int]:
     return [numbers.setdefault(keys[sample.image], len(numbers)) for sample in samples]
 
 
-def by_picture(numbers: Iterable[int]) -> list[list[int]]:
-    """From the picture of each sample to the samples of each picture: their indices, in the order of the pictures."""
+def by_image(numbers: Iterable[int]) -> list[list[int]]:
+    """From the image of each sample to the samples of each image: their indices, in the order of the images."""
     groups: dict[int, list[int]] = {}
     for i, number in enumerate(numbers):
         groups.setdefault(number, []).append(i)

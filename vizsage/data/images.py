@@ -20,7 +20,7 @@ from vizsage.errors import DataError, one_line, quoted
 # Pillow's own limit is one for the whole process and warns before it acts; `load_image` holds the one of the settings.
 Image.MAX_IMAGE_PIXELS = None
 
-# Pictures only: Pillow would also hand EPS to Ghostscript and parse dozens of containers.
+# Images only: Pillow would also hand EPS to Ghostscript and parse dozens of containers.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
 # Pixels that are converted at a time.
@@ -37,7 +37,7 @@ _DECODER_ERRORS = (
     RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
-# EXIF tag 0x0112 -> what brings the picture upright (JEITA CP-3451, 4.6.4 A).
+# EXIF tag 0x0112 -> what brings the image upright (JEITA CP-3451, 4.6.4 A).
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -112,10 +112,10 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
     Args:
         ref: the image; its bytes are read here.
         max_image_px: a header that announces more pixels (width x height) is refused before any is decoded.
-        resize_px: a picture with more pixels is scaled down to at most this many, keeping its aspect ratio.
+        resize_px: an image with more pixels is scaled down to at most this many, keeping its aspect ratio.
 
     Raises:
-        BadImage: the bytes are empty, no picture, damaged, too large or of a pixel type without a known range.
+        BadImage: the bytes are empty, no image, damaged, too large or of a pixel type without a known range.
         DataError: the bytes cannot be had.
     """
     data = ref.read()
@@ -137,15 +137,15 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
             if target:  # a JPEG decodes at 1/2, 1/4 or 1/8 scale for less; twice the target leaves room to resample
                 image.draft(image.mode, (2 * target[0], 2 * target[1]))
             image.load()
-            picture = _to_rgb(ref.name, image)
+            rgb = _to_rgb(ref.name, image)
             # Read after loading: Pillow turns TIFF upright itself and then drops the tag.
             turn = _UPRIGHT.get(_orientation(image))
-            target = _smaller_size(picture.width, picture.height, resize_px)
+            target = _smaller_size(rgb.width, rgb.height, resize_px)
             if target:
-                picture = picture.resize(target, Image.Resampling.LANCZOS)
-            return picture.transpose(turn) if turn is not None else picture
+                rgb = rgb.resize(target, Image.Resampling.LANCZOS)
+            return rgb.transpose(turn) if turn is not None else rgb
     except UnidentifiedImageError:
-        raise _bad(ref.name, f"is not a picture; known formats are {', '.join(FORMATS)}") from None
+        raise _bad(ref.name, f"is not an image; known formats are {', '.join(FORMATS)}") from None
     except _DECODER_ERRORS as error:
         raise _bad(ref.name, f"cannot be decoded: {one_line(error)}") from None
 
@@ -171,7 +171,7 @@ def _bad(name: str, reason: str) -> BadImage:
 
 
 def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, int] | None:
-    """The size that has at most `resize_px` pixels, or None when the picture has no more."""
+    """The size that has at most `resize_px` pixels, or None when the image has no more."""
     if resize_px is None or width * height <= resize_px:
         return None
     scale = math.sqrt(resize_px / (width * height))
@@ -182,15 +182,15 @@ def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, 
 
 
 def _to_rgb(name: str, image: Image.Image) -> Image.Image:
-    """The picture in RGB, made of bands: the steps between take several times its memory."""
+    """The image in RGB, made of bands: the steps between take several times its memory."""
     if image.mode == "F":
         raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
     rows = max(1, BAND_PX // image.width)
-    picture = Image.new("RGB", image.size)
+    rgb = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        picture.paste(_band_to_rgb(name, band), (0, top))
-    return picture
+        rgb.paste(_band_to_rgb(name, band), (0, top))
+    return rgb
 
 
 def _band_to_rgb(name: str, image: Image.Image) -> Image.Image:
@@ -217,4 +217,4 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _DECODER_ERRORS:
-        return 1  # damaged EXIF data on a sound picture, as web downloads have: shown as stored
+        return 1  # damaged EXIF data on a sound image, as web downloads have: shown as stored

@@ -1,13 +1,13 @@
-"""Several questions on one picture as a tree of tokens, laid out in one row.
+"""Several questions on one image as a tree of tokens, laid out in one row.
 
-The rows of an image group begin alike: instruction, picture, perhaps a description. What is alike stands once, what
+The rows of an image group begin alike: instruction, image, perhaps a description. What is alike stands once, what
 differs are branches behind it. The nodes are laid out depth first, so that the descendants of token k are the tokens
 k + 1 ... subtree_end[k] - 1, and a token sees exactly its own row:
 
     q sees k  <=>  k <= q < subtree_end[k]
 
 With the position that a token has in its own row (its depth), a causal model computes for it what it computes in that
-row alone. Trees of several pictures follow each other in one row and do not see each other.
+row alone. Trees of several images follow each other in one row and do not see each other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TokenTree:
     subtree_end: list[int] = field(default_factory=list)
     """[N] one past its last descendant."""
     tree: list[int] = field(default_factory=list)
-    """[N] number of its tree, which is that of its picture."""
+    """[N] number of its tree, which is that of its image."""
     target_positions: list[int] = field(default_factory=list)
     """[K] the token that predicts."""
     targets: list[int] = field(default_factory=list)
@@ -45,7 +45,7 @@ def plant(rows: Sequence[Sequence[int]], prompt_tokens: Sequence[int], groups: S
     Args:
         rows: the token ids of each row, without padding.
         prompt_tokens: row r is supervised from rows[r][prompt_tokens[r]] on.
-        groups: indices of the rows of each picture.
+        groups: indices of the rows of each image.
 
     The layout does not depend on the order of the rows within a group.
     """

@@ -49,7 +49,7 @@ def messages(
 def plain_text(text: str, reserved: Sequence[str]) -> str:
     """`text` without outer whitespace, each reserved token in it broken up by a space after its first character.
 
-    A question that contains "<image>" or "<|eot_id|>" would otherwise claim a second picture or end its own turn.
+    A question that contains "<image>" or "<|eot_id|>" would otherwise claim a second image or end its own turn.
     """
     text = text.strip()
     for token in sorted(reserved, key=len, reverse=True):
@@ -86,8 +86,8 @@ def render_prompt(
     return _render(processor, turn, config, add_generation_prompt=True)
 
 
-def picture_precedes_question(processor: Any, config: Config) -> bool:
-    """Whether prompts of different questions are the same up to and including the picture."""
+def image_precedes_question(processor: Any, config: Config) -> bool:
+    """Whether prompts of different questions are the same up to and including the image."""
     one, other = (
         _render(
             processor,

@@ -141,7 +141,7 @@ def decode_images(
             places = "; ".join(
                 f"{shortened(name)} in {', '.join(survey.splits_of[name])}" for name in (twin, image.name)
             )
-            survey.add("one picture under two names in different splits", places, warning=True)
+            survey.add("one image under two names in different splits", places, warning=True)
     return pixels
 
 
@@ -246,9 +246,9 @@ def _decode(task: list[ImageRef], max_image_px: int) -> list[_Found]:
     for image in task:
         try:
             data = image.read()
-            picture = load_image(EmbeddedImage(image.name, data), max_image_px=max_image_px)
+            decoded = load_image(EmbeddedImage(image.name, data), max_image_px=max_image_px)
             digest = hashlib.blake2b(data, digest_size=16).digest()
-            found.append((picture.width * picture.height, digest))
+            found.append((decoded.width * decoded.height, digest))
         except DataError as error:
             found.append(_Trouble(str(error), skippable=isinstance(error, BadImage)))
     return found

@@ -127,7 +127,7 @@ def random_scene(rng: Random) -> Scene:
 
 
 class _Brush:
-    """Paints on a canvas of any size in units of a picture of SIZE_PX pixels."""
+    """Paints on a canvas of any size in units of an image of SIZE_PX pixels."""
 
     def __init__(self, canvas: ImageDraw.ImageDraw, scale: float) -> None:
         self.canvas = canvas
@@ -157,9 +157,9 @@ class _Brush:
 
 
 def draw(scene: Scene, rng: Random, size_px: int = SIZE_PX) -> Image.Image:
-    """Paint the scene as a square RGB picture; places, sizes and shades vary with `rng`."""
-    picture = Image.new("RGB", (size_px, size_px))
-    brush = _Brush(ImageDraw.Draw(picture), size_px / SIZE_PX)
+    """Paint the scene as a square RGB image; places, sizes and shades vary with `rng`."""
+    image = Image.new("RGB", (size_px, size_px))
+    brush = _Brush(ImageDraw.Draw(image), size_px / SIZE_PX)
     _paint_background(brush, scene.background, rng)
     middle = 110 if scene.row == "top" else 82
     for x, shape, name in ((52, scene.left_shape, scene.left_colour), (140, scene.right_shape, scene.right_colour)):
@@ -173,7 +173,7 @@ def draw(scene: Scene, rng: Random, size_px: int = SIZE_PX) -> Image.Image:
     for index in range(scene.count):
         centre = (start + spacing * index + rng.uniform(-2, 2), height + rng.uniform(-3, 3))
         _paint_thing(brush, scene.thing, colour, centre, rng.uniform(12, 14))
-    return picture
+    return image
 
 
 def _shade(colour: Colour, rng: Random, spread: int) -> Colour:

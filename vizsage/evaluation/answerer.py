@@ -103,7 +103,7 @@ def _by_transformers(config: Config, adapter: Path | None) -> _Ready:
     model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
     generator = Generator(model, loaded.processor, config)
     if generator.alone:
-        log.info("each question is answered with a picture of its own, which is slower: %s", generator.alone)
+        log.info("each question is answered with an image of its own, which is slower: %s", generator.alone)
     return _Ready(generator, loaded.processor, loaded.base_identity, str(loaded.dtype).removeprefix("torch."))
 
 
@@ -135,7 +135,7 @@ def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
 
 
 def _base_files_hash(base: Path) -> str | None:
-    """Of all that lies beside a base model's weights: how text is cut and put together, pictures prepared, answers end.
+    """Of all that lies beside a base model's weights: how text is cut and put together, images prepared, answers end.
 
     `base_identity` has the weights; of a model of the hub, whose commit it has, this is None.
     """

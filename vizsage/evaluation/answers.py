@@ -2,7 +2,7 @@
 
 Every process of every start appends to a file of its own in `answers/`, one line an answer; nothing there is ever
 changed. An answer is known by its key, a hash of what made it (adapter, base model, generation settings) and of what
-the model was shown (prompt tokens and the bytes of the picture). So whatever is still true is used again, by any number
+the model was shown (prompt tokens and the bytes of the image). So whatever is still true is used again, by any number
 of processes, and nothing else is.
 """
 
@@ -37,13 +37,13 @@ NO_ANSWER: Row = {
 
 
 class AnswerKeys:
-    """The key of a sample's answer. Reads each picture once and remembers its hash, 64 characters an image."""
+    """The key of a sample's answer. Reads each image once and remembers its hash, 64 characters an image."""
 
     def __init__(self, made_by: dict[str, Any], prompt_ids: Callable[[Sample], Sequence[int]]) -> None:
-        """`prompt_ids` gives the token ids of a sample's prompt, its description uncut, the picture a placeholder."""
+        """`prompt_ids` gives the token ids of a sample's prompt, its description uncut, the image a placeholder."""
         self._made_by = json.dumps(made_by, sort_keys=True)
         self._prompt_ids = prompt_ids
-        self._images: dict[ImageRef, str] = {}  # not by name: two embedded pictures may have the same
+        self._images: dict[ImageRef, str] = {}  # not by name: two embedded images may have the same
 
     def __call__(self, sample: Sample) -> str:
         """SHA-256 in hexadecimal."""
@@ -51,7 +51,7 @@ class AnswerKeys:
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
     def image_sha256(self, image: ImageRef) -> str:
-        """That of the picture's bytes; "unreadable" for one that cannot be had."""
+        """That of the image's bytes; "unreadable" for one that cannot be had."""
         if image not in self._images:
             try:
                 self._images[image] = hashlib.sha256(image.read()).hexdigest()

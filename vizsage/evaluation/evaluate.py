@@ -72,7 +72,7 @@ def evaluate(
         limit: only the first so many samples, in file order.
         base: the base model without an adapter.
         adapter: folder of another adapter than the one that `config` trains.
-        blind: withhold the pictures; a plain one stands in for each.
+        blind: withhold the images; a plain one stands in for each.
         fresh: set earlier answers aside and begin anew.
         other_data: allow another data set than that of the run in output_dir; its results go to <dataset>-<split>/.
         console: gets the tables; None: nothing is shown, no progress either.
@@ -184,7 +184,7 @@ class Share:
     def _unanswered(self, batches: list[list[Sample]], keys: Mapping[str, str]) -> list[list[Sample]]:
         """What is left to ask of each batch.
 
-        The same question on the same picture is asked once, in the first batch that has it: of two answers, which may
+        The same question on the same image is asked once, in the first batch that has it: of two answers, which may
         differ where they are sampled, the one that is kept would depend on interruptions and on who gave it.
         """
         asked: set[str] = set()
@@ -269,7 +269,7 @@ def _conclude(
     log_evaluation(config, results, folder)
     if console is not None:
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
-    log.info("%s shows the answers with their pictures", report)
+    log.info("%s shows the answers with their images", report)
     return results
 
 

@@ -28,7 +28,7 @@ def predict(
 
     Args:
         config: the settings of the run whose adapter answers.
-        image: a picture in any format that training reads.
+        image: an image in any format that training reads.
         question: one question.
         description: external knowledge on the image, put into the prompt as in training.
         base: the base model without an adapter.

@@ -34,13 +34,13 @@ def write_predictions(
     `shown` says what the model saw in the place of a sample. A sample that nothing is known of becomes a failed record.
     The file is replaced when the last row has been taken.
     """
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     ambiguous: set[str] = set()
     with replacing(path) as file:
         for sample in samples:
             key = keys(shown(sample))
             image_sha256 = keys.image_sha256(sample.image)
-            if pictures.setdefault(sample.image.name, image_sha256) != image_sha256:
+            if images.setdefault(sample.image.name, image_sha256) != image_sha256:
                 ambiguous.add(sample.image.name)
             answer = store.get(key)
             scored = {
@@ -67,7 +67,7 @@ def write_predictions(
             yield row | {"seconds": answer["seconds"]}
     if ambiguous:
         log.warning(
-            "%d image names stand for different pictures, such as %s: each question had its own, but scores "
+            "%d image names stand for different images, such as %s: each question had its own, but scores "
             "count a name as one image, and the report shows the first",
             len(ambiguous),
             min(ambiguous),

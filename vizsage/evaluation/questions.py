@@ -25,8 +25,8 @@ _WITHHELD_PX = 448
 class Questions:
     """The samples of a split that are asked, in file order; held in memory, or read anew each time when `streaming`.
 
-    Embedded pictures of the same bytes that have no name of their own are one image, that of the first: questions on
-    one picture are answered together, and are one cluster of an interval.
+    Embedded images of the same bytes that have no name of their own are one image, that of the first: questions on
+    one image are answered together, and are one cluster of an interval.
 
     `path` is the split's, `total` their number. `left_out` counts, over the whole split, the samples left out because
     they need external knowledge and those that need a description the table lacks. Raises DataError that lists the bad
@@ -79,9 +79,9 @@ def as_shown(sample: Sample) -> Sample:
 
 
 def blinded(sample: Sample) -> Sample:
-    """A sample as a blind evaluation shows it: a plain grey picture in the place of its own, all else as it is.
+    """A sample as a blind evaluation shows it: a plain grey image in the place of its own, all else as it is.
 
-    So the prompt keeps the form that the model was trained on, and nothing of the picture is left in it.
+    So the prompt keeps the form that the model was trained on, and nothing of the image is left in it.
     """
     return replace(sample, image=_grey())
 

@@ -47,7 +47,7 @@ class Highlights:
 
 @dataclass
 class DataDigest:
-    """SHA-256 over what was asked and expected: sample ids, pictures, questions and answers, in order.
+    """SHA-256 over what was asked and expected: sample ids, images, questions and answers, in order.
 
     Neither over descriptions, which have a digest of their own, nor over what was withheld, so that runs with other
     knowledge, or blind, share it.
@@ -59,9 +59,9 @@ class DataDigest:
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Pass rows through and take them in."""
         for row in rows:
-            picture = row["image"], row.get("image_sha256")
+            image = row["image"], row.get("image_sha256")
             asked = row["question"], list(accepted_answers(row)), row["need_external_knowledge"]
-            line = [row["sample_id"], *picture, *asked]
+            line = [row["sample_id"], *image, *asked]
             self._digest.update(json.dumps(line).encode() + b"\n")
             self._descriptions.update(json.dumps(row.get("description")).encode() + b"\n")
             yield row

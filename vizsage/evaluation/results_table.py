@@ -80,14 +80,14 @@ def _title(results: dict[str, Any]) -> Text:
     mode = MODE_TITLES[results["mode"]]
     first = f", first {results['limit']}" if results.get("limit") else ""
     model = "" if "adapter" not in results else ": base model" if results["adapter"] is None else ": adapter"
-    blind = ", blind: the picture was withheld" if results.get("blind") else ""
+    blind = ", blind: the image was withheld" if results.get("blind") else ""
     return cell(f"Exact match ({mode}) on {results['split']}{first}{model}{blind}")
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
     notes = [f"knowledge: {results['knowledge']}"] if "knowledge" in results else []
     if "blind" in results:
-        notes.append(f"blind: {'yes, the picture was withheld' if results['blind'] else 'no'}")
+        notes.append(f"blind: {'yes, the image was withheld' if results['blind'] else 'no'}")
     notes += [
         f"failed: {results['failed_predictions']}",
         f"cut at max_new_tokens: {results['truncated_predictions']}",

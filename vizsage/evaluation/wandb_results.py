@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 MOST_ROWS = 10_000  # what a W&B table takes without becoming slow
 RUN_ID = "wandb_run_id"
 COLUMNS = (
-    "picture sample_id image question prediction answers outcome finish_reason need_external_knowledge description tags"
+    "thumbnail sample_id image question prediction answers outcome finish_reason need_external_knowledge description "
+    "tags"
 ).split()
 
 _NUMBERS = (
@@ -94,12 +95,12 @@ def _table(results: Mapping[str, Any], folder: Path) -> Any:
     rows = list(islice(read_jsonl(folder / PREDICTIONS), MOST_ROWS))
     found = thumbnails(results, {row["image"] for row in rows})
     if found.problems:
-        log.warning("W&B: the table lacks pictures: %s", found.problems[0])
-    pictures = {name: wandb.Image(Image.open(BytesIO(data))) for name, data in found.pictures.items()}
+        log.warning("W&B: the table lacks images: %s", found.problems[0])
+    shown = {name: wandb.Image(Image.open(BytesIO(data))) for name, data in found.files.items()}
     table = wandb.Table(columns=COLUMNS)
     for row in rows:
         texts = {
-            "picture": pictures.get(row["image"]),
+            "thumbnail": shown.get(row["image"]),
             "answers": " | ".join(accepted_answers(row)),
             "outcome": outcome(row),
             "tags": json.dumps(row.get("tags") or {}, ensure_ascii=False),

@@ -1,4 +1,4 @@
-"""Answers of a model to samples: in batches that share pictures, or left-padded; only what follows a prompt decoded."""
+"""Answers of a model to samples: in batches that share images, or left-padded; only what follows a prompt decoded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TURN_S = 1.0
 class Generator:
     """A loaded model that answers samples.
 
-    Greedy answers to questions on one picture read it once (config.share_images) where the model can; sampling and
+    Greedy answers to questions on one image read it once (config.share_images) where the model can; sampling and
     beams take a row for each question.
     """
 
@@ -38,7 +38,7 @@ class Generator:
         """`greedy` overrides do_sample and num_beams. Raises ConfigError for a chat template that cannot serve."""
         self.model, self.base, self.config = model, _base_of(model), config
         self.alone = self._why_alone(processor, greedy=greedy)
-        """Why each question has a picture of its own; None where they share it."""
+        """Why each question has an image of its own; None where they share it."""
         self.decoder = None if self.alone else BranchDecoder(self.base)
         self.collate = PromptCollator(processor, config, share_images=not self.alone, pixels=self.base.dtype)
         self.tokenizer = processor.tokenizer
@@ -48,7 +48,7 @@ class Generator:
         self._collating = threading.Lock()  # tokenizers and processors serve one thread at a time
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a sample's prompt, its description uncut and the picture a placeholder."""
+        """The token ids of a sample's prompt, its description uncut and the image a placeholder."""
         return self.collate.encoder.prompt_ids(sample)
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -58,7 +58,7 @@ class Generator:
         return answer_batches(
             samples,
             encoder.prompt_ids,
-            lambda image: encoder.picture_tokens(image) + beside,
+            lambda image: encoder.image_tokens(image) + beside,
             questions=config.eval_batch_size,
             tokens=config.eval_batch_tokens,
             shared=self.decoder is not None,
@@ -69,7 +69,7 @@ class Generator:
 
         A batch that memory does not suffice for is answered in halves. Train or eval mode, gradients and the random
         state are as before whenever this waits for its caller. Raises torch.OutOfMemoryError where one question does
-        not fit, DataError where a picture's file cannot be read any more.
+        not fit, DataError where an image's file cannot be read any more.
         """
         for batch, inputs in made_ahead(batches, self._inputs):
             # Not around the loop: between two batches the caller must find its own random state, mode and gradients.
@@ -126,7 +126,7 @@ class Generator:
         return answers
 
     def _shared_ids(self, inputs: dict[str, Any]) -> dict[int, list[int]]:
-        """By sample, what a model that shares pictures generates, an end included."""
+        """By sample, what a model that shares images generates, an end included."""
         assert self.decoder is not None
         trees, asked = self._on_device(inputs), inputs["asked"]
         with self._precision():

@@ -59,7 +59,7 @@ class Answering(Protocol):
     """A loaded model that answers samples, whatever library runs it."""
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a sample's prompt, its description uncut and the picture a placeholder."""
+        """The token ids of a sample's prompt, its description uncut and the image a placeholder."""
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """All of `samples` in the batches that `answer` takes; they depend on nothing but samples and settings."""

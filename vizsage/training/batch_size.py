@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT: int = Config.model_fields["batch_size"].default
 LARGEST = 64
-_PICTURES_LOOKED_AT = 5000  # in the order of training, which is shuffled; a header takes a fraction of a millisecond
+_IMAGES_LOOKED_AT = 5000  # in the order of training, which is shuffled; a header takes a fraction of a millisecond
 _HEAD_ROOM = 0.03  # of the memory: for fragmentation, and for a step that is a little heavier than the one tried
 # Bytes of optimizer state for each byte of a trained weight in float32. Paged states give way.
 _STATE = {"adamw_torch": 2.0, "adamw_torch_fused": 2.0, "adamw_8bit": 0.6, "adafactor": 0.1}
@@ -49,7 +49,7 @@ def find_batch_size(plan: Plan, model: Any, collate: TrainCollator, sharing: Sha
     """The largest power of two, up to 64 and an epoch a step, whose longest batches fit; the same in all processes.
 
     `model` with its adapter comes back as it was: weights, random state, mode, memory. Raises RepeatingError where one
-    question does not fit, DataError for a picture that stops the run.
+    question does not fit, DataError for an image that stops the run.
     """
     found, problem = 0, None
     log.info("batch_size: auto: trying the longest samples")
@@ -116,7 +116,7 @@ class Trial:
         """The longest ones for one micro-batch: as many groups as it may hold, with as many questions as a step has.
 
         Where these groups have more of them, each gives its longest first: a step begins and ends within a group.
-        Only rows of their own may repeat themselves: a picture's second time would cost nothing where it is shared.
+        Only rows of their own may repeat themselves: an image's second time would cost nothing where it is shared.
         """
         longest = self.groups if self.collate.share_images else cycle(self.groups)
         groups = [sorted(group, key=_chars, reverse=True) for group in islice(longest, batch_size)]
@@ -148,12 +148,12 @@ class Trial:
 def longest_groups(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
     """At most `limit` groups that make the longest batches, the longest first, by their tokens as collated.
 
-    A group is what stands in a batch together: a picture with its questions, or, without sharing, one question.
-    Candidates are the longest texts and the largest pictures. Those that training leaves out are left out.
+    A group is what stands in a batch together: an image with its questions, or, without sharing, one question.
+    Candidates are the longest texts and the largest images. Those that training leaves out are left out.
     """
     found = (*_longest_texts(plan, collate, limit), *_on_largest(plan, collate, limit))
     candidates = {sample.sample_id: sample for group in found for sample in group}.values()
-    # A stream comes back to a picture; where a batch has both groups, they are one.
+    # A stream comes back to an image; where a batch has both groups, they are one.
     groups = evaluation_order(candidates) if collate.share_images else [[sample] for sample in candidates]
     measured = []
     for group in groups:
@@ -167,11 +167,11 @@ def longest_groups(plan: Plan, collate: TrainCollator, limit: int) -> list[list[
 def _longest_texts(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
     groups = _groups(plan, collate)
     if collate.share_images:
-        groups = _first_of_each_picture(groups)
+        groups = _first_of_each_image(groups)
     return heapq.nlargest(limit, groups, key=lambda group: sum(map(_chars, group)))
 
 
-def _first_of_each_picture(groups: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
+def _first_of_each_image(groups: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
     seen: set[str] = set()
     for group in groups:
         if (name := group[0].image.name) not in seen:
@@ -180,16 +180,16 @@ def _first_of_each_picture(groups: Iterable[list[Sample]]) -> Iterator[list[Samp
 
 
 def _on_largest(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
-    groups = islice(_groups(plan, collate), _PICTURES_LOOKED_AT)
+    groups = islice(_groups(plan, collate), _IMAGES_LOOKED_AT)
     with ThreadPoolExecutor(8) as threads:  # a shared file system answers several at a time
         with_px = list(threads.map(lambda group: (_px(group, plan.config), group), groups))
-    # Of equally large pictures the one with the most text.
+    # Of equally large images the one with the most text.
     largest = heapq.nlargest(limit, with_px, key=lambda pair: (pair[0], sum(map(_chars, pair[1]))))
     return [group for _, group in largest]
 
 
 def _groups(plan: Plan, collate: TrainCollator) -> Iterator[list[Sample]]:
-    """An epoch's groups, none longer than a step; without sharing the longest question stands for its picture."""
+    """An epoch's groups, none longer than a step; without sharing the longest question stands for its image."""
     epoch = islice(plan.order.from_position(0), plan.order.total)
     longest = sizes(plan)[0] * plan.config.grad_accum if collate.share_images else None
     for _, group in groupby(epoch, key=lambda sample: sample.image.name):

@@ -19,13 +19,13 @@ from torch.utils.data._utils import signal_handling
 
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
-from vizsage.data.encoding import by_picture, picture_numbers
+from vizsage.data.encoding import by_image, image_numbers
 from vizsage.data.sample import Sample
 from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
 
 T = TypeVar("T")
 Batch = dict[str, Any]
-_SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256  # of a worker, of all; Llama 3.2 Vision's pixels are 15 MB a picture
+_SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256  # of a worker, of all; Llama 3.2 Vision's pixels are 15 MB per image
 _TURN_S = 1.0  # how long data is waited for before signals and workers are looked after
 _END_S = 3.0  # how long all workers together may take to end
 
@@ -87,9 +87,9 @@ class Steps(IterableDataset[Batch | VizSageError]):
 def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int) -> Iterator[Batch]:
     """The micro-batches of a step's samples, collated.
 
-    Plain: `batch_size` rows each. With shared pictures at most `batch_size` pictures and batch_size x max_seq_length
+    Plain: `batch_size` rows each. With shared images at most `batch_size` images and batch_size x max_seq_length
     tokens: that many a plain micro-batch may hold, so memory that is enough for the one is enough for the other. Where
-    rows are to be short, of a single picture only what its questions do not share is counted: the rest would have to
+    rows are to be short, of a single image only what its questions do not share is counted: the rest would have to
     be computed again in each part.
     """
     if not collate.share_images:
@@ -106,8 +106,8 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         tokens = batch["input_ids"].shape[1]
         own = tokens if len(groups) > 1 else tokens - _shared_by_all(batch)
         parts = max(math.ceil(tokens / most), math.ceil(own / several))
-        if int(batch["tree"].max()) >= len(groups):  # several pictures of one name, which only their bytes tell
-            groups = [[together[i] for i in group] for group in by_picture(picture_numbers(together))]
+        if int(batch["tree"].max()) >= len(groups):  # several images of one name, which only their bytes tell
+            groups = [[together[i] for i in group] for group in by_image(image_numbers(together))]
             waiting += _in_batches(groups, batch_size)
         elif parts == 1 or len(together) == 1:
             yield batch
@@ -123,7 +123,7 @@ def _in_batches(groups: list[T], batch_size: int) -> list[list[T]]:
 
 
 def _shared_by_all(batch: Batch) -> int:
-    """Tokens at the beginning of a packed row of one picture that all of its questions share."""
+    """Tokens at the beginning of a packed row of one image that all of its questions share."""
     reaches_end = batch["subtree_end"] == len(batch["subtree_end"])
     return int(reaches_end.long().cumprod(dim=0).sum())
 
@@ -222,7 +222,7 @@ class TrainLoader:
 def read_ahead(num_proc: int | None, of_process: int) -> tuple[int, int]:
     """Worker processes, and steps of `of_process` samples that each prepares ahead.
 
-    Fewer of both where steps are large, whose pictures would fill the shared memory; at least one step is prepared.
+    Fewer of both where steps are large, whose images would fill the shared memory; at least one step is prepared.
     """
     workers = worker_count(num_proc)
     return min(workers, max(1, _SAMPLES_IN_FLIGHT // of_process)), max(1, min(4, _SAMPLES_AHEAD // of_process))

@@ -52,7 +52,7 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         """`before_writing` raises where the run directory is gone."""
         self.path = output_dir / "metrics.jsonl"
-        self.picture = output_dir / "loss.png"
+        self.image = output_dir / "loss.png"
         self.attempt, self.total_steps, self.tracker = attempt, total_steps, tracker
         self.before_writing = before_writing
         self.global_batch, self.epoch_samples = global_batch, epoch_samples
@@ -171,7 +171,7 @@ class MetricsLog(TrainerCallback):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
         pyplot.close(figure)
-        write_bytes(self.picture, buffer.getvalue())
+        write_bytes(self.image, buffer.getvalue())
 
     def _write(self, line: dict[str, Any]) -> None:
         self.before_writing()

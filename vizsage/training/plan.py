@@ -10,7 +10,7 @@ from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
-from vizsage.data.encoding import picture_numbers
+from vizsage.data.encoding import image_numbers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, open_split, split_files
 from vizsage.record import GLOBAL_BATCH, data_identity, run_identity
@@ -81,13 +81,13 @@ class Plan:
         """The sample whose answers before and after training are shown: a held-out one where there is one."""
         return self.validation[0] if self.validation else next(self.order.from_position(0))
 
-    def questions_a_picture(self) -> float:
-        """The mean in the first optimizer steps; a picture whose questions a step's border parts counts twice."""
+    def questions_per_image(self) -> float:
+        """The mean in the first optimizer steps; an image whose questions a step's border parts counts twice."""
         of_process = self.share.of_process
         steps = max(1, min(self.order.total, _SAMPLES_LOOKED_AT) // of_process)
         # Not those of this rank: all processes must come to the same mean.
         samples = step_samples(self.order, first_step=0, steps=steps, of_process=of_process)
-        return steps * of_process / sum(len(set(picture_numbers(step))) for step in samples)
+        return steps * of_process / sum(len(set(image_numbers(step))) for step in samples)
 
     def with_batch_size(self, batch_size: int) -> Plan:
         """The same run with this number of questions in a forward pass."""

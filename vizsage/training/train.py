@@ -161,7 +161,7 @@ class _Run:
         with memory_reported(self.config, "loading the base model"):
             loaded = self.loaded or load_base(self.config)
             self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
-        sharing = share_images(self.model.get_base_model(), self.processor, self.config, self.plan.questions_a_picture)
+        sharing = share_images(self.model.get_base_model(), self.processor, self.config, self.plan.questions_per_image)
         collate = TrainCollator(
             self.processor,
             self.config,

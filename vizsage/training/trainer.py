@@ -109,7 +109,7 @@ class VisionTrainer(SFTTrainer):
         self.loader: TrainLoader | None = None
         self.much_left_out = False
         trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
-        # SFTTrainer looks at one row to learn that the data has pictures; the batches come from the loader below.
+        # SFTTrainer looks at one row to learn that the data has images; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
         # On a base in 4 bits it rounds what is trained to bfloat16, where updates of a small learning rate are lost:
         # those of a norm, which is about 1, from the first step on.
@@ -193,7 +193,7 @@ class VisionTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the Trainer's estimate is for a dense model without pictures."""
+        """Not counted: the Trainer's estimate is for a dense model without images."""
         return 0
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

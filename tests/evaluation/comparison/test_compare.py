@@ -285,7 +285,7 @@ def test_the_same_sample_asked_otherwise_is_refused(
         assert part in message
 
 
-def test_other_pictures_are_refused_by_the_hash_of_the_data(tmp_path: Path) -> None:
+def test_other_images_are_refused_by_the_hash_of_the_data(tmp_path: Path) -> None:
     hashes = {"a": "aa", "b": "bb", "c": "aa"}
     paths = {
         name: run(tmp_path / name, answered("cd"), results(data={"path": "test.json", "sha256": sha256}))

@@ -1,4 +1,4 @@
-"""Curves of a training as points: in the picture, thinned where there are many, with round numbers at the axes."""
+"""Curves of a training as points: in the image, thinned where there are many, with round numbers at the axes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_many_points_are_thinned_and_keep_their_mean() -> None:
 
 
 @pytest.mark.parametrize("loss", [0.0, 1e-9, 3.0, 1e6, -2.0])
-def test_a_single_point_lies_in_the_picture(loss: float) -> None:
+def test_a_single_point_lies_in_the_image(loss: float) -> None:
     [chart] = curves([{"step": 1, "loss": loss}])
     [(x, y)] = chart.lines[0].dots
     assert LEFT <= x <= WIDTH

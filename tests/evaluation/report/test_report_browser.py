@@ -176,7 +176,7 @@ def test_a_card_says_all_of_a_sample(opened: Browser) -> None:
     card = "return [...document.querySelectorAll('.card')][arguments[0]].textContent"
     text = opened.run(card, 2)
     for part in ("who painted it", "Titian and then", "Titian ×2", "Vecellio", "wrong", "cut", "external knowledge",
-                 "By Titian, in Venice.", "venus.png · id-2", "no picture"):  # fmt: skip
+                 "By Titian, in Venice.", "venus.png · id-2", "no image"):  # fmt: skip
         assert part in text
     assert "no answer: it broke" in opened.run(card, 3)
     assert "(empty)" in opened.run(card, 4)

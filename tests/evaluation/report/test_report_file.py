@@ -18,9 +18,9 @@ from tests.evaluation.report_run import Page, answered, failed_row, made, make_r
 from vizsage import cli
 from vizsage.config import Config
 from vizsage.evaluation.evaluate import evaluate
+from vizsage.evaluation.report import report_file as report
 from vizsage.evaluation.report.page import percent
 from vizsage.evaluation.report.report_file import counterpart_folder, thumbnails
-from vizsage.evaluation.report import report_file as report
 from vizsage.files import write_jsonl
 
 
@@ -102,12 +102,12 @@ def test_what_a_reader_must_know_is_said(config: Config) -> None:
 
 def test_the_blind_score_stands_beside_the_real_one_in_both_reports(config: Config, run: Path) -> None:
     text = made(run).text
-    assert "Blind How far guesses without the picture go: vizsage eval CONFIG --base --blind" in text
+    assert "Blind How far guesses without the image go: vizsage eval CONFIG --base --blind" in text
     blind = write_run(counterpart_folder(run), answered(config, lambda row: None), config, blind=True)
     assert "Blind 0.0 %" in made(run).text
     assert "vizsage eval" not in made(run).text
-    assert "Exact match, picture withheld 0.0 %" in made(blind).text
-    assert "Picture shown 50.0 %" in made(blind).text
+    assert "Exact match, image withheld 0.0 %" in made(blind).text
+    assert "Image shown 50.0 %" in made(blind).text
     assert counterpart_folder(blind) == run
 
 
@@ -126,8 +126,8 @@ def test_a_blind_score_of_another_model_or_data_does_not_stand_beside_the_real_o
     for folder, other in ((run, blind), (blind, run)):
         text = made(folder).text
         assert f"{other.name} is not set beside this: it has another {name}. Evaluate it again." in text
-    assert "Blind How far guesses without the picture go" in made(run).text
-    assert "Picture shown 50.0 %" not in made(blind).text
+    assert "Blind How far guesses without the image go" in made(run).text
+    assert "Image shown 50.0 %" not in made(blind).text
 
 
 def test_curves_are_those_of_the_training_that_made_the_adapter(config: Config, run: Path) -> None:
@@ -175,26 +175,26 @@ def test_equal_answers_are_counted(tmp_path: Path) -> None:
     assert page.data("gallery-data")["rows"][0]["answers"] == [["red", 7], ["dark red", 3], ["a mill", 1]]
 
 
-def test_an_image_has_one_small_picture_however_many_questions(run: Path) -> None:
+def test_an_image_has_one_small_image_however_many_questions(run: Path) -> None:
     page = made(run)
-    pictures = page.data("picture-data")
-    assert len(pictures) == len(page.data("gallery-data")["images"]) == 3
-    with Image.open(BytesIO(base64.b64decode(pictures[0]))) as picture:
-        assert (picture.format, picture.size) == ("WEBP", (24, 16))
+    images = page.data("thumbnail-data")
+    assert len(images) == len(page.data("gallery-data")["images"]) == 3
+    with Image.open(BytesIO(base64.b64decode(images[0]))) as image:
+        assert (image.format, image.size) == ("WEBP", (24, 16))
 
 
-def test_a_large_picture_becomes_small(config: Config, run: Path) -> None:
+def test_a_large_image_becomes_small(config: Config, run: Path) -> None:
     Image.effect_noise((1200, 800), 40).save(config.images_dir / "test-0.png")
-    with Image.open(BytesIO(base64.b64decode(made(run).data("picture-data")[0]))) as picture:
-        assert (picture.width, round(picture.height / 10)) == (160, 11)
+    with Image.open(BytesIO(base64.b64decode(made(run).data("thumbnail-data")[0]))) as image:
+        assert (image.width, round(image.height / 10)) == (160, 11)
 
 
-def test_a_broken_and_a_missing_picture_are_said_once(config: Config, run: Path) -> None:
-    (config.images_dir / "test-0.png").write_bytes(b"no picture")
+def test_a_broken_and_a_missing_image_are_said_once(config: Config, run: Path) -> None:
+    (config.images_dir / "test-0.png").write_bytes(b"no image")
     (config.images_dir / "test-1.png").unlink()
     page = made(run)
-    assert [picture is None for picture in page.data("picture-data")] == [True, True, False]
-    assert page.text.count("Pictures are missing in the gallery: image 'test-0.png' is not a picture") == 1
+    assert [image is None for image in page.data("thumbnail-data")] == [True, True, False]
+    assert page.text.count("Images are missing in the gallery: image 'test-0.png' is not an image") == 1
     assert "(and 1 more)" in page.text
 
 
@@ -202,33 +202,33 @@ def test_without_the_data_there_is_a_report_all_the_same(config: Config, run: Pa
     for path in config.split_dir.iterdir():
         path.unlink()
     page = made(run)
-    assert page.data("picture-data") == [None, None, None]
-    assert "Pictures are missing in the gallery" in page.text
+    assert page.data("thumbnail-data") == [None, None, None]
+    assert "Images are missing in the gallery" in page.text
     assert "no split 'test'" in page.text
 
 
 def images(report: Path) -> list[str | None]:
-    found: list[str | None] = Page(report.read_text(encoding="utf-8")).data("picture-data")
+    found: list[str | None] = Page(report.read_text(encoding="utf-8")).data("thumbnail-data")
     return found
 
 
 def test_a_report_with_images_is_not_replaced_by_one_without(
     config: Config, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = made(run).data("picture-data")
+    before = made(run).data("thumbnail-data")
     assert None not in before
     (config.images_dir / "test-1.png").unlink()
-    assert made(run).data("picture-data") == before
+    assert made(run).data("thumbnail-data") == before
     config.base_path.rename(tmp_path / "moved")
     rows = answered(config.model_copy(update={"base_path": tmp_path / "moved"}), lambda row: "nobody")
     page = made(write_run(run, rows, config))  # other numbers, the same images
-    assert page.data("picture-data") == before
+    assert page.data("thumbnail-data") == before
     assert "Exact match 50.0 %" in page.text
-    assert "Pictures are missing" not in page.text
+    assert "Images are missing" not in page.text
     assert f"{run / 'report.html'}: 3 images are kept from the report before: " in caplog.text
 
 
-NO_REPORTS = ("", "no page", '<script type="application/json" id="picture-data">[1]</script>', "no images")
+NO_REPORTS = ("", "no page", '<script type="application/json" id="thumbnail-data">[1]</script>', "no images")
 
 
 @pytest.mark.parametrize("content", NO_REPORTS)
@@ -237,12 +237,12 @@ def test_what_is_no_report_has_no_images(config: Config, run: Path, content: str
     report = run / "report.html"
     if content == "no images":  # a page like ours that holds something else in their place
         content = report.read_text(encoding="utf-8")
-        for picture in page.data("picture-data"):
-            content = content.replace(picture, "bm90IHdlYnA=")
+        for image in page.data("thumbnail-data"):
+            content = content.replace(image, "bm90IHdlYnA=")
     report.write_text(content, encoding="utf-8")
     for path in config.images_dir.iterdir():
         path.unlink()
-    assert made(run).data("picture-data") == [None] * 3
+    assert made(run).data("thumbnail-data") == [None] * 3
 
 
 def test_a_report_is_told_where_the_data_is_by_now(
@@ -289,20 +289,20 @@ def test_an_evaluation_in_a_copied_run_leaves_the_other_report_its_images(
     assert "Blind 100.0 %" in Page((folder / "test" / "report.html").read_text(encoding="utf-8")).text
 
 
-def test_settings_of_another_version_cost_the_pictures_only(config: Config, run: Path) -> None:
+def test_settings_of_another_version_cost_the_images_only(config: Config, run: Path) -> None:
     rows = answered(config, lambda row: "grey")
     settings = config.model_dump(mode="json") | {"no_longer_known": 1}
     page = made(write_run(run, rows, config, settings=settings))
     assert "unknown key" in page.text
-    assert page.data("picture-data") == [None, None, None]
+    assert page.data("thumbnail-data") == [None, None, None]
 
 
-def test_pictures_end_where_the_page_would_become_too_large(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_end_where_the_page_would_become_too_large(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thumbnails, "TOTAL_BYTES", 10)
     monkeypatch.setattr(thumbnails, "_AHEAD", 1)
     page = made(run)
-    assert [picture is None for picture in page.data("picture-data")] == [False, True, True]
-    assert "2 pictures are left out, because the page would become too large" in page.text
+    assert [image is None for image in page.data("thumbnail-data")] == [False, True, True]
+    assert "2 images are left out, because the page would become too large" in page.text
 
 
 @pytest.mark.parametrize(("rights", "wrongs", "kept"), [(8, 8, (3, 3)), (8, 1, (5, 1)), (2, 8, (2, 4)), (3, 3, (3, 3))])

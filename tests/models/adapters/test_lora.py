@@ -246,7 +246,7 @@ def test_saved_adapter_is_an_ordinary_one(family: str, tmp_path: Path) -> None:
         assert trainable(ours) == []
         base = AutoModelForImageTextToText.from_pretrained(model_folder(family))
         plain = PeftModel.from_pretrained(base, str(folder)).eval()
-        # To rounding: Mllama as transformers loads it reads its pictures through a dense mask.
+        # To rounding: Mllama as transformers loads it reads its images through a dense mask.
         assert torch.allclose(plain(**inputs).logits, expected, atol=1e-6)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["adapter"]
     assert {"adapter_config.json", "adapter_model.safetensors", "fingerprint.json", "tokenizer.json"} <= {

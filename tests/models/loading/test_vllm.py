@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from tests.families import BUILDERS
-from tests.families.data import DAMAGES, damage_adapter, picture, randomise_adapter, samples, settings
+from tests.families.data import DAMAGES, damage_adapter, image, randomise_adapter, samples, settings
 from tests.models.loading.vllm_stand_in import INTERFACE, StandIn, VLLMClientError, signature
 from vizsage.config import Config
 from vizsage.data.images import EmbeddedImage
@@ -160,7 +160,7 @@ def test_every_end_is_an_end_and_no_other_is(stand_in: StandIn) -> None:
     }
 
 
-def test_questions_on_one_picture_stay_together_in_batches_of_the_given_size(stand_in: StandIn) -> None:
+def test_questions_on_one_image_stay_together_in_batches_of_the_given_size(stand_in: StandIn) -> None:
     model = load_answerer(served("llava", eval_batch_size=4), None).model
     batches = model.batches(samples())
     assert sorted(sample.sample_id for batch in batches for sample in batch) == [f"test-{i}" for i in range(9)]
@@ -263,7 +263,7 @@ def test_failed_samples_are_null_beside_good_ones(stand_in: StandIn) -> None:
     good = samples()[0]
     bad = replace(good, sample_id="bad", image=EmbeddedImage("broken.png", b"nothing"))
     long = replace(good, sample_id="long", question="why " * 900)
-    unwanted = [replace(good, sample_id=f"unwanted-{i}", image=picture("red", 50 + i)) for i in range(2)]
+    unwanted = [replace(good, sample_id=f"unwanted-{i}", image=image("red", 50 + i)) for i in range(2)]
 
     def refuse(prompt: dict[str, Any]) -> None:
         if prompt["multi_modal_data"]["image"].width >= 50:

@@ -1,8 +1,8 @@
 """A stand-in for the package vllm, which needs a GPU: its interface, with a small model of transformers behind it.
 
 It takes what vLLM takes and nothing else (vllm_interface.json has the names, read from the release that stands there),
-and turns a prompt into a model's inputs as vLLM does: from token ids, the placeholder of the picture replaced by the
-tokens that the model's processor writes for it. So prompts, pictures, ends and adapters show in the answers.
+and turns a prompt into a model's inputs as vLLM does: from token ids, the placeholder of the image replaced by the
+tokens that the model's processor writes for it. So prompts, images, ends and adapters show in the answers.
 """
 
 from __future__ import annotations
@@ -148,10 +148,10 @@ class Engine:
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(ids), finish_reason=reason, text="")])
 
 
-def expanded(processor: Any, ids: list[int], picture: Any) -> dict[str, torch.Tensor]:
+def expanded(processor: Any, ids: list[int], image: Any) -> dict[str, torch.Tensor]:
     """The model's inputs: `ids` with the one placeholder replaced by what the processor makes of it alone."""
     token = getattr(processor, "boi_token", None) or processor.image_token
-    alone = processor(text=[token], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+    alone = processor(text=[token], images=[[image]], add_special_tokens=False, return_tensors="pt")
     at = [i for i, token_id in enumerate(ids) if token_id == processor.tokenizer.convert_tokens_to_ids(token)]
     assert len(at) == 1, f"{len(at)} placeholders"
     inputs = {}

@@ -1,4 +1,4 @@
-"""Answers of a model that reads a picture once for all its questions are those of a row for each question."""
+"""Answers of a model that reads an image once for all its questions are those of a row for each question."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FAMILIES = sorted(BUILDERS)
 
 
 def questions() -> list[Sample]:
-    """Three pictures more, many and few questions on them, two of them the same and one the beginning of another."""
+    """Three images more, many and few questions on them, two of them the same and one the beginning of another."""
     rows = samples()
     for name, width, height, count in (("wide.png", 120, 40, 7), ("tall.png", 40, 110, 2), ("one.png", 60, 60, 1)):
-        picture = noise(name, width, height)
+        image = noise(name, width, height)
         texts = [
             "What is",
             "What is that?",
@@ -36,7 +36,7 @@ def questions() -> list[Sample]:
             "Where does it stand?",
             "Why",
         ]
-        rows += [Sample(f"{name}-{i}", picture, text, "a") for i, text in enumerate(texts[:count])]
+        rows += [Sample(f"{name}-{i}", image, text, "a") for i, text in enumerate(texts[:count])]
     return rows
 
 
@@ -52,7 +52,7 @@ def answer(loaded: LoadedModel, config: Config, ends: list[int], **changed: Any)
 
 
 def varied(loaded: LoadedModel, config: Config) -> LoadedModel:
-    """With an adapter that makes a random model say different things to different pictures and questions."""
+    """With an adapter that makes a random model say different things to different images and questions."""
     model = add_adapter(loaded, config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_sharing_gives_the_same_answers(family: str, attention: str) -> None:
     assert answer(loaded, config, [], share_images=True) == free
 
 
-def test_finished_questions_and_pictures_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_questions_and_images_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings("mllama", max_new_tokens=40, share_images=True)
     loaded = varied(load_base(config), config)
     free = answer(loaded, config, ends=[])
@@ -103,7 +103,7 @@ def test_finished_questions_and_pictures_leave_the_batch(monkeypatch: pytest.Mon
     assert steps[-1][0] < steps[0][0]
 
 
-def test_a_picture_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings("mllama", share_images=True, max_new_tokens=2)
     loaded = load_base(config)
     seen: list[int] = []

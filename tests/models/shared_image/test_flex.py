@@ -109,7 +109,7 @@ def test_more_graphs_than_the_usual_limit_are_compiled() -> None:
 @pytest.mark.parametrize("family", ["gemma3", "mllama", "qwen2_5_vl"])
 @pytest.mark.parametrize("blocks_compiled", [False, True], ids=["attention", "blocks"])
 def test_new_lengths_compile_nothing_more(family: str, blocks_compiled: bool) -> None:
-    """Not even where a mask of the first row has as many blocks as a picture has tiles, 4.
+    """Not even where a mask of the first row has as many blocks as an image has tiles, 4.
 
     Attention alone is compiled for the first length, then for any; blocks are compiled for any at once.
     """

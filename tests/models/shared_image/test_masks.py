@@ -15,9 +15,9 @@ from vizsage.models.shared_image import masks
 from vizsage.models.shared_image.masks import (
     Rule,
     build_mask,
-    picture_rule,
+    image_rule,
     tree_rule,
-    with_picture_blocks,
+    with_image_blocks,
     within_window,
 )
 
@@ -27,25 +27,25 @@ LENGTHS = st.one_of(st.integers(1, 700), st.sampled_from([127, 128, 129, 256, 38
 
 @st.composite
 def rules(draw: st.DrawFn) -> tuple[Rule, int, int]:
-    """A rule of any kind, its queries and its keys. Rows are some pictures' trees: a shared beginning, branches."""
+    """A rule of any kind, its queries and its keys. Rows are some images' trees: a shared beginning, branches."""
     queries, seed = draw(LENGTHS), draw(st.integers(0, 2**31))
     generator = torch.Generator().manual_seed(seed)
 
     def pick(highest: int, *shape: int) -> torch.Tensor:
         return torch.randint(highest, shape, generator=generator)
 
-    pictures = draw(st.integers(1, 4))
-    tree = pick(pictures, queries).sort().values
-    kind = draw(st.sampled_from(["tree", "window", "picture blocks", "pictures"]))
-    if kind == "pictures":
+    images = draw(st.integers(1, 4))
+    tree = pick(images, queries).sort().values
+    kind = draw(st.sampled_from(["tree", "window", "image blocks", "images"]))
+    if kind == "images":
         tiles, tile_tokens = draw(st.integers(1, 4)), draw(st.integers(1, 140))
-        return picture_rule(tree, pick(2, queries, tiles), tile_tokens), queries, pictures * tiles * tile_tokens
+        return image_rule(tree, pick(2, queries, tiles), tile_tokens), queries, images * tiles * tile_tokens
     ends = torch.searchsorted(tree, tree, right=True)  # of the tree that a token stands in
     branch = torch.arange(queries) // draw(st.integers(1, 300))
     shared = pick(2, queries).bool() if draw(st.booleans()) else torch.ones(queries, dtype=torch.bool)
     rule = tree_rule(torch.where(shared, ends, torch.minimum(ends, torch.searchsorted(branch, branch, right=True))))
-    if kind == "picture blocks":
-        rule = with_picture_blocks(rule, (pick(20, queries) > 0).long())
+    if kind == "image blocks":
+        rule = with_image_blocks(rule, (pick(20, queries) > 0).long())
     if kind == "window":
         rule = within_window(rule, pick(queries, queries), draw(st.integers(1, 300)))
     return rule, queries, queries
@@ -76,9 +76,9 @@ def test_a_block_mask_is_that_of_pytorch(given_rule: tuple[Rule, int, int], cell
 
 
 def test_a_rule_is_asked_for_a_bounded_number_of_cells_at_a_time() -> None:
-    """Llama 3.2 Vision with 8 pictures of 4 tiles; PyTorch's own would ask for all 46 million, of 8 bytes each."""
+    """Llama 3.2 Vision with 8 images of 4 tiles; PyTorch's own would ask for all 46 million, of 8 bytes each."""
     queries, keys = 900, 8 * 6404
-    rule = picture_rule(torch.arange(queries) // 113, torch.ones(queries, 4, dtype=torch.long), 1601)
+    rule = image_rule(torch.arange(queries) // 113, torch.ones(queries, 4, dtype=torch.long), 1601)
     asked = []
 
     def counting(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

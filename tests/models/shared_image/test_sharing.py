@@ -1,4 +1,4 @@
-"""Sharing a picture gives the loss and the gradients of a row for each question: every family, in fp32."""
+"""Sharing an image gives the loss and the gradients of a row for each question: every family, in fp32."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sharing_of(model: Any, processor: Any, config: Config) -> Sharing:
 
 
 def group(size: int, seed: int, *, descriptions: bool) -> list[Sample]:
-    """`size` questions of random length on one picture, some with its description."""
+    """`size` questions of random length on one image, some with its description."""
     rng = Random(seed)
     shape = rng.choice([(40, 30), (30, 90), (64, 64), (90, 20)])
     image = noise(f"{seed}.png", *shape)
@@ -95,7 +95,7 @@ def assert_same(family: str, asked: Sequence[Sample], *, vision: bool = False, a
 @pytest.mark.parametrize("vision", [False, True], ids=["language", "vision"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_gradients_are_those_of_plain_rows(family: str, vision: bool) -> None:
-    """9 questions on 4 pictures of different shapes, some with descriptions."""
+    """9 questions on 4 images of different shapes, some with descriptions."""
     assert_same(family, samples(), vision=vision)
 
 
@@ -131,8 +131,8 @@ def test_a_base_in_4_bits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(family, samples(), vision=True)
 
 
-def test_a_picture_of_more_tokens_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gemma 3's tokens of a picture see each other both ways, but no further back than the window of a layer."""
+def test_a_image_of_more_tokens_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 3's tokens of an image see each other both ways, but no further back than the window of a layer."""
     model, _, _ = model_of("gemma3", False)
     base = model.get_base_model()
     assert base.config.mm_tokens_per_image == 4
@@ -161,7 +161,7 @@ def logits_of(family: str, asked: Sequence[Sample]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_text_of_one_question_or_answer_changes_no_logit_of_another(family: str) -> None:
-    """Of three questions on one picture and one on another, one is asked otherwise and another answered otherwise."""
+    """Of three questions on one image and one on another, one is asked otherwise and another answered otherwise."""
     first, second, third = group(3, 30, descriptions=True)
     [other] = group(1, 31, descriptions=False)
     asked = [
@@ -268,17 +268,15 @@ def test_a_language_model_that_cannot_hold_questions_apart_trains_the_plain_way(
     assert reason in caplog.text
 
 
-def test_a_question_before_the_picture_trains_the_plain_way(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_question_before_the_image_trains_the_plain_way(caplog: pytest.LogCaptureFixture) -> None:
     model, processor, config = model_of("llava", False)
     processor = copy.copy(processor)
-    picture = (
-        "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    )
-    assert picture in processor.chat_template
-    behind = processor.chat_template.replace(picture, "")
+    image = "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    assert image in processor.chat_template
+    behind = processor.chat_template.replace(image, "")
     processor.chat_template = behind.replace("{% if add_generation_prompt %}", "<image>{% if add_generation_prompt %}")
     assert share_images(model.get_base_model(), processor, config) is None
-    assert "its chat template writes the question before the picture" in caplog.text
+    assert "its chat template writes the question before the image" in caplog.text
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -303,11 +301,11 @@ def test_logits_are_built_where_an_answer_is_to_be_predicted(family: str, share:
 def test_a_processor_of_another_build_trains_the_plain_way(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A later transformers, or code that a model brings: the place where pictures are told apart may be gone."""
+    """A later transformers, or code that a model brings: the place where images are told apart may be gone."""
     model, processor, config = model_of("llava", False)
     monkeypatch.delattr(ProcessorMixin, "_process_images")
     assert share_images(model.get_base_model(), processor, config) is None
-    assert "its processor prepares pictures in a way that is not known" in caplog.text
+    assert "its processor prepares images in a way that is not known" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -328,11 +326,11 @@ def test_auto_shares_where_that_is_faster(
     monkeypatch.setattr(sharing_module, "use_flex_attention", lambda _: device == "cuda")
     asked: list[int] = []
 
-    def questions_a_picture() -> float:
+    def questions_per_image() -> float:
         asked.append(1)
         return questions
 
-    found = share_images(base, processor, Config(device=device, share_images=wanted), questions_a_picture)
+    found = share_images(base, processor, Config(device=device, share_images=wanted), questions_per_image)
     assert (found is not None) == shares
     assert bool(asked) == (device == "cpu" and wanted == "auto")
 

@@ -48,7 +48,7 @@ def tower_of(**changed: Any) -> tuple[Any, Any]:
 
 
 def pixels(*tiles: int, media: int = 1) -> dict[str, torch.Tensor]:
-    """Pictures of so many tiles, `media` in a row of the batch; padding tiles are zeros, as from the processor."""
+    """Images of so many tiles, `media` in a row of the batch; padding tiles are zeros, as from the processor."""
     generator = torch.Generator().manual_seed(sum(tiles))
     real = torch.arange(4) < torch.tensor(tiles).reshape(-1, media, 1)
     values = torch.randn(len(tiles) // media, media, 4, 3, 28, 28, generator=generator)
@@ -78,12 +78,12 @@ def test_the_features_are_those_of_the_plain_tower(tiles: tuple[int, ...], dtype
         fast = tower(**inputs).last_hidden_state
     assert fast.shape == plain.shape
     assert fast.dtype == plain.dtype
-    # Of every patch, those of padding tiles too: a token in front of its picture reads them.
+    # Of every patch, those of padding tiles too: a token in front of its image reads them.
     worst = ((fast - plain).norm(dim=-1) / plain.norm(dim=-1)).max()
     assert worst < (1e-5 if dtype is torch.float32 else 3e-2)
 
 
-def test_padding_is_read_by_the_picture_and_reads_it() -> None:
+def test_padding_is_read_by_the_image_and_reads_it() -> None:
     """What makes the masks necessary: without padding, or with padding that reads padding, features differ."""
     base, tower = tower_of()
     fast_tower(base)
@@ -96,7 +96,7 @@ def test_padding_is_read_by_the_picture_and_reads_it() -> None:
         assert distance(unmasked.last_hidden_state[:, :, :2], expected) > 1e-3
 
 
-def test_several_pictures_in_a_row_of_the_batch() -> None:
+def test_several_images_in_a_row_of_the_batch() -> None:
     base, tower = tower_of()
     inputs = pixels(1, 4, 2, 2, media=2)
     with torch.no_grad():

@@ -86,7 +86,7 @@ def _tokenizer_texts(seed: int) -> Iterator[str]:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> MllamaProcessor:
-    """Mllama's own processor: pictures are fitted into one tile."""
+    """Mllama's own processor: images are fitted into one tile."""
     image_processor = MllamaImageProcessorPil(
         size={"height": IMAGE_PX, "width": IMAGE_PX},
         max_image_tiles=1,

@@ -65,16 +65,16 @@ class Schedule:
     seed: int = 0
 
 
-# --- pictures and texts ----------------------------------------------------------------------------------------------
+# --- images and texts ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Material:
-    """Pre-training data in arrays: N pictures, M examples, whose T tokens stand in one row."""
+    """Pre-training data in arrays: N images, M examples, whose T tokens stand in one row."""
 
     pixels: np.ndarray  # (N, 3, IMAGE_PX, IMAGE_PX) uint8
     attributes: np.ndarray  # (N, len(ATTRIBUTES)) int64
-    picture_of: np.ndarray  # (M,) int64
+    image_of: np.ndarray  # (M,) int64
     tokens: np.ndarray  # (T,) int16
     starts: np.ndarray  # (M,) int64, where an example begins in tokens
     lengths: np.ndarray  # (M,) int64
@@ -104,8 +104,8 @@ def _make_block(job: tuple[str, range, Schedule, PreTrainedTokenizerFast]) -> Bl
     for number in numbers:
         rng = Random(f"{name}-{plan.seed}-{number}")
         scene = paintings.random_scene(rng)
-        picture = paintings.draw(scene, rng).resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BILINEAR)
-        pixels.append(np.asarray(picture).transpose(2, 0, 1))
+        image = paintings.draw(scene, rng).resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BILINEAR)
+        pixels.append(np.asarray(image).transpose(2, 0, 1))
         attributes.append(_scene_attributes(scene))
         for text in range(plan.visual_texts + plan.fact_texts):
             parts, reply = corpus.exchange(scene, rng, with_description=text >= plan.visual_texts)
@@ -137,7 +137,7 @@ def make_material(name: str, plan: Schedule, scenes: int, tokenizer: PreTrainedT
     return Material(
         pixels=pixels,
         attributes=attributes,
-        picture_of=np.repeat(np.arange(scenes), plan.visual_texts + plan.fact_texts),
+        image_of=np.repeat(np.arange(scenes), plan.visual_texts + plan.fact_texts),
         tokens=tokens,
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
@@ -163,7 +163,7 @@ def batches(material: Material, batch_size: int, seed: int) -> Iterator[np.ndarr
 
 
 def vision_inputs(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """uint8 pixels (B, 3, H, W) -> what Mllama's processor makes of a picture that fills one tile."""
+    """uint8 pixels (B, 3, H, W) -> what Mllama's processor makes of an image that fills one tile."""
     count = pixels.shape[0]
     return {
         "pixel_values": (pixels.float() / 127.5 - 1).view(count, 1, 1, *pixels.shape[1:]),
@@ -251,9 +251,9 @@ def train_model(
     started = time.monotonic()
     for step in range(plan.steps):
         rows = next(stream)
-        pictures = pixels[torch.from_numpy(material.picture_of[rows]).to(pixels.device)]
+        images = pixels[torch.from_numpy(material.image_of[rows]).to(pixels.device)]
         inputs = text_inputs(material, rows, model.config, device)
-        loss = model(**inputs, **vision_inputs(pictures), use_cache=False).loss
+        loss = model(**inputs, **vision_inputs(images), use_cache=False).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -265,20 +265,20 @@ def train_model(
 
 @torch.no_grad()
 def caption_loss(model: MllamaForConditionalGeneration, material: Material, *, blank: bool) -> float:
-    """Mean loss a token on the examples of `material`, with their pictures or with grey ones."""
+    """Mean loss a token on the examples of `material`, with their images or with grey ones."""
     device = str(model.device)
     losses = []
     for rows in np.array_split(np.arange(len(material.lengths)), max(1, len(material.lengths) // 256)):
-        pictures = torch.from_numpy(material.pixels[material.picture_of[rows]]).to(device)
+        images = torch.from_numpy(material.pixels[material.image_of[rows]]).to(device)
         if blank:
-            pictures = torch.full_like(pictures, 128)
+            images = torch.full_like(images, 128)
         inputs = text_inputs(material, rows, model.config, device)
-        losses.append(model(**inputs, **vision_inputs(pictures), use_cache=False).loss.item())
+        losses.append(model(**inputs, **vision_inputs(images), use_cache=False).loss.item())
     return float(np.mean(losses))
 
 
 def run(out: Path, plan: Schedule) -> dict[str, float]:
-    """Train and save the model. Returns the caption loss on held-out pictures, with the picture and with a blank."""
+    """Train and save the model. Returns the caption loss on held-out images, with the image and with a blank."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(plan.seed)
     torch.set_float32_matmul_precision("high")

@@ -103,14 +103,14 @@ def same_samples(first: Run, run: Run) -> Run:
     """`run` in the order of `first`: samples joined by sample_id where all have one, else by image and question.
 
     Raises DataError, naming samples, where they are not the same: one is missing in a run, or image, question, answers
-    or pictures differ.
+    or images differ.
     """
     by_id = None not in first.asked.ids and None not in run.asked.ids
     here, there = _places(first, by_id=by_id), _places(run, by_id=by_id)
     _refuse_other_samples(first, here, run, there)
     order = [there[key] for key in here]
     _refuse_other_content(first, here, run, order)
-    _refuse_other_pictures(first, run)
+    _refuse_other_images(first, run)
     predictions = [run.predictions[place] for place in order]
     return replace(run, asked=first.asked, scores=run.scores[order], predictions=predictions)
 
@@ -150,7 +150,7 @@ def _refuse_other_content(first: Run, here: dict[Hashable, int], run: Run, order
             )
 
 
-def _refuse_other_pictures(first: Run, run: Run) -> None:
+def _refuse_other_images(first: Run, run: Run) -> None:
     """Raise DataError where two results.json of the same making say that the data was not the same."""
     if first.results is None or run.results is None:
         return
@@ -159,7 +159,7 @@ def _refuse_other_pictures(first: Run, run: Run) -> None:
     if alike and sha256 and other_sha256 and sha256 != other_sha256:
         raise DataError(
             f"{first.path} and {run.path} were made from other data, says data.sha256 in their results.json: questions "
-            "and answers are the same, so the pictures or their order are not; evaluate one of them again"
+            "and answers are the same, so the images or their order are not; evaluate one of them again"
         )
 
 

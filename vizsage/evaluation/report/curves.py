@@ -22,7 +22,7 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A series in the picture's coordinates; `points` as an SVG polyline has them."""
+    """A series in the image's coordinates; `points` as an SVG polyline has them."""
 
     name: str
     points: str

@@ -22,7 +22,7 @@ FOLDER = Path(__file__).with_name("template")
 TAG_VALUES = 25  # rows of the table for one tag; a tag that differs for each sample has thousands of values
 
 KNOWLEDGE = {
-    "none": "Questions were asked with the picture alone.",
+    "none": "Questions were asked with the image alone.",
     "oracle": (
         "Each question that needs external knowledge was asked with the true description of its image; many of their "
         "answers stand in it word for word."
@@ -48,7 +48,7 @@ def page_context(
     shown: int,
     counterpart: Results | None,
     charts: list[curves.Chart],
-    picture_problems: list[str],
+    image_problems: list[str],
     remarks: list[str],
     name: str,
 ) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def page_context(
         gallery: rows, image names and descriptions for page.js, `shown` rows in all.
         counterpart: results of the blind evaluation of a real one, or the other way round.
         charts: curves of the training.
-        picture_problems: why pictures are missing, a line each.
+        image_problems: why images are missing, a line each.
         remarks: what else a reader must know, a line each.
         name: of the run.
     """
@@ -77,8 +77,8 @@ def page_context(
         "with_knowledge": _group("with knowledge", results["with_external_knowledge"], {"knowledge": "yes"}),
         "without_knowledge": _group("without knowledge", results["without_external_knowledge"], {"knowledge": "no"}),
         "is_blind": blind,
-        "real": real and _group("picture shown", _whole(real)),
-        "blind": withheld and _group("picture withheld", _whole(withheld)),
+        "real": real and _group("image shown", _whole(real)),
+        "blind": withheld and _group("image withheld", _whole(withheld)),
         "blind_command": _blind_command(results),
         "metrics": [
             {"name": title, "note": note, "percent": percent(results["metrics"][key])}
@@ -88,8 +88,8 @@ def page_context(
         "words": [_group(word, group, {"word": word}) for word, group in _by_size(results["by_question_word"])],
         "tags": list(_tag_tables(results["by_tag"])),
         "interval": _interval_note(results),
-        "notes": [*_notes(results, shown, picture_problems), *remarks],
-        "picture_problems": picture_problems,
+        "notes": [*_notes(results, shown, image_problems), *remarks],
+        "image_problems": image_problems,
         "charts": charts,
         "chart_size": {key.lower(): getattr(curves, key) for key in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "BOTTOM")},
         "failed": results.get("failed") or [],
@@ -99,8 +99,8 @@ def page_context(
     }
 
 
-def render(context: Mapping[str, Any], pictures: list[str | None]) -> str:
-    """The page as HTML. `pictures`: WebP files in base64, in the order of the gallery's images; None: not there."""
+def render(context: Mapping[str, Any], thumbnails: list[str | None]) -> str:
+    """The page as HTML. `thumbnails`: WebP files in base64, in the order of the gallery's images; None: not there."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -121,7 +121,7 @@ def render(context: Mapping[str, Any], pictures: list[str | None]) -> str:
         style=Markup(style),
         script=Markup(script),
         gallery_json=Markup(script_json(context["gallery"])),
-        pictures_json=Markup(script_json(pictures)),
+        thumbnails_json=Markup(script_json(thumbnails)),
     )
     return page
 
@@ -195,7 +195,7 @@ def _blind_command(results: Results) -> str:
     return " ".join([*words, "--blind"])
 
 
-def _notes(results: Results, shown: int, picture_problems: list[str]) -> list[str]:
+def _notes(results: Results, shown: int, image_problems: list[str]) -> list[str]:
     """What a reader must know before trusting the numbers."""
     total = results["total_samples"]
     left_out = sum((results.get("left_out") or {}).values())
@@ -216,9 +216,9 @@ def _notes(results: Results, shown: int, picture_problems: list[str]) -> list[st
     notes += [f"{warning[0].upper()}{warning[1:]}." for warning in caveat_warnings(results)]
     if shown < total:
         notes.append(f"The gallery holds {shown:,} of {total:,} samples: the first right and the first wrong ones.")
-    if picture_problems:
-        more = f" (and {len(picture_problems) - 1:,} more)" if len(picture_problems) > 1 else ""
-        notes.append(f"Pictures are missing in the gallery: {picture_problems[0]}{more}.")
+    if image_problems:
+        more = f" (and {len(image_problems) - 1:,} more)" if len(image_problems) > 1 else ""
+        notes.append(f"Images are missing in the gallery: {image_problems[0]}{more}.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""report.html: an evaluation on one page, its errors as pictures; one file that fetches nothing.
+"""report.html: an evaluation on one page, its errors as images; one file that fetches nothing.
 
 Here its parts are gathered; `page` puts them into words and HTML.
 """
@@ -31,7 +31,7 @@ METRICS = "metrics.jsonl"
 DATA_SETTINGS = ("base_path", "dataset", "external_knowledge_path", "max_image_px")  # where images are read, and how
 GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
 
-# In these, and in the data, a blind evaluation and a real one must be alike: else the picture is not all that differs.
+# In these, and in the data, a blind evaluation and a real one must be alike: else the image is not all that differs.
 _ALIKE = (
     "backend", "adapter_sha256", "adapter_config_sha256", "base_files_sha256", "fingerprint", "generation", "precision",
     "max_seq_length", "knowledge", "mode",
@@ -70,13 +70,13 @@ def write_report(folder: Path, overrides: Sequence[str] = (), *, images: bool = 
         counterpart=counterpart,
         remarks=remarks,
         charts=_charts(folder, results),
-        picture_problems=found.problems,
+        image_problems=found.problems,
         name=_name(folder),
     )
     shown = context["gallery"]["images"]
-    pictures = [base64.b64encode(found.pictures[name]).decode() if name in found.pictures else None for name in shown]
+    encoded = [base64.b64encode(found.files[name]).decode() if name in found.files else None for name in shown]
     # A lone surrogate, which JSON may spell and UTF-8 may not, becomes a question mark.
-    write_bytes(path, render(context, pictures).encode("utf-8", "replace"))
+    write_bytes(path, render(context, encoded).encode("utf-8", "replace"))
     return path
 
 

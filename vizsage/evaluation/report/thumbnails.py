@@ -1,4 +1,4 @@
-"""Small pictures for a report: one an image, however many questions are asked about it."""
+"""Small images for a report: one an image, however many questions are asked about it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from vizsage.errors import DataError, VizSageError, one_line
 SIZES = ((2_000, 160, 72), (10_000, 112, 60))
 SMALLEST = (80, 50)
 TOTAL_BYTES = 22_000_000  # in the page a third more, as base64
-_AHEAD = 64  # pictures decoded at a time
+_AHEAD = 64  # images decoded at a time
 
 
 @dataclass
 class Thumbnails:
     """WebP files by image name, and why others are missing."""
 
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def thumbnails(results: Mapping[str, Any], names: Collection[str]) -> Thumbnails:
-    """Pictures of the images `names` from the data set that `results` (results.json) was made on.
+    """Images of the images `names` from the data set that `results` (results.json) was made on.
 
     Never raises for missing or damaged data: what could not be had stands in `problems`, one line each. Images are
     decoded a few at a time in threads, so memory holds those and the thumbnails.
@@ -55,15 +55,15 @@ def thumbnails(results: Mapping[str, Any], names: Collection[str]) -> Thumbnails
     try:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             while some := list(islice(images, _AHEAD)):
-                for name, picture in pool.map(small, some):
-                    if isinstance(picture, str):
-                        found.problems.append(picture)
+                for name, made in pool.map(small, some):
+                    if isinstance(made, str):
+                        found.problems.append(made)
                         continue
-                    total_bytes += len(picture)
-                    found.pictures[name] = picture
+                    total_bytes += len(made)
+                    found.files[name] = made
                 if total_bytes > TOTAL_BYTES:
-                    left = len(names) - len(found.pictures) - len(found.problems)
-                    found.problems.append(f"{left} pictures are left out, because the page would become too large")
+                    left = len(names) - len(found.files) - len(found.problems)
+                    found.problems.append(f"{left} images are left out, because the page would become too large")
                     return found
     except (VizSageError, OSError) as error:
         found.problems.append(one_line(error))
@@ -79,13 +79,13 @@ def keep_earlier(found: Thumbnails, report: Path, names: Iterable[str]) -> int:
     The data set may be elsewhere by now, and a report that has images is never replaced by one without them. Where none
     is missing afterwards, nothing is left of the problems.
     """
-    missing = [name for name in names if name not in found.pictures]
+    missing = [name for name in names if name not in found.files]
     earlier = _embedded(report) if missing else {}
-    total_bytes = sum(map(len, found.pictures.values()))
+    total_bytes = sum(map(len, found.files.values()))
     kept = 0
     for name in missing:
         if name in earlier and total_bytes <= TOTAL_BYTES:
-            found.pictures[name] = earlier[name]
+            found.files[name] = earlier[name]
             total_bytes += len(earlier[name])
             kept += 1
     if kept == len(missing):
@@ -97,12 +97,13 @@ def _embedded(report: Path) -> dict[str, bytes]:
     """The WebP files in a page that `page.render` made, by image name; none of any other page."""
     try:
         text = report.read_bytes()
+        data_id = b"thumbnail-data" if b'id="thumbnail-data"' in text else b"picture-data"  # before version 0.2
         # The JSON of these elements has no `<`.
-        gallery, pictures = (
+        gallery, shown = (
             json.loads(text.split(b'<script type="application/json" id="%s">' % name, 1)[1].split(b"<", 1)[0])
-            for name in (b"gallery-data", b"picture-data")
+            for name in (b"gallery-data", data_id)
         )
-        files = zip(gallery["images"], pictures, strict=True)
+        files = zip(gallery["images"], shown, strict=True)
         found = {str(name): base64.b64decode(file, validate=True) for name, file in files if file is not None}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
@@ -144,8 +145,8 @@ def _size(images: int) -> tuple[int, int]:
 def _thumbnail(image: ImageRef, edge_px: int, quality: int, *, max_image_px: int) -> bytes:
     """A WebP file of at most `edge_px` on its longer side. Raises DataError."""
     # Somewhat more than is needed leaves room to resample; most of a large JPEG is then never decoded.
-    picture = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
-    picture.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+    thumbnail = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
+    thumbnail.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
     file = BytesIO()
-    picture.save(file, "WEBP", quality=quality, method=4)
+    thumbnail.save(file, "WEBP", quality=quality, method=4)
     return file.getvalue()

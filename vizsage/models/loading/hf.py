@@ -25,7 +25,7 @@ class HubUnreachable(ConfigError):
 
 
 def load_processor(config: Config) -> Any:
-    """The model's processor (tokenizer, pictures, chat template), without any weights.
+    """The model's processor (tokenizer, images, chat template), without any weights.
 
     Raises ConfigError: no such model, no vision-language model, a library missing. CheckpointError: files damaged.
     """

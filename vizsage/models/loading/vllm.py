@@ -1,7 +1,7 @@
-"""Answers by vLLM: the same prompts, pictures, ends and adapters as everywhere else, with its kernels. Needs a GPU.
+"""Answers by vLLM: the same prompts, images, ends and adapters as everywhere else, with its kernels. Needs a GPU.
 
-Written against the interface of vLLM 0.33. Prompts go in as token ids with the picture's placeholder, which vLLM
-replaces by as many tokens as the picture takes; text would get a second beginning-of-sequence token where the chat
+Written against the interface of vLLM 0.33. Prompts go in as token ids with the image's placeholder, which vLLM
+replaces by as many tokens as the image takes; text would get a second beginning-of-sequence token where the chat
 template wrote one. The answer is decoded here, from ids.
 """
 
@@ -71,11 +71,11 @@ class VllmGenerator:
         self._refusals = (ValueError, TypeError, VLLMClientError)
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a sample's prompt, its description uncut and the picture a placeholder."""
+        """The token ids of a sample's prompt, its description uncut and the image a placeholder."""
         return self.encoder.prompt_ids(sample)
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """All of `samples`, at most config.eval_batch_size at once, questions on one picture next to each other.
+        """All of `samples`, at most config.eval_batch_size at once, questions on one image next to each other.
 
         vLLM schedules by tokens itself, and takes what prompts begin with alike from its prefix cache.
         """

@@ -29,7 +29,7 @@ def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
     # With dynamic=True a float (a norm's epsilon, LoRA's scale) would come in as a tensor on the CPU, and reading it
     # there be compiled in C++: a second compiler, which an image for training need not have. All blocks have the same.
     torch._dynamo.config.specialize_float = True
-    # Sizes that are equal in the first row, as blocks of its mask and tiles of its picture, need not be in the next.
+    # Sizes that are equal in the first row, as blocks of its mask and tiles of its image, need not be in the next.
     shapes.use_duck_shape = False
     # PyTorch before 2.12 keeps what bitsandbytes' layers return although it is to be computed again.
     inside = torch.__version__ >= "2.12" or not getattr(base, "is_loaded_in_4bit", False)

@@ -1,10 +1,10 @@
-"""Greedy answers to all questions on a batch of pictures, each picture and its prompts' beginning computed once.
+"""Greedy answers to all questions on a batch of images, each image and its prompts' beginning computed once.
 
-A row holds the tree of one picture's prompts (vizsage.data.packing). It is computed once; then every unfinished
-question adds a token to the row of its picture, step by step. A token sees its own prompt and its own answer, so keys
+A row holds the tree of one image's prompts (vizsage.data.packing). It is computed once; then every unfinished
+question adds a token to the row of its image, step by step. A token sees its own prompt and its own answer, so keys
 and values of what is shared stand in the cache once and are never copied to the questions.
 
-Shapes: I pictures, W tokens of the widest tree, Q unfinished questions on a picture at most, K keys so far.
+Shapes: I images, W tokens of the widest tree, Q unfinished questions on an image at most, K keys so far.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vizsage.models.shared_image.masks import (
     Rule,
     build_mask,
     tree_rule,
-    with_picture_blocks,
+    with_image_blocks,
     within_window,
 )
 from vizsage.models.shared_image.mllama import accept_cross_masks
@@ -56,14 +56,14 @@ class _Branches:
         return _Branches(of(self.tokens), of(self.visible), position, of(self.depth), tiles)
 
     def rows(self, rows: torch.Tensor) -> _Branches:
-        """The questions of the pictures `rows` [I']."""
+        """The questions of the images `rows` [I']."""
         tiles = None if self.tiles is None else self.tiles[rows]
         position = self.position.index_select(-2, rows)
         return _Branches(self.tokens[rows], self.visible[rows], position, self.depth[rows], tiles)
 
 
 class BranchDecoder:
-    """Answers trees of prompts (vizsage.data.collate.PromptCollator.trees) with a model that can share pictures."""
+    """Answers trees of prompts (vizsage.data.collate.PromptCollator.trees) with a model that can share images."""
 
     def __init__(self, base: Any) -> None:
         """Prepares `base`, a model of transformers for which sharing.why_plain is None."""
@@ -80,11 +80,11 @@ class BranchDecoder:
     def generate(
         self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], end_ids: Collection[int], max_tokens: int
     ) -> list[list[list[int]]]:
-        """The ids of each answer, by picture and question, the one that ended it included.
+        """The ids of each answer, by image and question, the one that ended it included.
 
         Args:
             trees: inputs of the model with rows [I, W], "depth" and "subtree_end" among them, all on its device.
-            last: by picture, the node that ends each question's prompt.
+            last: by image, the node that ends each question's prompt.
             end_ids: an answer is over with one of these, or with `max_tokens` tokens.
         """
         with sdpa_kernel(_KERNELS):
@@ -94,7 +94,7 @@ class BranchDecoder:
         self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], end_ids: Collection[int], max_tokens: int
     ) -> list[list[list[int]]]:
         answers: list[list[list[int]]] = [[[] for _ in nodes] for nodes in last]
-        rows = list(range(len(last)))  # pictures with unfinished questions
+        rows = list(range(len(last)))  # images with unfinished questions
         columns = [list(range(len(nodes))) for nodes in last]  # their questions, by row
         cache = DynamicCache()  # plain layers: those of a window would drop what other questions still see
         key_depth = trees["depth"]
@@ -102,9 +102,9 @@ class BranchDecoder:
         for step in range(max_tokens):
             chosen = branches.tokens.tolist()
             kept: list[list[int]] = []
-            for picture, questions, tokens in zip(rows, columns, chosen, strict=True):
+            for image, questions, tokens in zip(rows, columns, chosen, strict=True):
                 for column, question in enumerate(questions):
-                    answers[picture][question].append(tokens[column])
+                    answers[image][question].append(tokens[column])
                 kept.append([c for c in range(len(questions)) if tokens[c] not in end_ids])
             if step + 1 == max_tokens or not any(kept):
                 break
@@ -157,8 +157,8 @@ class BranchDecoder:
         self, branches: _Branches, key_depth: torch.Tensor, cache: DynamicCache
     ) -> tuple[_Branches, torch.Tensor]:
         """Add the newest token of each answer to the row and choose the next one."""
-        pictures, questions = branches.tokens.shape
-        own = torch.eye(questions, dtype=torch.bool, device=key_depth.device).expand(pictures, -1, -1)
+        images, questions = branches.tokens.shape
+        own = torch.eye(questions, dtype=torch.bool, device=key_depth.device).expand(images, -1, -1)
         visible = torch.cat([branches.visible, own], dim=-1)
         key_depth = torch.cat([key_depth, branches.depth], dim=1)
         inputs: dict[str, Any] = {}
@@ -191,7 +191,7 @@ class BranchDecoder:
         depth, width = trees["depth"], trees["depth"].shape[1]
         rules: list[Rule] = [tree_rule(end) for end in trees["subtree_end"]]
         if self.kind == "gemma3":
-            rules = [with_picture_blocks(*each) for each in zip(rules, trees["token_type_ids"], strict=True)]
+            rules = [with_image_blocks(*each) for each in zip(rules, trees["token_type_ids"], strict=True)]
 
         def dense(rules: Sequence[Rule]) -> torch.Tensor:
             return torch.cat([build_mask(rule, width, width, depth.device, flex=False)[0] for rule in rules])
@@ -209,7 +209,7 @@ class BranchDecoder:
         return {"full_attention": full, "sliding_attention": as_attended(self.base, near[:, None])}
 
     def _cross_mask(self, tiles: torch.Tensor) -> CrossMask:
-        """`tiles` [I, N, tiles]: 1 for a tile that a token sees. One that sees none is given all; see picture_rule."""
+        """`tiles` [I, N, tiles]: 1 for a tile that a token sees. One that sees none is given all; see image_rule."""
         reads = tiles.any(dim=-1)
         visible = tiles.bool() | ~reads[..., None]
         attention = None

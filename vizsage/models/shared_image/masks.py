@@ -20,10 +20,10 @@ _CELLS = 2**24  # pairs of a query and a key that a rule is asked for at a time
 
 @dataclass(frozen=True)
 class CrossMask:
-    """What Mllama's cross-attention gets in rows of trees, in the place of a mask [B, T, pictures, tiles]."""
+    """What Mllama's cross-attention gets in rows of trees, in the place of a mask [B, T, images, tiles]."""
 
-    attention: Any  # mask [B, 1, N, vision tokens of all pictures of the row]; None: each token sees all of them
-    reads_picture: torch.Tensor  # [B, 1, N, 1]: 0 where a token stands before its picture, else 1
+    attention: Any  # mask [B, 1, N, vision tokens of all images of the row]; None: each token sees all of them
+    reads_image: torch.Tensor  # [B, 1, N, 1]: 0 where a token stands before its image, else 1
 
 
 def build_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, flex: bool) -> Any:
@@ -36,7 +36,7 @@ def build_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, fle
 
 
 def _block_mask(rule: Rule, queries: int, keys: int, device: torch.device) -> BlockMask:
-    """What PyTorch's create_block_mask gives, without its 10 bytes for each query and key: GBs for a few pictures.
+    """What PyTorch's create_block_mask gives, without its 10 bytes for each query and key: GBs for a few images.
 
     Blocks reach beyond the last query and key, where a rule must not be asked and nobody sees anybody.
     """
@@ -72,11 +72,11 @@ def tree_rule(subtree_end: torch.Tensor) -> Rule:
     return sees
 
 
-def with_picture_blocks(rule: Rule, token_type_ids: torch.Tensor) -> Rule:
-    """And the tokens of a picture (type 1, [N]) see each other both ways: Gemma 3."""
-    picture = token_type_ids == 1
-    begins = picture & ~torch.nn.functional.pad(picture, (1, 0))[:-1]
-    block = torch.where(picture, begins.cumsum(0), 0)
+def with_image_blocks(rule: Rule, token_type_ids: torch.Tensor) -> Rule:
+    """And the tokens of an image (type 1, [N]) see each other both ways: Gemma 3."""
+    image = token_type_ids == 1
+    begins = image & ~torch.nn.functional.pad(image, (1, 0))[:-1]
+    block = torch.where(image, begins.cumsum(0), 0)
 
     def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return rule(b, h, q, k) | ((block[q] == block[k]) & (block[q] > 0))
@@ -93,11 +93,11 @@ def within_window(rule: Rule, depth: torch.Tensor, window: int) -> Rule:
     return sees
 
 
-def picture_rule(tree: torch.Tensor, tiles: torch.Tensor, tile_tokens: int) -> Rule:
-    """Each token sees the vision tokens of its own picture, those of the tiles that `tiles` shows it.
+def image_rule(tree: torch.Tensor, tiles: torch.Tensor, tile_tokens: int) -> Rule:
+    """Each token sees the vision tokens of its own image, those of the tiles that `tiles` shows it.
 
-    `tree` [N] is the number of its picture, `tiles` [N, tiles] is 1 for a tile that it may see. Keys are the vision
-    tokens of all pictures, `tile_tokens` a tile. A token that may see none stands before the picture: like
+    `tree` [N] is the number of its image, `tiles` [N, tiles] is 1 for a tile that it may see. Keys are the vision
+    tokens of all images, `tile_tokens` a tile. A token that may see none stands before the image: like
     transformers' (and Meta's) model it is given all tiles, padding too, rather than an empty softmax.
     """
     count = tiles.shape[1]

@@ -1,4 +1,4 @@
-"""Mllama (Llama 3.2 Vision) over a packed row: its cross-attention reads the pictures of all trees, each its own."""
+"""Mllama (Llama 3.2 Vision) over a packed row: its cross-attention reads the images of all trees, each its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vizsage.models.shared_image.masks import CrossMask
 
-_PICTURES_AT_A_TIME = 4
+_IMAGES_AT_A_TIME = 4
 _PASSED_ON = "cross_mask"  # a keyword that `base.model` does not know and therefore gives to its language model
 _KERNELS = [
     SDPBackend.CUDNN_ATTENTION,
@@ -47,7 +47,7 @@ def _with_vision_states(inner: Any, args: Any, kwargs: dict[str, Any]) -> tuple[
     states = None
     if pixels["pixel_values"] is not None:
         states = _vision_states(inner, pixels)
-        states = states.reshape(len(mask.reads_picture), -1, states.shape[-1])
+        states = states.reshape(len(mask.reads_image), -1, states.shape[-1])
     without_pixels = dict.fromkeys([*pixels, "cross_attention_mask"])
     return args, kwargs | without_pixels | {"cross_attention_states": states, _PASSED_ON: mask}
 
@@ -57,25 +57,25 @@ def _with_cross_mask(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, di
     mask = kwargs.pop(_PASSED_ON, None)
     if mask is None:
         return None
-    parts = {"cross_attention_mask": mask.attention, "full_text_row_masked_out_mask": mask.reads_picture}
+    parts = {"cross_attention_mask": mask.attention, "full_text_row_masked_out_mask": mask.reads_image}
     return args, kwargs | parts
 
 
 def tokens_beside_row(base: Any) -> int:
-    """Tokens of a row that take as much memory as the keys and values of a picture's tiles, which stand beside it."""
+    """Tokens of a row that take as much memory as the keys and values of an image's tiles, which stand beside it."""
     text, vision = base.config.get_text_config(), base.config.vision_config
     seen = vision.max_num_tiles * base.model.vision_model.num_patches
     return int(seen * len(text.cross_attention_layers) / text.num_hidden_layers)
 
 
 def _vision_states(inner: Any, pixels: dict[str, Any]) -> torch.Tensor:
-    """[I, 1, tiles, tile tokens, width]: what cross-attention reads of I pictures.
+    """[I, 1, tiles, tile tokens, width]: what cross-attention reads of I images.
 
-    Without gradients a few pictures at a time. Their thousands of tokens keep a GPU busy, and the attention kernels of
-    its library, which are planned anew for every number of pictures, are planned for these few.
+    Without gradients a few images at a time. Their thousands of tokens keep a GPU busy, and the attention kernels of
+    its library, which are planned anew for every number of images, are planned for these few.
     """
     count = len(pixels["pixel_values"])
-    size = count if torch.is_grad_enabled() else _PICTURES_AT_A_TIME
+    size = count if torch.is_grad_enabled() else _IMAGES_AT_A_TIME
     with sdpa_kernel(_KERNELS):
         features = [
             inner.vision_model(**{name: value[i : i + size] for name, value in pixels.items()}).last_hidden_state

@@ -1,4 +1,4 @@
-"""Which models can share a picture between its questions, and what they are given for a packed micro-batch."""
+"""Which models can share an image between its questions, and what they are given for a packed micro-batch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from vizsage.config import Config
-from vizsage.data.prompts import picture_precedes_question
+from vizsage.data.prompts import image_precedes_question
 from vizsage.models.shared_image.attention import BESIDE_SDPA, use_flex_attention
 from vizsage.models.shared_image.compiled import compile_blocks
 from vizsage.models.shared_image.masks import (
     CrossMask,
     build_mask,
-    picture_rule,
+    image_rule,
     tree_rule,
-    with_picture_blocks,
+    with_image_blocks,
     within_window,
 )
 from vizsage.models.shared_image.mllama import accept_cross_masks
@@ -30,48 +30,46 @@ MULTIMODAL_POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _PLAIN_POSITIONS = ("mllama", "llava", "idefics3", "smolvlm", "gemma3")
 _DENSE_ROW_TOKENS = 1024
 _STEPS_WORTH_COMPILING = 500
-# Questions of a picture in a step, from which on dense masks are no loss: between what the small models like Qwen2.5-VL
+# Questions of an image in a step, from which on dense masks are no loss: between what the small models like Qwen2.5-VL
 # and Llama 3.2 Vision of benchmarks/train_throughput.py need.
 _WORTH_IT_ON_A_CPU = 2.0
 _OF_THE_ROW = ("depth", "subtree_end", "tree")
 
 
 def why_plain(base: Any, processor: Any, config: Config) -> str | None:
-    """Why `base` has to train the plain way, a row for each question; None where it can share pictures."""
+    """Why `base` has to train the plain way, a row for each question; None where it can share images."""
     kind = base.config.model_type
     text = base.config.get_text_config()
     if kind not in MULTIMODAL_POSITIONS + _PLAIN_POSITIONS:
         return f"models of the kind {kind!r} are not known to give the same result"
     if text._attn_implementation not in ("eager", "sdpa", BESIDE_SDPA):
-        return (
-            f"attn_implementation {text._attn_implementation} cannot show each question only its own picture and text"
-        )
+        return f"attn_implementation {text._attn_implementation} cannot show each question only its own image and text"
     if getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None):
         return "its language model sees a window of tokens only"
     if not hasattr(processor, "_process_images"):  # what vizsage.data.collate replaces; not of transformers' interface
-        return "its processor prepares pictures in a way that is not known"
-    if not picture_precedes_question(processor, config):
-        return "its chat template writes the question before the picture"
+        return "its processor prepares images in a way that is not known"
+    if not image_precedes_question(processor, config):
+        return "its chat template writes the question before the image"
     return None
 
 
 def share_images(
-    base: Any, processor: Any, config: Config, questions_a_picture: Callable[[], float] = lambda: math.inf
+    base: Any, processor: Any, config: Config, questions_per_image: Callable[[], float] = lambda: math.inf
 ) -> Sharing | None:
-    """Prepare `base` to share pictures as config.share_images says; auto: where that is faster.
+    """Prepare `base` to share images as config.share_images says; auto: where that is faster.
 
-    `questions_a_picture`, the mean in a step, is asked for where it decides: its answer may have to read pictures.
+    `questions_per_image`, the mean in a step, is asked for where it decides: its answer may have to read images.
     None: it trains the plain way; where that is not what was asked for, the reason is logged.
     """
     if config.share_images is False:
         return None
     if reason := why_plain(base, processor, config):
-        log.warning("share_images: each question is computed with a picture of its own, which is slower: %s", reason)
+        log.warning("share_images: each question is computed with an image of its own, which is slower: %s", reason)
         return None
     if config.share_images == "auto" and base.device.type == "cpu":
-        found = questions_a_picture()
+        found = questions_per_image()
         if found < _WORTH_IT_ON_A_CPU:
-            log.info("share_images: auto: off; a step asks %.1f questions of a picture, too few on a CPU", found)
+            log.info("share_images: auto: off; a step asks %.1f questions of an image, too few on a CPU", found)
             return None
     return Sharing(base)
 
@@ -93,7 +91,7 @@ def compile_layers(sharing: Sharing | None, config: Config, steps: int) -> None:
 
 def _why_eager(sharing: Sharing | None, config: Config) -> str | None:
     if sharing is None:
-        return "share_images is false" if config.share_images is False else "pictures are not shared"
+        return "share_images is false" if config.share_images is False else "images are not shared"
     if sharing.base.device.type != "cuda":
         return "that needs a GPU"
     if config.backend == "unsloth":
@@ -120,7 +118,7 @@ class Sharing:
     def with_positions(self, batch: dict[str, Any]) -> dict[str, Any]:
         """`batch`, on the CPU still, with "position_ids": [1, N], for multimodal positions [3, 1, N].
 
-        A token has the position of its own row. All rows of a tree agree on it, because behind the picture positions
+        A token has the position of its own row. All rows of a tree agree on it, because behind the image positions
         only count up.
         """
         depth = batch["depth"]
@@ -141,7 +139,7 @@ class Sharing:
         inputs = {name: value for name, value in batch.items() if name not in _OF_THE_ROW}
         rule = tree_rule(batch["subtree_end"])
         if self.kind == "gemma3":
-            rule = with_picture_blocks(rule, batch["token_type_ids"][0])
+            rule = with_image_blocks(rule, batch["token_type_ids"][0])
         text = self.base.config.get_text_config()
         if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
             window = within_window(rule, batch["depth"], text.sliding_window)
@@ -164,7 +162,7 @@ class Sharing:
         tiles = batch["cross_attention_mask"][0, :, 0]  # [N, tiles]
         tile_tokens = self.base.model.vision_model.num_patches
         keys = batch["pixel_values"].shape[0] * tiles.shape[1] * tile_tokens
-        rule = picture_rule(batch["tree"], tiles, tile_tokens)
+        rule = image_rule(batch["tree"], tiles, tile_tokens)
         reads = tiles.any(dim=1).to(self.base.dtype)[None, None, :, None]
         return CrossMask(self._mask(rule, batch, keys), reads)
 
@@ -174,9 +172,9 @@ def multimodal_positions(
 ) -> torch.Tensor:
     """The positions [3, n] of Qwen's models for a tree of n tokens, each that of its own row.
 
-    `ids`, `types` (multimodal token types) and `depth` are [n], `grid` [3] the picture's patches.
+    `ids`, `types` (multimodal token types) and `depth` are [n], `grid` [3] the image's patches.
     """
-    # A node of each depth, whichever: rows differ behind the picture only.
+    # A node of each depth, whichever: rows differ behind the image only.
     order = depth.sort(stable=True).indices
     row = order[torch.searchsorted(depth[order], torch.arange(int(depth.max()) + 1))]
     found, _ = base.model.get_rope_index(ids[row][None], mm_token_type_ids=types[row][None], image_grid_thw=grid[None])

@@ -1,16 +1,16 @@
 """Mllama's vision tower without its dense attention mask: the same numbers from the kernels that take no mask.
 
-A picture is T tiles of P patches (its class token among them), each padded to a multiple of 8. transformers masks
-padding for padding only: a position that is not of the picture reads the picture's positions alone, while the picture's
+An image is T tiles of P patches (its class token among them), each padded to a multiple of 8. transformers masks
+padding for padding only: a position that is not of the image reads the image's positions alone, while the image's
 own positions read all, padding included. So padding, whole tiles of it too, cannot be left out: its states flow into
-those of the picture from the second layer on, here as in Meta's code, and the weights were trained that way.
+those of the image from the second layer on, here as in Meta's code, and the weights were trained that way.
 
-With the picture's positions moved to the front of the sequence (attention does not ask for the order) that is two
+With the image's positions moved to the front of the sequence (attention does not ask for the order) that is two
 products without a mask: the front over everything, the rest over the front. The plain tower adds a [S, S] mask to one
-product with S = 6,432 for 4 tiles, which no flash kernel takes, and for a picture of one tile computes three times as
+product with S = 6,432 for 4 tiles, which no flash kernel takes, and for an image of one tile computes three times as
 many scores as are ever read.
 
-Shapes: I pictures, T tiles, P patches of a tile, S = T * padded patches, D channels.
+Shapes: I images, T tiles, P patches of a tile, S = T * padded patches, D channels.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def _own_precision(tower: Any) -> Any:
 
 
 class _Layout(NamedTuple):
-    """Which positions of each picture are real. It stands where layers expect a mask, which they only pass on."""
+    """Which positions of each image are real. It stands where layers expect a mask, which they only pass on."""
 
     real_tiles: tuple[int, ...]
     patches: int
 
-    def picture_first(self, states: torch.Tensor) -> torch.Tensor:
+    def image_first(self, states: torch.Tensor) -> torch.Tensor:
         """[I, T, padded patches, D] -> [I, S, D]: the patches of real tiles, their padding, the padding tiles."""
         return self._each(states, self._sorted)
 
@@ -77,7 +77,7 @@ class _Layout(NamedTuple):
         return self._each(states, lambda part, real: self._unsorted(part, real, tiles))
 
     def _each(self, states: torch.Tensor, move: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
-        return _joined([move(states[pictures], real) for pictures, real in self.runs(1)], dim=0)
+        return _joined([move(states[images], real) for images, real in self.runs(1)], dim=0)
 
     def _sorted(self, states: torch.Tensor, real: int) -> torch.Tensor:
         parts = states[:, :real, : self.patches], states[:, :real, self.patches :], states[:, real:]
@@ -91,7 +91,7 @@ class _Layout(NamedTuple):
         return torch.cat([found, padding_tiles.unflatten(1, (tiles - real, padded))], dim=1) if real < tiles else found
 
     def runs(self, unit: int) -> list[tuple[slice, int]]:
-        """Neighbouring pictures of one size, and that size: real tiles, times `unit`."""
+        """Neighbouring images of one size, and that size: real tiles, times `unit`."""
         found, start = [], 0
         for real, members in groupby(self.real_tiles):
             end = start + len(list(members))
@@ -101,7 +101,7 @@ class _Layout(NamedTuple):
 
 
 def _layout_of(aspect_ratio_mask: torch.Tensor, patches: int) -> _Layout:
-    """From [pictures of rows..., T], 1 for a real tile; waits for the device that it lies on."""
+    """From [images of rows..., T], 1 for a real tile; waits for the device that it lies on."""
     rows: list[list[int]] = aspect_ratio_mask.flatten(0, -2).tolist()
     real = tuple(int(sum(row)) for row in rows)
     assert all(row[0] and row == sorted(row, reverse=True) for row in rows), "padding tiles stand behind real ones"
@@ -111,7 +111,7 @@ def _layout_of(aspect_ratio_mask: torch.Tensor, patches: int) -> _Layout:
 def _features(
     tower: Any, pixel_values: torch.Tensor, aspect_ratio_ids: torch.Tensor, aspect_ratio_mask: torch.Tensor
 ) -> BaseModelOutput:
-    """What MllamaVisionModel.forward returns: [B, pictures of a row, T, P, D * (1 + intermediate layers)]."""
+    """What MllamaVisionModel.forward returns: [B, images of a row, T, P, D * (1 + intermediate layers)]."""
     rows, media, tiles = pixel_values.shape[:3]
     ids = aspect_ratio_ids.reshape(rows * media, 1)
     weight = tower.patch_embedding.weight
@@ -122,10 +122,10 @@ def _features(
     states = tower.layernorm_pre(tower.gated_positional_embedding(states, ids))
 
     layout = _layout_of(aspect_ratio_mask, patches=states.shape[2])
-    states = layout.picture_first(F.pad(states, (0, 0, 0, -layout.patches % 8)))
+    states = layout.image_first(F.pad(states, (0, 0, 0, -layout.patches % 8)))
     states, intermediate = _run(tower.transformer, states, layout, tower.intermediate_layers_indices)
     states = layout.restore(tower.layernorm_post(states), tiles)
-    states = layout.picture_first(tower.post_tile_positional_embedding(states, ids))
+    states = layout.image_first(tower.post_tile_positional_embedding(states, ids))
     states, _ = _run(tower.global_transformer, states, layout, ())
 
     final, *others = (layout.restore(found, tiles)[:, :, : layout.patches] for found in (states, *intermediate))
@@ -162,15 +162,15 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """[I, heads, S, width] each -> [I, S, heads, width]; the picture's positions lie first."""
+    """[I, heads, S, width] each -> [I, S, heads, width]; the image's positions lie first."""
     if not isinstance(attention_mask, _Layout):
         return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     found = []
-    for pictures, real in attention_mask.runs(attention_mask.patches):
-        q, k, v = query[pictures], key[pictures], value[pictures]
-        of_picture = F.scaled_dot_product_attention(q[:, :, :real], k, v, scale=scaling)
+    for images, real in attention_mask.runs(attention_mask.patches):
+        q, k, v = query[images], key[images], value[images]
+        of_image = F.scaled_dot_product_attention(q[:, :, :real], k, v, scale=scaling)
         of_padding = F.scaled_dot_product_attention(q[:, :, real:], k[:, :, :real], v[:, :, :real], scale=scaling)
-        found.append(torch.cat([of_picture.transpose(1, 2), of_padding.transpose(1, 2)], dim=1))
+        found.append(torch.cat([of_image.transpose(1, 2), of_padding.transpose(1, 2)], dim=1))
     return _joined(found, dim=0), None
 
 

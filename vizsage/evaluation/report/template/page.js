@@ -8,7 +8,7 @@
   const byId = (id) => document.getElementById(id);
   const read = (id) => JSON.parse(byId(id).textContent);
   const { rows, images, descriptions } = read("gallery-data");
-  const pictures = read("picture-data");
+  const thumbnails = read("thumbnail-data");
   const number = new Intl.NumberFormat("en");
   const OUTCOMES = [["all", "All"], ["wrong", "Wrong"], ["right", "Right"], ["failed", "Failed"], ["cut", "Cut"]];
 
@@ -28,9 +28,9 @@
     return element;
   }
 
-  function picture(row) {
-    const data = pictures[row.image];
-    if (!data) return make("div", "thumb none", "no picture");
+  function thumbnail(row) {
+    const data = thumbnails[row.image];
+    if (!data) return make("div", "thumb none", "no image");
     const image = make("img", "thumb");
     image.src = "data:image/webp;base64," + data;
     image.alt = images[row.image];
@@ -88,7 +88,7 @@
       body.append(fold("scores", scores.map(([k, v]) => k.replaceAll("_", " ") + " " + v).join(", ")));
     }
     body.append(make("p", "source muted", images[row.image] + " · " + row.id));
-    item.append(picture(row), body);
+    item.append(thumbnail(row), body);
     return item;
   }
 
