@@ -66,7 +66,7 @@ def test_no_name_means_the_default_file_and_without_it_the_defaults(
     (tmp_path / "config" / "clusters").mkdir(parents=True)
     (tmp_path / "config" / "clusters" / "default.yaml").write_text("nodes: 3\n", encoding="utf-8")
     assert load_profile(None, {}).nodes == 3
-    assert "there are default, or name a YAML file" in refusal("mine")
+    assert "there are apptainer, bare, default, pyxis, or name a YAML file" in refusal("mine")  # the package has more
     assert "did you mean 'default'?" in refusal("defualt")
 
 
