@@ -23,6 +23,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"parser"},
+    {"api"},
     {"training", "evaluation"},
     {"check", "demo"},
     {"models"},

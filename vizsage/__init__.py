@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load_config", "predict", "train"]
-_MODULES = {"evaluate": "vizsage.api", "load_config": "vizsage.config", "predict": "vizsage.api", "train": "vizsage.api"}
+_MODULES = {"load_config": "vizsage.config"} | dict.fromkeys(("evaluate", "predict", "train"), "vizsage.api")
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
 """Training, evaluation and prediction as functions, for programs: `from vizsage import train, evaluate, predict`.
 
-The commands of `vizsage` call them too. Each imports unsloth, where it is the backend, before transformers, peft and
-trl: it patches them, and a program that imports these before calls another backend with `backend: hf`.
+The commands of `vizsage` call them too. With unsloth as the backend, call one of them before anything imports
+transformers, peft or trl: unsloth has to be imported first, because it patches them.
 """
 
 from __future__ import annotations

@@ -78,10 +78,9 @@ def _train(options: argparse.Namespace) -> None:
 
     # Before torch and its company are imported, which takes seconds: a signal in that time is as good as a later one.
     with catch_signals(to_the_end=options.own_process) as latch:
-        _prepare_backend(config)
-        from vizsage.training.train import train
+        from vizsage.api import train
 
-        train(config, latch)
+        train(config, latch=latch)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -89,10 +88,9 @@ def _eval(options: argparse.Namespace) -> None:
     from vizsage.interruption import catch_signals
 
     with catch_signals(to_the_end=options.own_process) as latch:
-        _prepare_backend(config)
         from rich.console import Console
 
-        from vizsage.evaluation.evaluate import evaluate
+        from vizsage.api import evaluate
 
         evaluate(
             config,
@@ -144,8 +142,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     config = _config(options)
-    _prepare_backend(config)
-    from vizsage.evaluation.predict import predict
+    from vizsage.api import predict
 
     answer = predict(
         config,
@@ -203,13 +200,6 @@ def _config(options: argparse.Namespace) -> Config:
     from vizsage.config import load_config
 
     return load_config(options.config, options.overrides)
-
-
-def _prepare_backend(config: Config) -> None:
-    """Import unsloth, where it is the backend, before the libraries that it patches."""
-    from vizsage.models.loading.backends import prepare
-
-    prepare(config)
 
 
 _COMMANDS = {
