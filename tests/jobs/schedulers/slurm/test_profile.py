@@ -272,7 +272,7 @@ def test_what_only_resembles_a_secret_is_accepted(write: Write) -> None:
         ("local_cache: /tmp/$(whoami)", "local_cache: expected an absolute path"),
         ("local_cache: '/tmp/\"x'", "local_cache: expected an absolute path"),
         ("- nodes", "expected lines of `key: value`, found a list"),
-        ("nodes: 1\nnodes: 2", "line 2, column 1: broken YAML: key 'nodes' stands twice"),
+        ("nodes: 1\nnodes: 2", "line 2, column 1: broken YAML: key 'nodes' is repeated"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_in_a_line_that_names_file_and_key(write: Write, text: str, message: str) -> None:
