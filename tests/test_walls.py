@@ -34,6 +34,7 @@ FLOORS = [
     {"errors", "files", "hints"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR[""] = -1  # the package itself, which offers functions of the rooms and imports them when they are used
 
 # Importing one of these must not import torch; the data room's encoding and collation are the border.
 TORCH_FREE = [

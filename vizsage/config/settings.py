@@ -184,8 +184,8 @@ class Config(BaseModel):
     # evaluation
     use_text_normalization: Literal["light"] | bool = Field(
         True,
-        description="Exact match: true: as SQuAD; light: ignoring case, white space and Unicode form; false: "
-        "rigorous, character by character.",
+        description="Exact match: true: as SQuAD; light: without case, white space and Unicode form; false: character "
+        "by character.",
     )
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 
