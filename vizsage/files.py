@@ -132,13 +132,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """What a file holds that `write_json` could have written. Raises OSError, or ValueError where it holds no such."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        # Numbers that are not finite and halves of characters, which JSON may spell, could not be written again.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    return value
+    return parse_json(path.read_text(encoding="utf-8"), rewritable=True)
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -171,26 +165,37 @@ def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
             raise
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path, *, rewritable: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the records of a file that `append_jsonl` wrote; a torn last line is left out.
 
-    Raises ValueError for a line that is no object.
+    Raises ValueError for a line that is no object, or that `parse_json` does not accept.
     """
     with open(path, "rb") as file:
         for line in file:
             if line.strip() and (line.endswith(b"\n") or _is_record(line)):
-                record = parse_json(line)
+                record = parse_json(line, rewritable=rewritable)
                 if not isinstance(record, dict):
                     raise ValueError("a line is no object")
                 yield record
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also where it is nested deeper than Python's parser goes."""
+def parse_json(text: str | bytes, *, rewritable: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: UTF-8 where it is bytes.
+        rewritable: only a value that `write_json` can write, too: no NaN, no infinity, no half of a surrogate pair.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than Python's parser can follow.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if rewritable:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    return value
 
 
 def disk_full(folder: Path) -> OSError | None:
