@@ -26,7 +26,8 @@ from tools.browser import browser, browser_missing
 from vizsage.config import build_config
 from vizsage.evaluation.report.report_file import write_report
 from vizsage.evaluation.results import SCHEMA_VERSION
-from vizsage.files import write_json, write_jsonl
+from vizsage.files import write_json
+from vizsage.json_lines import write_jsonl
 from vizsage.scoring.metrics import score_row
 from vizsage.scoring.summary import summarise
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobs.spec import FOLDER
 from vizsage.errors import ConfigError
-from vizsage.files import append_jsonl
+from vizsage.json_lines import append_jsonl
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Conte
 from throughput.machine import free_memory, peak_gb
 from throughput.questions import data_settings, read_samples
 from vizsage.data.batching import memory_order
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 
 def measure(contender: Contender, job: Job, model: Path, questions: list[float]) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,8 @@ from vizsage import cli
 from vizsage.contract import schemas
 from vizsage.contract.run_files import SCHEMA_VERSION, last_outcome, read_metrics, read_run
 from vizsage.contract.submissions import read_submissions
-from vizsage.files import write_json, write_jsonl
+from vizsage.files import write_json
+from vizsage.json_lines import write_jsonl
 
 EARLIER = Path(__file__).parent / "earlier"
 

@@ -17,7 +17,8 @@ from tests.families.data import damage_adapter
 from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, Interrupted
-from vizsage.files import read_jsonl, sha256_file
+from vizsage.files import sha256_file
+from vizsage.json_lines import read_jsonl
 from vizsage.training import checkpoints
 from vizsage.training.flow import Flow
 from vizsage.training.train import train

@@ -17,7 +17,7 @@ from tests.training.test_continuation import train_with_signal
 from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, RepeatingError
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.tracking import WandbTracker
 from vizsage.training import attempt, checkpoints
 from vizsage.training.flow import Flow

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from vizsage.config import Config
 from vizsage.data import collate
 from vizsage.errors import ConfigError, FolderInUse, RepeatingError
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.training import attempt, loader
 from vizsage.training.train import train
 

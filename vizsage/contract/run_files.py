@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field
 
 from vizsage.contract import ADAPTER_WEIGHTS, METRICS, OUTCOME, RUN
 from vizsage.contract.file_model import FileModel, Number, parsed
-from vizsage.files import read_json, read_jsonl
+from vizsage.files import read_json
+from vizsage.json_lines import read_jsonl
 
 SCHEMA_VERSION = 1
 """The version of run.json that this code writes, and the latest that it reads."""

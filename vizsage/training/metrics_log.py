@@ -18,7 +18,8 @@ from transformers import TrainerCallback
 from vizsage.contract import LOSS_CURVES, METRICS
 from vizsage.contract.run_files import MetricsLine, read_metrics
 from vizsage.errors import CheckpointError, one_line
-from vizsage.files import append_jsonl, write_bytes, write_jsonl
+from vizsage.files import write_bytes
+from vizsage.json_lines import append_jsonl, write_jsonl
 from vizsage.tracking import Tracker
 
 log = logging.getLogger(__name__)
