@@ -30,7 +30,6 @@ FLOORS = [
     {"data"},
     {"scoring", "record", "interruption", "tracking", "lock"},
     {"config", "streams"},
-    {"strict_yaml"},
     {"errors", "hints"},
     {"contract"},
     {"json_lines"},
@@ -43,7 +42,7 @@ TORCH_FREE = [
     name
     for name in MODULES
     if ".".join(name.split(".")[1:2])
-    in "cli parser config strict_yaml errors files json_lines hints contract check scoring".split()
+    in "cli parser config errors files json_lines hints contract check scoring".split()
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")

@@ -37,7 +37,7 @@ def settle_tree(directory: Path) -> None:
     mode = _ordinary_mode(directory)
     for root, _, names in os.walk(directory):
         for name in names:
-            fd = os.open(os.path.join(root, name), os.O_RDONLY)
+            fd = os.open(Path(root, name), os.O_RDONLY)
             try:
                 if stat.S_IMODE(os.fstat(fd).st_mode) != mode:  # some file systems have no modes to change
                     os.fchmod(fd, mode)
@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # a full disk, met while writing
@@ -170,7 +170,7 @@ def expanded(path: str) -> str:
 
     Not every shell does this behind `=`, and none in a file. Raises ValueError where there is no such home folder.
     """
-    found = os.path.expanduser(path)
+    found = os.path.expanduser(path)  # noqa: PTH111 -- Path's drops a ./ at the beginning and / at the end
     if found == path and path.startswith("~"):
         home = path.partition("/")[0]
         raise ValueError(
@@ -211,7 +211,7 @@ def nearest_existing(path: Path) -> Path:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)

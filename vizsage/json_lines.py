@@ -28,7 +28,7 @@ def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
     What a kill left of a last line is cut off first, and a last record that lacks its line break only gets it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
+    with path.open("ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
         _wait_for_turn(file, path)
         end = _end_of_last_whole_line(file)
         last = _tail(file, end)
@@ -52,7 +52,7 @@ def read_jsonl(path: Path, *, rewritable: bool = False) -> Iterator[dict[str, An
 
     Raises ValueError for a line that is no object, or that `parse_json` does not accept.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for line in file:
             if line.strip() and (line.endswith(b"\n") or _is_record(line)):
                 record = parse_json(line, rewritable=rewritable)

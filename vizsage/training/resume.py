@@ -1,5 +1,6 @@
-"""Is the run in output_dir done, can it continue, or does it begin? One answer from run.json, outcome.json and the
-checkpoints.
+"""Is the run in output_dir done, can it continue, or does it begin?
+
+One answer from run.json, outcome.json and the checkpoints:
 
 | what is in output_dir                                   | the answer                                               |
 |---------------------------------------------------------|----------------------------------------------------------|
