@@ -210,7 +210,9 @@ class TrainingAttempt:
         sample = self.plan.example
         with memory_reported(self.config, "a validation"):
             [answer] = generate_answers(self.model, self.processor, [sample], self.config, greedy=True)
-        log.info("%s, %s: %r -> %r (expected %r)", when, sample.image.name, sample.question, answer.text, sample.answer)
+        log.info(
+            "%s, %s: %r -> %r (expected %r)", when, sample.image_names, sample.question, answer.text, sample.answer
+        )
         return answer.text
 
     def _take_best(self, trainer: VisionTrainer) -> None:
@@ -238,7 +240,7 @@ class TrainingAttempt:
         facts = {f"{key} ({split})": n for split, counts in self.plan.counts.items() for key, n in counts.items()}
         facts |= {"optimizer steps": self.step, "samples left out in training": len(progress.left_out)}
         example = {
-            "image": sample.image.name,
+            "image": sample.image_names,
             "question": sample.question,
             "expected": sample.answer,
             "before training": before,
