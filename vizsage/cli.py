@@ -15,11 +15,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vizsage.contract import EXIT_DONE, EXIT_KEYBOARD, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
 from vizsage.errors import (
-    EXIT_DONE,
-    EXIT_REPEATS,
-    EXIT_UNKNOWN,
-    EXIT_USAGE,
     ConfigError,
     Interrupted,
     VizSageError,
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
     from vizsage.config import Config
 
 log = logging.getLogger(__name__)
-
-EXIT_KEYBOARD = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:

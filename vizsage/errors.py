@@ -9,12 +9,7 @@ import errno
 import os
 import re
 
-from vizsage.contract import EXIT_DATA as EXIT_DATA
-from vizsage.contract import EXIT_DONE as EXIT_DONE
-from vizsage.contract import EXIT_INTERRUPTED as EXIT_INTERRUPTED
-from vizsage.contract import EXIT_REPEATS as EXIT_REPEATS
-from vizsage.contract import EXIT_UNKNOWN as EXIT_UNKNOWN
-from vizsage.contract import EXIT_USAGE as EXIT_USAGE
+from vizsage.contract import EXIT_DATA, EXIT_INTERRUPTED, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
 
 LAUNCHER = "VIZSAGE_LAUNCHER"
 """The variable with the process id of the launcher that has started this process."""
