@@ -404,7 +404,7 @@ def test_several_visible_gpus_without_torchrun_use_one(
 
     from vizsage.training.trainer import trainer_arguments
 
-    monkeypatch.setattr(SFTConfig, "n_gpu", property(lambda self: getattr(self, "_vizsage_gpus", 2)))
+    monkeypatch.setattr(SFTConfig, "n_gpu", 2)
     arguments = trainer_arguments(make_config(), total_steps=1, seed=0)
-    assert arguments._n_gpu == 1
+    assert arguments.n_gpu == 1
     assert "2 GPUs are visible" in caplog.text
