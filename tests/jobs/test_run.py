@@ -285,7 +285,7 @@ def test_nodes_of_an_evaluation_wait_for_each_other_although_the_run_is_done(tmp
     time.sleep(8)
     launch.process.send_signal(signal.SIGTERM)
     code, printed = launch.end()
-    assert (code, "before all nodes were there" in printed) == (1, True)
+    assert (code, "before all nodes had started" in printed) == (1, True)
     assert not list(tmp_path.glob("ran-*"))
 
 
@@ -317,7 +317,7 @@ def test_a_signal_ends_the_waiting_for_other_nodes(tmp_path: Path, rank: int) ->
     time.sleep(8)  # its start: no file tells that it waits
     launch.process.send_signal(signal.SIGTERM)
     code, printed = launch.end()
-    assert (code, "before all nodes were there" in printed) == (1, True)
+    assert (code, "before all nodes had started" in printed) == (1, True)
     assert not list(tmp_path.glob("ran-*"))
 
 
@@ -340,7 +340,7 @@ def test_a_run_that_only_looks_done_waits_for_its_nodes(tmp_path: Path, setting:
     launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=(setting,), variables=nodes()[0])
     time.sleep(8)
     launch.process.send_signal(signal.SIGTERM)
-    assert "before all nodes were there" in launch.end()[1]
+    assert "before all nodes had started" in launch.end()[1]
     assert not list(tmp_path.glob("ran-*"))
 
 

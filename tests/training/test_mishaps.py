@@ -216,7 +216,7 @@ def test_a_damaged_best_checkpoint_is_not_claimed(
     monkeypatch.setattr(checkpoints, "damage", lambda f: "harmed" if f.name == "checkpoint-4" else damage(f))
     config = make_config()
     train(config)
-    assert "holds the best weights but harmed" in caplog.text
+    assert "has the best weights but harmed" in caplog.text
     assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 9
     assert "0.9" not in (config.adapter_dir / "README.md").read_text().split("## Settings")[0]
 
