@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.schedulers.local.local_queue import Ended, Entry
+from jobs.schedulers.local.local_entries import Ended, Entry
 from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED, TELLING
 
 BY_CANCEL = "by python -m jobs cancel"

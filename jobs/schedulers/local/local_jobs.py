@@ -1,51 +1,60 @@
-"""Jobs of this machine as `python -m jobs` sees them: put into the queue, asked about, cancelled."""
+"""Jobs put into the queue of this machine: what each takes of it, and the command that it runs."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.schedulers.base import JobOptions
 from jobs.schedulers.local import detached
-from jobs.schedulers.local.job_ends import BY_CANCEL, end_of
-from jobs.schedulers.local.local_processes import processes_of, send
-from jobs.schedulers.local.local_queue import Ended, Entry, Queue, job_id, queue_here, queue_of, this_host
+from jobs.schedulers.local.local_entries import Ended, Entry
+from jobs.schedulers.local.local_queue import Queue, job_id, queue_here
+from jobs.schedulers.local.local_states import end_without_supervisor
 from jobs.schedulers.local.visible_gpus import gpus_of_job, visible_gpus
 from jobs.spec import Work
 from jobs.submissions import Submission, now
-from vizsage.errors import VizSageError
+from vizsage.errors import ConfigError, VizSageError
 
-LOST = "lost"
-_MAX_RETRIES = 3  # as profiles of SLURM say where they say nothing
-_GONE = "the supervisor is gone; submit again continues"
+_MAX_RETRIES = 3  # the default of cluster profiles
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job takes of this machine. `devices`: the GPUs it may be given, of which it takes `gpus`."""
+    """What a job takes of this machine.
+
+    Attributes:
+        gpus: how many of `devices` it takes for itself.
+        devices: the GPUs that it may be given.
+        parallel: most jobs that may run at a time while it runs.
+    """
 
     gpus: int
     devices: tuple[str, ...]
     parallel: int
 
+    def for_evaluation(self) -> Resources:
+        """One process answers, however many train."""
+        return dataclasses.replace(self, gpus=min(self.gpus, 1))
 
-def resources(
-    gpus_per_node: int | None, parallel: int | None, device: str, environment: Mapping[str, str]
-) -> Resources:
-    """What a job takes. Raises ConfigError for more GPUs than this machine has.
 
-    Args:
-        gpus_per_node: GPUs that are asked for; None: one where there is any.
-        parallel: most jobs at a time while it runs; None: it runs alone.
-        device: the setting; a job with `cpu` takes no GPU unless told otherwise.
-        environment: of the submitter, see `visible_gpus`.
+def resources(options: JobOptions, device: str, environment: Mapping[str, str]) -> Resources:
+    """What a job takes. `device` is the setting; one with `cpu` takes no GPU unless told otherwise.
+
+    Raises:
+        ConfigError: what is asked for cannot be had on one machine, or not on this one.
     """
+    if options.nodes not in (None, 1):
+        raise ConfigError(f"--nodes: jobs on this machine have one node, found {options.nodes}; leave it out")
+    if options.time is not None:
+        raise ConfigError("--time: jobs on this machine have no time limit; leave it out, and stop one with cancel")
     devices = visible_gpus(environment)
-    return Resources(gpus_of_job(gpus_per_node, devices, on_cpu=device == "cpu"), devices, parallel or 1)
+    gpus = gpus_of_job(options.gpus_per_node, devices, on_cpu=device == "cpu")
+    return Resources(gpus, devices, options.own.get("parallel") or 1)
 
 
 def command(work: Work) -> tuple[str, ...]:
@@ -59,32 +68,19 @@ def command_line(work: Work, taken: Resources) -> str:
     return f"PROCESSES_PER_NODE={max(1, taken.gpus)} {shlex.join(command(work))}"
 
 
-def submit(work: Work, taken: Resources, *, after: Submission | None = None) -> Submission:
-    """Put a job into the queue and see to it that a supervisor works on it. Raises VizSageError.
+def submit(work: Work, taken: Resources, after: Submission | None = None) -> Submission:
+    """Put a job into the queue and see to it that a supervisor works on it.
 
-    A job of the same run that was lost with its supervisor is replaced by this one.
+    A job of the same run that was lost with its supervisor is replaced.
+
+    Raises:
+        VizSageError: the queue cannot be written, or no supervisor started. The job is not in the queue then.
     """
     queue = queue_here()
     queue.create()
     work.freeze()
     with queue.locked():
-        number = queue.next_number([work.run_dir])
-        entry = Entry(
-            job_id=job_id(number),
-            number=number,
-            kind=work.command,
-            run_dir=str(work.run_dir),
-            log=str(work.folder / f"{job_id(number)}_log.out"),
-            command=command(work),
-            directory=str(Path.cwd()),
-            environment=dict(os.environ),
-            umask=_umask(),
-            parallel=taken.parallel,
-            gpus=taken.gpus,
-            devices=taken.devices,
-            after=after.job_id if after else "",
-            max_retries=_MAX_RETRIES,
-        )
+        entry = _entry(work, taken, _next_number(queue, work), after)
         lock_fd = queue.take_supervisor_lock()
         if lock_fd is None:
             queue.add(entry)
@@ -111,92 +107,38 @@ def submit(work: Work, taken: Resources, *, after: Submission | None = None) -> 
     )
 
 
-def ask(job: Submission) -> tuple[str, str] | None:
-    """State and detail of a job; None where neither the queue nor the run directory knows it.
-
-    Raises VizSageError where another machine or another user has to be asked.
-    """
-    queue = queue_of(job.script)
-    if ended := queue.ended(Path(job.run_dir), job.job_id):
-        return ended.state, ended.detail
-    _check_host(queue, job)
-    if not queue.folder.exists():
-        return None
-    with queue.locked():
-        entry = queue.entry(job.job_id)
-        if entry is None:  # it ended in between, or was never known
-            ended = queue.ended(Path(job.run_dir), job.job_id)
-            return (ended.state, ended.detail) if ended else None
-        if queue.has_supervisor():
-            return _supervised(queue, entry)
-        return _unsupervised(queue, entry)
+def _next_number(queue: Queue, work: Work) -> int:
+    try:
+        return queue.next_number(work.run_dir)
+    except OSError as error:
+        raise ConfigError(f"{queue.folder}: the queue cannot be written: {error.strerror}") from None
 
 
-def cancel(job: Submission) -> None:
-    """SIGTERM to a running job, and SIGKILL if it takes too long; a waiting one leaves the queue. Raises VizSageError."""
-    queue = queue_of(job.script)
-    _check_host(queue, job)
-    with queue.locked():
-        entry = queue.entry(job.job_id)
-        if entry is None:  # it ended in between
-            return
-        queue.cancel(entry)
-        lock_fd = queue.take_supervisor_lock()
-        if lock_fd is None:  # the supervisor does the rest
-            return
-        try:
-            if running := processes_of(str(queue.path(entry))):
-                send(running[:1], signal.SIGTERM)
-            else:
-                queue.finish(entry, _end_without_supervisor(queue, entry) or Ended("cancelled", BY_CANCEL))
-        finally:
-            os.close(lock_fd)
-
-
-def _supervised(queue: Queue, entry: Entry) -> tuple[str, str]:
-    progress = queue.progress(entry)
-    if queue.is_cancelled(entry):
-        return "ending", "cancelled, it saves a checkpoint" if progress.running else "cancelled"
-    if progress.running:
-        return "running", f"attempt {progress.attempt}"
-    waits = "waits for its turn"
-    if entry.after and queue.entry(entry.after):
-        waits = f"waits for the success of job {entry.after}"
-    return "pending", waits
-
-
-def _unsupervised(queue: Queue, entry: Entry) -> tuple[str, str]:
-    if queue.is_running(entry):
-        word = "ending" if queue.is_cancelled(entry) else "running"
-        return word, f"attempt {queue.progress(entry).attempt}; its supervisor is gone, the next submit starts another"
-    ended = _end_without_supervisor(queue, entry)
-    return (ended.state, ended.detail) if ended else (LOST, _GONE)
-
-
-def _end_without_supervisor(queue: Queue, entry: Entry) -> Ended | None:
-    """How a job ended that ended after its supervisor; None where it did not, and runs again with the next one."""
-    progress = queue.progress(entry)
-    cancelled = queue.is_cancelled(entry)
-    code = queue.exit_code(entry, progress.attempt) if progress.running else None
-    if code is None:
-        return Ended("cancelled", BY_CANCEL) if cancelled else None
-    return end_of(entry, code, progress.failures + 1, cancelled=cancelled)
+def _entry(work: Work, taken: Resources, number: int, after: Submission | None) -> Entry:
+    return Entry(
+        job_id=job_id(number),
+        number=number,
+        kind=work.command,
+        run_dir=str(work.run_dir),
+        log=str(work.folder / f"{job_id(number)}_log.out"),
+        command=command(work),
+        directory=str(Path.cwd()),
+        environment=dict(os.environ),
+        umask=_umask(),
+        parallel=taken.parallel,
+        gpus=taken.gpus,
+        devices=taken.devices,
+        after=after.job_id if after else "",
+        max_retries=_MAX_RETRIES,
+    )
 
 
 def _replace_lost(queue: Queue, entry: Entry) -> None:
+    """Take out of the queue what another supervisor would continue besides `entry`."""
     for other in queue.entries():
         if other.run_dir == entry.run_dir and other.job_id != entry.after and not queue.is_running(other):
-            queue.finish(
-                other, _end_without_supervisor(queue, other) or Ended("cancelled", f"replaced by job {entry.job_id}")
-            )
-
-
-def _check_host(queue: Queue, job: Submission) -> None:
-    if queue.host != this_host():
-        raise VizSageError(
-            f"job {job.job_id} is in the queue of {queue.host}, and this is {this_host()}: ask there; if that machine "
-            f"is gone for good: python -m jobs cancel --forget {job.job_id}"
-        )
+            replaced = Ended("cancelled", f"replaced by job {entry.job_id}")
+            queue.finish(other, end_without_supervisor(queue, other) or replaced)
 
 
 def _umask() -> int:

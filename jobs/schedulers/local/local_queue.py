@@ -13,82 +13,28 @@ here are then deleted, the submitter's environment with them.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
-import functools
-import json
 import logging
 import os
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from jobs.schedulers.local.local_entries import FOREIGN, Ended, Entry, Progress, read_file, write_file
 from jobs.schedulers.local.local_processes import processes_of
 from jobs.spec import FOLDER
 from jobs.submissions import list_of_all
 from vizsage.errors import ConfigError, VizSageError
-from vizsage.files import parse_json, write_text
+from vizsage.files import write_text
 
 log = logging.getLogger(__name__)
 
 _ENTRY, _PROGRESS, _CANCEL, _ENDED = ".entry.json", ".progress.json", ".cancel", ".ended.json"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One job that has not ended.
-
-    Attributes:
-        number: position in the queue; lower ones start first.
-        command: the launcher and its arguments.
-        directory: where the command is started; with `environment` and `umask` that of the submitter.
-        parallel: most jobs that may run at a time while this one runs.
-        gpus: how many of `devices` the job takes for itself.
-        devices: the GPUs that the submitter could see.
-        after: the job whose success this one waits for; empty: none.
-        max_retries: runs again after a failure that need not repeat.
-    """
-
-    job_id: str
-    number: int
-    kind: str
-    run_dir: str
-    log: str
-    command: tuple[str, ...]
-    directory: str
-    environment: dict[str, str] = field(repr=False)
-    umask: int
-    parallel: int
-    gpus: int
-    devices: tuple[str, ...]
-    after: str
-    max_retries: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the supervisor has come with a job. `devices`: the GPUs of the attempt that is running."""
-
-    attempt: int = 0
-    failures: int = 0
-    running: bool = False
-    devices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended: completed, failed or cancelled, why, and its last exit code if it had one."""
-
-    state: str
-    detail: str = ""
-    exit_code: int | None = None
-
-
 class Queue:
-    """The queue in one folder. Methods that begin with "locked" or say so need `locked()` around them."""
+    """The queue in one folder. Methods that say so need `locked()` around them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -110,6 +56,13 @@ class Queue:
                 f"{self.folder}: the queue of this machine cannot be written: {error.strerror}; name another folder "
                 "in XDG_STATE_HOME"
             ) from None
+
+    def exists(self) -> bool:
+        """Whether any job was ever put into it. Raises VizSageError where that is another user's secret."""
+        try:
+            return (self.folder / "supervisor.lock").exists()
+        except PermissionError:
+            raise VizSageError(f"{self.folder}: {FOREIGN}") from None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -148,16 +101,19 @@ class Queue:
             os.close(fd)
         return fd is None
 
-    def next_number(self, run_dirs: list[Path]) -> int:
-        """A number that no job had before, of this queue, of other machines' and in `run_dirs`. Needs `locked()`."""
+    def next_number(self, run_dir: Path) -> int:
+        """A number that no job had before. Needs `locked()`. Raises OSError.
+
+        None of this queue, of another machine's that shares the folder, or of `run_dir`, whose files would be taken
+        for those of the new job.
+        """
         path = self.folder.parent / "last-number"
         try:
             number = int(path.read_text()) + 1
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # no job yet, or somebody deleted the file
             number = 1
         number = max([number, *(one.number + 1 for one in self.entries())])
-        # The count may have been deleted; the files of an earlier job must not be taken for those of the new one.
-        while any(any((one / FOLDER).glob(f"{job_id(number)}[._]*")) for one in run_dirs):
+        while any((run_dir / FOLDER).glob(f"{job_id(number)}[._]*")):
             number += 1
         write_text(path, f"{number}\n")
         return number
@@ -165,14 +121,13 @@ class Queue:
     def entries(self) -> list[Entry]:
         """The jobs that have not ended, in their order. One that cannot be read is left out and reported."""
         there = list(self.folder.glob(f"*{_ENTRY}"))
-        found = {path: self._entries.get(path) or _read(Entry, path) for path in there}
+        found = {path: self._entries.get(path) or read_file(Entry, path) for path in there}
         self._entries = {path: one for path, one in found.items() if one}
         return sorted(self._entries.values(), key=lambda one: one.number)
 
     def entry(self, job: str) -> Entry | None:
         """The entry of a job; None where it has ended, or is unknown here. Raises VizSageError without permission."""
-        found: Entry | None = _read(Entry, self.folder / f"{job}{_ENTRY}")
-        return found
+        return read_file(Entry, self.folder / f"{job}{_ENTRY}")
 
     def path(self, entry: Entry) -> Path:
         """The file of an entry, which is also the mark of the job's processes."""
@@ -181,17 +136,17 @@ class Queue:
     def add(self, entry: Entry) -> None:
         """Write an entry. Needs `locked()`. Raises ConfigError."""
         try:
-            _write(self.path(entry), entry)
+            write_file(self.path(entry), entry)
         except OSError as error:
             raise ConfigError(f"{self.folder}: the queue cannot be written: {error.strerror}") from None
 
     def progress(self, entry: Entry) -> Progress:
         """How far the supervisor has come with a job."""
-        return _read(Progress, self.folder / f"{entry.job_id}{_PROGRESS}") or Progress()
+        return read_file(Progress, self.folder / f"{entry.job_id}{_PROGRESS}") or Progress()
 
     def write_progress(self, entry: Entry, progress: Progress) -> None:
         """For the supervisor. Raises OSError."""
-        _write(self.folder / f"{entry.job_id}{_PROGRESS}", progress)
+        write_file(self.folder / f"{entry.job_id}{_PROGRESS}", progress)
 
     def is_cancelled(self, entry: Entry) -> bool:
         """Whether the job is to be stopped."""
@@ -218,18 +173,16 @@ class Queue:
 
     def ended(self, run_dir: Path, job: str) -> Ended | None:
         """How a job ended; None where it has not."""
-        found: Ended | None = _read(Ended, _ended_file(run_dir / FOLDER, job)) or _read(
-            Ended, _ended_file(self.folder, job)
-        )
-        return found
+        found = read_file(Ended, _ended_file(run_dir / FOLDER, job))
+        return found or read_file(Ended, _ended_file(self.folder, job))
 
     def finish(self, entry: Entry, ended: Ended) -> None:
         """Write how a job ended, then take it out of the queue. Needs `locked()`. Raises OSError."""
         try:
-            _write(_ended_file(Path(entry.run_dir) / FOLDER, entry.job_id), ended)
+            write_file(_ended_file(Path(entry.run_dir) / FOLDER, entry.job_id), ended)
         except OSError as error:  # the run directory may be gone, or its disk full: the queue must go on
             log.error("%s: the end of job %s cannot be written there: %s", entry.run_dir, entry.job_id, error.strerror)
-            _write(_ended_file(self.folder, entry.job_id), ended)
+            write_file(_ended_file(self.folder, entry.job_id), ended)
         self.path(entry).unlink(missing_ok=True)
         for suffix in (_PROGRESS, _CANCEL):
             (self.folder / f"{entry.job_id}{suffix}").unlink(missing_ok=True)
@@ -258,31 +211,3 @@ def job_id(number: int) -> str:
 
 def _ended_file(folder: Path, job: str) -> Path:
     return folder / f"{job}{_ENDED}"
-
-
-def _write(path: Path, value: Entry | Progress | Ended) -> None:
-    # ASCII: variables of the environment may hold bytes that are not UTF-8, which Python shows as half characters.
-    write_text(path, json.dumps(dataclasses.asdict(value), indent=1) + "\n")
-
-
-def _read(kind: type[Any], path: Path) -> Any:
-    """The value of class `kind` in a file; None where the file does not exist or is damaged."""
-    try:
-        record = parse_json(path.read_bytes())
-        known = {one.name for one in dataclasses.fields(kind)}
-        values = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in known
-        }
-        return kind(**values)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except PermissionError:
-        raise VizSageError(f"{path}: this queue belongs to another user, who alone can ask it") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        _warn_once(path, str(error))
-        return None
-
-
-@functools.lru_cache(maxsize=100)  # the supervisor reads the queue again and again
-def _warn_once(path: Path, problem: str) -> None:
-    log.warning("%s: cannot be read and is passed over: %s", path, problem)

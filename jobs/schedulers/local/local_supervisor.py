@@ -17,10 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.schedulers.local.job_ends import BY_CANCEL, end_of, is_failure, report
+from jobs.schedulers.local.local_entries import Ended, Entry, Progress
 from jobs.schedulers.local.local_processes import MARK, Process, living, processes_of, send
-from jobs.schedulers.local.local_queue import Ended, Entry, Progress, Queue, this_host
+from jobs.schedulers.local.local_queue import Queue, this_host
 from jobs.schedulers.local.visible_gpus import VARIABLE
+from jobs.spec import FOLDER
 from vizsage.errors import EXIT_UNKNOWN, VizSageError
+from vizsage.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +170,7 @@ class Supervisor:
         if is_failure(code):
             pause_s = self._pauses_s[min(failures, len(self._pauses_s)) - 1] if self._pauses_s else 0
             self._not_before[entry.job_id] = time.monotonic() + pause_s
+            _note_failures(entry, failures)
         self._put_back(entry, dataclasses.replace(progress, failures=failures))
 
     def _put_back(self, entry: Entry, progress: Progress) -> None:
@@ -251,6 +255,15 @@ class Supervisor:
             if VARIABLE not in entry.environment:  # the numbers are nvidia-smi's, which counts in this order
                 found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         return found
+
+
+def _note_failures(entry: Entry, failures: int) -> None:
+    """For `status`; the supervisor itself counts in the queue."""
+    path = Path(entry.run_dir) / FOLDER / f"{entry.job_id}.failures"
+    try:
+        write_text(path, f"{failures}\n")
+    except OSError as error:
+        log.error("%s: cannot be written: %s", path, error.strerror)
 
 
 def _write_to_log(entry: Entry, line: str) -> None:

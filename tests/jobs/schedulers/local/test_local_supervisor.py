@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from jobs.schedulers.local.local_entries import Ended, Entry, Progress
 from jobs.schedulers.local.local_processes import processes_of, send
-from jobs.schedulers.local.local_queue import Ended, Entry, Progress, Queue
+from jobs.schedulers.local.local_queue import Queue
 from jobs.schedulers.local.local_supervisor import Supervisor
 
 # A job writes when it begins and when it ends, so that what ran beside it is read off one file.
@@ -40,7 +41,7 @@ class Bench:
 
     def add(self, script: str, **changes: Any) -> Entry:
         with self.queue.locked():
-            number = changes.pop("number", None) or self.queue.next_number([])
+            number = self.queue.next_number(self.folder / "none")
             job = f"local-{number}"
             given: dict[str, Any] = {
                 "job_id": job,
