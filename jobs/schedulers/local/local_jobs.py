@@ -80,7 +80,7 @@ def submit(work: Work, taken: Resources, after: Submission | None = None) -> Sub
     queue.create()
     work.freeze()
     with queue.locked():
-        entry = _entry(work, taken, _next_number(queue, work), after)
+        entry = _entry(work, taken, queue.next_number(work.run_dir), after)
         lock_fd = queue.take_supervisor_lock()
         if lock_fd is None:
             queue.add(entry)
@@ -105,13 +105,6 @@ def submit(work: Work, taken: Resources, after: Submission | None = None) -> Sub
         config=str(work.settings_file),
         user=str(os.getuid()),
     )
-
-
-def _next_number(queue: Queue, work: Work) -> int:
-    try:
-        return queue.next_number(work.run_dir)
-    except OSError as error:
-        raise ConfigError(f"{queue.folder}: the queue cannot be written: {error.strerror}") from None
 
 
 def _entry(work: Work, taken: Resources, number: int, after: Submission | None) -> Entry:

@@ -66,7 +66,11 @@ class Queue:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands and the supervisor from changing the queue. Raises VizSageError."""
+        """Keep other commands and the supervisor from changing the queue.
+
+        Raises:
+            VizSageError: the queue cannot be locked, or the block could not write into it.
+        """
         try:
             file = (self.folder.parent / "lock").open("ab")
         except OSError as error:
@@ -79,7 +83,10 @@ class Queue:
                     f"{self.folder}: its file system has no locks ({error.strerror}); name a folder of another one in "
                     "XDG_STATE_HOME"
                 ) from None
-            yield
+            try:
+                yield
+            except OSError as error:
+                raise VizSageError(f"{self.folder}: the queue cannot be written: {error.strerror}") from None
 
     def take_supervisor_lock(self) -> int | None:
         """A file descriptor that holds the supervisor's lock; None while a supervisor lives. Needs `locked()`.
@@ -134,11 +141,8 @@ class Queue:
         return self.folder / f"{entry.job_id}{_ENTRY}"
 
     def add(self, entry: Entry) -> None:
-        """Write an entry. Needs `locked()`. Raises ConfigError."""
-        try:
-            write_file(self.path(entry), entry)
-        except OSError as error:
-            raise ConfigError(f"{self.folder}: the queue cannot be written: {error.strerror}") from None
+        """Write an entry. Needs `locked()`. Raises OSError."""
+        write_file(self.path(entry), entry)
 
     def progress(self, entry: Entry) -> Progress:
         """How far the supervisor has come with a job."""
@@ -191,7 +195,7 @@ class Queue:
 
 def queue_here() -> Queue:
     """The queue of this user on this machine. Raises ConfigError without a home folder."""
-    return Queue(list_of_all().parent / "local" / this_host())
+    return Queue(list_of_all().absolute().parent / "local" / this_host())
 
 
 def queue_of(script: str) -> Queue:

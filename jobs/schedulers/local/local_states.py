@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from jobs.schedulers.base import Told
+from jobs.schedulers.base import LOST, Told
 from jobs.schedulers.local.job_ends import BY_CANCEL, end_of
 from jobs.schedulers.local.local_entries import Ended, Entry
 from jobs.schedulers.local.local_processes import processes_of, send
@@ -89,7 +89,7 @@ def _unsupervised(queue: Queue, entry: Entry) -> Told:
         attempt = queue.progress(entry).attempt
         return Told(state, f"attempt {attempt}; its supervisor is gone, the next submit starts another")
     ended = end_without_supervisor(queue, entry)
-    return Told(ended.state, ended.detail) if ended else Told("lost", _GONE)
+    return Told(ended.state, ended.detail) if ended else Told(LOST, _GONE)
 
 
 def _check_host(queue: Queue, job: Submission) -> None:

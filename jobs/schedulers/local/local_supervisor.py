@@ -40,8 +40,12 @@ class Attempt:
         """When what is still alive is killed; None before anything was asked to stop."""
         self.found_alive = process is not None
         self._process = process
-        self._mark = ""
         self._living: list[Process] = []
+
+    @property
+    def was_started_here(self) -> bool:
+        """Whether this process is the parent of the launcher."""
+        return self._process is not None
 
     def launcher_code(self) -> int | None:
         """The exit code of a launcher that this supervisor started and that has ended; 128 + n for signal n."""
@@ -56,13 +60,6 @@ class Attempt:
         self._living = living(self._living) or processes_of(mark)
         self.found_alive |= bool(self._living)
         return not self._living
-
-    def ask_to_stop(self, mark: str, grace_s: float) -> None:
-        """SIGTERM to the launcher, which saves a checkpoint; once it has ended, to what it left behind."""
-        everything = processes_of(mark)
-        launcher_lives = self._process is not None and self._process.poll() is None
-        send(everything[:1] if launcher_lives or self._process is None else everything, signal.SIGTERM)
-        self.stop_by = time.monotonic() + grace_s
 
 
 class Supervisor:
@@ -101,6 +98,8 @@ class Supervisor:
                     return
                 self._problem = ""
             except (OSError, VizSageError) as error:  # a full disk, storage that is away: the queue must outlive both
+                if not self._queue.folder.exists():  # deleted: nobody can add a job or cancel one any more
+                    return
                 if str(error) != self._problem:
                     log.error("%s", error)
                 self._problem = str(error)
@@ -140,19 +139,26 @@ class Supervisor:
         if attempt.is_over(mark):
             self._act_on_end(attempt)
             return
-        left_behind = attempt.launcher_code() is not None
+        left_behind = self._code(attempt) is not None
         if attempt.stop_by is None and (self.stopping or left_behind or self._queue.is_cancelled(entry)):
-            attempt.ask_to_stop(mark, self._grace_s)
+            processes = processes_of(mark)
+            # The launcher, which is the oldest, passes the signal on. What it left behind gets it directly.
+            send(processes if left_behind else processes[:1], signal.SIGTERM)
+            attempt.stop_by = time.monotonic() + self._grace_s
         elif attempt.stop_by is not None and time.monotonic() > attempt.stop_by:
             _write_to_log(entry, f"=== job {entry.job_id} has not stopped in {self._grace_s:g} seconds: killed")
             send(processes_of(mark), signal.SIGKILL)
             attempt.stop_by = time.monotonic() + self._grace_s
 
+    def _code(self, attempt: Attempt) -> int | None:
+        """The exit code of the attempt's launcher; None where it is running, or nobody saw how it was killed."""
+        if attempt.was_started_here:
+            return attempt.launcher_code()
+        return self._queue.exit_code(attempt.entry, attempt.progress.attempt)
+
     def _act_on_end(self, attempt: Attempt) -> None:
         entry, progress = attempt.entry, attempt.progress
-        code = attempt.launcher_code()
-        if code is None:
-            code = self._queue.exit_code(entry, progress.attempt)
+        code = self._code(attempt)
         cancelled = self._queue.is_cancelled(entry)
         if code is None and not attempt.found_alive and not cancelled:
             # The machine was restarted, or everything was killed along with the supervisor: nobody's failure.

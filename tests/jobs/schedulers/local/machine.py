@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from jobs.schedulers.local.local_processes import living
+
 ROOT = Path(__file__).parents[4]
 
 
@@ -53,7 +55,7 @@ class Machine:
         """As the kernel does when memory is short."""
         [process] = supervisors(self.state_home)
         process.send_signal(signal.SIGKILL)
-        until(lambda: not supervisors(self.state_home))
+        until(lambda: not living([process]))  # its command line is gone before its lock is
 
     def processes(self) -> list[psutil.Process]:
         """Of all jobs."""

@@ -99,7 +99,9 @@ def test_a_sweep_runs_so_many_at_a_time_and_evaluations_follow(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The first two wait for each other, so that they run at the same time.
-    machine.body("while open(os.environ['HISTORY']).read().count('begin train') < 2:\n    time.sleep(0.02)\ntime.sleep(0.2)")
+    machine.body(
+        "while open(os.environ['HISTORY']).read().count('begin train') < 2:\n    time.sleep(0.02)\ntime.sleep(0.2)"
+    )
     lines = printed(capsys, *SWEEP, "--parallel", "2", "--then-eval").splitlines()
     assert [line.split()[1] for line in lines if line.startswith("job ")] == ["local-1", "local-2", "local-3"]
     assert "evaluation job local-6 starts when job local-3 has succeeded" in lines
@@ -210,6 +212,23 @@ def test_a_killed_supervisor_is_told_and_the_next_submission_takes_the_queue_up(
     assert ended["detail"] == "replaced by job local-5"
 
 
+def test_a_supervisor_that_is_asked_to_end_lets_its_jobs_save(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the machine is shut down."""
+    machine.body("until('go')")
+    printed(capsys, *TRAIN)
+    until(lambda: machine.history() == ["begin train run"])
+    [supervisor] = supervisors(machine.state_home)
+    supervisor.send_signal(signal.SIGTERM)
+    machine.until_idle()
+    assert "train job local-1: lost" in printed(capsys, "status")
+    (machine.folder / "out" / "run" / "go").touch()
+    assert printed(capsys, *TRAIN).startswith("job local-2\n")
+    machine.until_idle()
+    assert machine.history() == ["begin train run", "end train run"] * 2
+
+
 def test_a_job_that_was_killed_with_its_supervisor_is_lost_and_goes_on_with_the_next(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,8 +252,8 @@ def test_the_jobs_of_another_machine_are_asked_about_there(
     printed(capsys, *TRAIN)
     monkeypatch.setattr(local_queue.socket, "gethostname", lambda: "elsewhere")
     host = next(path.name for path in (machine.state_home / "vizsage" / "local").iterdir() if path.is_dir())
-    message = refused(capsys, "status", code=1)
-    assert f"job local-1 is in the queue of {host}, and this is elsewhere" in message
+    assert run("status") == 1
+    assert f"job local-1 is in the queue of {host}, and this is elsewhere" in capsys.readouterr().err
     assert "unknown" in printed(capsys, "table", "out")
     # Numbers are the same user's on all machines, so that an id names one job.
     assert printed(capsys, *TRAIN, "output_dir=out/other").startswith("job local-2\n")
@@ -264,7 +283,7 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(
     [
         ((*TRAIN, "--nodes", "2"), "--nodes: jobs on this machine have one node, found 2"),
         ((*TRAIN, "--time", "1:00:00"), "--time: jobs on this machine have no time limit"),
-        ((*TRAIN, "--parallel", "0"), "--parallel: expected 1 or more, found 0"),
+        ((*TRAIN, "--parallel", "0"), "--parallel: expected 1 or more"),
         ((*TRAIN, "--parallel", "two"), "--parallel"),
         ((*TRAIN, "--gpus-per-node", "1"), "--gpus-per-node: 1 asked for, this machine has none"),
         ((*TRAIN, "--profile", "x"), "--profile is for slurm"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -329,6 +330,22 @@ def test_a_job_that_ended_meanwhile_is_not_started_again(bench: Bench) -> None:
     bench.work_off()
     assert bench.ended(job) == Ended("completed", exit_code=0)
     assert bench.history.read_text().count("begin") == 1
+
+
+def test_what_a_launcher_left_behind_is_stopped_also_where_it_was_taken_over(bench: Bench) -> None:
+    job = left_running(bench, f"setsid sleep 1000 & {WITH_CODE.format(code=0)}")
+    bench.work_off()
+    assert bench.ended(job) == Ended("completed", exit_code=0)
+    assert processes_of(str(bench.queue.path(job))) == []
+
+
+def test_a_queue_that_was_deleted_needs_no_supervisor(bench: Bench) -> None:
+    bench.add("touch ready; sleep 0.2")
+    thread = bench.begin(bench.supervisor())
+    until((bench.folder / "ready").exists)
+    shutil.rmtree(bench.queue.folder.parent)
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_a_job_that_was_killed_along_runs_again_and_that_is_no_failure(bench: Bench) -> None:
