@@ -19,14 +19,20 @@ MARK = "VIZSAGE_LOCAL_JOB"
 
 def processes_of(mark: str) -> list[Process]:
     """The processes of this user that have `mark` as the value of MARK, a launcher and its workers, oldest first."""
+    # A process that starts another one and ends during the first search hides both: it is gone when its turn comes, and
+    # the new one is not in the list of the search.
+    return _search(mark) or _search(mark)
+
+
+def _search(mark: str) -> list[Process]:
     found = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark:
-                found.append(process)
+                found.append((process.create_time(), process.pid, process))
         except (psutil.AccessDenied, psutil.NoSuchProcess):  # another user's, or ended since
             continue
-    return sorted(living(found), key=lambda process: (process.create_time(), process.pid))
+    return living(process for *_, process in sorted(found, key=lambda one: one[:2]))
 
 
 def living(processes: Iterable[Process]) -> list[Process]:

@@ -87,7 +87,9 @@ def test_a_job_outlives_the_terminal_it_was_submitted_from(machine: Machine) -> 
     os.close(terminal)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert len(supervisors(machine.state_home)) == 1
+    [supervisor] = supervisors(machine.state_home)
+    assert supervisor.terminal() is None
+    assert os.getsid(supervisor.pid) != pid
     (machine.folder / "out" / "run" / "go").touch()
     machine.until_idle()
     assert machine.history() == ["begin train run", "end train run"]
