@@ -17,6 +17,7 @@ from PIL import Image
 
 from vizsage.config import Config
 from vizsage.data.images import BadImage, EmbeddedImage, header_px, load_image
+from vizsage.data.model_inputs import inputs_of
 from vizsage.data.prompts import AnswerLayout, render_prompt
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import ConfigError, one_line, quoted
@@ -76,13 +77,29 @@ class PromptEncoder:
         self._blank_prompt = render_prompt(processor, Sample("", EmbeddedImage("", b""), "", ""), config, None)
         self._add_special_tokens = True
         self._add_special_tokens = self._bos_is_the_tokenizers()
-        blank_tokens = int(self._process([self._blank_prompt], [self._blank_image])["input_ids"].shape[1])
+        blank = self._process([self._blank_prompt], [self._blank_image])
+        blank_tokens = int(blank["input_ids"].shape[1])
+        self._shapes = {name: tuple(value.shape) for name, value in blank.items()}
         self._blank_image_tokens = blank_tokens - self._text_tokens(self._blank_prompt)
         if blank_tokens >= config.max_seq_length:
             raise ConfigError(
                 f"max_seq_length {config.max_seq_length}: image and instruction alone take {blank_tokens} tokens "
                 f"with {config.model_name}; set max_seq_length to {blank_tokens + self.answer_room_tokens + 64} or more"
             )
+
+    def refuse_undeclared_inputs(self) -> None:
+        """Raise ConfigError if the model has an input with a value per token that its family does not declare.
+
+        Batches would hold it as an input of the images: unpadded, and without values at the answer's tokens.
+        """
+        inputs, of_tokens = inputs_of(self.processor), self._shapes["input_ids"]
+        for name, shape in self._shapes.items():
+            if shape[:2] == of_tokens and not inputs.has_tokens(name):
+                raise ConfigError(
+                    f"model_name {self.config.model_name}: its processor makes an input {name!r} with a value per "
+                    "token, and how to pad it is not known; declare it in the by_token of a family "
+                    "(vizsage/models/families), or choose another model"
+                )
 
     def encode(self, samples: Sequence[Sample], answer_tokens: Sequence[int], *, skip_bad: bool) -> EncodedPrompts:
         """Prompts for `samples`, each leaving room for `answer_tokens[i]` tokens.
@@ -159,7 +176,7 @@ class PromptEncoder:
         row.text, row.image = self._blank_prompt, self._blank_image
 
     def _reject_unfit_images(self, rows: list[_Row], *, skip_bad: bool) -> bool:
-        """Reject each image that the processor refuses (Qwen2-VL: 200 times as long as wide); whether there was one.
+        """Reject each image that the processor refuses (one far longer than wide, say); whether there was one.
 
         Raises BadImage unless `skip_bad`.
         """
