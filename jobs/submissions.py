@@ -58,8 +58,11 @@ def now() -> str:
 
 
 def project() -> Path:
-    """The project that commands given here belong to: the nearest folder from here on up with a .git or a
-    pyproject.toml; without any, the present folder."""
+    """The project that commands given here belong to.
+
+    It is the nearest folder, from the current one upwards, with a .git or a pyproject.toml; without any, the current
+    folder.
+    """
     here = Path.cwd()
     marked = (path for path in (here, *here.parents) if any((path / name).exists() for name in _MARKS))
     return next(marked, here)

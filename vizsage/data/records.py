@@ -144,7 +144,8 @@ def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
         raise BadRecord(f"image is a list of {len(image)}; a record has one image: write its file name below Images/")
     if isinstance(image, (bool, int, float, Decimal, list, dict)):
         raise BadRecord(f"image is {show_value(image)}; write a file name below Images/")
-    return image  # the reference to an embedded image
+    embedded: ImageRef = image
+    return embedded
 
 
 @lru_cache(maxsize=4096)

@@ -254,7 +254,7 @@ class _Log:
 
 
 def for_terminal(content: bytes) -> bytes:
-    """Lines of a log as a terminal may get them; what is not UTF-8 is shown as \\x9b."""
+    r"""Lines of a log as a terminal may get them; what is not UTF-8 is shown as \x9b."""
     return printable(content.decode("utf-8", "backslashreplace"), lines=True).encode()
 
 
