@@ -117,7 +117,7 @@ def measure_reading(folder: Path, arguments: argparse.Namespace) -> list[Row]:
         start = time.perf_counter()
         samples = open_split(config, "train").load()
         seconds = time.perf_counter() - start
-        images = len({sample.image.name for sample in samples})
+        images = len({sample.group for sample in samples})
         what = f"reading and checking {len(samples):,} samples on {images:,} images, {suffix} and table"
         rows.append(Row(what, f"{seconds:.2f} s", f"< {READING_BAR_S:g} s", seconds < READING_BAR_S))
     return rows
@@ -225,7 +225,7 @@ def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
             info = get_worker_info()
             share = {"worker": info.id, "workers": info.num_workers} if info else {}
             for batch in step_samples(order, first_step=0, steps=10**9, of_process=BATCH, **share):
-                images = (load_image(sample.image, max_image_px=10**8) for sample in batch)
+                images = (load_image(image, max_image_px=10**8) for sample in batch for image in sample.images)
                 yield [torch.from_numpy(np.array(image)) for image in images]
 
     image_bytes = draw_images(folder, arguments.images)

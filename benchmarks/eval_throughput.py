@@ -213,7 +213,7 @@ def _generate(loaded: Any, config: Config, batch_size: int, samples: Sequence[Sa
     found: Answers = {}
     for first in range(0, len(samples), batch_size):
         batch = samples[first : first + batch_size]
-        images = [[Image.open(config.images_dir / sample.image.name).convert("RGB")] for sample in batch]
+        images = [[Image.open(config.images_dir / name).convert("RGB") for name in sample.group] for sample in batch]
         texts = [render_prompt(processor, sample, config, None) for sample in batch]
         inputs = processor(text=texts, images=images, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(model.device, model.dtype)

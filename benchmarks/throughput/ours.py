@@ -90,4 +90,4 @@ def images_per_step(job: Job, mean: float) -> float:
     _, samples = read_samples(job.data_folder(mean))
     order = memory_order(samples, SEED).from_position(0)
     steps = job.warmup + job.steps
-    return sum(len({s.image.name for s in islice(order, job.step_questions)}) for _ in range(steps)) / steps
+    return sum(len({s.group for s in islice(order, job.step_questions)}) for _ in range(steps)) / steps

@@ -113,7 +113,11 @@ def make_samples(count: int) -> list[Sample]:
     """Two questions an image; every third needs external knowledge."""
     return [
         Sample(
-            f"test-{i}", BytesImage(f"{i // 2}.png"), f"what is {i}", f"answer {i}", need_external_knowledge=i % 3 == 0
+            f"test-{i}",
+            (BytesImage(f"{i // 2}.png"),),
+            f"what is {i}",
+            f"answer {i}",
+            need_external_knowledge=i % 3 == 0,
         )
         for i in range(count)
     ]

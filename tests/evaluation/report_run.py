@@ -96,7 +96,7 @@ def answered(
     rows = []
     for sample in open_split(config, "test").load():
         facts = {name: getattr(sample, name) for name in FIELDS}
-        row = make_row(**facts, image=sample.image.name, answers=[sample.answer], tags=dict(sample.tags))
+        row = make_row(**facts, image=sample.images[0].name, answers=[sample.answer], tags=dict(sample.tags))
         row["prediction"] = reply(row)
         row["tags"] |= tags(row)
         rows.append(

@@ -126,7 +126,7 @@ def test_the_longest_samples_are_tried(make_config: MakeConfig, data_dir: Path, 
     path.write_text(json.dumps(records))
     config = make_config(batch_size="auto", share_images=share, max_seq_length=512)
     trial, _ = trial_of(config)
-    assert [group[0].image.name for group in trial.groups[:2]] == ["3.png", "1.png"]
+    assert [group[0].images[0].name for group in trial.groups[:2]] == ["3.png", "1.png"]
     first = trial.groups[0]
     assert len(first) == (3 if share else 1)
     assert "train-10" in [sample.sample_id for sample in first]
@@ -174,7 +174,7 @@ def test_large_images_count_where_they_make_tokens(make_config: MakeConfig, data
     config = make_config(model_name=str(model_folder("qwen2_vl")), batch_size="auto")
     trial, _ = trial_of(config)
     [longest] = longest_groups(make_plan(config), trial.collate, limit=1)
-    assert longest[0].image.name == "0.png"
+    assert longest[0].images[0].name == "0.png"
 
 
 def test_a_bad_image_among_the_longest_stops_the_run(make_config: MakeConfig, data_dir: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_bad_image_among_the_longest_stops_the_run(make_config: MakeConfig, da
     with pytest.raises(DataError, match=r"1\.png"):
         trial_of(make_config(batch_size="auto"))
     trial, _ = trial_of(make_config(batch_size="auto", on_bad_image="skip"))
-    assert "1.png" not in {group[0].image.name for group in trial.groups}
+    assert "1.png" not in {group[0].images[0].name for group in trial.groups}
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -21,6 +21,7 @@ BATCH_BYTES = 32 * 2**20
 # Columns that may name an image which is embedded without a path of its own.
 NAME_COLUMNS = ("image_file", "file_name", "image_name", "image_path")
 _SCALARS = ("id", "question", "answer", "need_external_knowledge")
+_LISTS = ("answers", "choices")
 _SHORT_FLOATS: dict[Any, type[np.floating[Any]]] = {pa.float16(): np.float16, pa.float32(): np.float32}
 
 
@@ -43,7 +44,7 @@ class Columns:
             raise DataError(
                 f"{where}: the column 'image' holds {_shown(image_type)}; expected file names, bytes or {{bytes, path}}"
             )
-        for name in (*_SCALARS, "answers"):
+        for name in (*_SCALARS, *_LISTS):
             if name in names:
                 _refuse_type(where, name, _decoded(schema.field(name).type))
         self.embedded = not as_text
@@ -187,15 +188,15 @@ def _refuse_type(where: Path, name: str, kind: pa.DataType) -> None:
     """Raise DataError where a column of a record's field holds what can be no value of it."""
     if _is_binary(kind):
         raise DataError(f"{where}: the column {quoted(name)} holds {kind}; expected texts, so cast it to string")
-    if name != "answers" and pa.types.is_nested(kind):
+    if name not in _LISTS and pa.types.is_nested(kind):
         hint = "; a list of accepted answers belongs into a column 'answers'" if name == "answer" else ""
         raise DataError(f"{where}: the column {quoted(name)} holds {_shown(kind)}; expected one value per row{hint}")
 
 
 def _is_field(column: pa.Field) -> bool:
-    """Scalars, and the list of accepted answers; what else is nested (or bytes) is not read."""
+    """Scalars, and lists of answers and choices; what else is nested (or bytes) is not read."""
     kind = _decoded(column.type)
-    return column.name == "answers" or not (pa.types.is_nested(kind) or _is_binary(kind))
+    return column.name in _LISTS or not (pa.types.is_nested(kind) or _is_binary(kind))
 
 
 def _shown(kind: pa.DataType) -> str:

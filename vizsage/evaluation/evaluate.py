@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vizsage.config import Config
-from vizsage.data.images import refuse_bad_image
+from vizsage.data.images import refuse_bad_images
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.distributed.group import own_group
@@ -176,7 +176,7 @@ class Share:
                 self.store.append(rows)
                 for sample in batch:
                     if sample.sample_id in by_id and by_id[sample.sample_id].text is None:
-                        refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
+                        refuse_bad_images(sample.images, config)  # a sample that failed otherwise is recorded as failed
                 yield sum(rows_of[keys[sample.sample_id]] for sample in batch)
                 if self.processes.stopping():
                     return

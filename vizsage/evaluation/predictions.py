@@ -38,22 +38,25 @@ def write_predictions(
     with replacing(path) as file:
         for sample in samples:
             key = keys(shown(sample))
-            image_sha256 = keys.image_sha256(sample.image)
-            if images.setdefault(sample.image.name, image_sha256) != image_sha256:
-                ambiguous.add(sample.image.name)
+            image, image_sha256 = sample.image_names, keys.images_sha256(sample)
+            if images.setdefault(image, image_sha256) != image_sha256:
+                ambiguous.add(image)
             answer = store.get(key)
             scored = {
                 "answer": sample.answer,
                 "answers": list(sample.answers),
                 "prediction": answer["prediction"],
             }
+            if sample.choices:
+                scored["choices"] = list(sample.choices)
             row = {
                 "sample_id": sample.sample_id,
-                "image": sample.image.name,
+                "image": image,
                 "image_sha256": image_sha256,
                 "question": sample.question,
                 "answer": scored["answer"],
                 "answers": scored["answers"],
+                **({"choices": scored["choices"]} if sample.choices else {}),
                 "need_external_knowledge": sample.need_external_knowledge,
                 "description": sample.description,
                 "tags": dict(sample.tags),

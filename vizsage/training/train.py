@@ -295,7 +295,9 @@ class _Run:
         sample = self.plan.example
         with memory_reported(self.config, "a validation"):
             [answer] = generate_answers(self.model, self.processor, [sample], self.config, greedy=True)
-        log.info("%s, %s: %r -> %r (expected %r)", when, sample.image.name, sample.question, answer.text, sample.answer)
+        log.info(
+            "%s, %s: %r -> %r (expected %r)", when, sample.image_names, sample.question, answer.text, sample.answer
+        )
         return answer.text
 
     def _take_best(self, trainer: VisionTrainer) -> None:
@@ -323,7 +325,7 @@ class _Run:
         facts = {f"{key} ({split})": n for split, counts in self.plan.counts.items() for key, n in counts.items()}
         facts |= {"optimizer steps": self.step, "samples left out in training": len(progress.left_out)}
         example = {
-            "image": sample.image.name,
+            "image": sample.image_names,
             "question": sample.question,
             "expected": sample.answer,
             "before training": before,

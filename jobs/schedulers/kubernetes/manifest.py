@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.schedulers.kubernetes.resources import set_gpus
-from jobs.secret_check import refuse_in_manifest
+from jobs.schedulers.secret_check import refuse_in_manifest
 from jobs.spec import Work
 from vizsage.config import config_to_yaml
 from vizsage.errors import ConfigError
