@@ -34,13 +34,16 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-# Importing one of these must not import torch; the data room's encoding and collation are the border.
+# Importing one of these must not import torch; the data room's processing, encoding and collation are the border.
 TORCH_FREE = [
     name
     for name in MODULES
     if name.split(".")[1:2]
     in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
-    or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
+    or (
+        name.startswith("vizsage.data")
+        and name not in ("vizsage.data.collate", "vizsage.data.encoding", "vizsage.data.processing")
+    )
     or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")
 ]

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from vizsage.config import Config
-from vizsage.data.encoding import EncodedPrompts, PromptEncoder, by_image
+from vizsage.data.encoding import EncodedPrompts, PromptEncoder
+from vizsage.data.image_groups import by_image
 from vizsage.data.images_once import ImagesOnce
 from vizsage.data.model_inputs import ModelInputs, inputs_of
 from vizsage.data.packing import plant
@@ -40,7 +41,7 @@ class PromptCollator:
             self.once = ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
-        self.encoder.refuse_undeclared_inputs()
+        self.encoder.processing.refuse_undeclared_inputs()
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """One batch: that of `plain`, or with `share_images` that of `trees`."""
@@ -133,7 +134,7 @@ class TrainCollator:
             self.once = ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
-        self.encoder.refuse_undeclared_inputs()
+        self.encoder.processing.refuse_undeclared_inputs()
         self.inputs = inputs_of(processor)
         self.config, self.share_images, self.pixels, self.row_tokens = config, share_images, pixels, row_tokens
 

@@ -19,7 +19,7 @@ from torch.utils.data._utils import signal_handling
 
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
-from vizsage.data.encoding import by_image, image_numbers
+from vizsage.data.image_groups import by_image, image_numbers
 from vizsage.data.sample import Sample
 from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
 
