@@ -194,7 +194,7 @@ def _bytes_needed(config: Config) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from vizsage.models.adapters.lora import select_modules
+    from vizsage.models.adapters.placement import select_modules
     from vizsage.models.loaded import base_path_of
 
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
