@@ -1,4 +1,6 @@
-"""What AQUA gives away without an image: python benchmarks/aqua_baselines.py [FOLDER] [--table FILE] [--json FILE]
+"""What AQUA gives away without an image.
+
+Usage: python benchmarks/aqua_baselines.py [FOLDER] [--table FILE] [--json FILE]
 
 Reads the validation split in FOLDER (data/AQUA) and the table of descriptions (SemArt). Prints how many of the
 knowledge answers stand word for word in the description of their painting, and how many answers a reader of questions
@@ -103,6 +105,7 @@ def guesses(samples: Iterable[Sample], *, beginnings: bool) -> Iterator[str | No
     """For each sample the most frequent normalised answer to its question on other paintings; None where there is none.
 
     Args:
+        samples: those of a split, in any order.
         beginnings: where the question is asked of no other painting, take those that begin with the same words, as many
             as possible; at the end of it, all questions.
 

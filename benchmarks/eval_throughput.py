@@ -1,4 +1,6 @@
-"""How fast questions about images are answered: python benchmarks/eval_throughput.py
+"""How fast questions about images are answered.
+
+Usage: python benchmarks/eval_throughput.py
 
 The same model, with random weights, answers the same questions in several ways, each from the files on disk to text:
 
@@ -193,7 +195,7 @@ def _answers(generator: Any, samples: Sequence[Sample]) -> Answers:
 
 
 def _vllm(config: Config) -> Any:
-    """vLLM with the base model, told the same. Raises ConfigError where that cannot be."""
+    """The base model in vLLM, with the same settings. Raises ConfigError where that cannot be."""
     from vizsage.models.loading.hardware import resolve_for_hardware
     from vizsage.models.loading.vllm import serve
 

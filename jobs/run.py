@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = _attempt(arguments, received)
     if folder := os.environ.get("EXIT_CODES_DIR"):
         try:
-            os.makedirs(folder, exist_ok=True)
+            Path(folder).mkdir(parents=True, exist_ok=True)
             Path(folder, os.environ.get("NODE_RANK", "0")).write_text(f"{code}\n")
         except OSError as error:
             _say(f"{folder}: cannot be written: {error.strerror}", code)

@@ -65,8 +65,11 @@ def runs_below(directory: Path, state_of: Callable[[Path], str]) -> list[Run]:
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One dictionary a run, ready for JSON: run, settings, best_exact_match, test_exact_match, test_limit, state,
-    problems. Scores are None where there are none; what is damaged is None as well, and told in problems."""
+    """One dictionary per run, ready for JSON.
+
+    Its keys: run, settings, best_exact_match, test_exact_match, test_limit, state, problems. A missing score is None; a
+    damaged one is None as well, and problems says so.
+    """
     keys = differing(runs)
     found = []
     for run in runs:

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.schedulers.registry import scheduler_named
 from jobs.spec import FOLDER
 from vizsage.errors import ConfigError
 from vizsage.files import append_jsonl
@@ -58,8 +59,11 @@ def now() -> str:
 
 
 def project() -> Path:
-    """The project that commands given here belong to: the nearest folder from here on up with a .git or a
-    pyproject.toml; without any, the present folder."""
+    """The project that commands given here belong to.
+
+    It is the nearest folder, from the current one upwards, with a .git or a pyproject.toml; without any, the current
+    folder.
+    """
     here = Path.cwd()
     marked = (path for path in (here, *here.parents) if any((path / name).exists() for name in _MARKS))
     return next(marked, here)
@@ -81,12 +85,12 @@ def of_run(run_dir: Path) -> list[Submission]:
     """The jobs of a run, oldest first. Empty where none was sent. Raises ConfigError for a file that is not a list."""
     run_dir = run_dir.absolute()
     there = _read(run_dir / FOLDER / FILE)
-    # The run directory of pods need not be one that this host can write.
+    # A job that does not share the files of this machine may have a run directory that cannot be written here.
     known = {one.job_id for one in there}
     return there + [
         one
         for one in _read(list_of_all())
-        if one.scheduler == "kubernetes" and one.run_dir == str(run_dir) and one.job_id not in known
+        if one.run_dir == str(run_dir) and one.job_id not in known and not scheduler_named(one.scheduler).shares_files
     ]
 
 

@@ -197,7 +197,7 @@ def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a" / "x").touch()
     (tmp_path / "y").touch()
     flushed: list[str] = []
-    monkeypatch.setattr(files.os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(files.os, "fsync", lambda fd: flushed.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
     files.settle_tree(tmp_path)
     assert set(flushed) == {str(tmp_path / "a" / "x"), str(tmp_path / "y"), str(tmp_path / "a"), str(tmp_path)}
 
@@ -209,7 +209,7 @@ def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("~/a/~", "/users/me/a/~"),
         ("a/~", "a/~"),
         ("./~", "./~"),
-        ("~root/a", f"{os.path.expanduser('~root')}/a"),
+        ("~root/a", f"{Path('~root').expanduser()}/a"),
         ("-", "-"),
         ("", ""),
     ],

@@ -30,7 +30,6 @@ FLOORS = [
     {"data"},
     {"scoring", "record", "interruption", "tracking", "lock"},
     {"config", "streams"},
-    {"strict_yaml"},
     {"errors", "files", "hints"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -40,7 +39,7 @@ TORCH_FREE = [
     name
     for name in MODULES
     if name.split(".")[1:2]
-    in (["cli"], ["parser"], ["config"], ["strict_yaml"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
+    in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")

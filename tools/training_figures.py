@@ -1,4 +1,6 @@
-"""Rewrite the tables of training speed in a Markdown file: python -m tools.training_figures README.md
+"""Rewrite the tables of training speed in a Markdown file.
+
+Usage: python -m tools.training_figures README.md
 
 Reads what `benchmarks/train_throughput.py --json benchmarks/results/NAME.json` wrote, a table for each file; other
 benchmarks keep their figures beside them. The tables stand between two markers; the rest of the page is left as it is.

@@ -206,7 +206,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _prepare_backend(config: Config) -> None:
-    """unsloth has to be imported before the libraries that training and evaluation import."""
+    """Import unsloth, where it is the backend, before the libraries that it patches."""
     from vizsage.models.loading.backends import prepare
 
     prepare(config)
@@ -261,7 +261,13 @@ def _set_up_logging(*, debug: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-class _Stderr(logging.StreamHandler):  # no [TextIO]: Python 3.10 cannot subscript it
+if TYPE_CHECKING:
+    StreamHandler = logging.StreamHandler[TextIO]
+else:
+    StreamHandler = logging.StreamHandler  # Python 3.10 cannot subscript it
+
+
+class _Stderr(StreamHandler):
     """Writes to what sys.stderr is at the time: a progress bar puts itself there to keep lines above it."""
 
     def __init__(self) -> None:

@@ -87,7 +87,7 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """`text` for a terminal: what would control it is written as Python writes it, `\\x1b` or `\\u202e`.
+    r"""`text` for a terminal: what would control it is written as Python writes it, `\x1b` or `\u202e`.
 
     Everything that a command prints for people goes through here, because texts of data, models and file names may hold
     anything. With `lines`, line breaks stay.
@@ -98,7 +98,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def printable_json(text: str) -> str:
-    """JSON text for a terminal, of the same value: such characters, which stand in strings only, become \\uXXXX."""
+    r"""JSON text for a terminal, of the same value: such characters, which are in strings only, become \uXXXX."""
     return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 

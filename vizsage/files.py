@@ -42,7 +42,7 @@ def settle_tree(directory: Path) -> None:
     mode = _ordinary_mode(directory)
     for root, _, names in os.walk(directory):
         for name in names:
-            fd = os.open(os.path.join(root, name), os.O_RDONLY)
+            fd = os.open(Path(root, name), os.O_RDONLY)
             try:
                 if stat.S_IMODE(os.fstat(fd).st_mode) != mode:  # some file systems have no modes to change
                     os.fchmod(fd, mode)
@@ -66,7 +66,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # a full disk, met while writing
@@ -152,7 +152,7 @@ def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
     What a kill left of a last line is cut off first, and a last record that lacks its line break only gets it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
+    with path.open("ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
         _wait_for_turn(file, path)
         end = _end_of_last_whole_line(file)
         last = _tail(file, end)
@@ -176,7 +176,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises ValueError for a line that is no object.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for line in file:
             if line.strip() and (line.endswith(b"\n") or _is_record(line)):
                 record = parse_json(line)
@@ -214,7 +214,7 @@ def expanded(path: str) -> str:
 
     Not every shell does this behind `=`, and none in a file. Raises ValueError where there is no such home folder.
     """
-    found = os.path.expanduser(path)
+    found = os.path.expanduser(path)  # noqa: PTH111 -- Path's drops a ./ at the beginning and / at the end
     if found == path and path.startswith("~"):
         home = path.partition("/")[0]
         raise ValueError(
@@ -255,7 +255,7 @@ def nearest_existing(path: Path) -> Path:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)

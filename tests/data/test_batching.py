@@ -125,7 +125,7 @@ def test_a_stream_with_samples_left_out(
     split, source = split_of(images, frozenset(left_out))
     kept = [f"train-{i}" for i in range(len(images)) if i not in left_out]
     if not kept:
-        with pytest.raises(DataError, match="all .* records need external knowledge"):
+        with pytest.raises(DataError, match=r"all .* records need external knowledge"):
             stream_order(split, seed, buffer)
         return
     order = stream_order(split, seed, buffer)

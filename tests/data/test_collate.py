@@ -179,7 +179,7 @@ def test_description_gives_way_by_whole_words_and_images_stay(family: str) -> No
     sample = Sample("a", (image("red"),), "what is it", "red", True, "  \n".join(words))
     collator = TrainCollator(processor, config)
     batch = collator([sample])
-    ((prompt, answer),) = trained_rows(batch)
+    ((prompt, _),) = trained_rows(batch)
     assert batch["left_out"] == []
     assert len(prompt) <= 160 - 16
     text = processor.tokenizer.decode(prompt)
@@ -251,7 +251,7 @@ def test_bad_image_stops_training_by_default_and_fails_a_prompt() -> None:
     config = settings("mllama")
     processor = load_processor(config)
     bad = replace(samples()[0], images=(BROKEN,))
-    with pytest.raises(BadImage, match="'broken.png'"):
+    with pytest.raises(BadImage, match=r"'broken.png'"):
         TrainCollator(processor, config)([samples()[1], bad])
     ((index, reason),) = PromptCollator(processor, config)([samples()[1], bad])["failed"]
     assert index == 1
@@ -262,7 +262,7 @@ def test_image_that_the_processor_refuses_is_a_bad_image() -> None:
     config = settings("qwen2_vl")
     processor = load_processor(config)
     strip = replace(samples()[0], images=(image("red", 3000, 2),))
-    with pytest.raises(BadImage, match="'red-3000x2.png' is refused by the model's processor: .*aspect ratio"):
+    with pytest.raises(BadImage, match=r"'red-3000x2.png' is refused by the model's processor: .*aspect ratio"):
         TrainCollator(processor, config)([samples()[1], strip])
     batch = TrainCollator(processor, settings("qwen2_vl", on_bad_image="skip"))([samples()[1], strip])
     assert [sample_id for sample_id, _ in batch["left_out"]] == ["test-0"]

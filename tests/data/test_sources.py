@@ -251,7 +251,7 @@ def test_bad_record_is_named(tmp_path: Path, file: str, changes: Record, match: 
     message = problem(tmp_path, [record(), record(**changes)], file)
     assert "1 bad record: record 2" in message
     assert match in message
-    if isinstance(changes.get("image"), str) and changes["image"].strip() or "image" not in changes:
+    if (isinstance(changes.get("image"), str) and changes["image"].strip()) or "image" not in changes:
         assert f"image {changes.get('image', 'a.jpg')!r}" in message
 
 

@@ -132,7 +132,7 @@ def test_no_room_in_a_validation(make_config: MakeConfig, leave: Leave, monkeypa
 
     monkeypatch.setattr(run, "validate", without_room)
     config = make_config(device="cuda", num_proc=0)
-    with pytest.raises(RepeatingError, match="during a validation.*lower max_seq_length"):
+    with pytest.raises(RepeatingError, match=r"during a validation.*lower max_seq_length"):
         run.train(config)
     assert outcome(config)["exit_code"] == 4
     assert outcome(config)["step"] == 4
@@ -152,5 +152,5 @@ def test_no_room_in_an_evaluation(
         return answerer
 
     monkeypatch.setattr(run, "load_answerer", without_room)
-    with pytest.raises(RepeatingError, match="during answering.*max_new_tokens.*lower max_seq_length"):
+    with pytest.raises(RepeatingError, match=r"during answering.*max_new_tokens.*lower max_seq_length"):
         run.evaluate(make_config(device="cuda"), split="val", base=True)

@@ -76,7 +76,7 @@ def test_in_a_validation(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatc
         return bool(passes) and not module.training
 
     fail_when(monkeypatch, first_answer_after_training)
-    with pytest.raises(RepeatingError, match="during a validation.*max_new_tokens .*lower max_seq_length"):
+    with pytest.raises(RepeatingError, match=r"during a validation.*max_new_tokens .*lower max_seq_length"):
         train(config)
     assert outcome(config)["exit_code"] == 4
     assert outcome(config)["step"] == 4
@@ -89,7 +89,7 @@ def test_while_the_base_model_is_loaded(make_config: MakeConfig, monkeypatch: py
 
     monkeypatch.setattr(run, "load_base", fail)
     config = make_config()
-    with pytest.raises(RepeatingError, match="during loading the base model.*set load_in_4bit: true"):
+    with pytest.raises(RepeatingError, match=r"during loading the base model.*set load_in_4bit: true"):
         train(config)
     assert outcome(config)["exit_code"] == 4
 

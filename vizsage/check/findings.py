@@ -16,6 +16,7 @@ from vizsage.errors import printable
 
 
 def show(console: Console, config: Config, survey: Survey, notes: list[str]) -> None:
+    """Print the table of splits, the notes, and of each kind of problem its number and first cases."""
     _print(console, str(config.split_dir), style="bold")
     table = Table("split")
     for column in ("samples", "images", "with knowledge", "without", "left out"):

@@ -126,7 +126,7 @@ def _bytes_needed(config: Config) -> int:
     for name in targets:
         layer = model.get_submodule(name)
         parameters += config.lora_r * (layer.in_features + layer.out_features)
-    parameters += sum(weight.numel() for name in norms for weight in model.get_submodule(name).parameters())
+    parameters += sum(int(weight.numel()) for name in norms for weight in model.get_submodule(name).parameters())
     # 4 bytes for a weight in fp32 and 8 for Adam's two moments.
     return (config.n_saves + 2) * (12 * parameters + _STATE_BYTES) + 4 * parameters + _PROCESSOR_BYTES
 

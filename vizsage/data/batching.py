@@ -83,6 +83,9 @@ def answer_batches(
         samples: with different ids.
         prompt_ids: the token ids of a prompt, the image a placeholder.
         image_tokens: about how many tokens the image takes in the place of that.
+        questions: most samples of a batch.
+        tokens: most tokens of a batch.
+        shared: whether an image is computed once for all its questions.
     """
     pieces: list[tuple[int, list[Sample]]] = []
     for group in evaluation_order(samples):

@@ -27,8 +27,12 @@ _SLACK = 8
 
 @dataclass
 class EncodedPrompts:
-    """Left-padded prompts: `inputs` as the processor made them, why a sample is only stood in for, by index, and the
-    number of each sample's image (see `image_numbers`).
+    """Left-padded prompts.
+
+    Attributes:
+        inputs: what the processor made.
+        rejected: why a sample is replaced by a placeholder, by its index.
+        images: the number of each sample's image (see `image_numbers`).
     """
 
     inputs: dict[str, torch.Tensor]
@@ -38,8 +42,12 @@ class EncodedPrompts:
 
 @dataclass
 class FittedPrompts:
-    """Prompts that fit, for a library that makes its own inputs of them: token ids with the image still its
-    placeholder, the images of each as they are shown, and why a sample is only stood in for, by index.
+    """Prompts that fit, for a library that makes its own inputs of them.
+
+    Attributes:
+        ids: token ids, the image still one placeholder.
+        images: as the model is shown them.
+        rejected: why a sample is replaced by a placeholder, by its index.
     """
 
     ids: list[list[int]]

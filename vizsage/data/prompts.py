@@ -101,7 +101,7 @@ def image_precedes_question(processor: Any, config: Config) -> bool:
         for question in ("a", "b")
     )
     token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
-    return bool(token) and str(token) in os.path.commonprefix([one, other])
+    return bool(token) and str(token) in os.path.commonprefix([one, other])  # noqa: RUF071 -- of texts, not of paths
 
 
 class AnswerLayout:

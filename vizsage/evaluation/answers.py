@@ -107,7 +107,7 @@ class AnswerStore:
         if not self.folder.exists():
             return None
         aside = set_aside_path(self.folder.parent, f"-{ANSWERS}")
-        os.replace(self.folder, aside)
+        self.folder.replace(aside)
         self.read_all()
         return aside
 

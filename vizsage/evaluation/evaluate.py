@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +67,7 @@ def evaluate(
     writes the results.
 
     Args:
+        config: the settings of the run.
         split: test, val, train, or the name of another file beside them, without its ending.
         limit: only the first so many samples, in file order.
         base: the base model without an adapter.
@@ -239,7 +239,7 @@ def _conclude(
     rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
     set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
-    os.replace(written, folder / PREDICTIONS)
+    written.replace(folder / PREDICTIONS)
     adapter = share.answerer.adapter
     results = {
         "schema_version": SCHEMA_VERSION,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,7 @@ def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
     aside.mkdir()
     for name in (PREDICTIONS, RESULTS, REPORT):
         if (folder / name).exists():
-            os.replace(folder / name, aside / name)
+            (folder / name).replace(aside / name)
     fsync_dir(folder)
     log.warning("%s: earlier results are set aside in %s: they have another %s", folder, aside.name, ", ".join(keys))
 

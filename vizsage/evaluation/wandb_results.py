@@ -97,7 +97,7 @@ def _table(results: Mapping[str, Any], folder: Path) -> Any:
     if found.problems:
         log.warning("W&B: the table lacks images: %s", found.problems[0])
     shown = {name: wandb.Image(Image.open(BytesIO(data))) for name, data in found.files.items()}
-    table = wandb.Table(columns=COLUMNS)
+    table = wandb.Table(columns=list(COLUMNS))
     for row in rows:
         texts = {
             "thumbnail": shown.get(row["image"]),

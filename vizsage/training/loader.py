@@ -189,7 +189,7 @@ class TrainLoader:
             yield step
 
     def _wait_in_turns(self, iterator: Any) -> None:
-        """torch waits for as long as it takes, in turns of 5 s behind each of which it looks after its workers."""
+        """Make torch ask after the interruption too: it waits in turns of 5 s and checks its workers after each."""
         try_get = iterator._try_get_data
 
         def turn() -> tuple[bool, Any]:
@@ -201,8 +201,10 @@ class TrainLoader:
         iterator._try_get_data = turn
 
     def end(self) -> None:
-        """End the workers. Left to the garbage collector, some live at the end of the process, which waits for them
-        while they ignore the signal that is meant to end them: a finished run would hang.
+        """End the workers.
+
+        Left to the garbage collector, some live at the end of the process, which waits for them while they ignore the
+        signal that is meant to end them: a finished run would hang.
         """
         for iterator in self._iterators:
             if hasattr(iterator, "_shutdown_workers"):  # what the iterator's own __del__ calls; not so without workers

@@ -49,6 +49,7 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
             warmup_steps,
             total_steps,
         )
+    assert isinstance(config.batch_size, int), "auto is replaced by a number before training begins"
     arguments = SFTConfig(
         output_dir=str(config.output_dir),
         max_steps=total_steps,
@@ -90,6 +91,11 @@ class VisionTrainer(SFTTrainer):
     `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came,
     and `before_saving` raises where the run directory is gone.
     """
+
+    # The Trainer declares that they may be None, which they are before training only.
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -155,7 +161,7 @@ class VisionTrainer(SFTTrainer):
                 raise nothing_to_learn(list(self.progress.left_out.values()))
         return steps, targets
 
-    def log(self, logs: dict[str, float | None], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """The loss is the mean of the steps since the last line that had something to learn; None where none had."""
         progress = self.progress
         if "loss" in logs and (empty := progress.empty_steps - progress.empty_steps_logged):
@@ -273,7 +279,7 @@ class VisionTrainer(SFTTrainer):
         self._tr_loss += self.progress.loss_sum
         self._globalstep_last_logged = self.progress.loss_logged_step
         # The Trainer takes this from the checkpoint, but a continued run may be given another one.
-        self.state.logging_steps = self.args.logging_steps
+        self.state.logging_steps = self.config.logging_steps
 
     def load_adapter_weights(self, folder: Path) -> None:
         """Put the weights of a checkpoint into the adapter that is being trained.

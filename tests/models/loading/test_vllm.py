@@ -6,6 +6,7 @@ vLLM itself needs a GPU: a stand-in with its interface takes its place, a small 
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import shutil
@@ -166,7 +167,7 @@ def test_questions_on_one_image_stay_together_in_batches_of_the_given_size(stand
     assert sorted(sample.sample_id for batch in batches for sample in batch) == [f"test-{i}" for i in range(9)]
     assert max(map(len, batches)) <= 4
     names = [sample.images[0].name for batch in batches for sample in batch]
-    assert sum(a != b for a, b in zip(names, names[1:], strict=False)) == len(set(names)) - 1
+    assert sum(a != b for a, b in itertools.pairwise(names)) == len(set(names)) - 1
 
 
 # --- evaluation and prediction ---------------------------------------------------------------------------------------
@@ -416,7 +417,7 @@ def test_llama_3_2_vision_is_no_longer_served(stand_in: StandIn) -> None:
         f"model_name {config.model_name}: vLLM serves Llama 3.2 Vision (mllama) no longer, 0.10.2 was its last release "
         "that did; set backend: hf"
     )
-    with pytest.raises(ConfigError, match="model_name vizsage-tiny: vLLM serves Llama 3.2 Vision"):
+    with pytest.raises(ConfigError, match=r"model_name vizsage-tiny: vLLM serves Llama 3.2 Vision"):
         load_answerer(config.model_copy(update={"model_name": "vizsage-tiny"}), None)
 
 

@@ -112,7 +112,7 @@ class Columns:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -212,7 +212,7 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_float(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind.value_type if _is_list(kind) else kind)
+    return bool(pa.types.is_floating(kind.value_type if _is_list(kind) else kind))
 
 
 def _may_be_a_name(kind: pa.DataType) -> bool:
@@ -220,7 +220,7 @@ def _may_be_a_name(kind: pa.DataType) -> bool:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
         or pa.types.is_fixed_size_list(kind)
@@ -236,7 +236,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
         or pa.types.is_fixed_size_binary(kind)

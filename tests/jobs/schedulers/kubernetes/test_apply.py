@@ -223,7 +223,7 @@ def test_a_definite_refusal_locks_nothing(
 def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.rights = CONFIGMAPS
     error = jobs(capsys, *TRAIN, code=2)
-    [(kind, name)] = server.objects
+    [(_, name)] = server.objects
     assert f"kubectl --context pool --namespace vlm delete configmap {name}" in error
     assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
