@@ -209,3 +209,12 @@ def test_no_path_of_one_machine_stands_in_the_tree(folder: str) -> None:
             # The home in the image is everybody's.
             found = re.search(r"(?<![\w/.])/(work|root|home)/(?!vizsage\b)", path.read_text(encoding="utf-8"))
             assert found is None or path == Path(__file__), path
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_formats_are_known_by_their_registry_only(module: str) -> None:
+    """Adding a format is one module and one line: nothing else may ask for a single one."""
+    if not module.startswith("vizsage.data.formats"):
+        known = ("vizsage.data.formats", "vizsage.data.formats.base")
+        used = {name for name, _ in imports(MODULES[module]) if name.startswith("vizsage.data.formats")}
+        assert used <= set(known), f"{module} imports {sorted(used - set(known))}"

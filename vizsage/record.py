@@ -8,12 +8,10 @@ files is described in vizsage.contract.run_files.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import platform
 import socket
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -79,28 +77,6 @@ def hardware() -> Hardware:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
-
-
-def data_identity(paths: Iterable[Path]) -> str:
-    """SHA-256 over the named files: content up to 256 MiB, beyond that size, first and last MiB.
-
-    A large file is not read in full, so that a run of many gigabytes starts at once; an edit in its middle that
-    keeps the size is not seen. Folders count with every file in them.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}:".encode())
-            with file.open("rb") as stream:
-                if size <= 1 << 28:
-                    while chunk := stream.read(1 << 20):
-                        digest.update(chunk)
-                else:
-                    digest.update(stream.read(1 << 20))
-                    stream.seek(-(1 << 20), os.SEEK_END)
-                    digest.update(stream.read())
-    return digest.hexdigest()
 
 
 def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> Identity:
