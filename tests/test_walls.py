@@ -23,6 +23,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"parser"},
+    {"api"},
     {"training", "evaluation"},
     {"check", "demo"},
     {"models"},
@@ -36,6 +37,7 @@ FLOORS = [
     {"files"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR[""] = -1  # the package itself, which offers functions of the rooms and imports them when they are used
 
 # Importing one of these must not import torch; the data room's processing, encoding and collation are the border.
 TORCH_FREE = [
