@@ -59,8 +59,8 @@ class Held:
         if not self.is_there():
             raise RepeatingError(
                 f"{self.folder}: was deleted or replaced while this process was writing into it, with what was there; "
-                "it writes nothing more and ends. Run the command again to start from the beginning; cancel a run before "
-                "you delete its folder"
+                "it writes nothing more and ends. Run the command again to start from the beginning; cancel a run "
+                "before you delete its folder"
             )
 
 

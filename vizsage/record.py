@@ -8,12 +8,10 @@ files is described in vizsage.contract.run_files.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import platform
 import socket
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -81,28 +79,6 @@ def hardware() -> Hardware:
     return {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
-def data_identity(paths: Iterable[Path]) -> str:
-    """SHA-256 over files: their content up to 256 MiB; of a larger file its size and its first and last MiB.
-
-    Large files are not read in full, because a run on many gigabytes would start minutes later. So an edit in the
-    middle of such a file that does not change its size is not noticed. Of a folder every file in it counts.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}:".encode())
-            with file.open("rb") as stream:
-                if size <= 1 << 28:
-                    while chunk := stream.read(1 << 20):
-                        digest.update(chunk)
-                else:
-                    digest.update(stream.read(1 << 20))
-                    stream.seek(-(1 << 20), os.SEEK_END)
-                    digest.update(stream.read())
-    return digest.hexdigest()
-
-
 def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> Identity:
     """What must be the same when a run is continued: the settings that change the weights, seed and data.
 
@@ -110,7 +86,7 @@ def run_identity(config: Config, *, global_batch: int | str, seed: int, data: st
         config: the settings.
         global_batch: samples per optimizer step; a text until a batch size has been found.
         seed: the seed in use.
-        data: see `data_identity`.
+        data: see vizsage.data.sources.data_identity.
     """
     settings = config.model_dump(mode="json", exclude=set(FREE_SETTINGS))
     return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data}

@@ -11,10 +11,10 @@ from typing import Any
 from vizsage.config import Config
 from vizsage.contract.run_files import Identity
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
-from vizsage.data.encoding import image_numbers
+from vizsage.data.image_groups import image_numbers
 from vizsage.data.sample import Sample
-from vizsage.data.sources import Split, open_split, split_files
-from vizsage.record import GLOBAL_BATCH, RunFacts, data_identity, run_identity
+from vizsage.data.sources import Split, data_identity, find_split, open_split, split_identity
+from vizsage.record import GLOBAL_BATCH, RunFacts, run_identity
 from vizsage.training.loader import Share
 from vizsage.training.validation import choose_samples
 
@@ -36,7 +36,7 @@ class Plan:
     order: SampleOrder
     validation: list[Sample]
     counts: dict[str, Any]
-    data: str  # see vizsage.record.data_identity
+    data: str  # see vizsage.data.sources.data_identity
 
     @property
     def settled(self) -> bool:
@@ -115,18 +115,17 @@ def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
     train = open_split(config, "train")
     order = _order(config, train)
     validation, counts = [], {"train": asdict(train.counts)}
-    files = [*train.source.paths]
-    if split_files(config, "val"):
+    sources = [train.source]
+    if find_split(config, "val"):
         val = open_split(config, "val")
         samples = val.stream() if config.use_val_streaming else val.load()
         validation = choose_samples(samples, config.val_samples)
         counts["val"] = {"answered_at_each_validation": len(validation)}
-        files += val.source.paths
+        sources.append(val.source)
     if not validation:
         log.warning("no validation split: no score during training, no early stopping, the last weights are saved")
-    if config.external_knowledge and config.external_knowledge_path:
-        files.append(config.external_knowledge_path)
-    return Plan(config, rank, processes, order, validation, counts, data_identity(files))
+    table = config.external_knowledge_path if config.external_knowledge else None
+    return Plan(config, rank, processes, order, validation, counts, data_identity(sources, table))
 
 
 def draw_seed(config: Config, recorded: int | None) -> int:
@@ -142,9 +141,9 @@ def with_seed(config: Config, seed: int) -> Config:
 
 
 def _split_identities(config: Config) -> dict[str, str]:
-    """SHA-256 of each split, by which an evaluation recognises the data of this run."""
-    files = {name: split_files(config, name) for name in ("train", "val", "test")}
-    return {name: data_identity(paths) for name, paths in files.items() if paths}
+    """The identity of each split, by which an evaluation recognises the data of this run."""
+    found = {name: split_identity(config, name) for name in ("train", "val", "test")}
+    return {name: identity for name, identity in found.items() if identity is not None}
 
 
 def _order(config: Config, train: Split) -> SampleOrder:

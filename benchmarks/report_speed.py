@@ -1,6 +1,6 @@
 """Measure how fast report.html is made and opens in headless Chromium.
 
-Usage: python -m benchmarks.report [--samples 5000]
+Usage: python -m benchmarks.report_speed [--samples 5000]
 
 Draws images for as many questions as AQUA's test split asks of an image, makes the report, opens it several times in
 a browser that has just started, and exits 1 when the bar is missed. Needs Chromium (make test-report gets it).
