@@ -23,6 +23,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"parser"},
+    {"api"},
     {"training", "evaluation"},
     {"check", "demo"},
     {"models"},
@@ -30,16 +31,20 @@ FLOORS = [
     {"data"},
     {"scoring", "record", "interruption", "tracking", "lock"},
     {"config", "streams"},
-    {"errors", "files", "hints"},
+    {"errors", "hints"},
+    {"contract"},
+    {"json_lines"},
+    {"files"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR[""] = -1  # the package itself, which offers functions of the rooms and imports them when they are used
 
 # Importing one of these must not import torch; the data room's processing, encoding and collation are the border.
 TORCH_FREE = [
     name
     for name in MODULES
-    if name.split(".")[1:2]
-    in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
+    if ".".join(name.split(".")[1:2])
+    in "cli parser config errors files json_lines hints contract check scoring".split()
     or (
         name.startswith("vizsage.data")
         and name not in ("vizsage.data.collate", "vizsage.data.encoding", "vizsage.data.processing")
@@ -143,7 +148,7 @@ JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
-    assert reached <= {"config", "errors", "files", "hints", "streams"}, path
+    assert reached <= {"config", "contract", "errors", "files", "hints", "json_lines", "streams"}, path
 
 
 def test_launchers_import_without_torch() -> None:
@@ -191,7 +196,7 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     heavy = [
         n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
     ]
-    light = {"errors", "config", "parser", "interruption", "streams"}
+    light = {"contract", "errors", "config", "parser", "interruption", "streams"}
     assert set(heavy) <= {"vizsage", "__future__"} | {f"vizsage.{name}" for name in light}
     assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch")) == []
 
@@ -206,3 +211,12 @@ def test_no_path_of_one_machine_stands_in_the_tree(folder: str) -> None:
             # The home in the image is everybody's.
             found = re.search(r"(?<![\w/.])/(work|root|home)/(?!vizsage\b)", path.read_text(encoding="utf-8"))
             assert found is None or path == Path(__file__), path
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_formats_are_known_by_their_registry_only(module: str) -> None:
+    """Adding a format is one module and one line: nothing else may ask for a single one."""
+    if not module.startswith("vizsage.data.formats"):
+        known = ("vizsage.data.formats", "vizsage.data.formats.base")
+        used = {name for name, _ in imports(MODULES[module]) if name.startswith("vizsage.data.formats")}
+        assert used <= set(known), f"{module} imports {sorted(used - set(known))}"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.config import Config
-from vizsage.data.sources import Split, split_files
+from vizsage.data.sources import Split, split_identity
 from vizsage.errors import ConfigError
 from vizsage.files import nearest_existing
 from vizsage.models.loaded import FINGERPRINT_FILE
-from vizsage.record import RunRecord, data_identity
+from vizsage.record import RunRecord
 
 BLIND = "-blind"
 
@@ -51,15 +51,14 @@ def _other_data_set(config: Config, split: Split) -> str | None:
     record = RunRecord(config.output_dir)
     if not record.exists:
         return None
-    trained = record.content.get("settings") or {}
+    trained = record.content.settings or {}
     name, base_path = trained.get("dataset", config.dataset), Path(trained.get("base_path", config.base_path))
     if name == config.dataset and base_path.resolve() == config.base_path.resolve():
         return None
-    known = record.content.get("splits") or {}  # none in a run of an earlier version
+    known = record.content.splits or {}  # none in a run of an earlier version
     for one in (split.name, "train"):  # the split itself tells most; it may have been made after the training
-        if one in known and (files := split_files(config, one)):
-            same = data_identity(files) == known[one]
-            return None if same else f"{one} in {config.split_dir} is not that of {base_path / name}"
+        if one in known and (identity := split_identity(config, one)):
+            return None if identity == known[one] else f"{one} in {config.split_dir} is not that of {base_path / name}"
     return None if name == config.dataset else f"dataset was {name!r}, is now {config.dataset!r}"
 
 

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vizsage.config import Config
+from vizsage.contract.run_files import Identity
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
 from vizsage.data.image_groups import image_numbers
 from vizsage.data.sample import Sample
-from vizsage.data.sources import Split, open_split, split_files
-from vizsage.record import GLOBAL_BATCH, data_identity, run_identity
+from vizsage.data.sources import Split, data_identity, find_split, open_split, split_identity
+from vizsage.record import GLOBAL_BATCH, RunFacts, run_identity
 from vizsage.training.loader import Share
 from vizsage.training.validation import choose_samples
 
@@ -35,7 +36,7 @@ class Plan:
     order: SampleOrder
     validation: list[Sample]
     counts: dict[str, Any]
-    data: str  # see vizsage.record.data_identity
+    data: str  # see vizsage.data.sources.data_identity
 
     @property
     def settled(self) -> bool:
@@ -55,7 +56,7 @@ class Plan:
         return self.config.max_steps or steps
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """See vizsage.record.run_identity."""
         open_batch = f"auto x {self.config.grad_accum} x {self.processes}"
         return run_identity(
@@ -66,7 +67,7 @@ class Plan:
         )
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> RunFacts:
         """What run.json says of the run; of an open plan only what is known."""
         return {
             "identity": self.identity,
@@ -93,7 +94,7 @@ class Plan:
         """The same run with this number of questions in a forward pass."""
         return replace(self, config=self.config.model_copy(update={"batch_size": batch_size}))
 
-    def continuing(self, before: dict[str, Any]) -> Plan:
+    def continuing(self, before: Identity) -> Plan:
         """An open plan with the batch size that makes the optimizer step of the run that it continues.
 
         `before` is the identity of that run. A plan that is settled, or that cannot make the same step, stays as it is.
@@ -110,18 +111,17 @@ def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
     train = open_split(config, "train")
     order = _order(config, train)
     validation, counts = [], {"train": asdict(train.counts)}
-    files = [*train.source.paths]
-    if split_files(config, "val"):
+    sources = [train.source]
+    if find_split(config, "val"):
         val = open_split(config, "val")
         samples = val.stream() if config.use_val_streaming else val.load()
         validation = choose_samples(samples, config.val_samples)
         counts["val"] = {"answered_at_each_validation": len(validation)}
-        files += val.source.paths
+        sources.append(val.source)
     if not validation:
         log.warning("no validation split: no score during training, no early stopping, the last weights are saved")
-    if config.external_knowledge and config.external_knowledge_path:
-        files.append(config.external_knowledge_path)
-    return Plan(config, rank, processes, order, validation, counts, data_identity(files))
+    table = config.external_knowledge_path if config.external_knowledge else None
+    return Plan(config, rank, processes, order, validation, counts, data_identity(sources, table))
 
 
 def draw_seed(config: Config, recorded: int | None) -> int:
@@ -131,15 +131,15 @@ def draw_seed(config: Config, recorded: int | None) -> int:
     return recorded if recorded is not None else secrets.randbelow(2**31)
 
 
-def adapter_is_there(config: Config) -> bool:
-    """Whether the run delivered what it was to deliver."""
-    return not config.save_model or (config.adapter_dir / "adapter_model.safetensors").exists()
+def with_seed(config: Config, seed: int) -> Config:
+    """`config` with the seed in use."""
+    return config.model_copy(update={"seed": seed})
 
 
 def _split_identities(config: Config) -> dict[str, str]:
     """Of all splits, so that an evaluation can tell whether it asks those of this run."""
-    files = {name: split_files(config, name) for name in ("train", "val", "test")}
-    return {name: data_identity(paths) for name, paths in files.items() if paths}
+    found = {name: split_identity(config, name) for name in ("train", "val", "test")}
+    return {name: identity for name, identity in found.items() if identity is not None}
 
 
 def _order(config: Config, train: Split) -> SampleOrder:
