@@ -43,5 +43,5 @@ def print_files(files: Sequence[Path], follow: bool) -> None:
 
 
 def for_terminal(content: bytes) -> bytes:
-    """Lines of a log as a terminal may get them; bytes that are not UTF-8 are shown as \\x9b."""
+    r"""Lines of a log as a terminal may get them; bytes that are not UTF-8 are shown as \x9b."""
     return printable(content.decode("utf-8", "backslashreplace"), lines=True).encode()

@@ -5,19 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.spec import FOLDER
-from jobs.submissions import FILE
 from vizsage.config import load_config
-from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, one_line
+from vizsage.contract import (
+    CHECKPOINT_PREFIX,
+    CONFIG,
+    EVALUATIONS,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    JOBS,
+    METRICS,
+    RESULTS,
+    RUN,
+    SUBMISSIONS,
+    SWEEP,
+    checkpoint_step,
+)
+from vizsage.contract.run_files import Outcome, last_outcome, read_metrics, read_run
+from vizsage.contract.submissions import read_submissions
+from vizsage.errors import ConfigError, one_line
 
 log = logging.getLogger(__name__)
 
-OUTCOME = "outcome.json"
 Settings = dict[str, Any]
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError)
 
@@ -29,18 +41,9 @@ class Damaged:
     reason: str
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How the newest attempt of a training ended; all None where none has ended."""
-
-    exit_code: int | None = None
-    step: int | None = None
-    reason: str | None = None
-
-
 def is_run(folder: Path) -> bool:
     """Whether a run was started or sent with this run directory."""
-    return (folder / "run.json").exists() or (folder / FOLDER / FILE).exists()
+    return (folder / RUN).exists() or (folder / JOBS / SUBMISSIONS).exists()
 
 
 def word_for(exit_code: int) -> str:
@@ -48,32 +51,26 @@ def word_for(exit_code: int) -> str:
     return {EXIT_DONE: "completed", EXIT_INTERRUPTED: "interrupted"}.get(exit_code, "failed")
 
 
-def outcome_of(run_dir: Path) -> Outcome:
-    """What outcome.json tells; nothing where it is missing or damaged."""
+def outcome_of(run_dir: Path) -> Outcome | None:
+    """outcome.json, see `last_outcome`; None also where it cannot be read here."""
     try:
-        found = json.loads((run_dir / OUTCOME).read_text(encoding="utf-8"))
-        code, step = found.get("exit_code"), found.get("step")
-    except (OSError, ValueError, AttributeError):
-        return Outcome()
-    return Outcome(
-        code if isinstance(code, int) else None,
-        step if isinstance(step, int) else None,
-        str(found.get("reason") or "") or None,
-    )
+        return last_outcome(run_dir)
+    except OSError:
+        return None
 
 
 def newest_checkpoint(run_dir: Path) -> int | None:
-    """The optimizer steps of the newest checkpoint; None where there is none, or the folder is not of this machine."""
+    """The optimizer steps of the newest checkpoint; None where there is none."""
     try:
-        steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+        steps = [checkpoint_step(path.name) for path in run_dir.glob(f"{CHECKPOINT_PREFIX}*")]
     except OSError:  # a name that only another machine's storage can have
         return None
-    return max(steps, default=None)
+    return max((step for step in steps if step is not None), default=None)
 
 
 def sweep_members(folder: Path) -> list[Path]:
     """The run directories that sweep.json names. They are beside it, also where the whole folder was moved."""
-    path = folder / "sweep.json"
+    path = folder / SWEEP
     try:
         recorded = [Path(run["run_dir"]).name for run in json.loads(path.read_bytes())["runs"]]
     except FileNotFoundError:
@@ -91,9 +88,9 @@ def settings_of(run_dir: Path) -> Settings | Damaged | None:
     """
     damaged = None
     for path, read in (
-        (run_dir / "run.json", _recorded_settings),
-        (run_dir / "config.yaml", _yaml_settings),
-        (run_dir / FOLDER / FILE, _sent_settings),
+        (run_dir / RUN, _recorded_settings),
+        (run_dir / CONFIG, _yaml_settings),
+        (run_dir / JOBS / SUBMISSIONS, _sent_settings),
     ):
         try:
             found = read(path)
@@ -109,19 +106,18 @@ def settings_of(run_dir: Path) -> Settings | Damaged | None:
 
 def best_validation_score(run_dir: Path) -> float | Damaged | None:
     """The highest exact match of the validations in metrics.jsonl."""
-    path = run_dir / "metrics.jsonl"
     try:
-        scores = [_exact_match(line["exact_match"]) for line in _lines(path) if "exact_match" in line]
+        scores = [line.exact_match for line in read_metrics(run_dir) if line.is_validation]
     except FileNotFoundError:
         return None
-    except _UNREADABLE as error:
-        return _damaged(path, error)
+    except (OSError, ValueError) as error:
+        return _damaged(run_dir / METRICS, error)
     return max((score for score in scores if score is not None), default=None)
 
 
 def score_on_test(run_dir: Path) -> tuple[float | Damaged | None, int | None]:
     """Exact match on the test split, and the number of samples where only the first ones were answered."""
-    path = run_dir / "evaluation_results" / "test" / "results.json"
+    path = run_dir / EVALUATIONS / "test" / RESULTS
     try:
         results = json.loads(path.read_bytes())
         limit = results.get("limit")
@@ -133,9 +129,9 @@ def score_on_test(run_dir: Path) -> tuple[float | Damaged | None, int | None]:
 
 
 def _recorded_settings(path: Path) -> Settings:
-    settings = json.loads(path.read_bytes())["settings"]
-    if not isinstance(settings, dict):
-        raise TypeError("settings: expected names and values")
+    settings = read_run(path.parent).settings
+    if settings is None:
+        raise ValueError("settings is missing")
     return settings
 
 
@@ -147,29 +143,14 @@ def _yaml_settings(path: Path) -> Settings:
 
 def _sent_settings(path: Path) -> Settings | None:
     """Those of the training that was sent last; the file is beside the list, also where the run directory was moved."""
-    file = None
-    for line in _lines(path):
-        if line["kind"] == "train":
-            file = Path(line["config"])
-    if file is None:
+    sent = read_submissions(path)
+    if sent.damaged and not sent.jobs:
+        raise ValueError(f"line {sent.damaged[0]} is no record")
+    files = [Path(job.config) for job in sent.jobs if job.kind == "train"]
+    if not files:
         return None
-    beside = path.parent / file.name
-    return _yaml_settings(beside if beside.exists() else file)
-
-
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The records of a JSON lines file; an incomplete last line, which a killed process leaves, is left out."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") or not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                raise ValueError(f"line {number} is no record")
-            yield record
+    beside = path.parent / files[-1].name
+    return _yaml_settings(beside if beside.exists() else files[-1])
 
 
 def _exact_match(value: Any) -> float | None:

@@ -22,8 +22,8 @@ from jobs.run_reading import (
     settings_of,
     sweep_members,
 )
-from jobs.spec import FOLDER
-from vizsage.config import RUN_FILES, Config
+from vizsage.config import Config
+from vizsage.contract import JOBS, RUN_FILES
 from vizsage.errors import ConfigError, VizSageError, printable
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ NOT_COMPARED = frozenset(
     "debug_exact_match".split()
 )
 _NEVER_RUNS = re.compile(r"\.|(damaged-)?checkpoint-|previous-\d+$")
-_INSIDE_A_RUN = frozenset({*RUN_FILES, FOLDER})
+_INSIDE_A_RUN = frozenset({*RUN_FILES, JOBS})
 
 
 @dataclass(frozen=True)

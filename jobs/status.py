@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.log_errors import error_in, last_error
-from jobs.run_reading import OUTCOME, Outcome, newest_checkpoint, outcome_of, word_for
+from jobs.run_reading import newest_checkpoint, outcome_of, word_for
 from jobs.schedulers.base import ACTIVE
 from jobs.schedulers.registry import scheduler_named
 from jobs.submissions import Submission, of_run
-from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNKNOWN
+from vizsage.contract import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNKNOWN, OUTCOME
+from vizsage.contract.run_files import Outcome
 
 CANCELLED = ".cancelled"
 
@@ -49,7 +50,7 @@ def state_of(submission: Submission) -> JobState:
     run_dir = Path(submission.run_dir)
     outcome = outcome_of(run_dir)
     state, detail = told[:2] if told else _left_behind(submission, scheduler.title, outcome)
-    step = newest_checkpoint(run_dir) if outcome.step is None else outcome.step
+    step = outcome.step if outcome else newest_checkpoint(run_dir)
     if step is None and told:
         step = scheduler.step(submission)
     failures = _failures(submission) if state == "pending" else 0
@@ -58,8 +59,8 @@ def state_of(submission: Submission) -> JobState:
         if scheduler.shares_files:
             error = last_error(Path(submission.log))
         own = submission.kind == "train" and _written_since(run_dir, submission.submitted)
-        if own and outcome.exit_code != EXIT_DONE:  # whose reason is "done"
-            error = error or outcome.reason
+        if own and outcome and outcome.exit_code != EXIT_DONE:  # whose reason is "done"
+            error = error or outcome.reason or None
     if told and state == "failed" and (code := _end(submission)[0]) is not None:
         timed_out = scheduler.timed_out is not None and detail == scheduler.timed_out
         hint = "; the same submission continues it" if code == EXIT_INTERRUPTED or timed_out else ""
@@ -75,10 +76,10 @@ def state_of_run(run_dir: Path) -> str:
     if jobs:
         return state_of(jobs[-1]).state
     outcome = outcome_of(run_dir)
-    return "unknown" if outcome.exit_code is None else word_for(outcome.exit_code)
+    return word_for(outcome.exit_code) if outcome else "unknown"
 
 
-def _left_behind(submission: Submission, title: str, outcome: Outcome) -> tuple[str, str]:
+def _left_behind(submission: Submission, title: str, outcome: Outcome | None) -> tuple[str, str]:
     """State and detail from the files of a job that the scheduler has forgotten."""
     forgotten = f"{title} has forgotten the job"
     if submission.given_up:
@@ -90,7 +91,7 @@ def _left_behind(submission: Submission, title: str, outcome: Outcome) -> tuple[
         if cancelled:
             return "cancelled", by
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
-            code = EXIT_UNKNOWN if outcome.exit_code is None else outcome.exit_code
+            code = outcome.exit_code if outcome else EXIT_UNKNOWN
             return word_for(code), f"{forgotten}; outcome.json tells"
         return "unknown", f"{forgotten}, and it left no word"
     if cancelled and code != EXIT_DONE:
