@@ -27,7 +27,7 @@ from vizsage.config import build_config
 from vizsage.evaluation.report.report_file import write_report
 from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json, write_jsonl
-from vizsage.scoring.metrics import score_row
+from vizsage.scoring.registry import score_row
 from vizsage.scoring.summary import summarise
 
 QUESTIONS_AN_IMAGE = 4.8  # AQUA's test split

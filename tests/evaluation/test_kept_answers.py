@@ -18,7 +18,7 @@ from vizsage.config import Config
 from vizsage.errors import FolderInUse, Interrupted
 from vizsage.evaluation import predictions
 from vizsage.evaluation.evaluate import evaluate
-from vizsage.scoring.metrics import score_row
+from vizsage.scoring.registry import score_row
 
 from .conftest import BytesImage, FakeModel, FakeSplit, Stage, content, kept, make_samples, png, rows, set_aside
 

@@ -12,8 +12,8 @@ from typing import Any
 from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
 from vizsage.files import fsync_dir, parse_json, replacing, set_aside_path
-from vizsage.scoring.metrics import score_row
 from vizsage.scoring.normalisation import Normalise
+from vizsage.scoring.registry import score_row
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vizsage.evaluation.answers import Row
-from vizsage.scoring.metrics import accepted_answers
 from vizsage.scoring.normalisation import Normalise
+from vizsage.scoring.registry import accepted_answers
 from vizsage.scoring.summary import summarise
 
 SCHEMA_VERSION = 3

@@ -16,7 +16,7 @@ from vizsage.evaluation.predictions import PREDICTIONS, REPORT
 from vizsage.evaluation.report.report_file import outcome
 from vizsage.evaluation.report.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_text
-from vizsage.scoring.metrics import accepted_answers
+from vizsage.scoring.registry import accepted_answers
 from vizsage.tracking import WandbTracker, guarded
 
 log = logging.getLogger(__name__)

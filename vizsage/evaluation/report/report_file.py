@@ -23,7 +23,7 @@ from vizsage.evaluation.report.thumbnails import Thumbnails, keep_earlier, thumb
 from vizsage.evaluation.results import READABLE_VERSIONS, SCHEMA_VERSION
 from vizsage.files import parse_json, read_jsonl, write_bytes
 from vizsage.scoring.groups import question_word
-from vizsage.scoring.metrics import accepted_answers
+from vizsage.scoring.registry import accepted_answers
 
 log = logging.getLogger(__name__)
 
