@@ -407,8 +407,8 @@ def test_damaged_file(tmp_path: Path, form: str) -> None:
 
 def test_no_image_column_and_an_unusable_one(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    pq.write_table(pa.table({"image": ["a"], "answer": ["b"]}), config.split_dir / "train.parquet")
-    with pytest.raises(DataError, match="no column 'image'; found the columns image, answer"):
+    pq.write_table(pa.table({"photo": ["a"], "answer": ["b"]}), config.split_dir / "train.parquet")
+    with pytest.raises(DataError, match="no column 'image'; found the columns photo, answer"):
         open_split(config, "train")
     columnar._parquet_file.cache_clear()
     pq.write_table(pa.table({"image": [1]}), config.split_dir / "train.parquet")
