@@ -28,8 +28,9 @@ def test_an_option_is_named(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "?", "G", "15", "red", "A or B", "A, B", "both B and C", "(A) (B)", "B) a dog", "The answer is B. The answer is C.",
-     "The answer is not B.", "A cat", "I think it is one", "blue, red", "Because", "answer"],
+    ["", "?", "G", "15", "red", "A or B", "A, B", "both B and C", "(A) (B)", "B) a dog",
+     "The answer is B. The answer is C.", "The answer is not B.",
+     "A cat", "I think it is one", "blue, red", "Because", "answer"],
 )  # fmt: skip
 def test_no_option_or_more_than_one_is_named(text: str) -> None:
     assert named_option(text, OPTIONS) is None
@@ -42,7 +43,7 @@ def test_texts_that_differ_in_case_only_are_told_apart_by_it() -> None:
 
 
 def test_a_letter_is_a_text_where_options_are_letters() -> None:
-    """Labels of a diagram, as in AI2D: "b" is the second option of c, b, a and the right one is found by either side."""
+    """Labels of a diagram, as in AI2D: prediction and answer are read the same way."""
     assert [named_option(text, ["c", "b", "a"]) for text in ("a", "B.", "C")] == [2, 1, 0]
     assert multiple_choice("A", ["a"], choices=["c", "b", "a"]) is True
 

@@ -4,10 +4,10 @@ A prediction of None is a record that failed. It scores 0 in every metric, also 
 empty string. Except for VQA accuracy, which counts how many people agree, the best of the accepted answers counts, so
 one more answer never lowers a score.
 
-Which answers of a row each metric gets is part of its entry in `registry`. Where a row has `answer` and `answers`, exact
-match, rigorous match, token F1 and relaxed accuracy accept both. VQA accuracy and ANLS are defined by the list that
-annotators gave and get `answers` alone: `multiple_choice_answer` of VQA v2 summarises the ten answers and is not an
-eleventh person.
+Which answers of a row each metric gets is part of its entry in `registry`. Where a row has `answer` and `answers`,
+exact match, rigorous match, token F1 and relaxed accuracy accept both. VQA accuracy and ANLS are defined by the list
+that annotators gave and get `answers` alone: `multiple_choice_answer` of VQA v2 summarises the ten answers and is not
+an eleventh person.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ class _Columns:
         correct, total = sum(self._correct), len(self._correct)
         knowledge, words = np.array(self._knowledge, dtype=bool), np.array(self._word)
         present = [(number, word) for number, word in enumerate(QUESTION_WORDS) if (words == number).any()]
-        present_scores = {name: scores for name, scores in self._scores.items() if scores or not METRICS[name].partial}
-        partial = {name: len(scores) for name, scores in present_scores.items() if METRICS[name].partial}
+        means_of = {name: scores for name, scores in self._scores.items() if scores or not METRICS[name].partial}
+        partial = {name: len(scores) for name, scores in means_of.items() if METRICS[name].partial}
         return {
             "total_samples": total,
             "images": everything["images"],
@@ -104,9 +104,7 @@ class _Columns:
             "tags_not_grouped": sorted(self._tags.dropped),
             "metrics": {
                 EXACT_MATCH.name: everything["exact_match_score"],
-                **{
-                    name: math.fsum(scores) / len(scores) if scores else None for name, scores in present_scores.items()
-                },
+                **{name: math.fsum(scores) / len(scores) if scores else None for name, scores in means_of.items()},
             },
             **({"scored_samples": partial} if partial else {}),
             "normalisation": self._caveats,
