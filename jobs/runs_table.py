@@ -17,7 +17,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vizsage.config import RUN_FILES, Config, load_config
+from vizsage.config import Config, load_config
+from vizsage.contract import RUN_FILES
 from vizsage.errors import ConfigError, VizSageError, one_line, printable
 
 log = logging.getLogger(__name__)

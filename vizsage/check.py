@@ -21,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from vizsage.config import RUN_FILES, RUN_FOLDERS, Config
+from vizsage.config import Config
+from vizsage.contract import RUN_FILES, RUN_FOLDERS
 from vizsage.data.left_out import NOTICEABLE, require_some, summary
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split

@@ -165,8 +165,10 @@ def _config_command(options: argparse.Namespace) -> None:
         import json
 
         from vizsage.config import Config
+        from vizsage.contract.schemas import json_schema
 
-        print(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))
+        schema = Config.model_json_schema() if options.schema == "settings" else json_schema(options.schema)
+        print(json.dumps(schema, indent=2, ensure_ascii=False))
     elif options.config is None:
         raise ConfigError("config: name a YAML file of settings, or ask for --schema")
     else:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from vizsage.contract import RUN, RUN_FILES
 from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
 from vizsage.files import expanded
 from vizsage.hints import hint_for
@@ -50,9 +51,6 @@ PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
 NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
-# What a run writes into output_dir besides checkpoints and the adapter.
-RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
-RUN_FOLDERS = ("evaluation_results", "wandb")  # those of them that are folders
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
 ]
@@ -307,7 +305,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     file = settings_file(path)
     settings = read_yaml(file)
-    if file != path and (path / "run.json").is_file():
+    if file != path and (path / RUN).is_file():
         written = settings.get("output_dir", Config.model_fields["output_dir"].default)
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)

@@ -9,7 +9,8 @@ from typing import TypeVar, cast
 
 from accelerate import PartialState
 
-from vizsage.config import RUN_FILES, Config
+from vizsage.config import Config
+from vizsage.contract import RUN_FILES
 from vizsage.distributed.messages import first_problem, to_all
 from vizsage.errors import VizSageError
 from vizsage.lock import LOCK, Held, only_one

@@ -13,12 +13,13 @@ from transformers import PrinterCallback
 
 from vizsage.check import quick_check
 from vizsage.config import Config, config_to_yaml
+from vizsage.contract import EXIT_UNKNOWN, EXITS_WITH_CAUSE
 from vizsage.data.collate import TrainCollator
 from vizsage.data.left_out import require_some, summary
 from vizsage.data.prompts import fingerprint
 from vizsage.distributed.group import own_group
 from vizsage.distributed.processes import reaching
-from vizsage.errors import EXIT_UNKNOWN, TELLING, Interrupted, RepeatingError, VizSageError, is_out_of_memory
+from vizsage.errors import Interrupted, RepeatingError, VizSageError, is_out_of_memory
 from vizsage.files import write_text
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.lock import Held
@@ -119,7 +120,7 @@ def _attempt(
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
     finally:
-        if not main and exit_code in TELLING:
+        if not main and exit_code in EXITS_WITH_CAUSE:
             # The main process only loses its peer, or waits for it until the launcher ends it.
             write_outcome(
                 output_dir, exit_code=exit_code, reason=reason, step=run.step, attempt=RunRecord(output_dir).attempt
