@@ -24,8 +24,8 @@ from rich.table import Table
 
 from tools.browser import browser, browser_missing
 from vizsage.config import build_config
+from vizsage.contract.results_file import SCHEMA_VERSION
 from vizsage.evaluation.report.report_file import write_report
-from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json, write_jsonl
 from vizsage.scoring.registry import score_row
 from vizsage.scoring.summary import summarise

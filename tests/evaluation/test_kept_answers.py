@@ -146,7 +146,7 @@ def test_a_damaged_line_is_answered_again(stage: Stage, config: Config, damage: 
     [
         {"adapter_sha256": "bb", "generation": {"num_beams": 1}},
         {"adapter_sha256": "aa", "generation": {"num_beams": 2}},
-        {"adapter_sha256": "aa", "generation": {"num_beams": 1}, "precision": "bfloat16"},
+        {"adapter_sha256": "aa", "generation": {"num_beams": 1}, "precision": {"dtype": "bfloat16"}},
     ],
 )
 def test_results_of_another_model_are_set_aside_and_its_answers_kept(

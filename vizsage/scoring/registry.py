@@ -8,34 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from vizsage.scoring.metrics import anls, exact_match, relaxed_accuracy, rigorous_match, token_f1, vqa_accuracy
 from vizsage.scoring.multiple_choice import multiple_choice
 from vizsage.scoring.normalisation import Normalise
+from vizsage.scoring.rows import Scorable, accepted_answers, learned_answer, listed_answers
 
-Row = Mapping[str, Any]
-"""What is scored: `prediction` and `answer`, `answers` or both, and what a metric needs besides."""
-AnswersOf = Callable[[Row], Sequence[str]]
-
-
-def accepted_answers(row: Row) -> Sequence[str]:
-    """All accepted answers of a row: "answers" and, where it is not among them, "answer"."""
-    answers, alone = row.get("answers"), row.get("answer")
-    if not answers:
-        return (row["answer"],)
-    return answers if alone is None or alone in answers else (*answers, alone)
-
-
-def listed_answers(row: Row) -> Sequence[str]:
-    """`answers` alone where there are any: what annotators said, each one a vote."""
-    return row.get("answers") or accepted_answers(row)
-
-
-def learned_answer(row: Row) -> Sequence[str]:
-    """`answer` alone where there is one, because annotators' `answers` may name options that are not right."""
-    alone = row.get("answer")
-    return accepted_answers(row) if alone is None else (alone,)
+AnswersOf = Callable[[Scorable], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -72,11 +52,11 @@ class Metric:
         """Whether it may score a part of the samples only."""
         return bool(self.needs)
 
-    def score(self, row: Row, *, normalise: Normalise = True) -> float | None:
+    def score(self, row: Scorable, *, normalise: Normalise = True) -> float | None:
         """The score of a row, None where it has none; `normalise` matters with `uses_mode` only."""
         return self.score_with(self.answers(row), row, normalise=normalise)
 
-    def score_with(self, answers: Sequence[str], row: Row, *, normalise: Normalise = True) -> float | None:
+    def score_with(self, answers: Sequence[str], row: Scorable, *, normalise: Normalise = True) -> float | None:
         """The same where `self.answers(row)` is known already."""
         if not self.needs and not self.uses_mode:
             return self.function(row["prediction"], answers)
@@ -159,13 +139,16 @@ METRICS: Mapping[str, Metric] = {
 _BESIDE_EXACT_MATCH = tuple(metric for metric in METRICS.values() if metric is not EXACT_MATCH)
 
 
-def score_row(row: Row, *, normalise: Normalise = True) -> dict[str, Any]:
-    """Score a row by every metric.
+class RowScores(TypedDict):
+    """The scores of a row as predictions.jsonl has them."""
 
-    Returns:
-        {"exact_match": bool, "scores": {name: 0 to 1}} as predictions.jsonl has them. A metric that gives this row no
-        score is not among the scores. Only exact match depends on `normalise`.
-    """
+    exact_match: bool
+    scores: dict[str, float]
+    """Those of the other metrics, 0 to 1; a metric that gives the row no score is not among them."""
+
+
+def score_row(row: Scorable, *, normalise: Normalise = True) -> RowScores:
+    """Score a row by every metric. Only exact match depends on `normalise`."""
     accepted, listed = accepted_answers(row), listed_answers(row)
     known: dict[AnswersOf, Sequence[str]] = {accepted_answers: accepted, listed_answers: listed}
     scores: dict[str, float] = {}
@@ -173,7 +156,4 @@ def score_row(row: Row, *, normalise: Normalise = True) -> dict[str, Any]:
         answers = known[metric.answers] if metric.answers in known else metric.answers(row)
         if (score := metric.score_with(answers, row)) is not None:
             scores[metric.name] = int(score) if isinstance(score, bool) else score
-    return {
-        "exact_match": EXACT_MATCH.score_with(accepted, row, normalise=normalise),
-        "scores": scores,
-    }
+    return {"exact_match": bool(EXACT_MATCH.score_with(accepted, row, normalise=normalise)), "scores": scores}

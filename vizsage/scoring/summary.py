@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ import numpy as np
 from vizsage.scoring.caveats import CAVEATS, affected_by, answer_caveats
 from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
 from vizsage.scoring.normalisation import Normalise
-from vizsage.scoring.registry import EXACT_MATCH, METRICS, accepted_answers, score_row
+from vizsage.scoring.registry import EXACT_MATCH, METRICS, score_row
+from vizsage.scoring.rows import Scorable, accepted_answers
 from vizsage.scoring.statistics import INTERVAL, bootstrap_intervals
 
 FAILED_LISTED = 100
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], *, normalise: Normalise = True) -> dict[str, Any]:
+def summarise(rows: Iterable[Scorable], *, normalise: Normalise = True) -> dict[str, Any]:
     """All scores of `rows`, and exact match with its interval for every group of them.
 
     Reads the rows once and keeps numbers only, some 60 bytes a row, so an iterator over a long file is fine. Scores
@@ -53,7 +54,7 @@ class _Columns:
         self._failed: list[dict[str, Any]] = []
         self._caveats = {name: {"samples": 0, "affected": 0} for name in CAVEATS}
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Scorable) -> None:
         scored = score_row(row, normalise=self._normalise)
         self._correct.append(scored["exact_match"])
         for name, score in scored["scores"].items():  # a row without a score of a metric is not counted there
