@@ -20,6 +20,7 @@ from rich.text import Text
 from vizsage.config import Config, load_config
 from vizsage.contract import RUN_FILES
 from vizsage.errors import ConfigError, VizSageError, one_line, printable
+from vizsage.scoring.registry import EXACT_MATCH
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,8 @@ def render(runs: Sequence[Run]) -> Table:
     table = Table(caption_justify="left")
     for column in ("run", *keys):
         table.add_column(column, overflow="fold")
-    for column in ("best validation exact match", "test exact match"):
-        table.add_column(column, justify="right")
+    for of_split in ("best validation", "test"):
+        table.add_column(f"{of_split} {EXACT_MATCH.title}", justify="right")
     table.add_column("state", overflow="fold")
     notes = []
     for run, row in zip(runs, rows(runs), strict=True):

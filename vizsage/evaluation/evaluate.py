@@ -30,9 +30,9 @@ from vizsage.evaluation.folder import check_base_model, results_folder
 from vizsage.evaluation.predictions import set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions, as_shown, blinded
 from vizsage.evaluation.report.report_file import counterpart_folder, write_report
+from vizsage.evaluation.report.wandb_results import log_evaluation
 from vizsage.evaluation.results import Throughput, complaints, score
 from vizsage.evaluation.results_table import show
-from vizsage.evaluation.wandb_results import log_evaluation
 from vizsage.files import write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.lock import Held, only_one

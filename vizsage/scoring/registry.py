@@ -71,7 +71,7 @@ class Metric:
 EXACT_MATCH = Metric(
     name="exact_match",
     title="exact match",
-    note="equal to an answer after the normalisation that use_text_normalization names",
+    note="equal to an answer, by default without case, punctuation and articles (use_text_normalization)",
     source="SQuAD, `evaluate-v1.1.py`",
     function=exact_match,
     uses_mode=True,

@@ -364,7 +364,7 @@ def test_a_line_that_cannot_be_used_is_named(two: tuple[Path, Path], tmp_path: P
 
 def test_an_empty_file_and_damaged_results_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
     assert "contains no predictions" in refusal(two[0], write(tmp_path / "empty.jsonl", []))
-    for content, told in (("{", "not JSON"), ("[]", "expected an object, found list")):
+    for content, told in (("{", "cannot be read"), ("[]", "cannot be read: expected an object")):
         (two[1] / "evaluation_results/test/results.json").write_text(content)
         assert f"results.json: {told}" in refusal(*two)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from vizsage.config import Config
-from vizsage.contract import EVALUATIONS, PREDICTIONS, REPORT, RUN
+from vizsage.contract import EVALUATIONS, PREDICTIONS, REPORT
 from vizsage.contract.results_file import GroupScores, ResultsFile
+from vizsage.contract.run_files import read_run
 from vizsage.evaluation.report.report_file import outcome
 from vizsage.evaluation.report.thumbnails import thumbnails
 from vizsage.files import read_jsonl, write_text
@@ -79,12 +81,9 @@ def _ends(name: str, interval: list[float] | None) -> dict[str, float]:
 
 def _known_run(output_dir: Path) -> str | None:
     """The id of the W&B run of the training, or of an earlier evaluation where no training was logged."""
-    try:
-        record = json.loads((output_dir / RUN).read_text(encoding="utf-8"))
-        if record.get("wandb_run_id"):
-            return str(record["wandb_run_id"])
-    except (OSError, ValueError, AttributeError):
-        pass
+    with suppress(OSError, ValueError):  # no training, or a damaged record, which is not needed here
+        if known := read_run(output_dir).wandb_run_id:
+            return known
     try:
         return (output_dir / EVALUATIONS / RUN_ID).read_text(encoding="utf-8").strip() or None
     except OSError:

@@ -14,9 +14,9 @@ import pytest
 from tests.evaluation.report_run import answered, make_results, make_row, write_run
 from vizsage.config import Config
 from vizsage.contract.results_file import ResultsFile, read_results
-from vizsage.evaluation import wandb_results as tracking
+from vizsage.evaluation.report import wandb_results as tracking
 from vizsage.evaluation.report.report_file import write_report
-from vizsage.evaluation.wandb_results import log_evaluation, summary_numbers
+from vizsage.evaluation.report.wandb_results import log_evaluation, summary_numbers
 from vizsage.files import write_json
 
 
