@@ -1,4 +1,6 @@
-"""Rewrite the table of metrics in a Markdown file from the registry: python -m tools.metrics_table README.md
+"""Rewrite the table of metrics in a Markdown file from the registry.
+
+Usage: python -m tools.metrics_table README.md
 
 The table is between two markers; the rest of the file is left as it is.
 """

@@ -1,7 +1,9 @@
-"""Rewrite the tables of training speed in a Markdown file: python -m tools.training_figures README.md
+"""Rewrite the tables of training speed in a Markdown file.
 
-Reads what `benchmarks/train_throughput.py --json benchmarks/results/NAME.json` wrote, a table for each file; other
-benchmarks keep their figures beside them. The tables stand between two markers; the rest of the page is left as it is.
+Usage: python -m tools.training_figures README.md
+
+Reads what `python -m benchmarks.train_throughput --json benchmarks/results/NAME.json` wrote, a table per file; other
+benchmarks keep their figures beside them. The tables are between two markers; the rest of the page is left as it is.
 """
 
 from __future__ import annotations

@@ -9,12 +9,7 @@ import errno
 import os
 import re
 
-from vizsage.contract import EXIT_DATA as EXIT_DATA
-from vizsage.contract import EXIT_DONE as EXIT_DONE
-from vizsage.contract import EXIT_INTERRUPTED as EXIT_INTERRUPTED
-from vizsage.contract import EXIT_REPEATS as EXIT_REPEATS
-from vizsage.contract import EXIT_UNKNOWN as EXIT_UNKNOWN
-from vizsage.contract import EXIT_USAGE as EXIT_USAGE
+from vizsage.contract import EXIT_DATA, EXIT_INTERRUPTED, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
 
 LAUNCHER = "VIZSAGE_LAUNCHER"
 """The variable with the process id of the launcher that has started this process."""
@@ -86,7 +81,7 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """`text` for a terminal: what would control it is written as Python writes it, `\\x1b` or `\\u202e`.
+    r"""`text` for a terminal: what would control it is written as Python writes it, `\x1b` or `\u202e`.
 
     Everything that a command prints for people goes through here, because texts of data, models and file names may hold
     anything. With `lines`, line breaks stay.
@@ -97,7 +92,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def printable_json(text: str) -> str:
-    """JSON text for a terminal, of the same value: such characters, which stand in strings only, become \\uXXXX."""
+    r"""JSON text for a terminal, of the same value: such characters, which are in strings only, become \uXXXX."""
     return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
-from throughput.machine import free_memory, peak_gb
-from throughput.questions import read_samples
-from throughput.rows import describe_rows
+from benchmarks.throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
+from benchmarks.throughput.drawn_questions import read_samples
+from benchmarks.throughput.machine import free_memory, peak_gb
+from benchmarks.throughput.rows import describe_rows
 
 MakeTrainer = Callable[[float], Any]
 
@@ -141,7 +141,7 @@ def conversations(job: Job, mean: float, *, open_images: bool) -> list[tuple[Pat
     opened: dict[Path, Any] = {}
     found = []
     for sample in samples:
-        path = config.images_dir / sample.image.name
+        path = config.images_dir / sample.image_names
         turns = [
             *messages(sample, config.instruction, None),
             {"role": "assistant", "content": [{"type": "text", "text": sample.answer}]},

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from vizsage.contract import METRICS, OUTCOME, RUN
+from vizsage.contract import ADAPTER_WEIGHTS, METRICS, OUTCOME, RUN
 from vizsage.contract.file_model import FileModel, Number, parsed
-from vizsage.files import read_json, read_jsonl
+from vizsage.files import read_json
+from vizsage.json_lines import read_jsonl
 
 SCHEMA_VERSION = 1
 """The version of run.json that this code writes, and the latest that it reads."""
@@ -39,18 +40,20 @@ def _with_adapter_name(settings: dict[str, Any]) -> dict[str, Any]:
 class Attempt(FileModel):
     """One call of `vizsage train` on the run. It has no `exit_code` while it runs, and none after a kill."""
 
-    started: str | None = Field(None, description="UTC, ISO 8601.")
-    resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued; 0: none.")
-    resume: bool | None = Field(None, description="The setting of that name.")
-    argv: list[str] | None = Field(None, description="The command.")
+    started: str | None = Field(default=None, description="UTC, ISO 8601.")
+    resumed_from_step: int | None = Field(
+        default=None, description="Step of the checkpoint that it continued; 0: none."
+    )
+    resume: bool | None = Field(default=None, description="The setting of that name.")
+    argv: list[str] | None = Field(default=None, description="The command.")
     host: str | None = None
-    machine: str | None = Field(None, description="Processor architecture.")
+    machine: str | None = Field(default=None, description="Processor architecture.")
     cpus: int | None = None
-    gpus: list[str] | None = Field(None, description="Names of the GPUs.")
-    ended: str | None = Field(None, description="UTC, ISO 8601.")
-    step: int | None = Field(None, description="Optimizer steps done at its end.")
+    gpus: list[str] | None = Field(default=None, description="Names of the GPUs.")
+    ended: str | None = Field(default=None, description="UTC, ISO 8601.")
+    step: int | None = Field(default=None, description="Optimizer steps done at its end.")
     exit_code: int | None = None
-    reason: str | None = Field(None, description="One line: why it ended.")
+    reason: str | None = Field(default=None, description="One line: why it ended.")
 
     @property
     def went_forward(self) -> bool:
@@ -64,27 +67,40 @@ class RunFile(FileModel):
     """run.json: what ran, on which data, with which versions, and each attempt."""
 
     schema_version: Annotated[int, AfterValidator(_readable)] = SCHEMA_VERSION
-    identity: Identity | None = Field(None, description="What decides the weights. A continued run must have the same.")
-    settings: Annotated[dict[str, Any], AfterValidator(_with_adapter_name)] | None = Field(
-        None, description="All settings, as this machine could run them."
+    identity: Identity | None = Field(
+        default=None, description="What decides the weights. A continued run must have the same."
     )
-    counts: dict[str, Any] | None = Field(None, description="Records and samples of the splits train and val.")
-    splits: dict[str, str] | None = Field(None, description="SHA-256 of the files of each split.")
-    total_steps: int | None = Field(None, description="Optimizer steps of the run; null until a batch size is found.")
-    versions: dict[str, str] | None = Field(None, description="Versions of Python and of the libraries.")
-    attempts: list[Attempt] = Field([], description="In their order.")
+    settings: Annotated[dict[str, Any], AfterValidator(_with_adapter_name)] | None = Field(
+        default=None, description="All settings, as this machine could run them."
+    )
+    counts: dict[str, Any] | None = Field(default=None, description="Records and samples of the splits train and val.")
+    splits: dict[str, str] | None = Field(default=None, description="SHA-256 of the files of each split.")
+    total_steps: int | None = Field(
+        default=None, description="Optimizer steps of the run; null until a batch size is found."
+    )
+    versions: dict[str, str] | None = Field(default=None, description="Versions of Python and of the libraries.")
+    attempts: list[Attempt] = Field(default=[], description="In their order.")
     wandb_run_id: str | None = None
-    left_out: dict[str, str] | None = Field(None, description="Why a training sample was left out, by sample id.")
-    best_step: int | None = Field(None, description="The step whose weights were saved as the adapter.")
+    left_out: dict[str, str] | None = Field(
+        default=None, description="Why a training sample was left out, by sample id."
+    )
+    best_step: int | None = Field(default=None, description="The step whose weights were saved as the adapter.")
+
+    @property
+    def last_attempt(self) -> Attempt:
+        """The newest one. Raises ValueError where there is none."""
+        if not self.attempts:
+            raise ValueError("attempts is missing or empty")
+        return self.attempts[-1]
 
 
 class Outcome(FileModel):
     """outcome.json: how the last attempt ended. An attempt deletes it when it begins and writes it as its last file."""
 
     exit_code: int
-    reason: str | None = Field(None, description="One line: why it ended.")
-    step: int | None = Field(None, description="Optimizer steps done.")
-    attempt: int | None = Field(None, description="Number of the attempt, from 1.")
+    reason: str = Field(description="One line: why it ended.")
+    step: int = Field(description="Optimizer steps done.")
+    attempt: int = Field(description="Number of the attempt, from 1.")
 
 
 class MetricsLine(FileModel):
@@ -92,18 +108,29 @@ class MetricsLine(FileModel):
 
     step: int = Field(description="Optimizer steps done.")
     epoch: Number | None = None
-    loss: Number | None = Field(None, description="Mean, in nats per answer token; null: all samples were left out.")
+    loss: Number | None = Field(
+        default=None, description="Mean, in nats per answer token; null: all samples were left out."
+    )
     grad_norm: Number | None = None
     lr: Number | None = None
     samples_per_s: Number | None = None
-    data_wait_share: Number | None = Field(None, description="Share of the time in which training waited for data.")
-    exact_match: Number | None = Field(None, description="Validation, 0 to 1; null: no sample was scored.")
+    data_wait_share: Number | None = Field(
+        default=None, description="Share of the time in which training waited for data."
+    )
+    exact_match: Number | None = Field(default=None, description="Validation, 0 to 1; null: no sample was scored.")
     exact_match_with_external_knowledge: Number | None = None
     exact_match_without_external_knowledge: Number | None = None
     val_samples: int | None = None
-    failed: int | None = Field(None, description="Validation samples without a prediction; they count as wrong.")
+    failed: int | None = Field(
+        default=None, description="Validation samples without a prediction; they count as wrong."
+    )
     attempt: int | None = None
     gpu_memory_peak_gib: Number | None = None
+
+    @property
+    def is_validation(self) -> bool:
+        """Whether it has the scores of a validation, not the loss."""
+        return "exact_match" in self.model_fields_set
 
 
 def read_run(output_dir: Path) -> RunFile:
@@ -111,14 +138,25 @@ def read_run(output_dir: Path) -> RunFile:
     return parsed(RunFile, read_json(output_dir / RUN))
 
 
-def read_outcome(output_dir: Path) -> Outcome:
-    """outcome.json of a run directory. Raises OSError (FileNotFoundError: an attempt is running), or ValueError."""
-    return parsed(Outcome, read_json(output_dir / OUTCOME))
+def last_outcome(output_dir: Path) -> Outcome | None:
+    """outcome.json of a run directory; None where there is none, or one that contains something else. Raises OSError.
+
+    There is none before the first attempt has ended, while one is running, and after a kill.
+    """
+    try:
+        return parsed(Outcome, read_json(output_dir / OUTCOME))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def adapter_is_there(folder: Path | None) -> bool:
+    """Whether the adapter is in its folder. None: the run was told to save none, so that none is missing."""
+    return folder is None or (folder / ADAPTER_WEIGHTS).exists()
 
 
 def read_metrics(output_dir: Path) -> Iterator[MetricsLine]:
     """The lines of metrics.jsonl; a last one that a kill cut off is left out. Raises OSError, or ValueError."""
-    for number, line in enumerate(read_jsonl(output_dir / METRICS), start=1):
+    for number, line in enumerate(read_jsonl(output_dir / METRICS, rewritable=True), start=1):
         try:
             yield parsed(MetricsLine, line)
         except ValueError as error:

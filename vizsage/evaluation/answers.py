@@ -20,7 +20,8 @@ from typing import Any, TypedDict, cast
 
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
-from vizsage.files import append_jsonl, set_aside_path
+from vizsage.files import set_aside_path
+from vizsage.json_lines import append_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,14 @@ class AnswerKeys:
 
     def __call__(self, sample: Sample) -> str:
         """SHA-256 in hexadecimal."""
-        shown = [self._made_by, self.image_sha256(sample.image), list(self._prompt_ids(sample))]
+        shown = [self._made_by, *map(self._image_sha256, sample.images), list(self._prompt_ids(sample))]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
-    def image_sha256(self, image: ImageRef) -> str:
-        """The hash of the image's bytes; "unreadable" where they cannot be read."""
+    def images_sha256(self, sample: Sample) -> str:
+        """The hashes of the images' bytes, joined by commas; "unreadable" for one that cannot be read."""
+        return ",".join(map(self._image_sha256, sample.images))
+
+    def _image_sha256(self, image: ImageRef) -> str:
         if image not in self._images:
             try:
                 self._images[image] = hashlib.sha256(image.read()).hexdigest()
@@ -128,7 +132,7 @@ class AnswerStore:
         if not self.folder.exists():
             return None
         aside = set_aside_path(self.folder.parent, f"-{ANSWERS}")
-        os.replace(self.folder, aside)
+        self.folder.replace(aside)
         self.read_all()
         return aside
 

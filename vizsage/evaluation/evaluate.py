@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vizsage.config import Config
 from vizsage.contract import PREDICTIONS, REPORT, RESULTS
 from vizsage.contract.results_file import SCHEMA_VERSION, ResultsFile
-from vizsage.data.images import refuse_bad_image
+from vizsage.data.images import refuse_bad_images
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.distributed.group import own_group
@@ -191,7 +190,7 @@ class Share:
                 self.store.append(rows)
                 for sample in batch:
                     if sample.sample_id in by_id and by_id[sample.sample_id].text is None:
-                        refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
+                        refuse_bad_images(sample.images, config)  # a sample that failed otherwise is recorded as failed
                 yield sum(rows_of[keys[sample.sample_id]] for sample in batch)
                 if self.processes.stopping():
                     return
@@ -254,7 +253,7 @@ def _conclude(
     rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
     set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
-    os.replace(written, folder / PREDICTIONS)
+    written.replace(folder / PREDICTIONS)
     adapter = share.answerer.adapter
     content = {
         "schema_version": SCHEMA_VERSION,

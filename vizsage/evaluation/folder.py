@@ -52,11 +52,11 @@ def _other_data_set(config: Config, split: Split) -> str | None:
     record = RunRecord(config.output_dir)
     if not record.exists:
         return None
-    trained = record.content.get("settings") or {}
+    trained = record.content.settings or {}
     name, base_path = trained.get("dataset", config.dataset), Path(trained.get("base_path", config.base_path))
     if name == config.dataset and base_path.resolve() == config.base_path.resolve():
         return None
-    known = record.content.get("splits") or {}  # a run of an earlier version has none
+    known = record.content.splits or {}  # a run of an earlier version has none
     for one in (split.name, "train"):  # train for a split that was written after the training
         if one in known and (files := split_files(config, one)):
             same = data_identity(files) == known[one]

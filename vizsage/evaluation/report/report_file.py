@@ -19,7 +19,8 @@ from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.report.curves import Chart, curves
 from vizsage.evaluation.report.page import page_context, render
 from vizsage.evaluation.report.thumbnails import Thumbnails, keep_earlier, thumbnails
-from vizsage.files import read_jsonl, write_bytes
+from vizsage.files import write_bytes
+from vizsage.json_lines import read_jsonl
 from vizsage.scoring.groups import question_word
 from vizsage.scoring.rows import PredictionRow, accepted_answers
 

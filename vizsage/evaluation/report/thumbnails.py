@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -17,7 +17,7 @@ from PIL import Image
 
 from vizsage.config import build_config
 from vizsage.data.images import load_image
-from vizsage.data.sample import ImageRef
+from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError, VizSageError, one_line
 
@@ -51,11 +51,11 @@ def thumbnails(settings: dict[str, Any], split: str, names: Collection[str]) -> 
     found, size = Thumbnails(), _size(len(names))
     images, total_bytes = _Images(settings, split, set(names)), 0
 
-    def small(image: ImageRef) -> tuple[str, bytes | str]:
+    def small(sample: Sample) -> tuple[str, bytes | str]:
         try:
-            return image.name, _thumbnail(image, *size, max_image_px=images.max_image_px)
+            return sample.image_names, _thumbnail(sample.images, *size, max_image_px=images.max_image_px)
         except DataError as error:
-            return image.name, one_line(error)
+            return sample.image_names, one_line(error)
 
     try:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -118,8 +118,8 @@ def _embedded(report: Path) -> dict[str, bytes]:
     return {name: file for name, file in found.items() if file[:4] == b"RIFF" and file[8:12] == b"WEBP"}
 
 
-class _Images(Iterator[ImageRef]):
-    """References to the images `wanted`, a name being removed when its reference is given.
+class _Images(Iterator[Sample]):
+    """A sample for each of the names `wanted`; a name is removed when its sample is given.
 
     Raises VizSageError where the data is unusable.
     """
@@ -128,23 +128,22 @@ class _Images(Iterator[ImageRef]):
         self.wanted = wanted
         self.max_image_px = 0
         self._settings, self._split = settings, split
-        self._references: Iterator[ImageRef] | None = None
+        self._samples: Iterator[Sample] | None = None
 
-    def __next__(self) -> ImageRef:
-        if self._references is None:
-            self._references = self._open()
-        return next(self._references)
+    def __next__(self) -> Sample:
+        if self._samples is None:
+            self._samples = self._open()
+        return next(self._samples)
 
-    def _open(self) -> Iterator[ImageRef]:
+    def _open(self) -> Iterator[Sample]:
         if not self.wanted:
             return
         config = build_config(self._settings, source="the settings in results.json")
         self.max_image_px = config.max_image_px
-        samples: Iterable[Any] = open_split(config, self._split).stream()
-        for sample in samples:
-            if sample.image.name in self.wanted:
-                self.wanted.remove(sample.image.name)
-                yield sample.image
+        for sample in open_split(config, self._split).stream():
+            if sample.image_names in self.wanted:
+                self.wanted.remove(sample.image_names)
+                yield sample
                 if not self.wanted:
                     return
 
@@ -153,11 +152,19 @@ def _size(images: int) -> tuple[int, int]:
     return next(((edge, quality) for most, edge, quality in SIZES if images <= most), SMALLEST)
 
 
-def _thumbnail(image: ImageRef, edge_px: int, quality: int, *, max_image_px: int) -> bytes:
-    """A WebP file of at most `edge_px` on its longer side. Raises DataError."""
-    # With twice the edge, resampling has enough pixels, and most of a large JPEG is never decoded.
-    thumbnail = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
-    thumbnail.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+def _thumbnail(images: Sequence[ImageRef], edge_px: int, quality: int, *, max_image_px: int) -> bytes:
+    """A WebP file: the images side by side, each of at most `edge_px` on its longer side. Raises DataError."""
+    parts = []
+    for image in images:
+        # With twice the edge, resampling has enough pixels, and most of a large JPEG is never decoded.
+        part = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
+        part.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+        parts.append(part)
+    thumbnail = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
+    left = 0
+    for part in parts:
+        thumbnail.paste(part, (left, 0))
+        left += part.width
     file = BytesIO()
     thumbnail.save(file, "WEBP", quality=quality, method=4)
     return file.getvalue()

@@ -17,7 +17,8 @@ from vizsage.contract.results_file import GroupScores, ResultsFile
 from vizsage.contract.run_files import read_run
 from vizsage.evaluation.report.report_file import outcome
 from vizsage.evaluation.report.thumbnails import thumbnails
-from vizsage.files import read_jsonl, write_text
+from vizsage.files import write_text
+from vizsage.json_lines import read_jsonl
 from vizsage.scoring.registry import EXACT_MATCH
 from vizsage.scoring.rows import PredictionRow, accepted_answers
 from vizsage.tracking import WandbTracker, guarded
@@ -103,7 +104,7 @@ def _table(results: ResultsFile, folder: Path) -> Any:
     if found.problems:
         log.warning("W&B: the table lacks images: %s", found.problems[0])
     shown = {name: wandb.Image(Image.open(BytesIO(data))) for name, data in found.files.items()}
-    table = wandb.Table(columns=COLUMNS)
+    table = wandb.Table(columns=list(COLUMNS))
     for row in rows:
         texts = {
             "thumbnail": shown.get(row["image"] or ""),
