@@ -142,13 +142,34 @@ def test_architectures_are_known_to_their_families_only() -> None:
                 assert not ARCHITECTURES.search(line), f"{name}:{number}: {line.strip()}"
 
 
+EVALUATION = [name for name in MODULES if name.startswith("vizsage.evaluation")]
+
+
+def evaluation_room(module: str) -> str:
+    """`report` for vizsage.evaluation.report.page, `answering` for what is in no folder of vizsage.evaluation."""
+    name = module.split(".")[2:3]
+    return name[0] if name in (["report"], ["comparison"]) else "answering"
+
+
+@pytest.mark.parametrize("module", EVALUATION)
+def test_the_rooms_of_evaluation_import_each_other_one_way(module: str) -> None:
+    """An evaluation writes a report, and a comparison reads predictions as scoring does; see vizsage/evaluation."""
+    own = evaluation_room(module)
+    reached = {evaluation_room(name) for name, _ in imports(MODULES[module]) if name in EVALUATION} - {own}
+    writes_report = module == "vizsage.evaluation.evaluate"
+    allowed = {"comparison": {"answering"}, "answering": {"report"} if writes_report else set(), "report": set()}
+    assert reached <= allowed[own], f"{module} imports {sorted(reached)}"
+
+
 JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
-    assert reached <= {"config", "contract", "errors", "files", "hints", "json_lines", "streams"}, path
+    # Of scoring the table of runs needs the title of the metric that it shows.
+    light = {"config", "contract", "errors", "files", "hints", "json_lines", "streams", "scoring"}
+    assert reached <= light, path
 
 
 def test_launchers_import_without_torch() -> None:
