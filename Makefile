@@ -19,8 +19,8 @@ LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf
 CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-slurm submit-k8s check
-.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
+.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-local submit-slurm submit-k8s check
+.PHONY: schema settings-table metrics-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
 .PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
 
 help: ## this list
@@ -54,6 +54,9 @@ train: $(STAMP) ## fine-tune as CONFIG says; the same command continues an inter
 
 eval: $(STAMP) ## evaluate the adapter of CONFIG on its test split (ARGS="--base": the base model)
 	$(BIN)/vizsage eval $(CONFIG) $(ARGS)
+
+submit-local: $(STAMP) ## run CONFIG on this machine without a terminal, after the jobs that wait (ARGS="--then-eval lr=1e-4")
+	@$(BIN)/python -m jobs submit local train $(CONFIG) $(ARGS)
 
 submit-slurm: $(STAMP) ## send a run of CONFIG to a SLURM cluster (PROFILE=my_cluster, ARGS="--then-eval --nodes 2 lr=1e-4")
 	@$(BIN)/python -m jobs submit slurm train $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
@@ -133,6 +136,9 @@ schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for 
 
 settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config/settings.py
 	$(BIN)/python -m tools.settings_table README.md
+
+metrics-table: $(STAMP) ## rewrite the table of metrics in README.md from vizsage/scoring/registry.py
+	$(BIN)/python -m tools.metrics_table README.md
 
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
 	$(BIN)/python -m benchmarks.data_speed $(ARGS)

@@ -144,5 +144,5 @@ def _require_same_run(output_dir: Path, before: Identity, now: Identity) -> None
         changes = "; ".join(f"{k} was {before.get(k)!r}, is now {now.get(k)!r}" for k in keys)
         raise ConfigError(
             f"{output_dir}: holds a run with other settings ({changes}); give it the same settings to continue, "
-            "another output_dir for a new run, or resume=false to set this one aside and start anew"
+            "another output_dir for a new run, or resume=false to set this one aside and begin a new one"
         )

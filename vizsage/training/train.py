@@ -49,7 +49,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> TrainingResult:
     if latch is None:
         with catch_signals() as caught:
             return train(config, caught)
-    own_group()  # refused now rather than after the model is loaded
+    own_group()  # raises now, not after the model has been loaded
     refuse_vllm(config)
     given = config
     config, warnings = resolve_for_hardware(config)
