@@ -131,7 +131,7 @@ format: $(STAMP) ## put the code into ruff's format and sort its imports
 schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for editors
 	$(BIN)/vizsage config --schema > config/schema.json
 
-settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config.py
+settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config/settings.py
 	$(BIN)/python -m tools.settings_table README.md
 
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md

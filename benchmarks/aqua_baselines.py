@@ -1,4 +1,6 @@
-"""What AQUA gives away without an image: python -m benchmarks.aqua_baselines [FOLDER] [--table FILE] [--json FILE]
+"""What AQUA gives away without an image.
+
+Usage: python -m benchmarks.aqua_baselines [FOLDER] [--table FILE] [--json FILE]
 
 Reads the validation split in FOLDER (data/AQUA) and the table of descriptions (SemArt). Prints how many of the
 knowledge answers stand word for word in the description of their painting, and how many answers a reader of questions
@@ -79,7 +81,7 @@ def measure(folder: Path, table: Path) -> dict[str, Any]:
         for kind, asked in kinds.items():
             right = (guessed[sample.sample_id] == normalise_squad(sample.answer) for sample in asked)
             rows.append(_row(kind, what, asked, right))
-    of_painting = Counter(sample.image.name for sample in samples)
+    of_painting = Counter(sample.group for sample in samples)
     return {
         "schema_version": SCHEMA_VERSION,
         "split": split.name,
@@ -103,6 +105,7 @@ def guesses(samples: Iterable[Sample], *, beginnings: bool) -> Iterator[str | No
     """For each sample the most frequent normalised answer to its question on other paintings; None where there is none.
 
     Args:
+        samples: those of a split, in any order.
         beginnings: where the question is asked of no other painting, take those that begin with the same words, as many
             as possible; at the end of it, all questions.
 
@@ -111,15 +114,15 @@ def guesses(samples: Iterable[Sample], *, beginnings: bool) -> Iterator[str | No
     """
     samples = list(samples)
     answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    own: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    own: defaultdict[tuple[str, tuple[str, ...]], Counter[str]] = defaultdict(Counter)
     for sample in samples:
         answer = normalise_squad(sample.answer)
         for key in _keys(sample.question, beginnings):
             answers[key][answer] += 1
-            own[key, sample.image.name][answer] += 1
+            own[key, sample.group][answer] += 1
     for sample in samples:
         keys = _keys(sample.question, beginnings)
-        known = (answers[key] - own[key, sample.image.name] for key in keys)
+        known = (answers[key] - own[key, sample.group] for key in keys)
         counts = next(filter(None, known), None)
         yield min(counts, key=lambda answer, c=counts: (-c[answer], answer)) if counts else None  # type: ignore[misc]
 
@@ -135,11 +138,11 @@ def _keys(question: str, beginnings: bool) -> list[str]:
 
 def _row(questions: str, what: str, samples: list[Sample], right: Iterable[bool]) -> dict[str, Any]:
     """A share of the samples with its interval over paintings."""
-    paintings = {name: number for number, name in enumerate(dict.fromkeys(sample.image.name for sample in samples))}
+    paintings = {name: number for number, name in enumerate(dict.fromkeys(sample.group for sample in samples))}
     sums, counts = np.zeros((2, 1, len(paintings)))
     for sample, one in zip(samples, right, strict=True):
-        sums[0, paintings[sample.image.name]] += one
-        counts[0, paintings[sample.image.name]] += 1
+        sums[0, paintings[sample.group]] += one
+        counts[0, paintings[sample.group]] += 1
     return {
         "questions": questions,
         "what": what,

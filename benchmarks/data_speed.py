@@ -1,4 +1,6 @@
-"""Measure what the README promises of start-up and data reading: python -m benchmarks.data_speed
+"""Measure what the README promises of start-up and data reading.
+
+Usage: python -m benchmarks.data_speed
 
 Writes its data into a temporary folder, prints one table and exits 1 when a bar is missed. The figures are those of the
 machine at hand, with whatever else it does at the time. Linux only: peak memory is read from /proc.
@@ -115,7 +117,7 @@ def measure_reading(folder: Path, arguments: argparse.Namespace) -> list[Row]:
         start = time.perf_counter()
         samples = open_split(config, "train").load()
         seconds = time.perf_counter() - start
-        images = len({sample.image.name for sample in samples})
+        images = len({sample.group for sample in samples})
         what = f"reading and checking {len(samples):,} samples on {images:,} images, {suffix} and table"
         rows.append(Row(what, f"{seconds:.2f} s", f"< {READING_BAR_S:g} s", seconds < READING_BAR_S))
     return rows
@@ -125,7 +127,7 @@ def write_split(folder: Path, suffix: str, records: int, *, with_files: bool = F
     """A training split of AQUA's proportions: visual questions first, then the 70% that need a description."""
     (folder / "AQUA").mkdir(parents=True)
     images, visual = int(records / QUESTIONS_AN_IMAGE), int(0.3 * records)
-    with open(folder / "semart.csv", "w", encoding="latin-1") as table:
+    with (folder / "semart.csv").open("w", encoding="latin-1") as table:
         table.write("IMAGE_FILE\tDESCRIPTION\tAUTHOR\n")
         for i in range(20_000):  # as many as SemArt, for every split
             table.write(f"{i:05d}-paint.jpg\t{'The painting shows a scène by the water. ' * 14}\tAUTHOR {i}\n")
@@ -133,7 +135,7 @@ def write_split(folder: Path, suffix: str, records: int, *, with_files: bool = F
         (folder / "Images").mkdir()
         for i in range(images):
             (folder / "Images" / f"{i:05d}-paint.jpg").touch()
-    with open(folder / "AQUA" / f"train.{suffix}", "w", encoding="utf-8") as file:
+    with (folder / "AQUA" / f"train.{suffix}").open("w", encoding="utf-8") as file:
         file.write("[" if suffix == "json" else "")
         for i in range(records):
             # As in AQUA, neighbours ask about one image, and most images stand in both blocks.
@@ -223,7 +225,7 @@ def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
             info = get_worker_info()
             share = {"worker": info.id, "workers": info.num_workers} if info else {}
             for batch in step_samples(order, first_step=0, steps=10**9, of_process=BATCH, **share):
-                images = (load_image(sample.image, max_image_px=10**8) for sample in batch)
+                images = (load_image(image, max_image_px=10**8) for sample in batch for image in sample.images)
                 yield [torch.from_numpy(np.array(image)) for image in images]
 
     image_bytes = draw_images(folder, arguments.images)

@@ -1,4 +1,6 @@
-"""How fast questions about images are answered: python -m benchmarks.eval_throughput
+"""How fast questions about images are answered.
+
+Usage: python -m benchmarks.eval_throughput
 
 The same model, with random weights, answers the same questions in several ways, each from the files on disk to text:
 
@@ -193,7 +195,7 @@ def _answers(generator: Any, samples: Sequence[Sample]) -> Answers:
 
 
 def _vllm(config: Config) -> Any:
-    """vLLM with the base model, told the same. Raises ConfigError where that cannot be."""
+    """The base model in vLLM, with the same settings. Raises ConfigError where that cannot be."""
     from vizsage.models.loading.hardware import resolve_for_hardware
     from vizsage.models.loading.vllm import serve
 
@@ -211,7 +213,7 @@ def _generate(loaded: Any, config: Config, batch_size: int, samples: Sequence[Sa
     found: Answers = {}
     for first in range(0, len(samples), batch_size):
         batch = samples[first : first + batch_size]
-        images = [[Image.open(config.images_dir / sample.image.name).convert("RGB")] for sample in batch]
+        images = [[Image.open(config.images_dir / name).convert("RGB") for name in sample.group] for sample in batch]
         texts = [render_prompt(processor, sample, config, None) for sample in batch]
         inputs = processor(text=texts, images=images, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(model.device, model.dtype)

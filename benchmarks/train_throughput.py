@@ -1,4 +1,6 @@
-"""Measure how fast this project trains, beside unsloth and TRL: python -m benchmarks.train_throughput
+"""Measure how fast this project trains, beside unsloth and TRL.
+
+Usage: python -m benchmarks.train_throughput
 
 Random weights, drawn images and made-up questions, the same for all: 4.8 questions per image, then 3.6, then 1. Each
 contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
@@ -197,7 +199,7 @@ class Run:
         command += ["--questions", *(f"{q:g}" for q in questions)]
         log, start = self.logs / f"{name}.log", time.perf_counter()
         timeout = max(1.0, min(self.arguments.timeout, self.deadline - time.monotonic()))
-        with open(log, "ab") as file:
+        with log.open("ab") as file:
             child = subprocess.Popen(
                 command, stdout=file, stderr=file, cwd=place, env=_environment(), start_new_session=True
             )

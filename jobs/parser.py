@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jobs.schedulers.base import Option, path_or_name
+from jobs.schedulers.registry import NAMES, schedulers
 from vizsage.errors import printable
-from vizsage.files import expanded
 from vizsage.hints import dashed_settings
 
-# Options that one scheduler has and the other has not.
-_ONLY = {"profile": "slurm", "overlay": "kubernetes", "image": "kubernetes", "namespace": "kubernetes"}
 # Those that only an evaluation has.
 _EVALUATION = ("split", "limit", "base", "adapter", "blind", "other_data")
 
@@ -30,10 +29,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if rest:
         options.overrides = [*options.overrides, *rest]
     if scheduler := getattr(options, "scheduler", None):
-        for name, owner in _ONLY.items():
-            if getattr(options, name) is not None and owner != scheduler:
-                parser.error(f"--{name} is for {owner}")
         _check_numbers(parser, options)
+        _check_own_options(parser, options, scheduler)
     if options.command == "submit":
         _check_evaluation(parser, options)
     return options
@@ -43,10 +40,29 @@ def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace)
     """Whatever the scheduler, and before anything is worked out from them."""
     if options.nodes is not None and options.nodes < 1:
         parser.error(f"--nodes: expected 1 or more, found {options.nodes}")
-    if options.image is not None and not options.image.strip():
-        parser.error("--image: expected the name of an image")
     if options.gpus_per_node is not None and options.gpus_per_node < 0:
         parser.error(f"--gpus-per-node: expected 0 or more, found {options.gpus_per_node}")
+
+
+def _check_own_options(parser: argparse.ArgumentParser, options: argparse.Namespace, scheduler: str) -> None:
+    """Options that the chosen scheduler does not have, and values that it would refuse later."""
+    for option, owners in _own_options().items():
+        value = getattr(options, option.key)
+        if value is None:
+            continue
+        if scheduler not in owners:
+            parser.error(f"{option.name} is for {' and '.join(owners)}")
+        if option.expected is not None and not option.is_valid(value):
+            parser.error(f"{option.name}: expected {option.expected}")
+
+
+def _own_options() -> dict[Option, list[str]]:
+    """The options that only some schedulers have, each with the names of these."""
+    found: dict[Option, list[str]] = {}
+    for scheduler in schedulers():
+        for option in scheduler.options:
+            found.setdefault(option, []).append(scheduler.name)
+    return found
 
 
 def _check_evaluation(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -63,7 +79,7 @@ def _check_evaluation(parser: argparse.ArgumentParser, options: argparse.Namespa
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
-        self.register("type", Path, lambda text: Path(_name(text)))
+        self.register("type", Path, lambda text: Path(path_or_name(text)))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"jobs: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
@@ -78,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def sending(name: str, summary: str, kinds: tuple[str, ...]) -> None:
         added = command(name, summary)
-        added.add_argument("scheduler", choices=("slurm", "kubernetes"), help="where to")
+        added.add_argument("scheduler", choices=NAMES, help="where to")
         added.add_argument("kind", choices=kinds, help="what to run")
         added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
         added.add_argument(  # without a default, argparse calls it required
@@ -90,26 +106,18 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--time",
             metavar="T",
-            help="time limit in SLURM's forms, 12:00:00, 2-00 or UNLIMITED; slurm: of one attempt, kubernetes: "
-            "of the Job",
+            help="time limit, such as 12:00:00, 2-00 or UNLIMITED; "
+            + ", ".join(f"{one.name}: {one.time_limit}" for one in schedulers()),
         )
         added.add_argument("--then-eval", action="store_true", help="evaluate when the training has succeeded")
         added.add_argument("--dry-run", action="store_true", help="print the script or manifest, send nothing")
         if "eval" in kinds:
             of_eval(added.add_argument_group("eval", "handed on to vizsage eval"))
-        slurm = added.add_argument_group("slurm")
-        slurm.add_argument(
-            "--profile", type=_name, metavar="NAME", help="config/clusters/NAME.yaml, or a file (default: default)"
-        )
-        kubernetes = added.add_argument_group("kubernetes")
-        kubernetes.add_argument(
-            "--overlay",
-            type=_name,
-            metavar="NAME",
-            help="k8s/overlays/NAME, or a folder (default: single-gpu, multi-gpu or multi-node, by what is asked for)",
-        )
-        kubernetes.add_argument("--image", metavar="IMAGE", help="instead of the overlay's")
-        kubernetes.add_argument("--namespace", metavar="NS", help="instead of the one that kubectl uses")
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for option, owners in _own_options().items():
+            title = " and ".join(owners)
+            groups[title] = groups.get(title) or added.add_argument_group(title)
+            groups[title].add_argument(option.name, metavar=option.metavar, type=option.convert, help=option.help)
 
     def of_eval(group: argparse._ArgumentGroup) -> None:
         group.add_argument("--split", help="train, val, test or another file's name (default: test)")
@@ -123,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         added = command(name, summary)
         added.add_argument(
             "target",
-            type=_name,
+            type=path_or_name,
             metavar="RUN",
             nargs="?",
             help="run directory, its name, or a job id; of a sweep its folder, but for logs (default: the latest run "
@@ -145,11 +153,3 @@ def _parser() -> argparse.ArgumentParser:
     table = command("table", "one line for each run below a folder")
     table.add_argument("folder", metavar="DIR", type=Path, help="folder of the runs")
     return parser
-
-
-def _name(text: str) -> str:
-    """A name, or a path with the home folder in the place of ~."""
-    try:
-        return expanded(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

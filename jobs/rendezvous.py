@@ -120,7 +120,7 @@ def _secret_at(place: Path) -> Iterator[str]:
     descriptor, new = tempfile.mkstemp(dir=place.parent, prefix=place.name)
     with os.fdopen(descriptor, "w") as file:
         file.write(secret)
-    os.replace(new, place)
+    Path(new).replace(place)
     try:
         yield secret
     finally:

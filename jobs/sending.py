@@ -1,19 +1,20 @@
-"""What `python -m jobs submit` and `sweep` ask for: one run or many, sent to SLURM or Kubernetes and noted."""
+"""What `python -m jobs submit` and `sweep` do: runs become jobs, are sent to a scheduler and noted."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.schedulers.base import Job, JobOptions, Scheduler
+from jobs.schedulers.registry import scheduler_named
 from jobs.terminal import say, show, warn
+from vizsage.contract import SWEEP
 from vizsage.errors import ConfigError, VizSageError
 
 if TYPE_CHECKING:
-    from jobs.schedulers.kubernetes.apply import Manifest
-    from jobs.spec import Work
+    from jobs.spec import Evaluation
     from jobs.status import JobState
     from jobs.submissions import Submission
     from jobs.sweep import Member
@@ -21,233 +22,147 @@ if TYPE_CHECKING:
 
 def send_run(options: argparse.Namespace) -> None:
     """Send one run, or show what would be sent. Raises VizSageError."""
-    if options.kind == "eval" and options.then_eval:
-        raise ConfigError("--then-eval follows a training; an evaluation is submitted by itself")
-    if options.scheduler == "kubernetes":
-        _run_on_kubernetes(options)
-    else:
-        _run_on_slurm(options)
-
-
-def _run_on_kubernetes(options: argparse.Namespace) -> None:
-    from jobs.schedulers.kubernetes.apply import build, manifest, overlay_for
     from jobs.spec import load_work
 
-    one = load_work(options.kind, options.config, options.overrides, _evaluation(options))
-    request = _request(options)
-    overlay = overlay_for(options.overlay, request)
-    rendered = manifest(overlay, build(overlay), one, request, options.config.stem)
+    if options.kind == "eval" and options.then_eval:
+        raise ConfigError("--then-eval follows a training; an evaluation is submitted by itself")
+    scheduler = scheduler_named(options.scheduler)
+    work = load_work(options.kind, options.config, options.overrides, _evaluation(options, scheduler))
+    jobs = scheduler.prepare([work], _job_options(options, scheduler))
     if options.dry_run:
-        show(rendered.text_without_secrets)
+        show(scheduler.render(jobs))
         return
-    _refuse_second_job(one.run_dir)
-    sent = _send_to_kubernetes(options, one, rendered)
-    _report(sent.job_id, sent.run_dir, sent.log)
-
-
-def _send_to_kubernetes(options: argparse.Namespace, one: Work, rendered: Manifest) -> Submission:
-    """Send it and note it, whatever happens in between."""
-    from jobs.schedulers.kubernetes.apply import Unclear, submission_of, submit
-    from jobs.submissions import note
-
-    sent = submission_of(one, rendered, options.namespace)
-    try:
-        for problem in submit(one, rendered, sent):
-            warn(problem)
-    except (Unclear, KeyboardInterrupt):
-        note(sent)
-        raise
-    warn(note(sent))
-    return sent
-
-
-def _run_on_slurm(options: argparse.Namespace) -> None:
-    from jobs.schedulers.slurm import sbatch as slurm
-    from jobs.schedulers.slurm.script import script_text
-    from jobs.spec import load_work, work
-    from jobs.submissions import note
-
-    first = load_work(options.kind, options.config, options.overrides, _evaluation(options))
-    profile = _profile(options, first.config)
-    chain = [(first, profile)]
-    if options.then_eval:
-        chain.append((work("eval", first.config), _for_eval(profile)))
-    elif options.kind == "eval":
-        chain = [(first, _for_eval(profile, options.nodes, options.gpus_per_node))]
-    if options.dry_run:
-        for i, (one, resources) in enumerate(chain):
-            show(script_text([one], resources, one.folder, after="JOBID" if i else None) + "\n")
-        return
-    _refuse_second_job(first.run_dir)
-    after: Submission | None = None
-    for one, resources in chain:
+    _refuse_second_job(work.run_dir)
+    first: Submission | None = None
+    for job in jobs:
         try:
-            [sent] = slurm.submit([one], resources, one.folder, after=after)
+            [sent] = _send(scheduler, job, first)
         except ConfigError as error:
-            raise (
-                error if after is None else ConfigError(f"job {after.job_id} was sent, its evaluation not: {error}")
-            ) from None
-        warn(note(sent))
-        if after is None:
-            _report(sent.job_id, sent.run_dir, sent.log)
+            if first is None:
+                raise
+            raise ConfigError(f"job {first.job_id} was sent, its evaluation not: {error}") from None
+        if first is None:
+            first = sent
+            _report(sent)
         else:
-            say(f"evaluation job {sent.job_id} starts when job {after.job_id} has succeeded, log {sent.log}")
-        after = sent
+            say(f"evaluation job {sent.job_id} starts when job {first.job_id} has succeeded, log {sent.log}")
 
 
 def send_sweep(options: argparse.Namespace) -> None:
-    """Send every combination of the values in the overrides, a run each. Raises VizSageError."""
+    """Send every combination of the values in the overrides, one run each, or show what would be sent.
+
+    Where the scheduler takes each run as a job of its own, runs that are active are left out, so that a sweep that was
+    sent in part can be sent again for the others. Raises VizSageError.
+    """
     from jobs.spec import work
     from jobs.sweep import members
 
     found = members(options.config, options.overrides)
     works = [work("train", member.config) for member in found]
-    if options.scheduler == "kubernetes":
-        _sweep_on_kubernetes(options, found, works)
-    else:
-        _sweep_on_slurm(options, found, works)
-
-
-def _sweep_on_kubernetes(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
-    """A Job for each member: each has retries and an end of its own, and the scheduler sees to the order."""
-    from jobs.schedulers.kubernetes.apply import build, manifest, overlay_for
-
-    request = _request(options)
-    overlay = overlay_for(options.overlay, request)
-    documents = build(overlay)
-    rendered = [
-        manifest(overlay, documents, training, request, options.config.stem, training.run_dir.name)
-        for training in works
-    ]
+    scheduler = scheduler_named(options.scheduler)
+    jobs = scheduler.prepare(works, _job_options(options, scheduler))
     if options.dry_run:
-        show("---\n".join(one.text_without_secrets for one in rendered))
+        show(scheduler.render(jobs))
         return
-    job_ids: list[str] = []
-    sent = 0
-    try:
-        for training, one in zip(works, rendered, strict=True):
-            if active := _active_job(training.run_dir):  # a sweep that broke off is sent again for the others
-                say(f"job {active.submission.job_id} run directory {training.run_dir}: {active.state} already")
-                job_ids.append(active.submission.job_id)
-                continue
-            job = _send_to_kubernetes(options, training, one)
-            job_ids.append(job.job_id)
-            sent += 1
-            say(f"job {job.job_id} run directory {job.run_dir}")
-    except VizSageError as error:
-        if not job_ids:
-            raise
-        raise type(error)(
-            f"{sent} of {len(works)} jobs were sent, this one not: {error}; the same sweep sends the others"
-        ) from None
-    finally:
-        if job_ids:
-            _note_sweep(options, found, job_ids)
-    say(f"follow it with: python -m jobs table {works[0].run_dir.parent}")
-
-
-def _sweep_on_slurm(options: argparse.Namespace, found: Sequence[Member], works: Sequence[Work]) -> None:
-    from jobs.schedulers.slurm import sbatch as slurm
-    from jobs.schedulers.slurm.script import script_text
-    from jobs.spec import FOLDER, work
-    from jobs.submissions import note
-
-    profile = _profile(options, found[0].config)
-    base = works[0].run_dir.parent
-    folder = base / FOLDER
-    if options.dry_run:
-        show(script_text(works, profile, folder) + "\n")
-        if options.then_eval:
-            for i, training in enumerate(works):
-                evaluation = work("eval", training.config)
-                show(script_text([evaluation], _for_eval(profile), evaluation.folder, after=f"JOBID_{i}") + "\n")
-        return
-    for training in works:
-        _refuse_second_job(training.run_dir)
-    sent = slurm.submit(works, profile, folder)
-    for one in sent:
-        warn(note(one))
-        say(f"job {one.job_id} run directory {one.run_dir}")
-    _note_sweep(options, found, [one.job_id for one in sent])
+    sent = _send_trainings(options, scheduler, [job for job in jobs if job.after is None], found)
     refused = []
-    for one, training in zip(sent, works, strict=True) if options.then_eval else ():
-        evaluation = work("eval", training.config)
-        try:
-            [then] = slurm.submit([evaluation], _for_eval(profile), evaluation.folder, after=one)
-        except ConfigError as error:  # the trainings are on their way, and so shall the other evaluations be
-            refused.append(f"evaluation of {one.run_dir}: {error}")
+    for job in jobs:
+        if job.after is None or (training := sent.get(job.after.run_dir)) is None:
             continue
-        warn(note(then))
-        say(f"evaluation job {then.job_id} starts when job {one.job_id} has succeeded")
-    say(f"follow it with: python -m jobs table {base}")
+        try:
+            [evaluation] = _send(scheduler, job, training)
+        except ConfigError as error:  # the trainings are sent; so are the evaluations that can be
+            refused.append(f"evaluation of {training.run_dir}: {error}")
+        else:
+            say(f"evaluation job {evaluation.job_id} starts when job {training.job_id} has succeeded")
+    say(f"follow it with: python -m jobs table {works[0].run_dir.parent}")
     if refused:
         raise ConfigError("; ".join(refused))
 
 
+def _send_trainings(
+    options: argparse.Namespace, scheduler: Scheduler[Any], jobs: Sequence[Job[Any]], found: Sequence[Member]
+) -> dict[Path, Submission]:
+    """Send the trainings of a sweep and write sweep.json; what was sent, by run directory."""
+    for job in jobs:
+        for one in job.works if len(job.works) > 1 else ():  # sent as one, so none of them can be left out
+            _refuse_second_job(one.run_dir)
+    sent: dict[Path, Submission] = {}
+    job_ids: list[str] = []
+    try:
+        for job in jobs:
+            run_dir = job.works[0].run_dir
+            if len(job.works) == 1 and (active := _active_job(run_dir)):
+                say(f"job {active.submission.job_id} run directory {run_dir}: {active.state} already")
+                job_ids.append(active.submission.job_id)
+                continue
+            for work, submission in zip(job.works, _send(scheduler, job), strict=True):
+                sent[work.run_dir] = submission
+                job_ids.append(submission.job_id)
+                say(f"job {submission.job_id} run directory {submission.run_dir}")
+    except VizSageError as error:
+        if not job_ids:
+            raise
+        raise type(error)(
+            f"{len(sent)} of {len(jobs)} jobs were sent, this one not: {error}; the same sweep sends the others"
+        ) from None
+    finally:
+        if job_ids:
+            _note_sweep(options, found, job_ids)
+    return sent
+
+
+def _send(scheduler: Scheduler[Any], job: Job[Any], after: Submission | None = None) -> list[Submission]:
+    """Send a job and note it. Raises VizSageError."""
+    from jobs.submissions import note
+
+    submissions = scheduler.submit(job, after)
+    for one in submissions:
+        warn(note(one))
+    return submissions
+
+
 def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: Sequence[str]) -> None:
-    """sweep.json beside the folders of the runs: which overrides made which."""
+    """Write sweep.json beside the folders of the runs: which overrides made which."""
     from vizsage.files import write_json
 
     runs = [
         {"run_dir": str(member.config.output_dir.absolute()), "overrides": list(member.overrides), "job_id": job_id}
-        for member, job_id in zip(found, job_ids, strict=False)  # of a sweep that broke off, those that were sent
+        for member, job_id in zip(found, job_ids, strict=False)  # where not all could be sent, the first ones were
     ]
-    path = found[0].config.output_dir.absolute().parent / "sweep.json"
+    path = found[0].config.output_dir.absolute().parent / SWEEP
     try:
         write_json(path, {"schema_version": 1, "config": str(options.config.absolute()), "runs": runs})
     except OSError as error:
         warn(f"{path}: cannot be written: {error.strerror}")
 
 
-def _report(job_id: str, run_dir: str, log: str) -> None:
-    say(f"job {job_id}")
-    say(f"run directory {run_dir}")
-    say(f"log {log}")
-    say(f"follow it with: python -m jobs logs -f {run_dir}")
+def _report(sent: Submission) -> None:
+    say(f"job {sent.job_id}")
+    say(f"run directory {sent.run_dir}")
+    say(f"log {sent.log}")
+    say(f"follow it with: python -m jobs logs -f {sent.run_dir}")
 
 
-def _profile(options: argparse.Namespace, config: Any) -> Any:
-    from jobs.schedulers.slurm.profile import fill, load_profile, with_gpus
-
-    given = {"nodes": options.nodes, "time": options.time}
-    changes = {key: value for key, value in given.items() if value is not None}
-    profile, remarks = fill(load_profile(options.profile, changes), os.environ)
-    if options.gpus_per_node is not None:
-        profile = with_gpus(profile, options.gpus_per_node)
-    elif config.device == "cpu":
-        profile = with_gpus(profile, 0)  # nobody wants to wait for GPUs that stay idle
-    for remark in remarks:
-        warn(remark)
-    return profile
+def _job_options(options: argparse.Namespace, scheduler: Scheduler[Any]) -> JobOptions:
+    return JobOptions(
+        label=options.config.stem,
+        nodes=options.nodes,
+        gpus_per_node=options.gpus_per_node,
+        time=options.time,
+        then_eval=options.then_eval,
+        is_sweep=options.command == "sweep",
+        own={option.key: getattr(options, option.key) for option in scheduler.options},
+    )
 
 
-def _request(options: argparse.Namespace) -> Any:
-    from jobs.schedulers.kubernetes.manifest import Request
-    from jobs.schedulers.slurm.profile import seconds
-
-    try:
-        time_s = None if options.time is None else seconds(options.time) or 0
-    except ValueError as error:
-        raise ConfigError(f"--time: {error}, found {options.time!r}") from None
-    return Request(options.nodes, options.gpus_per_node, options.image, time_s, options.then_eval)
-
-
-def _evaluation(options: argparse.Namespace) -> Any:
+def _evaluation(options: argparse.Namespace, scheduler: Scheduler[Any]) -> Evaluation:
     from jobs.spec import Evaluation
 
     adapter = options.adapter
-    if adapter is not None and options.scheduler == "slurm":
-        adapter = adapter.absolute()  # in a pod, relative paths begin elsewhere
+    if adapter is not None and scheduler.shares_files:
+        adapter = adapter.absolute()  # elsewhere, relative paths begin at another folder
     return Evaluation(options.split, options.limit, options.base, adapter, options.blind, options.other_data)
-
-
-def _for_eval(profile: Any, nodes: int | None = None, gpus_per_node: int | None = None) -> Any:
-    """An evaluation takes one process, however large the profile's trainings are, unless more are asked for."""
-    from jobs.schedulers.slurm.profile import with_gpus
-
-    if gpus_per_node is None and (profile.gres or profile.gpus_per_node):
-        profile = with_gpus(profile, 1, of_a_kind=True)
-    return profile if nodes is not None else profile.model_copy(update={"nodes": 1})
 
 
 def _active_job(run_dir: Path) -> JobState | None:

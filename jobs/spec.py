@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.schedulers.registry import schedulers
 from vizsage.config import Config, config_to_yaml, load_config
+from vizsage.contract import JOBS
 from vizsage.errors import ConfigError
 from vizsage.files import write_text
 
 _LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
 _LONGEST_PATH_BYTES = 3500  # PATH_MAX, less what lies below a run directory
-FOLDER = "jobs"  # below the run directory: scripts, logs and frozen settings of its jobs
+FOLDER = JOBS  # below the run directory: scripts, logs and frozen settings of its jobs
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,11 @@ def _check_name(run_dir: Path) -> None:
             f"output_dir: {shown} has a line break or another character that no script or log can show; name another "
             "folder"
         )
-    if found := next((char for char in "%\\" if char in text), None):
-        raise ConfigError(f"output_dir: {shown} has a {found}, which SLURM reads as a pattern; name another folder")
+    for scheduler in schedulers():
+        if found := next((char for char in scheduler.pattern_characters if char in text), None):
+            raise ConfigError(
+                f"output_dir: {shown} has a {found}, which {scheduler.title} reads as a pattern; name another folder"
+            )
     longest, whole = max(len(os.fsencode(part)) for part in run_dir.parts), len(os.fsencode(run_dir))
     if longest > _LONGEST_NAME_BYTES or whole > _LONGEST_PATH_BYTES:
         raise ConfigError(

@@ -114,7 +114,7 @@ def _split(key: str, text: str) -> Iterable[str]:
     while index < len(text):
         char = text[index]
         if quote:
-            if char == "\\" and quote == '"' or char == quote == "'" == text[index + 1 : index + 2]:
+            if (char == "\\" and quote == '"') or char == quote == "'" == text[index + 1 : index + 2]:
                 index += 1  # an escaped character, or two single quotes, which stand for one
             elif char == quote:
                 quote = ""

@@ -11,17 +11,19 @@ import tempfile
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from vizsage.errors import LAUNCHER, TELLING, ConfigError
+from vizsage.contract import EXITS_WITH_CAUSE
+from vizsage.errors import LAUNCHER, ConfigError
 
 LOOPBACK = "127.0.0.1"
 # The scheduler ends the job when its own patience ends.
 _GRACE_S = 24 * 3600
 # What torchrun, accelerate and MPI tell processes of their place among others. What comes from outside is not the place
 # of the processes that are started here.
-_PLACES = (
-    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_NAME ROLE_WORLD_SIZE "
-    "MASTER_ADDR MASTER_PORT PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS VIZSAGE_SECRET"
-).split() + [LAUNCHER]
+_PLACES = [
+    *"RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_NAME ROLE_WORLD_SIZE "
+    "MASTER_ADDR MASTER_PORT PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS VIZSAGE_SECRET".split(),
+    LAUNCHER,
+]
 _PLACES_BEGIN = ("TORCHELASTIC_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
 
@@ -117,7 +119,7 @@ def launch(command: list[str], environments: list[dict[str, str]], received: lis
     failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
     codes = [failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode for failure in failures]
     # Times are whole seconds: of failures in one of them, the one that tells most.
-    return int(next((code for code in codes if code in TELLING), codes[0] if codes else 0))
+    return int(next((code for code in codes if code in EXITS_WITH_CAUSE), codes[0] if codes else 0))
 
 
 def _asking_to_stop(number: int) -> int:

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 OWN = ("vizsage", "jobs", "benchmarks", "tools", "tests")
-_BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller"}
 
 
 def is_private(name: str) -> bool:
@@ -19,7 +18,7 @@ def is_private(name: str) -> bool:
 
 
 def names_in(source: str) -> set[str]:
-    """Private names of others in a module: imported, read or set as attributes, or given as strings to getattr."""
+    """Private names of others in a module: imported, read or set as attributes, or strings, as getattr takes them."""
     tree = ast.parse(source)
     own = set(_defined(tree))
     return {name for node in ast.walk(tree) for name in _used(node) if is_private(name) and name not in own}
@@ -40,11 +39,8 @@ def _used(node: ast.AST) -> Iterator[str]:
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.Attribute):
         yield node.attr
-    elif isinstance(node, ast.Call):
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if called in _BY_STRING:
-            texts = (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
-            yield from (part for text in texts for part in text.split("."))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"_?[a-z][\w.]*", node.value):
+        yield from node.value.split(".")
 
 
 def _defined(tree: ast.AST) -> Iterator[str]:
@@ -54,9 +50,13 @@ def _defined(tree: ast.AST) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
-                yield node.attr
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("self", "cls")
+        ):
+            yield node.attr
 
 
 def _inherited(cls: type[Any]) -> Iterator[str]:

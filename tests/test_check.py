@@ -234,7 +234,7 @@ def test_lengths_are_measured_on_long_texts_and_on_large_images(
     survey_splits(config, survey)
     pixels = decode_images(config, survey, workers=0)
     monkeypatch.setattr("vizsage.check._MEASURED", 1)
-    assert [sample.image.name for sample in _long_samples(config, "train", pixels)] == ["4.png", "1.png"]
+    assert [sample.images[0].name for sample in _long_samples(config, "train", pixels)] == ["4.png", "1.png"]
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ def test_broken_yaml_names_line_and_column(tmp_path: Path, text: str, message: s
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         load_config(tmp_path / "nowhere.yaml")
-    with pytest.raises(ConfigError, match="a folder without config.yaml"):
+    with pytest.raises(ConfigError, match=r"a folder without config.yaml"):
         load_config(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("instruction: \xe9t\xe9\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.yaml: cannot be read"):
@@ -331,7 +331,7 @@ def test_a_path_may_begin_with_the_sign_of_a_home_folder(
     assert list(map(str, found)) == [
         f"/users/me{rest}" for rest in ("/model", "/data", "/table.csv", "", "/outputs/run")
     ]
-    with pytest.raises(ConfigError, match="base_path: ~nobody-here names no home folder .*output_dir: ~no"):
+    with pytest.raises(ConfigError, match=r"base_path: ~nobody-here names no home folder .*output_dir: ~no"):
         load_config(path, ["base_path=~nobody-here", "output_dir=~nobody-here/run"])
 
 
@@ -339,7 +339,7 @@ def test_the_folder_of_a_run_stands_for_its_settings(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     run = Path("outputs/cc")
     run.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="outputs/cc: a folder without config.yaml; name a YAML file of settings"):
+    with pytest.raises(ConfigError, match=r"outputs/cc: a folder without config.yaml; name a YAML file of settings"):
         load_config(run)
     (run / "config.yaml").write_text(config_to_yaml(Config(output_dir=run, seed=7)))
     (run / "run.json").write_text("{}")
@@ -352,7 +352,7 @@ def test_the_folder_of_a_run_stands_for_its_settings(tmp_path: Path, monkeypatch
     (run / "run.json").unlink()  # of somebody's own making: its output_dir is what it says
     assert load_config(run.rename("mine")).output_dir == Path("outputs/cc")
     (tmp_path / "mine" / "config.yaml").write_text("lr: fast")
-    with pytest.raises(ConfigError, match="^mine/config.yaml: lr: "):
+    with pytest.raises(ConfigError, match=r"^mine/config.yaml: lr: "):
         load_config(Path("mine"))
 
 
@@ -399,6 +399,6 @@ def test_settings_import_no_torch() -> None:
 
 def test_a_file_of_something_else_is_a_message_of_bounded_length(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("".join(f"key{number}: 1\n" for number in range(3000)))
-    with pytest.raises(ConfigError, match="and 2980 more problems$") as error:
+    with pytest.raises(ConfigError, match=r"and 2980 more problems$") as error:
         load_config(tmp_path / "c.yaml")
     assert len(str(error.value)) < 2000

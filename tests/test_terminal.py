@@ -123,7 +123,7 @@ def test_tables_of_an_evaluation() -> None:
     assert isinstance(console.file, io.StringIO)
     out = safe(console.file.getvalue())
     assert out.count(SHOWN) == 4 + 4 + 4 + 2  # and twice normalised
-    assert [line for line in out.splitlines() if SHOWN in line][0] == f"│ {' │ '.join([SHOWN] * 4)} │ no    │"
+    assert next(line for line in out.splitlines() if SHOWN in line) == f"│ {' │ '.join([SHOWN] * 4)} │ no    │"
 
 
 def test_check(write_data: Any, capsys: Any, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_an_unknown_mode_is_found_before_anything_is_read(monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_MODE", "bogus")
     config = build_config({"use_wandb": True, "output_dir": str(tmp_path), "base_path": str(tmp_path / "nowhere")})
     for command in (quick_check, evaluate, lambda config: check(config, console=Console())):
-        with pytest.raises(ConfigError, match="WANDB_MODE: expected one of online, offline, .*, found 'bogus'"):
+        with pytest.raises(ConfigError, match=r"WANDB_MODE: expected one of online, offline, .*, found 'bogus'"):
             command(config)
     with pytest.raises(DataError):  # nobody asks W&B
         quick_check(config.model_copy(update={"use_wandb": False}))

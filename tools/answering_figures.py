@@ -1,4 +1,6 @@
-"""Rewrite the tables of answering speed in a Markdown file: python -m tools.answering_figures README.md
+"""Rewrite the tables of answering speed in a Markdown file.
+
+Usage: python -m tools.answering_figures README.md
 
 Reads what `python -m benchmarks.eval_throughput --json benchmarks/results/answering/NAME.json` wrote, a table per file.
 They stand between two markers; the rest of the page is left as it is.

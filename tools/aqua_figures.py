@@ -1,4 +1,6 @@
-"""Rewrite what AQUA gives away without an image in a Markdown file: python -m tools.aqua_figures README.md
+"""Rewrite what AQUA gives away without an image in a Markdown file.
+
+Usage: python -m tools.aqua_figures README.md
 
 Reads what `python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json` wrote. The table stands between two
 markers; the rest of the page is left as it is.

@@ -1,4 +1,6 @@
-"""What training changed, in one line: python -m tools.before_after CONFIG [SPLIT]
+"""What training changed, in one line.
+
+Usage: python -m tools.before_after CONFIG [SPLIT]
 
 Reads the results of `vizsage eval CONFIG --base` and of `vizsage eval CONFIG`.
 """

@@ -1,4 +1,6 @@
-"""Rewrite the example of `vizsage compare` in a Markdown file: python -m tools.compare_example README.md
+"""Rewrite the example of `vizsage compare` in a Markdown file.
+
+Usage: python -m tools.compare_example README.md
 
 Compares the two evaluations that `make demo` left in outputs/demo. The output stands between two markers; the rest of
 the file is left as it is.

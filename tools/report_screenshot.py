@@ -1,4 +1,6 @@
-"""The image of a report in README.md: python -m tools.report_screenshot RUN [docs/report.png]
+"""The image of a report in README.md.
+
+Usage: python -m tools.report_screenshot RUN [docs/report.png]
 
 RUN is an output_dir, or one folder of its evaluation_results, as for `vizsage report`. Of an output_dir the evaluation
 of the adapter is shown where there is one. The image is the beginning of the page above the beginning of its gallery

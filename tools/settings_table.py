@@ -1,4 +1,6 @@
-"""Rewrite the table of settings in a Markdown file from the JSON Schema: python -m tools.settings_table README.md
+"""Rewrite the table of settings in a Markdown file from the JSON Schema.
+
+Usage: python -m tools.settings_table README.md
 
 The table stands between two markers; the rest of the file is left as it is.
 """
@@ -12,7 +14,7 @@ from typing import Any
 from tools.markdown import replace_between, rewrite_named_file
 from vizsage.config import Config
 
-BEGIN = "<!-- settings: written by `make settings-table` from vizsage/config.py -->"
+BEGIN = "<!-- settings: written by `make settings-table` from vizsage/config/settings.py -->"
 END = "<!-- end of settings -->"
 
 

@@ -1,4 +1,6 @@
-"""Rewrite the tables of training speed in a Markdown file: python -m tools.training_figures README.md
+"""Rewrite the tables of training speed in a Markdown file.
+
+Usage: python -m tools.training_figures README.md
 
 Reads what `python -m benchmarks.train_throughput --json benchmarks/results/NAME.json` wrote, a table per file; other
 benchmarks keep their figures beside them. The tables are between two markers; the rest of the page is left as it is.

@@ -21,9 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from vizsage.config import RUN_FILES, RUN_FOLDERS, Config
+from vizsage.config import Config
+from vizsage.contract import RUN_FILES, RUN_FOLDERS
 from vizsage.data.left_out import NOTICEABLE, require_some, summary
-from vizsage.data.sample import ImageRef, Sample
+from vizsage.data.sample import ImageRef, Sample, text_chars
 from vizsage.data.sources import open_split
 from vizsage.data.survey import LEFT_OUT, SHOWN, Kind, Survey, decode_images, find_missing_files, survey_splits
 from vizsage.errors import ConfigError, DataError, printable
@@ -176,14 +177,12 @@ def _long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> li
 
     def sound_samples() -> Iterator[Sample]:
         for sample in open_split(config, split).stream():
-            if sample.image in large and len(on_large) < _MEASURED:
+            if len(on_large) < _MEASURED and any(image in large for image in sample.images):
                 on_large.append(sample)
-            if sample.image in pixels:
+            if all(image in pixels for image in sample.images):
                 yield sample
 
-    longest = heapq.nlargest(
-        _MEASURED, sound_samples(), key=lambda s: len(s.question) + len(s.answer) + len(s.description or "")
-    )
+    longest = heapq.nlargest(_MEASURED, sound_samples(), key=text_chars)
     return list({sample.sample_id: sample for sample in (*longest, *on_large)}.values())
 
 
@@ -207,7 +206,7 @@ def _bytes_needed(config: Config) -> int:
     for name in targets:
         layer = model.get_submodule(name)
         parameters += config.lora_r * (layer.in_features + layer.out_features)
-    parameters += sum(weight.numel() for name in norms for weight in model.get_submodule(name).parameters())
+    parameters += sum(int(weight.numel()) for name in norms for weight in model.get_submodule(name).parameters())
     # 4 bytes for a weight in fp32 and 8 for Adam's two moments.
     return (config.n_saves + 2) * (12 * parameters + _STATE_BYTES) + 4 * parameters + _PROCESSOR_BYTES
 

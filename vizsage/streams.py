@@ -55,10 +55,10 @@ class _Stream:
 
 
 def escape_what_is_not_encodable() -> None:
-    """Write characters that the encoding of stdout or stderr lacks, and half surrogate pairs, as \\uXXXX.
+    r"""Write characters that the encoding of stdout or stderr lacks, and half surrogate pairs, as \uXXXX.
 
     Python would end the command instead, after its results were written, and its own `backslashreplace` would write
-    \\xXX, which JSON does not have.
+    \xXX, which JSON does not have.
     """
     codecs.register_error("vizsage.escape", _escape)
     for stream in (sys.stdout, sys.stderr):

@@ -86,7 +86,7 @@ def _plain_row(processor: Any, job: Job, mean: float) -> dict[str, Any]:
     config, samples = read_samples(job.data_folder(mean))
     texts = [_row_text(processor, sample.question) for sample in samples]
     lengths = [len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    image = load_image(samples[0].image, max_image_px=config.max_image_px)
+    image = load_image(samples[0].images[0], max_image_px=config.max_image_px)
     one = processor(text=[texts[0]], images=[[image]], add_special_tokens=False, return_tensors="pt")
     mean_tokens = sum(lengths) / len(lengths)
     row = describe_rows(one)
@@ -100,7 +100,7 @@ def _row_text(processor: Any, question: str) -> str:
     from vizsage.data.sample import Sample
 
     instruction = Config.model_fields["instruction"].default
-    sample = Sample("", EmbeddedImage("", b""), question, "a woman")
+    sample = Sample("", (EmbeddedImage("", b""),), question, "a woman")
     turns = [
         *messages(sample, instruction, None),
         {"role": "assistant", "content": [{"type": "text", "text": sample.answer}]},

@@ -70,9 +70,10 @@ class Job:
         return MAX_LENGTH[self.size, self.family]
 
     def measured_steps(self, contender: Contender) -> tuple[int, int]:
-        """Optimizer steps before and while the clock runs. Who goes over an image for each question takes fewer:
-        its steps are long and all alike. Who shares needs many, because the first ones find their data ready, read
-        ahead during the warm-up.
+        """Optimizer steps before and during the measurement.
+
+        A contender that computes an image for each question takes fewer: its steps are long and all alike. One that
+        shares images needs many, because the first steps find their data already read during the warm-up.
         """
         if contender.shared:
             return self.warmup, self.steps
@@ -98,7 +99,7 @@ class NotHere(Exception):
 
 
 # What all train alike: LoRA on attention and feed-forward layers of the language model.
-LORA = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none"}
+LORA: dict[str, Any] = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none"}
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 0.01
 SEED = 3407

@@ -15,7 +15,7 @@ from benchmarks.throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_D
 from benchmarks.throughput.drawn_questions import data_settings, read_samples
 from benchmarks.throughput.machine import free_memory, peak_gb
 from vizsage.data.batching import memory_order
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 
 def measure(contender: Contender, job: Job, model: Path, questions: list[float]) -> Iterator[dict[str, Any]]:
@@ -90,4 +90,4 @@ def images_per_step(job: Job, mean: float) -> float:
     _, samples = read_samples(job.data_folder(mean))
     order = memory_order(samples, SEED).from_position(0)
     steps = job.warmup + job.steps
-    return sum(len({s.image.name for s in islice(order, job.step_questions)}) for _ in range(steps)) / steps
+    return sum(len({s.group for s in islice(order, job.step_questions)}) for _ in range(steps)) / steps

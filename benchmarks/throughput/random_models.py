@@ -6,7 +6,6 @@ training on the text of one question. Qwen2.5-VL: an image has several times as 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,8 +22,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
 )
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from benchmarks.throughput.tokens import make_tokenizer
 
@@ -67,7 +66,7 @@ def ensure_model(folder: Path, family: str, size: str) -> Path:
         model, processor = FAMILIES[family](size)
         model.save_pretrained(temporary, max_shard_size="5GB")
         processor.save_pretrained(temporary)
-        os.replace(temporary, place)
+        temporary.replace(place)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -99,8 +98,7 @@ def make_mllama(size: str) -> tuple[Any, Any]:
             "num_attention_heads": 4, "num_key_value_heads": 2, "cross_attention_layers": [3],
             "max_position_embeddings": 4096,
         }  # fmt: skip
-    image_id = tokenizer.convert_tokens_to_ids("<|image|>")
-    config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=image_id)
+    config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=_id(tokenizer, "<|image|>"))
     model = _random(MllamaForConditionalGeneration, config)
     # Training moves the gates of the real model away from zero; at zero an image would have no influence.
     for name, parameter in model.named_parameters():
@@ -134,17 +132,20 @@ def make_qwen2_5_vl(size: str) -> tuple[Any, Any]:
             "depth": 2, "hidden_size": 64, "intermediate_size": 172, "num_heads": 2, "out_hidden_size": 128,
             "fullatt_block_indexes": [1],
         }  # fmt: skip
-    ids = tokenizer.convert_tokens_to_ids
     text |= {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = Qwen2_5_VLConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+        image_token_id=_id(tokenizer, "<|image_pad|>"),
+        video_token_id=_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=_id(tokenizer, "<|vision_end|>"),
     )
     return _random(Qwen2_5_VLForConditionalGeneration, config), processor
+
+
+def _id(tokenizer: Any, token: str) -> int:
+    return int(tokenizer.convert_tokens_to_ids(token))
 
 
 FAMILIES: dict[str, Callable[[str], tuple[Any, Any]]] = {"mllama": make_mllama, "qwen2_5_vl": make_qwen2_5_vl}

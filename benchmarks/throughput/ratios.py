@@ -43,8 +43,9 @@ class Bar:
 
 
 def with_ratios(measurements: Iterable[Measurement]) -> list[Measurement]:
-    """The measurements, each that has figures with its speed relative to unsloth in as many bits, to TRL, to the plain
-    way. `ratio_merged` names ratios of which one side was measured in another run.
+    """Add ratios to the measurements that have figures: to unsloth in as many bits, to TRL, to the plain way.
+
+    `ratio_merged` names ratios of which one side was measured in another run.
     """
     rows = [dict(row) for row in measurements]
     by_key = {(row["contender"], row["questions"]): row for row in rows if "samples_per_s" in row}
@@ -112,9 +113,7 @@ def make_table(measurements: Iterable[Measurement], title: str) -> Table:
 
 
 def notes(measurements: Iterable[Measurement], expected_row: dict[str, Any]) -> list[str]:
-    """What a reader of the table must know besides: why there is no figure, other rows than those of the rest, figures
-    of other runs.
-    """
+    """Footnotes of the table: why a figure is missing, rows unlike those of the rest, figures of other runs."""
     rows = list(measurements)
     found: dict[str, None] = {}
     for reason in dict.fromkeys(row["not_run"] for row in rows if "not_run" in row):
@@ -131,8 +130,10 @@ def notes(measurements: Iterable[Measurement], expected_row: dict[str, Any]) -> 
 
 
 def _best(rows: dict[tuple[str, float], Measurement], family: str, bits: int, questions: float) -> Measurement:
-    """The fastest of ours that share. Where memory is promised, too, it is promised of the same contender: if some keep
-    within it, the fastest of these. Without figures, one that failed, if any did.
+    """The fastest of our contenders that share images.
+
+    The promise about memory is for the same contender: if some keep it, the fastest of these is taken. Without any
+    figures: one that failed, if any did.
     """
     ours = [row for (name, q), row in rows.items() if q == questions and _shares(CONTENDERS[name], bits)]
     measured = [row for row in ours if "samples_per_s" in row]

@@ -141,7 +141,7 @@ def conversations(job: Job, mean: float, *, open_images: bool) -> list[tuple[Pat
     opened: dict[Path, Any] = {}
     found = []
     for sample in samples:
-        path = config.images_dir / sample.image.name
+        path = config.images_dir / sample.image_names
         turns = [
             *messages(sample, config.instruction, None),
             {"role": "assistant", "content": [{"type": "text", "text": sample.answer}]},

@@ -1,0 +1,1 @@
+"""Schedulers that jobs are sent to, a folder each."""

@@ -23,7 +23,7 @@ AQUA = ROOT.parent / "shared" / "data" / "aqua"
 def sample(image: str, question: str, answer: str, *, description: str | None = None) -> Sample:
     return Sample(
         sample_id=f"{image}-{question}-{answer}",
-        image=FileImage(image, Path("Images")),
+        images=(FileImage(image, Path("Images")),),
         question=question,
         answer=answer,
         need_external_knowledge=description is not None,

@@ -151,7 +151,7 @@ def test_figures_of_another_kind_are_refused_before_a_model_is_made(tmp_path: Pa
     earlier = {"machine": machine.describe_machine(), "settings": dict(job.settings)}
     earlier[other] |= {"text_tokens": 80, "torch": "1.0"}
     (tmp_path / "earlier.json").write_text(json.dumps(earlier))
-    with pytest.raises(SystemExit, match="cannot be merged, measured with other (text_tokens|torch)$"):
+    with pytest.raises(SystemExit, match=r"cannot be merged, measured with other (text_tokens|torch)$"):
         child.prepare(job, [1.0], tmp_path / "result.json", tmp_path / "earlier.json")
     assert not (tmp_path / "models").exists()
 

@@ -91,7 +91,7 @@ def test_inputs_are_what_the_processor_makes_of_prompt_and_answer(family: str) -
     config = settings(family)
     processor = load_processor(config)
     for sample in samples():
-        image = encoding.load_image(sample.image, max_image_px=10**6)
+        image = encoding.load_image(sample.images[0], max_image_px=10**6)
         text = render_prompt(processor, sample, config, sample.description)
         text += answer_suffix(processor, sample.answer, config)
         # Only LLaVA's template leaves the first token to the tokenizer.
@@ -153,7 +153,7 @@ def test_special_tokens_in_texts_are_only_text(family: str) -> None:
     config = settings(family)
     processor = load_processor(config)
     text = " and ".join(reserved_tokens(processor)) + " and <image> <|image|> <|eot_id|> </s>"
-    plain = Sample("a", image("red"), "what is it", "red", True, "a painting")
+    plain = Sample("a", (image("red"),), "what is it", "red", True, "a painting")
     hostile = replace(plain, question=text, answer=text, description=text)
     hostile_config = config.model_copy(update={"instruction": f"Answer. {text}"})
     special = set(processor.tokenizer.all_special_ids) | set(
@@ -176,10 +176,10 @@ def test_description_gives_way_by_whole_words_and_images_stay(family: str) -> No
     config = settings(family, max_seq_length=160, max_new_tokens=16)
     processor = load_processor(config)
     words = [f"word{i}" for i in range(200)]
-    sample = Sample("a", image("red"), "what is it", "red", True, "  \n".join(words))
+    sample = Sample("a", (image("red"),), "what is it", "red", True, "  \n".join(words))
     collator = TrainCollator(processor, config)
     batch = collator([sample])
-    ((prompt, answer),) = trained_rows(batch)
+    ((prompt, _),) = trained_rows(batch)
     assert batch["left_out"] == []
     assert len(prompt) <= 160 - 16
     text = processor.tokenizer.decode(prompt)
@@ -207,7 +207,7 @@ def image_token_id(processor: Any) -> int:
 def test_description_goes_entirely_before_the_sample_does() -> None:
     config = settings("mllama")
     processor = load_processor(config)
-    sample = Sample("a", image("red"), "what is it", "red", True, "Donaudampfschifffahrtsgesellschaft " * 3)
+    sample = Sample("a", (image("red"),), "what is it", "red", True, "Donaudampfschifffahrtsgesellschaft " * 3)
     bare = len(trained_rows(TrainCollator(processor, config)([replace(sample, description=None)]))[0][0])
     tight = settings("mllama", max_seq_length=bare + 5, max_new_tokens=4)
     batch = TrainCollator(processor, tight)([sample])
@@ -233,7 +233,7 @@ def test_left_out_samples_weigh_nothing(family: str) -> None:
     collator = TrainCollator(loaded.processor, config)
     good = samples()[3]
     long = replace(samples()[0], sample_id="long", question="why " * 400)
-    bad = replace(samples()[1], sample_id="bad", image=BROKEN)
+    bad = replace(samples()[1], sample_id="bad", images=(BROKEN,))
     batch = collator([long, good, bad])
     assert [sample_id for sample_id, _ in batch["left_out"]] == ["long", "bad"]
     assert "max_seq_length is 200" in batch["left_out"][0][1]
@@ -250,8 +250,8 @@ def test_left_out_samples_weigh_nothing(family: str) -> None:
 def test_bad_image_stops_training_by_default_and_fails_a_prompt() -> None:
     config = settings("mllama")
     processor = load_processor(config)
-    bad = replace(samples()[0], image=BROKEN)
-    with pytest.raises(BadImage, match="'broken.png'"):
+    bad = replace(samples()[0], images=(BROKEN,))
+    with pytest.raises(BadImage, match=r"'broken.png'"):
         TrainCollator(processor, config)([samples()[1], bad])
     ((index, reason),) = PromptCollator(processor, config)([samples()[1], bad])["failed"]
     assert index == 1
@@ -261,8 +261,8 @@ def test_bad_image_stops_training_by_default_and_fails_a_prompt() -> None:
 def test_image_that_the_processor_refuses_is_a_bad_image() -> None:
     config = settings("qwen2_vl")
     processor = load_processor(config)
-    strip = replace(samples()[0], image=image("red", 3000, 2))
-    with pytest.raises(BadImage, match="'red-3000x2.png' is refused by the model's processor: .*aspect ratio"):
+    strip = replace(samples()[0], images=(image("red", 3000, 2),))
+    with pytest.raises(BadImage, match=r"'red-3000x2.png' is refused by the model's processor: .*aspect ratio"):
         TrainCollator(processor, config)([samples()[1], strip])
     batch = TrainCollator(processor, settings("qwen2_vl", on_bad_image="skip"))([samples()[1], strip])
     assert [sample_id for sample_id, _ in batch["left_out"]] == ["test-0"]
@@ -272,7 +272,7 @@ def test_image_that_the_processor_refuses_is_a_bad_image() -> None:
 def test_smallest_images_work(family: str) -> None:
     config = settings(family)
     collator = TrainCollator(load_processor(config), config)
-    assert collator([replace(samples()[0], image=image("red", 1, 1))])["left_out"] == []
+    assert collator([replace(samples()[0], images=(image("red", 1, 1),))])["left_out"] == []
 
 
 def test_each_image_of_a_batch_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +318,7 @@ def test_packed_pixels_are_those_of_the_processor_once_a_image_in_the_dtype_aske
     collate = functools.partial(TrainCollator, processor, config, share_images=True)
     exact, rounded = collate()(asked), collate(pixels=torch.bfloat16)(asked)
     first_of_each = [
-        next(s for s in asked if s.image.name == name) for name in dict.fromkeys(s.image.name for s in asked)
+        next(s for s in asked if s.images[0].name == name) for name in dict.fromkeys(s.images[0].name for s in asked)
     ]
     expected = TrainCollator(processor, config)(first_of_each)
     of_images = [name for name in expected if "pixel" in name or "aspect" in name or "grid" in name]
@@ -335,7 +335,7 @@ def test_two_images_of_one_name_stay_two(share_images: bool) -> None:
     """Embedded images often keep the base name of their file alone: a/0.png and b/0.png are both 0.png."""
     config = settings("llava")
     red, blue = (replace(image(colour), name="0.png") for colour in ("red", "blue"))
-    asked = [replace(sample, image=ref) for sample, ref in zip(samples()[:4], (red, blue, red, blue), strict=True)]
+    asked = [replace(sample, images=(ref,)) for sample, ref in zip(samples()[:4], (red, blue, red, blue), strict=True)]
     found = TrainCollator(load_processor(config), config, share_images=share_images)(asked)["pixel_values"]
     assert len(found) == (2 if share_images else 4)
     assert not torch.equal(found[0], found[1])
@@ -356,7 +356,7 @@ def test_bytes_that_tell_images_apart_are_read_once_for_a_batch() -> None:
             read.append(self.number)
             return image("red").data
 
-    asked = [replace(sample, image=Row(number)) for number, sample in enumerate(samples()[:3])]
+    asked = [replace(sample, images=(Row(number),)) for number, sample in enumerate(samples()[:3])]
     batch = TrainCollator(load_processor(config), config, share_images=True)(asked)
     assert len(batch["pixel_values"]) == 1
     assert sorted(read) == [0, 0, 1, 2]

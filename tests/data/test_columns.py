@@ -145,7 +145,7 @@ def test_texts_of_every_type(tmp_path: Path, form: str, kind: pa.DataType) -> No
     found = samples(
         tmp_path, form, image=cast(["0.png", "0.png", "1.png"]), question=question, answer=answer, school=school
     )
-    assert [(s.image.name, s.question, s.answer, s.tags.get("school")) for s in found] == [
+    assert [(s.images[0].name, s.question, s.answer, s.tags.get("school")) for s in found] == [
         ("0.png", "p", "yes", "Dutch"),
         ("0.png", "q", "yes", None),
         ("1.png", "p", "no", "Dutch"),
@@ -157,7 +157,7 @@ def test_texts_of_every_type(tmp_path: Path, form: str, kind: pa.DataType) -> No
 def test_an_integer_names_an_embedded_image(tmp_path: Path, form: str, name: str) -> None:
     images = pa.array([b"A", b"A", b"B"])
     found = samples(tmp_path, form, image=images, **{name: pa.array([7, 7, 8])})
-    assert [(s.image.name, s.image.named, s.image.read()) for s in found] == [
+    assert [(s.images[0].name, s.images[0].named, s.images[0].read()) for s in found] == [
         ("7", True, b"A"),
         ("7", True, b"A"),
         ("8", True, b"B"),
@@ -176,8 +176,8 @@ def test_embedded_bytes_of_other_types(tmp_path: Path, form: str, nested: bool, 
     if nested:
         array = pa.StructArray.from_arrays([array, pa.array(["a", None, "c"])], ["bytes", "path"])
     found = open_split(config_for(tmp_path, form, table(image=array).slice(0, 2)), "train").load()
-    assert [s.image.read() for s in found] == [b"\x00\xff"] * 2
-    assert [s.image.name for s in found] == (["a", "train-1"] if nested else ["train-0", "train-1"])
+    assert [s.images[0].read() for s in found] == [b"\x00\xff"] * 2
+    assert [s.images[0].name for s in found] == (["a", "train-1"] if nested else ["train-0", "train-1"])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -295,5 +295,5 @@ def test_an_image_that_all_rows_embed_is_held_once(tmp_path: Path, monkeypatch: 
     found = open_split(config, "train").load()
     before = pa.total_allocated_bytes()
     for sample in found[::50]:
-        assert sample.image.read() == image
+        assert sample.images[0].read() == image
         assert pa.total_allocated_bytes() - before < 4 * 2**20  # of 50 MB

@@ -40,7 +40,7 @@ def test_fitted_prompts_are_the_encoded_ones_before_their_images_are_expanded(fa
     for i, ids in enumerate(fitted.ids):
         if i not in rejected:
             if family != "mllama":  # there an image stays one token
-                ids = expanded(processor, ids, fitted.images[i])["input_ids"][0].tolist()
+                ids = expanded(processor, ids, *fitted.images[i])["input_ids"][0].tolist()
             assert ids == rows[i]
 
 
@@ -61,8 +61,8 @@ def test_a_image_is_processed_once_for_all_its_questions(monkeypatch: pytest.Mon
 def test_bad_images_and_refused_ones_are_rejected_or_raised() -> None:
     encoder = PromptEncoder(load_processor(settings("qwen2_5_vl")), settings("qwen2_5_vl"))
     good = samples()[0]
-    bad = replace(good, sample_id="bad", image=EmbeddedImage("broken.png", b"nothing"))
-    thin = replace(good, sample_id="thin", image=image("red", 2000, 2))  # Qwen2-VL refuses it
+    bad = replace(good, sample_id="bad", images=(EmbeddedImage("broken.png", b"nothing"),))
+    thin = replace(good, sample_id="thin", images=(image("red", 2000, 2),))  # Qwen2-VL refuses it
     fitted = encoder.fitted([bad, good, thin], [1] * 3, skip_bad=True)
     assert sorted(fitted.rejected) == [0, 2]
     assert "broken.png" in fitted.rejected[0]

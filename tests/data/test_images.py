@@ -60,7 +60,7 @@ def test_file_is_read(tmp_path: Path) -> None:
 def test_name_that_leaves_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")
     (tmp_path / "Images" / "sub").mkdir(parents=True)
-    with pytest.raises(DataError, match="leaves|NUL"):
+    with pytest.raises(DataError, match=r"leaves|NUL"):
         FileImage(name, tmp_path / "Images").read()
 
 
@@ -79,7 +79,7 @@ def test_symlink_out_of_the_folder(tmp_path: Path, link: str) -> None:
     else:
         (images / "b.png").symlink_to(tmp_path / "out" / "a.png")
         (images / "a.png").symlink_to("b.png")
-    with pytest.raises(DataError, match="symbolic link that leaves .*; copy the file into it. .*Images itself may be"):
+    with pytest.raises(DataError, match=r"symbolic link that leaves .*; copy the file into it. .*Images itself may be"):
         FileImage(name, images).read()
 
 

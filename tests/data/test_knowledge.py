@@ -85,7 +85,7 @@ TEXTS = st.text(st.sampled_from("ab é\n\r\"',;\t"), min_size=1, max_size=12)
 def test_whatever_the_csv_module_writes_is_read_back(
     tmp_path: Path, texts: list[str], separator: str, all_quoted: bool
 ) -> None:
-    with open(tmp_path / "table.csv", "w", newline="", encoding="utf-8") as file:
+    with (tmp_path / "table.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL if all_quoted else csv.QUOTE_MINIMAL)
         writer.writerows(
             [["image", "description"], *([f"{i}.png", text] for i, text in enumerate(texts)), ["z.png", "z"]]

@@ -56,11 +56,11 @@ def test_open_file_opens_regular_files_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with open_file(tmp_path / "a") as file:
         assert file.read() == b"bytes"
-    before = os.listdir("/proc/self/fd")
+    before = list(Path("/proc/self/fd").iterdir())
     for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(OSError, match="it is not a regular file"):
             open_file(path)
-    assert os.listdir("/proc/self/fd") == before  # nothing stays open
+    assert list(Path("/proc/self/fd").iterdir()) == before  # nothing stays open
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])

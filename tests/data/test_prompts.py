@@ -26,7 +26,7 @@ from vizsage.errors import CheckpointError, ConfigError
 from vizsage.models.loading.hf import load_processor
 
 FAMILIES = sorted(BUILDERS)
-SAMPLE = Sample("a", image("red"), " What is it? ", "red")
+SAMPLE = Sample("a", (image("red"),), " What is it? ", "red")
 
 
 def texts(turns: list[dict[str, Any]]) -> list[str]:

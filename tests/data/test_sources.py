@@ -123,7 +123,7 @@ def test_formats_give_the_same_samples(tmp_path: Path, file: str) -> None:
     ]
     samples = split_of(tmp_path, records, file).load()
     assert [s.sample_id for s in samples] == ["first", "train-2"]
-    assert samples[0].image == FileImage("a.jpg", tmp_path / "Images")
+    assert samples[0].images[0] == FileImage("a.jpg", tmp_path / "Images")
     assert (samples[0].answer, samples[1].answer) == ("ÜÉ 東京 😀", "3")
     assert samples[0].tags == {"school": "Dutch", "year": "1642", "ratio": "1.5", "signed": "true"}
     assert list(samples[1].tags) == []
@@ -251,7 +251,7 @@ def test_bad_record_is_named(tmp_path: Path, file: str, changes: Record, match: 
     message = problem(tmp_path, [record(), record(**changes)], file)
     assert "1 bad record: record 2" in message
     assert match in message
-    if isinstance(changes.get("image"), str) and changes["image"].strip() or "image" not in changes:
+    if (isinstance(changes.get("image"), str) and changes["image"].strip()) or "image" not in changes:
         assert f"image {changes.get('image', 'a.jpg')!r}" in message
 
 
@@ -289,9 +289,9 @@ def test_answers_may_stand_instead_of_answer(tmp_path: Path) -> None:
 
 def test_a_sample_without_a_list_of_answers_has_its_own() -> None:
     image = FileImage("a.jpg", Path("Images"))
-    assert Sample("1", image, "what", "cat").answers == ("cat",)
-    assert Sample("1", image, "what", "cat", answers=("dog", "dog")).answers == ("dog", "dog")
-    sample = Sample("1", image, "what", "cat", answers=("dog", "cat"))
+    assert Sample("1", (image,), "what", "cat").answers == ("cat",)
+    assert Sample("1", (image,), "what", "cat", answers=("dog", "dog")).answers == ("dog", "dog")
+    sample = Sample("1", (image,), "what", "cat", answers=("dog", "cat"))
     assert pickle.loads(pickle.dumps(sample)) == sample
     assert sample.answers == ("dog", "cat")
 
@@ -493,11 +493,11 @@ def test_the_real_validation_split() -> None:
     split = open_split(config, "val")
     samples = split.load()
     assert split.counts == SplitCounts(records=5124, kept=5124, left_out_knowledge=0, missing_description=0)
-    assert len({s.image.name for s in samples}) == 1040
+    assert len({s.images[0].name for s in samples}) == 1040
     assert sum(s.need_external_knowledge for s in samples) == 3617
     assert all((s.description is not None) == s.need_external_knowledge for s in samples)
     raw = json.loads((SHARED / "val.json").read_text(encoding="utf-8"))
-    assert [(s.image.name, s.question, s.answer) for s in samples] == [
+    assert [(s.images[0].name, s.question, s.answer) for s in samples] == [
         (r["image"], r["question"], str(r["answer"])) for r in raw
     ]
     without = open_split(config.model_copy(update={"external_knowledge": False}), "val")

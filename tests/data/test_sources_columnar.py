@@ -99,10 +99,10 @@ def test_samples_and_their_images(tmp_path: Path, form: str) -> None:
     assert [s.sample_id for s in samples] == [f"train-{i}" for i in range(30) if i % 5 != 4]
     for sample in samples:
         i = int(sample.sample_id.split("-")[1])
-        assert (sample.question, sample.answer, sample.image.name) == (f"q{i}", f"a{i}", f"{i // 2}.png")
+        assert (sample.question, sample.answer, sample.images[0].name) == (f"q{i}", f"a{i}", f"{i // 2}.png")
         assert sample.tags == {"year": str(1600 + i)}
-        assert sample.image.read() == png(i)
-        assert load_image(sample.image, max_image_px=100).getpixel((0, 0)) == (i, i, i)
+        assert sample.images[0].read() == png(i)
+        assert load_image(sample.images[0], max_image_px=100).getpixel((0, 0)) == (i, i, i)
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -170,11 +170,11 @@ def test_rows_that_embed_the_same_nameless_image_are_one_group(tmp_path: Path, f
     epoch = list(islice(order.from_position(0), 36))
     assert sorted(s.sample_id for s in epoch) == sorted(f"train-{i}" for i in range(36))
     for block in [epoch] if kind == "memory" else [epoch[:12], epoch[12:24], epoch[24:]]:
-        images = [image for image, _ in groupby(s.image for s in block)]
+        images = [image for image, _ in groupby(s.images[0] for s in block)]
         assert len(images) == len(set(images)) == 5
         # The first record that embeds it names it, and each question still has its own image.
         assert {i.name for i in images} == {f"train-{n}" for n in sorted(int(s.sample_id[6:]) for s in block)[:5]}
-    assert all(s.image.read() == png(int(s.sample_id[6:]) % 5) for s in epoch)
+    assert all(s.images[0].read() == png(int(s.sample_id[6:]) % 5) for s in epoch)
     for position in (1, 17, 35):  # a continued run takes up the same samples with the same references
         assert list(islice(order_of(kind, config).from_position(position), 36 - position)) == epoch[position:]
 
@@ -231,10 +231,10 @@ def test_a_large_row_group_is_passed_through_once_when_read_in_order(
     before = pa.total_allocated_bytes()
     for sample in samples:
         for _ in range(2):
-            assert sample.image.read() == int(sample.sample_id[6:]).to_bytes(4, "big") * 2500
+            assert sample.images[0].read() == int(sample.sample_id[6:]).to_bytes(4, "big") * 2500
         assert pa.total_allocated_bytes() - before < 4 * 2**20  # of 10 MB
     assert len(passes) == 1
-    assert samples[0].image.read() == bytes(10_000)
+    assert samples[0].images[0].read() == bytes(10_000)
     assert len(passes) == 2
 
 
@@ -245,7 +245,7 @@ def test_images_of_large_row_groups_are_not_kept(tmp_path: Path, monkeypatch: py
     pq.write_table(table(rows(60)), config.split_dir / "train.parquet")
     samples = open_split(config, "train").load()
     for sample in reversed(samples):
-        assert sample.image.read() == png(int(sample.sample_id.split("-")[1]))
+        assert sample.images[0].read() == png(int(sample.sample_id.split("-")[1]))
     assert columnar._image_column.cache_info().currsize == (1 if limit else 0)
 
 
@@ -253,7 +253,7 @@ def test_cache_holds_two_row_groups(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     write_parquet(config.split_dir, rows(30))
     for sample in open_split(config, "train").load():
-        sample.image.read()
+        sample.images[0].read()
     assert columnar._image_column.cache_info().currsize == 2
     assert columnar._image_column.cache_info().misses == 5
 
@@ -268,8 +268,8 @@ def test_raw_bytes(tmp_path: Path, name_column: str | None) -> None:
     samples = open_split(config, "train").load()
     for sample in samples:
         i = int(sample.sample_id.split("-")[1])
-        assert sample.image.read() == png(i)
-        assert sample.image.name == (f"{i // 2}.png" if name_column else f"train-{i}")
+        assert sample.images[0].read() == png(i)
+        assert sample.images[0].name == (f"{i // 2}.png" if name_column else f"train-{i}")
 
 
 def test_path_is_absent_or_the_image_is_a_file(tmp_path: Path) -> None:
@@ -284,8 +284,8 @@ def test_path_is_absent_or_the_image_is_a_file(tmp_path: Path) -> None:
         ],
     )
     samples = open_split(config, "train").load()
-    assert [s.image.name for s in samples] == ["train-0", "out.png", "out.png"]
-    assert [s.image.read() for s in samples] == [png(0), png(77), png(77)]
+    assert [s.images[0].name for s in samples] == ["train-0", "out.png", "out.png"]
+    assert [s.images[0].read() for s in samples] == [png(0), png(77), png(77)]
 
 
 @pytest.mark.parametrize("image_type", [STRUCT, pa.string(), pa.large_string()])
@@ -296,7 +296,7 @@ def test_images_that_are_all_files(tmp_path: Path, image_type: pa.DataType) -> N
         rows(8, lambda i: {"bytes": None, "path": "a.png"} if image_type == STRUCT else "a.png"),
         image_type,
     )
-    assert open_split(config, "train").load()[0].image == FileImage("a.png", tmp_path / "Images")
+    assert open_split(config, "train").load()[0].images[0] == FileImage("a.png", tmp_path / "Images")
 
 
 def test_path_that_leaves_images_is_refused(tmp_path: Path) -> None:
@@ -407,8 +407,8 @@ def test_damaged_file(tmp_path: Path, form: str) -> None:
 
 def test_no_image_column_and_an_unusable_one(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    pq.write_table(pa.table({"image": ["a"], "answer": ["b"]}), config.split_dir / "train.parquet")
-    with pytest.raises(DataError, match="no column 'image'; found the columns image, answer"):
+    pq.write_table(pa.table({"photo": ["a"], "answer": ["b"]}), config.split_dir / "train.parquet")
+    with pytest.raises(DataError, match="no column 'image'; found the columns photo, answer"):
         open_split(config, "train")
     columnar._parquet_file.cache_clear()
     pq.write_table(pa.table({"image": [1]}), config.split_dir / "train.parquet")
@@ -424,7 +424,7 @@ def test_empty_parquet(tmp_path: Path) -> None:
 
 
 def _read_in_child(samples: bytes, queue: Any) -> None:
-    queue.put([s.image.read() for s in pickle.loads(samples)])
+    queue.put([s.images[0].read() for s in pickle.loads(samples)])
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -433,7 +433,7 @@ def test_references_are_read_in_other_processes(tmp_path: Path, form: str, metho
     config = config_for(tmp_path)
     WRITERS[form](config.split_dir, rows(30))
     samples = open_split(config, "train").load()
-    expected = [s.image.read() for s in samples]  # the parent has the file open when it forks
+    expected = [s.images[0].read() for s in samples]  # the parent has the file open when it forks
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     children = [context.Process(target=_read_in_child, args=(pickle.dumps(samples), queue)) for _ in range(2)]
@@ -467,5 +467,5 @@ def test_what_datasets_itself_writes(tmp_path: Path) -> None:
         samples = open_split(config, split).load()
         assert [s.question for s in samples] == ["q7", "q2", "q11", "q4"]
         assert [s.answer for s in samples] == ["yes", "no", "yes", "no"]
-        assert [s.image.read() for s in samples] == [png(i) for i in (7, 2, 11, 4)]
-        assert [s.image.name for s in samples] == ["3.png", "1.png", "5.png", "2.png"]
+        assert [s.images[0].read() for s in samples] == [png(i) for i in (7, 2, 11, 4)]
+        assert [s.images[0].name for s in samples] == ["3.png", "1.png", "5.png", "2.png"]

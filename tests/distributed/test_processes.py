@@ -244,7 +244,7 @@ def test_a_port_in_use_is_named(two: Callable[..., Any]) -> None:
 
 def test_processes_without_a_secret_are_refused(two: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VIZSAGE_SECRET")
-    with pytest.raises(ConfigError, match="VIZSAGE_SECRET: not set, and RANK=0 WORLD_SIZE=2 in .* unset RANK"):
+    with pytest.raises(ConfigError, match=r"VIZSAGE_SECRET: not set, and RANK=0 WORLD_SIZE=2 in .* unset RANK"):
         Processes(Group(0, 2)).__enter__()
 
 

@@ -197,7 +197,7 @@ def build(path: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def programs(tmp_path: Path) -> Path:
     """A folder with what build.sh needs and a docker client whose daemon does not answer."""
     for name in ("sed", "head", "git", "dirname"):
-        (tmp_path / name).symlink_to(next(p for p in (f"/usr/bin/{name}", f"/bin/{name}") if os.path.exists(p)))
+        (tmp_path / name).symlink_to(next(p for p in (f"/usr/bin/{name}", f"/bin/{name}") if Path(p).exists()))
     engine(tmp_path, "docker", "exit 1")
     return tmp_path
 

@@ -15,7 +15,7 @@ from vizsage.config import Config
 from vizsage.data.sample import Sample
 from vizsage.evaluation import evaluate as run
 from vizsage.evaluation.answerer import Answerer
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.models.loaded import Answer
 
 
@@ -113,7 +113,11 @@ def make_samples(count: int) -> list[Sample]:
     """Two questions an image; every third needs external knowledge."""
     return [
         Sample(
-            f"test-{i}", BytesImage(f"{i // 2}.png"), f"what is {i}", f"answer {i}", need_external_knowledge=i % 3 == 0
+            f"test-{i}",
+            (BytesImage(f"{i // 2}.png"),),
+            f"what is {i}",
+            f"answer {i}",
+            need_external_knowledge=i % 3 == 0,
         )
         for i in range(count)
     ]

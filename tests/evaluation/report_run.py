@@ -12,7 +12,8 @@ from vizsage.config import Config
 from vizsage.data.sources import open_split
 from vizsage.evaluation.report.report_file import write_report
 from vizsage.evaluation.results import SCHEMA_VERSION
-from vizsage.files import write_json, write_jsonl
+from vizsage.files import write_json
+from vizsage.json_lines import write_jsonl
 from vizsage.scoring.metrics import score_row
 from vizsage.scoring.summary import summarise
 
@@ -96,7 +97,7 @@ def answered(
     rows = []
     for sample in open_split(config, "test").load():
         facts = {name: getattr(sample, name) for name in FIELDS}
-        row = make_row(**facts, image=sample.image.name, answers=[sample.answer], tags=dict(sample.tags))
+        row = make_row(**facts, image=sample.images[0].name, answers=[sample.answer], tags=dict(sample.tags))
         row["prediction"] = reply(row)
         row["tags"] |= tags(row)
         rows.append(

@@ -58,7 +58,7 @@ def test_nameless_images_of_the_same_bytes_are_one_image(stage: Stage, config: C
     """Counted as an image a question, they would make intervals too short."""
     images = {sample.sample_id: png(("red", "blue")[i // 6]) for i, sample in enumerate(make_samples(12))}
     stage.split = FakeSplit(
-        [replace(s, image=BytesImage(s.sample_id, images[s.sample_id], named=False)) for s in make_samples(12)]
+        [replace(s, images=(BytesImage(s.sample_id, images[s.sample_id], named=False),)) for s in make_samples(12)]
     )
     results = evaluate(config.model_copy(update={"use_val_streaming": streaming}))
     assert (results["total_samples"], results["images"]) == (12, 2)
@@ -73,7 +73,7 @@ def test_a_name_of_two_images_is_warned_of(stage: Stage, config: Config, caplog:
     evaluate(config)
     assert "different images" not in caplog.text
     for i in (3, 7):
-        samples[i] = replace(samples[i], image=BytesImage(samples[i].image.name, png("red")))
+        samples[i] = replace(samples[i], images=(BytesImage(samples[i].images[0].name, png("red")),))
     stage.split = FakeSplit(samples)
     evaluate(config)
     assert "2 image names stand for different images, such as 1.png" in caplog.text
@@ -209,9 +209,9 @@ def test_a_sample_the_backend_forgets_is_a_failed_record(stage: Stage, config: C
 @pytest.mark.parametrize("on_bad_image", ["fail", "skip"])
 def test_a_bad_image(stage: Stage, config: Config, on_bad_image: str) -> None:
     samples = make_samples(200)
-    samples[5] = replace(samples[5], image=BytesImage("bad.png", b"no image"))
+    samples[5] = replace(samples[5], images=(BytesImage("bad.png", b"no image"),))
     stage.split = FakeSplit(samples)
-    stage.model.reply = lambda sample: None if sample.image.name == "bad.png" else sample.answer
+    stage.model.reply = lambda sample: None if sample.images[0].name == "bad.png" else sample.answer
     config = config.model_copy(update={"on_bad_image": on_bad_image})
     if on_bad_image == "skip":
         assert evaluate(config)["failed_predictions"] == 1

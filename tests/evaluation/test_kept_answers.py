@@ -272,7 +272,7 @@ def test_only_what_changed_in_the_data_is_answered_again(stage: Stage, config: C
     )  # the answer is not shown to the model: scored again only
     samples[3] = replace(samples[3], description="a long story")
     # Sample 10 has another image of this name, as embedded ones may.
-    samples[11] = replace(samples[11], image=BytesImage("5.png", png("red")))
+    samples[11] = replace(samples[11], images=(BytesImage("5.png", png("red")),))
     stage.split, stage.model = FakeSplit(samples), FakeModel(reply=lambda sample: "new")
     results = evaluate(config)
     assert sorted(stage.model.asked) == ["test-1", "test-11", "test-3"]

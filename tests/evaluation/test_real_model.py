@@ -16,7 +16,7 @@ from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, RepeatingError
 from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.predict import predict
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 torch = pytest.importorskip("torch")
 
@@ -143,7 +143,7 @@ def test_a_question_that_does_not_fit_ends_the_evaluation_with_the_numbers(
 ) -> None:
     small_memory += [0]
     with pytest.raises(
-        RepeatingError, match="during answering: peak 9.1 of 10.0 GiB with .*max_new_tokens 6"
+        RepeatingError, match=r"during answering: peak 9.1 of 10.0 GiB with .*max_new_tokens 6"
     ) as caught:
         evaluate(with_output(config, tmp_path), base=True)
     assert caught.value.exit_code == 4

@@ -64,7 +64,7 @@ def samples() -> list[Sample]:
         (grey, "Wo?", "Überall – größer", woman),
     ]
     return [
-        Sample(f"test-{i}", ref, question, answer, description is not None, description)
+        Sample(f"test-{i}", (ref,), question, answer, description is not None, description)
         for i, (ref, question, answer, description) in enumerate(rows)
     ]
 

@@ -39,9 +39,7 @@ def sent(run_dir: Path, job_id: str = "7", *, kind: str = "train", submitted: st
 
 
 def outcome(run_dir: Path, code: int, **more: Any) -> None:
-    (run_dir / "outcome.json").write_text(
-        json.dumps({"exit_code": code, "reason": None, "step": 4, "attempt": 1} | more)
-    )
+    (run_dir / "outcome.json").write_text(json.dumps({"exit_code": code, "reason": "", "step": 4, "attempt": 1} | more))
 
 
 # --- SLURM's word ----------------------------------------------------------------------------------------------------
@@ -122,7 +120,7 @@ def test_accounts_of_an_earlier_job_of_that_id_do_not_count(
 def test_a_queue_that_does_not_answer_is_no_word_on_the_job(standin: Standin, tmp_path: Path) -> None:
     standin("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     standin("sacct", "echo '2999-01-01T00:00:00|COMPLETED|None'")
-    with pytest.raises(VizSageError, match="Unable to contact slurm controller; .*cancel --forget 7"):
+    with pytest.raises(VizSageError, match=r"Unable to contact slurm controller; .*cancel --forget 7"):
         slurm_queue.ask(sent(tmp_path))
 
 
@@ -368,7 +366,7 @@ def test_a_run_that_is_none(runs: Path, run: str) -> None:
 
 
 def test_nothing_was_sent_yet(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run was submitted from .* yet"):
+    with pytest.raises(ConfigError, match=r"no run was submitted from .* yet"):
         find(None)
     assert of_run(tmp_path) == []
 

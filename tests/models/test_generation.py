@@ -96,7 +96,7 @@ def test_length_is_bounded(loaded: LoadedModel) -> None:
 def test_failed_samples_are_null_beside_good_ones(loaded: LoadedModel) -> None:
     config = settings("mllama", max_seq_length=128, max_new_tokens=2)
     good = samples()[0]
-    bad = replace(good, sample_id="bad", image=EmbeddedImage("broken.png", b"nothing"))
+    bad = replace(good, sample_id="bad", images=(EmbeddedImage("broken.png", b"nothing"),))
     long = replace(good, sample_id="long", question="why " * 300)
     found = {answer.sample_id: answer for answer in ask(loaded.model, loaded.processor, [bad, long, good], config, 3)}
     assert found["test-0"].text is not None
@@ -256,7 +256,7 @@ def test_beams_and_open_sampling_run(loaded: LoadedModel, changed: dict[str, Any
 def test_images_reach_the_answer(family: str) -> None:
     config = settings(family)
     loaded = load_base(config)
-    rows = [replace(samples()[0], sample_id=colour, image=image(colour)) for colour in ("red", "blue", "red")]
+    rows = [replace(samples()[0], sample_id=colour, images=(image(colour),)) for colour in ("red", "blue", "red")]
     inputs = PromptCollator(loaded.processor, config)(rows)
     inputs.pop("failed")
     with torch.no_grad():

@@ -12,7 +12,7 @@ from tests.training.test_continuation import curves, train_with_signal
 from tests.training.test_train import outcome
 from vizsage.config import Config
 from vizsage.errors import DataError, Interrupted
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.training.plan import make_plan
 from vizsage.training.train import train
 
@@ -62,7 +62,7 @@ def test_a_run_whose_own_steps_learn_nothing_is_refused_and_saves_nothing(
     order = make_plan(config).order
     samples = order.from_position(0)
     last = [next(samples) for _ in range(order.total)][-1]
-    lengthen(data_dir, but=last.image.name)
+    lengthen(data_dir, but=last.images[0].name)
     with pytest.raises(DataError, match="nothing to learn from: all 4 training samples are left out"):
         train(config)
     assert not list(config.output_dir.glob("checkpoint-*"))

@@ -54,7 +54,9 @@ def collator(max_seq_length: int, share_images: bool) -> TrainCollator:
 
 def asked(*group_sizes: int) -> list[Sample]:
     return [
-        replace(samples()[number % 2], sample_id=f"{name}-{number}", image=replace(image("red"), name=f"{name}.png"))
+        replace(
+            samples()[number % 2], sample_id=f"{name}-{number}", images=(replace(image("red"), name=f"{name}.png"),)
+        )
         for name, size in enumerate(group_sizes)
         for number in range(size)
     ]
@@ -79,7 +81,8 @@ def test_packed_micro_batches_hold_batch_size_images() -> None:
 def test_images_of_one_name_are_counted_one_by_one() -> None:
     """Memory holds batch_size images, whatever they are called."""
     step = [
-        replace(sample, image=replace(image("red", 30 + i), name="0.png")) for i, sample in enumerate(asked(*[1] * 5))
+        replace(sample, images=(replace(image("red", 30 + i), name="0.png"),))
+        for i, sample in enumerate(asked(*[1] * 5))
     ]
     assert [images(batch) for batch in cut_step(step, collator(512, True), 2)] == [2, 2, 1]
 

@@ -31,12 +31,16 @@ class Image:
 def test_questions_on_one_image_are_chosen_together_whether_it_has_a_name_or_not() -> None:
     for named in (True, False):
         samples = [
-            Sample(f"val-{i}", Image(f"{i % 5}.png" if named else f"val-{i}", bytes([i % 5]), named), "what", "a")
+            Sample(f"val-{i}", (Image(f"{i % 5}.png" if named else f"val-{i}", bytes([i % 5]), named),), "what", "a")
             for i in range(20)
         ]
         chosen = choose_samples(samples, 8)
         assert len(chosen) == 8
-        assert len({sample.image.read() for sample in chosen}) == len({sample.image.name for sample in chosen}) == 2
+        assert (
+            len({sample.images[0].read() for sample in chosen})
+            == len({sample.images[0].name for sample in chosen})
+            == 2
+        )
         assert choose_samples(samples, 8) == chosen
 
 
@@ -55,7 +59,7 @@ def test_a_validation_accepts_what_is_learned(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(validation, "Generator", Echo)
     image = FileImage("a.jpg", Path("Images"))
-    sample = Sample("1", image, "how many", "2", answers=("two",) * 2 + ("three",) * 8)
+    sample = Sample("1", (image,), "how many", "2", answers=("two",) * 2 + ("three",) * 8)
     found = validate(None, None, [sample], Config())
     assert found is not None
     assert (found["exact_match_score"], found["metrics"]["vqa_accuracy"]) == (1, pytest.approx(0.6))

@@ -22,7 +22,7 @@ from vizsage import interruption
 from vizsage.config import Config, config_to_yaml
 from vizsage.data import prompts
 from vizsage.errors import CheckpointError, Interrupted, RepeatingError, VizSageError
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.training.loader import TrainLoader
 from vizsage.training.plan import make_plan
 from vizsage.training.train import train

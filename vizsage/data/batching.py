@@ -57,9 +57,9 @@ def stream_order(split: Split, seed: int, buffer_size: int) -> SampleOrder:
 
 def evaluation_order(samples: Iterable[Sample]) -> list[list[Sample]]:
     """Image groups in the order in which their images first appear."""
-    groups: dict[str, list[Sample]] = {}
+    groups: dict[tuple[str, ...], list[Sample]] = {}
     for sample in samples:
-        groups.setdefault(sample.image.name, []).append(sample)
+        groups.setdefault(sample.group, []).append(sample)
     return list(groups.values())
 
 
@@ -83,11 +83,14 @@ def answer_batches(
         samples: with different ids.
         prompt_ids: the token ids of a prompt, the image a placeholder.
         image_tokens: about how many tokens the image takes in the place of that.
+        questions: most samples of a batch.
+        tokens: most tokens of a batch.
+        shared: whether an image is computed once for all its questions.
     """
     pieces: list[tuple[int, list[Sample]]] = []
     for group in evaluation_order(samples):
         asked = sorted(((list(prompt_ids(sample)), sample) for sample in group), key=lambda row: -len(row[0]))
-        image = image_tokens(group[0].image)
+        images = sum(map(image_tokens, group[0].images))
         row: list[Sample] = []
         length = 0
         for ids, sample in asked:
@@ -96,7 +99,7 @@ def answer_batches(
             if row and (not shared or len(row) == questions or length + len(ids) - alike > tokens):
                 pieces.append((length, row))
                 row, length, alike = [], 0, 0
-            length += len(ids) - alike + (0 if row else image)
+            length += len(ids) - alike + (0 if row else images)
             row.append(sample)
         pieces.append((length, row))
     batches: list[list[Sample]] = []
@@ -181,10 +184,14 @@ def images_joined(samples: Iterable[Sample]) -> Iterator[Sample]:
     """`samples` with one reference, the first, for all images of the same bytes that have no name of their own."""
     first: dict[bytes, ImageRef] = {}
     for sample in samples:
-        if sample.image.named:
+        if all(image.named for image in sample.images):
             yield sample
-        else:
-            yield replace(sample, image=first.setdefault(hashlib.sha256(sample.image.read()).digest(), sample.image))
+            continue
+        joined = (
+            image if image.named else first.setdefault(hashlib.sha256(image.read()).digest(), image)
+            for image in sample.images
+        )
+        yield replace(sample, images=tuple(joined))
 
 
 def _generator(seed: int, epoch: int, block: int) -> random.Random:

@@ -214,7 +214,8 @@ class _ImagesOnce:
             )
 
     def __call__(self, images: Any, **kwargs: Any) -> tuple[Any, list[str]]:
-        decoded = [one[0] if isinstance(one, (list, tuple)) else one for one in images]
+        # One image per prompt: a prompt with several would need the number of its images here.
+        decoded = [image for one in images for (image,) in [one if isinstance(one, (list, tuple)) else (one,)]]
         number: dict[int, int] = {}
         which = [number.setdefault(id(one), len(number)) for one in decoded]
         unique = [[decoded[which.index(i)]] for i in range(len(number))]

@@ -175,8 +175,9 @@ def _all_null(row_group: pq.RowGroupMetaData) -> bool:
 def _rows_a_batch(row_group: pq.RowGroupMetaData) -> int:
     """How many rows without their images take no more than BATCH_BYTES, as far as the file tells."""
     chunks = (row_group.column(i) for i in range(row_group.num_columns))
-    size = sum(c.total_uncompressed_size for c in chunks if not _IMAGE_CHUNK.match(c.path_in_schema))
-    return max(1, min(ROWS_A_BATCH, BATCH_BYTES * row_group.num_rows // max(1, size)))
+    size: int = sum(c.total_uncompressed_size for c in chunks if not _IMAGE_CHUNK.match(c.path_in_schema))
+    rows: int = row_group.num_rows
+    return max(1, min(ROWS_A_BATCH, BATCH_BYTES * rows // max(1, size)))
 
 
 @lru_cache(maxsize=16)

@@ -21,6 +21,7 @@ BATCH_BYTES = 32 * 2**20
 # Columns that may name an image which is embedded without a path of its own.
 NAME_COLUMNS = ("image_file", "file_name", "image_name", "image_path")
 _SCALARS = ("id", "question", "answer", "need_external_knowledge")
+_LISTS = ("answers", "choices")
 _SHORT_FLOATS: dict[Any, type[np.floating[Any]]] = {pa.float16(): np.float16, pa.float32(): np.float32}
 
 
@@ -43,7 +44,7 @@ class Columns:
             raise DataError(
                 f"{where}: the column 'image' holds {_shown(image_type)}; expected file names, bytes or {{bytes, path}}"
             )
-        for name in (*_SCALARS, "answers"):
+        for name in (*_SCALARS, *_LISTS):
             if name in names:
                 _refuse_type(where, name, _decoded(schema.field(name).type))
         self.embedded = not as_text
@@ -107,7 +108,7 @@ class Columns:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -187,15 +188,15 @@ def _refuse_type(where: Path, name: str, kind: pa.DataType) -> None:
     """Raise DataError where a column of a record's field holds what can be no value of it."""
     if _is_binary(kind):
         raise DataError(f"{where}: the column {quoted(name)} holds {kind}; expected texts, so cast it to string")
-    if name != "answers" and pa.types.is_nested(kind):
+    if name not in _LISTS and pa.types.is_nested(kind):
         hint = "; a list of accepted answers belongs into a column 'answers'" if name == "answer" else ""
         raise DataError(f"{where}: the column {quoted(name)} holds {_shown(kind)}; expected one value per row{hint}")
 
 
 def _is_field(column: pa.Field) -> bool:
-    """Scalars, and the list of accepted answers; what else is nested (or bytes) is not read."""
+    """Scalars, and lists of answers and choices; what else is nested (or bytes) is not read."""
     kind = _decoded(column.type)
-    return column.name == "answers" or not (pa.types.is_nested(kind) or _is_binary(kind))
+    return column.name in _LISTS or not (pa.types.is_nested(kind) or _is_binary(kind))
 
 
 def _shown(kind: pa.DataType) -> str:
@@ -207,7 +208,7 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_float(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind.value_type if _is_list(kind) else kind)
+    return bool(pa.types.is_floating(kind.value_type if _is_list(kind) else kind))
 
 
 def _may_be_a_name(kind: pa.DataType) -> bool:
@@ -215,7 +216,7 @@ def _may_be_a_name(kind: pa.DataType) -> bool:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
         or pa.types.is_fixed_size_list(kind)
@@ -231,7 +232,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
         or pa.types.is_fixed_size_binary(kind)

@@ -27,8 +27,12 @@ _SLACK = 8
 
 @dataclass
 class EncodedPrompts:
-    """Left-padded prompts: `inputs` as the processor made them, why a sample is only stood in for, by index, and the
-    number of each sample's image (see `image_numbers`).
+    """Left-padded prompts.
+
+    Attributes:
+        inputs: what the processor made.
+        rejected: why a sample is replaced by a placeholder, by its index.
+        images: the number of each sample's image (see `image_numbers`).
     """
 
     inputs: dict[str, torch.Tensor]
@@ -38,12 +42,16 @@ class EncodedPrompts:
 
 @dataclass
 class FittedPrompts:
-    """Prompts that fit, for a library that makes its own inputs of them: token ids with the image still its
-    placeholder, the images as they are shown, and why a sample is only stood in for, by index.
+    """Prompts that fit, for a library that makes its own inputs of them.
+
+    Attributes:
+        ids: token ids, the image still one placeholder.
+        images: as the model is shown them.
+        rejected: why a sample is replaced by a placeholder, by its index.
     """
 
     ids: list[list[int]]
-    images: list[Image.Image]
+    images: list[list[Image.Image]]
     rejected: dict[int, str]
 
 
@@ -52,7 +60,7 @@ class _Row:
     """One sample on its way into a batch; `words` of its description are in `text`."""
 
     sample: Sample
-    image: Image.Image
+    images: list[Image.Image]
     text: str
     words: int
     rejected: str | None = None
@@ -72,11 +80,11 @@ class PromptEncoder:
         self.layout = AnswerLayout(processor, config)
         # A quarter of the window at most, so that small windows still hold a question.
         self.answer_room_tokens = min(config.max_new_tokens, config.max_seq_length // 4)
-        self._blank_image = Image.new("RGB", (_BLANK_PX, _BLANK_PX), "white")
-        self._blank_prompt = render_prompt(processor, Sample("", EmbeddedImage("", b""), "", ""), config, None)
+        self._blank_images = [Image.new("RGB", (_BLANK_PX, _BLANK_PX), "white")]
+        self._blank_prompt = render_prompt(processor, Sample("", (EmbeddedImage("", b""),), "", ""), config, None)
         self._add_special_tokens = True
         self._add_special_tokens = self._bos_is_the_tokenizers()
-        blank_tokens = int(self._process([self._blank_prompt], [self._blank_image])["input_ids"].shape[1])
+        blank_tokens = int(self._process([self._blank_prompt], [self._blank_images])["input_ids"].shape[1])
         self._blank_image_tokens = blank_tokens - self._text_tokens(self._blank_prompt)
         if blank_tokens >= config.max_seq_length:
             raise ConfigError(
@@ -105,7 +113,7 @@ class PromptEncoder:
         doubtful = []
         for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
             if number not in lengths:
-                lengths[number] = self._image_length(row.image)
+                lengths[number] = self._images_length(row.images)
             length, room = lengths[number], max(self.answer_room_tokens, answer_tokens[i])
             # A text may be cut into a few tokens more or fewer beside its image, so what is close is measured.
             if length is None or self._text_tokens(row.text) + length + room + _SLACK > self.config.max_seq_length:
@@ -114,13 +122,13 @@ class PromptEncoder:
             self._settle([rows[i] for i in doubtful], [answer_tokens[i] for i in doubtful], skip_bad=skip_bad)
         tokenizer, special = self.processor.tokenizer, self._add_special_tokens
         ids = [[int(i) for i in tokenizer(row.text, add_special_tokens=special)["input_ids"]] for row in rows]
-        return FittedPrompts(ids, [row.image for row in rows], _rejected(rows))
+        return FittedPrompts(ids, [row.images for row in rows], _rejected(rows))
 
     def _settle(self, rows: list[_Row], answer_tokens: Sequence[int], *, skip_bad: bool) -> dict[str, torch.Tensor]:
         """The model's inputs once all `rows` fit, shortened or rejected where they did not."""
         while True:
             try:
-                inputs = self._process([row.text for row in rows], [row.image for row in rows])
+                inputs = self._process([row.text for row in rows], [row.images for row in rows])
             except ValueError:
                 if not self._reject_unfit_images(rows, skip_bad=skip_bad):
                     raise
@@ -130,10 +138,15 @@ class PromptEncoder:
             if all(fits):
                 return inputs
 
-    def _image_length(self, image: Image.Image) -> int | None:
-        """What an image adds to the tokens of a text, special tokens included; None where the processor refuses it."""
+    def _images_length(self, images: list[Image.Image]) -> int | None:
+        """What the image adds to the tokens of a text, special tokens included.
+
+        None where the processor refuses it, or where there are several: the blank prompt has one.
+        """
+        if len(images) != 1:
+            return None
         try:
-            whole = int(self._process([self._blank_prompt], [image])["input_ids"].shape[1])
+            whole = int(self._process([self._blank_prompt], [images])["input_ids"].shape[1])
         except ValueError:
             return None
         return whole - self._text_tokens(self._blank_prompt)
@@ -156,7 +169,7 @@ class PromptEncoder:
 
     def _reject(self, row: _Row, reason: str) -> None:
         row.rejected, row.settled = reason, True
-        row.text, row.image = self._blank_prompt, self._blank_image
+        row.text, row.images = self._blank_prompt, self._blank_images
 
     def _reject_unfit_images(self, rows: list[_Row], *, skip_bad: bool) -> bool:
         """Reject each image that the processor refuses (Qwen2-VL: 200 times as long as wide); whether there was one.
@@ -166,9 +179,9 @@ class PromptEncoder:
         found = False
         for row in rows:
             try:
-                self._process([row.text], [row.image])
+                self._process([row.text], [row.images])
             except ValueError as error:
-                name = row.sample.image.name
+                name = row.sample.image_names
                 bad = BadImage(f"image {quoted(name)} is refused by the model's processor: {one_line(error)}", name)
                 if not skip_bad:
                     raise bad from error
@@ -218,10 +231,10 @@ class PromptEncoder:
         description = (sample.description or "")[: _word_ends(sample.description)[words - 1]] if words else None
         return render_prompt(self.processor, sample, self.config, description, reserved=self.layout.reserved)
 
-    def _process(self, texts: list[str], images: list[Image.Image]) -> dict[str, torch.Tensor]:
+    def _process(self, texts: list[str], images: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
         batch = self.processor(
             text=list(texts),
-            images=[[image] for image in images],
+            images=images,
             add_special_tokens=self._add_special_tokens,
             padding=True,
             padding_side="left",
@@ -232,7 +245,7 @@ class PromptEncoder:
     def _bos_is_the_tokenizers(self) -> bool:
         """Whether the tokenizer must add its special tokens: not if the template wrote the first one already."""
         tokenizer = self.processor.tokenizer
-        ids = self._process([self._blank_prompt], [self._blank_image])["input_ids"][0].tolist()
+        ids = self._process([self._blank_prompt], [self._blank_images])["input_ids"][0].tolist()
         doubled = tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2
         closed = ids[-1] == tokenizer.eos_token_id and not self._blank_prompt.rstrip().endswith(tokenizer.eos_token)
         return not (doubled or closed)
@@ -256,26 +269,27 @@ class PromptEncoder:
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _rows(self, samples: Sequence[Sample], images: Sequence[int], *, skip_bad: bool) -> list[_Row]:
-        """Render and decode; the questions of an image group share one decoded image."""
-        decoded: dict[int, Image.Image | str] = {}
+        """Render and decode; the questions of an image group share the decoded images."""
+        decoded: dict[int, list[Image.Image] | str] = {}
         rows = []
         for sample, number in zip(samples, images, strict=True):
             if number not in decoded:
                 decoded[number] = self._load(sample, skip_bad=skip_bad)
-            image = decoded[number]
+            found = decoded[number]
             words = len(_word_ends(sample.description))
-            row = _Row(sample, self._blank_image, self._render(sample, words), words)
-            if isinstance(image, str):
-                self._reject(row, image)
+            row = _Row(sample, self._blank_images, self._render(sample, words), words)
+            if isinstance(found, str):
+                self._reject(row, found)
             else:
-                row.image = image
+                row.images = found
             rows.append(row)
         return rows
 
-    def _load(self, sample: Sample, *, skip_bad: bool) -> Image.Image | str:
-        """The image, or why it is unusable."""
+    def _load(self, sample: Sample, *, skip_bad: bool) -> list[Image.Image] | str:
+        """The images, or why one is unusable."""
+        max_px, resize_px = self.config.max_image_px, self.config.resize_px
         try:
-            return load_image(sample.image, max_image_px=self.config.max_image_px, resize_px=self.config.resize_px)
+            return [load_image(image, max_image_px=max_px, resize_px=resize_px) for image in sample.images]
         except BadImage as error:
             if not skip_bad:
                 raise
@@ -283,21 +297,22 @@ class PromptEncoder:
 
 
 def image_numbers(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the number of its image, counted from the first on.
+    """For each sample the number of its images, counted from the first on: that of its image group in the batch.
 
     One name may stand for several images: data sets that embed theirs often keep no more than the base name of a
     file. So where a name refers to several places, their bytes decide. Raises DataError when they cannot be had.
     """
     places: dict[str, set[ImageRef]] = {}
     for sample in samples:
-        places.setdefault(sample.image.name, set()).add(sample.image)
+        for image in sample.images:
+            places.setdefault(image.name, set()).add(image)
     keys = {
         ref: (name, hashlib.sha256(ref.read()).digest() if len(refs) > 1 else b"")
         for name, refs in places.items()
         for ref in refs
     }
-    numbers: dict[tuple[str, bytes], int] = {}
-    return [numbers.setdefault(keys[sample.image], len(numbers)) for sample in samples]
+    numbers: dict[tuple[tuple[str, bytes], ...], int] = {}
+    return [numbers.setdefault(tuple([keys[image] for image in s.images]), len(numbers)) for s in samples]
 
 
 def by_image(numbers: Iterable[int]) -> list[list[int]]:

@@ -20,7 +20,7 @@ _FORM = '{"image": ..., "question": ..., "answer": ...}'
 
 
 def missing_field(field: str, raw: Mapping[str, Any]) -> str:
-    """`question is missing; the record has image, query: is it 'query'? Then call it question`"""
+    """The problem, as "question is missing; the record has image, query: is it 'query'? Then call it question"."""
     if field in raw:
         return f"{field} is missing: it is null"
     names = [str(name) for name in raw]

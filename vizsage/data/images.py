@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -100,10 +101,11 @@ class EmbeddedImage:
         return self.data
 
 
-def refuse_bad_image(ref: ImageRef, config: Config) -> None:
-    """Raise BadImage where on_bad_image is "fail" and the image cannot be decoded: what to ask when a sample failed."""
+def refuse_bad_images(refs: Iterable[ImageRef], config: Config) -> None:
+    """Raise BadImage where on_bad_image is "fail" and an image cannot be decoded: what to ask when a sample failed."""
     if config.on_bad_image == "fail":
-        load_image(ref, max_image_px=config.max_image_px)
+        for ref in refs:
+            load_image(ref, max_image_px=config.max_image_px)
 
 
 def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None) -> Image.Image:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.images import EmbeddedImage
-from vizsage.data.sample import Sample
+from vizsage.data.sample import LETTERS, Sample
 from vizsage.errors import CheckpointError, ConfigError, one_line
 from vizsage.interruption import time_limit
 
@@ -33,14 +33,17 @@ _PIXEL_LIMITS = (
 def messages(
     sample: Sample, instruction: str, description: str | None, *, reserved: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """The user's turn: instruction, image, description if any, question.
+    """The user's turn: instruction, images, description if any, question, one line per choice ("A. text") if any.
 
-    `reserved` are the special tokens of the model: none of the three texts can contain one afterwards.
+    `reserved` are the special tokens of the model: none of these texts can contain one afterwards.
     """
-    paragraphs = [f"Question: {plain_text(sample.question, reserved)}"]
+    lines = [f"Question: {plain_text(sample.question, reserved)}"]
+    lines += (f"{letter}. {plain_text(choice, reserved)}" for letter, choice in zip(LETTERS, sample.choices))  # noqa: B905
+    paragraphs = ["\n".join(lines)]
     if description and description.strip():
         paragraphs.insert(0, f"Description: {plain_text(description, reserved)}")
-    content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": "\n\n".join(paragraphs)}]
+    images: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
+    content = [*images, {"type": "text", "text": "\n\n".join(paragraphs)}]
     if instruction.strip():
         content.insert(0, {"type": "text", "text": plain_text(instruction, reserved)})
     return [{"role": "user", "content": content}]
@@ -91,14 +94,14 @@ def image_precedes_question(processor: Any, config: Config) -> bool:
     one, other = (
         _render(
             processor,
-            messages(Sample("", EmbeddedImage("", b""), question, ""), config.instruction, None),
+            messages(Sample("", (EmbeddedImage("", b""),), question, ""), config.instruction, None),
             config,
             add_generation_prompt=True,
         )
         for question in ("a", "b")
     )
     token = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
-    return bool(token) and str(token) in os.path.commonprefix([one, other])
+    return bool(token) and str(token) in os.path.commonprefix([one, other])  # noqa: RUF071 -- of texts, not of paths
 
 
 class AnswerLayout:

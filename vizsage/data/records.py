@@ -18,10 +18,10 @@ from vizsage.data.images import FileImage
 from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.opening import leaves_folder, no_file_name
-from vizsage.data.sample import ImageRef, Sample
+from vizsage.data.sample import LETTERS, ImageRef, Sample
 from vizsage.errors import DataError, quoted
 
-FIELDS = frozenset({"id", "image", "question", "answer", "answers", "need_external_knowledge"})
+FIELDS = frozenset({"id", "image", "question", "answer", "answers", "choices", "need_external_knowledge"})
 PROBLEMS_SHOWN = 10
 _NO_TAGS: Mapping[str, str] = {}
 
@@ -36,17 +36,18 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
         found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {show_value(raw)}"
         raise BadRecord(f"record {number + 1}: {found}")
     try:
-        image, need = _image(raw, images_dir), read_switch(raw)
+        images, need = _images(raw, images_dir), read_switch(raw)
         answer, answers = read_answers(raw)
         return Sample(
             sample_id=_record_id(raw, split, number),
-            image=image,
+            images=images,
             question=_required_text(raw.get("question"), "question", raw),
             answer=answer,
             answers=answers,
             need_external_knowledge=need,
-            description=table.describe(image.name) if need and table is not None else None,
+            description=_description(images, table) if need and table is not None else None,
             tags=_tags(raw),
+            choices=read_choices(raw, answer),
         )
     except BadRecord as error:
         raise BadRecord(f"{_place(raw, number)}: {error}") from None
@@ -130,29 +131,36 @@ def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
     return _whole(str(value), "id")
 
 
-def _image(raw: dict[str, Any], images_dir: Path) -> ImageRef:
+def _images(raw: dict[str, Any], images_dir: Path) -> tuple[ImageRef, ...]:
+    """The images of a record, as yet one. Raises BadRecord."""
     image = raw.get("image")
     if isinstance(image, str):
         if not image.strip():
             raise BadRecord("image is empty; write a file name below Images/")
         if reason := no_file_name(image):
             raise BadRecord(f"image is {reason}")
-        return _file_image(_whole(image, "image"), images_dir)
+        return _file_images(_whole(image, "image"), images_dir)
     if image is None:
         raise BadRecord(missing_field("image", raw))
     if isinstance(image, list) and len(image) != 1:
         raise BadRecord(f"image is a list of {len(image)}; a record has one image: write its file name below Images/")
     if isinstance(image, (bool, int, float, Decimal, list, dict)):
         raise BadRecord(f"image is {show_value(image)}; write a file name below Images/")
-    return image  # the reference to an embedded image
+    return (image,)  # the reference to an embedded image
 
 
 @lru_cache(maxsize=4096)
-def _file_image(name: str, folder: Path) -> FileImage:
-    """One reference, and one look at the file system, for neighbouring questions on one image."""
+def _file_images(name: str, folder: Path) -> tuple[FileImage]:
+    """One tuple, and one look at the file system, for neighbouring questions on one image."""
     if reason := leaves_folder(name, folder):
         raise BadRecord(f"the image name {reason}")
-    return FileImage(name, folder)
+    return (FileImage(name, folder),)
+
+
+def _description(images: tuple[ImageRef, ...], table: KnowledgeTable) -> str | None:
+    """What the table says of the images, a paragraph per image; None where it describes none of them."""
+    found = [text for image in images if (text := table.describe(image.name)) is not None]
+    return "\n\n".join(found) if found else None
 
 
 def scalar_text(value: Any) -> str | None:
@@ -185,6 +193,30 @@ def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     if alone is None or alone != alone:
         return Counter(answers).most_common(1)[0][0], answers  # of equals the first, because a dict keeps its order
     return _required_text(alone, "answer").strip(), answers
+
+
+def read_choices(raw: Mapping[str, Any], answer: str) -> tuple[str, ...]:
+    """The options of a multiple-choice question, stripped, in the order of their letters; () where there are none.
+
+    Raises BadRecord, also where `answer` is neither an option nor its letter.
+    """
+    listed = raw.get("choices")
+    if listed is None or listed != listed:  # absent, also as pandas writes it
+        return ()
+    if not isinstance(listed, list):
+        raise BadRecord(f"choices is {show_value(listed)}; write a list of 2 to {len(LETTERS)} texts, or leave it out")
+    choices = tuple(_required_text(value, f"choices[{i}]").strip() for i, value in enumerate(listed))
+    if not 2 <= len(choices) <= len(LETTERS):
+        raise BadRecord(f"choices is a list of {len(choices)}; write 2 to {len(LETTERS)} texts")
+    if len(set(choices)) < len(choices):
+        repeated = next(choice for choice, times in Counter(choices).items() if times > 1)
+        raise BadRecord(f"choices holds {quoted(repeated)} more than once; write each option once")
+    if answer not in choices and answer not in tuple(LETTERS[: len(choices)]):
+        raise BadRecord(
+            f"answer is {quoted(answer)}, which is none of the {len(choices)} choices; write one of them or its "
+            f"letter (A to {LETTERS[len(choices) - 1]})"
+        )
+    return choices
 
 
 def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the choices of a question, in their order
+
 
 class ImageRef(Protocol):
     """Where the bytes of an image lie. Cheap to hold and to pickle; nothing is read before `read`."""
@@ -24,23 +26,47 @@ class ImageRef(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about one image.
+    """One question with its images and answers.
 
-    `sample_id` is the record's own "id" or "<split>-<index in the file>": unique in its split, stable across runs.
-    `answer` is what training learns and is always accepted. `answers` is the list of the record, in file order and as
-    often as each stands there, because VQA asked ten people: `answer` is added only where there is no list.
-    `description` is the external knowledge on the image, filled in by `vizsage.data.knowledge`.
+    Attributes:
+        sample_id: the record's own "id", or "<split>-<index in the file>"; unique in its split and equal in all runs.
+        images: one or more, in the order in which the prompt shows them. Samples with the same images form an image
+            group (see `group`).
+        question: as the record has it.
+        answer: what training learns; always accepted.
+        need_external_knowledge: whether the question needs a description.
+        description: external knowledge on the images, from `vizsage.data.knowledge`.
+        tags: the other scalar fields of the record, as text.
+        answers: the record's list in file order, repeated answers kept, because VQA asked ten people; (answer,) where
+            the record has no list.
+        choices: the options of a multiple-choice question, in the order of their letters; () for an open question.
     """
 
     sample_id: str
-    image: ImageRef
+    images: tuple[ImageRef, ...]
     question: str
     answer: str
     need_external_knowledge: bool = False
     description: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.answers:
             object.__setattr__(self, "answers", (self.answer,))
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """The key of the sample's image group: the names of its images."""
+        return tuple([image.name for image in self.images])
+
+    @property
+    def image_names(self) -> str:
+        """The names of the images as one text: "image" in predictions.jsonl, and in messages."""
+        return ", ".join(self.group)
+
+
+def text_chars(sample: Sample) -> int:
+    """Characters of all texts of a sample: those with the most are likely to have the longest prompts."""
+    return len(sample.question) + len(sample.answer) + len(sample.description or "") + sum(map(len, sample.choices))

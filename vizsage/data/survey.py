@@ -114,7 +114,8 @@ def survey_splits(config: Config, survey: Survey) -> None:
 def find_missing_files(survey: Survey) -> None:
     """Note the image files that are not there; nothing is opened."""
     for image, split in survey.images.items():
-        if isinstance(image, FileImage) and not os.path.isfile(image.path):
+        # Path.is_file raises for a folder that this user may not enter; here that is one more missing image.
+        if isinstance(image, FileImage) and not os.path.isfile(image.path):  # noqa: PTH113
             survey.add("images", f"{split}: image {quoted(image.name)} is missing in {image.folder}")
 
 
@@ -152,19 +153,20 @@ def _survey_split(split: Split, survey: Survey, seen: dict[int, str], *, squad: 
         for _, sample in split.checked():
             if sample is None:
                 continue
-            survey.images.setdefault(sample.image, split.name)
-            if sample.image.name not in images:
-                images.add(sample.image.name)
-                survey.splits_of.setdefault(sample.image.name, []).append(split.name)
+            for image in sample.images:
+                survey.images.setdefault(image, split.name)
+                if image.name not in images:
+                    images.add(image.name)
+                    survey.splits_of.setdefault(image.name, []).append(split.name)
             with_knowledge += sample.need_external_knowledge
             if sample.need_external_knowledge and sample.description is None:
-                case = f"{split.name}: {shortened(sample.image.name)} has no description in the table"
+                case = f"{split.name}: {shortened(sample.image_names)} has no description in the table"
                 survey.add("external knowledge", case, warning=True)
             if squad:
                 _note_caveats(sample, split.name, survey)
             other = seen.setdefault(_identity(sample), split.name)
             if other != split.name:
-                case = f"{other} and {split.name}: {shortened(sample.image.name)}: {shortened(sample.question)}"
+                case = f"{other} and {split.name}: {shortened(sample.image_names)}: {shortened(sample.question)}"
                 survey.add("samples in two splits", case)
     except DataError as error:
         for problem in split.problems.first or [str(error)]:
@@ -190,14 +192,17 @@ def _note_caveats(sample: Sample, split: str, survey: Survey) -> None:
         for name in answer_caveats(answer):
             first.setdefault(name, answer)
     for name, answer in first.items():
-        case = f"{split}: {shortened(sample.image.name)}: {shortened(sample.question)}: {quoted(answer)}"
+        case = f"{split}: {shortened(sample.image_names)}: {shortened(sample.question)}: {quoted(answer)}"
         case += f" becomes {quoted(normalise_squad(answer))}" if name != UNICODE_FORMS else ""
         survey.add(_CAVEATS[name], case, warning=True)
 
 
 def _identity(sample: Sample) -> int:
-    """The same for one question on one image, however it is spaced or capitalised. 8 bytes, for millions of samples."""
-    return hash((sample.image.name, " ".join(sample.question.casefold().split())))
+    """The same for one question on the same images with the same choices, however it is spaced or capitalised.
+
+    8 bytes, for millions of samples.
+    """
+    return hash((sample.group, " ".join(sample.question.casefold().split()), sample.choices))
 
 
 @dataclass(frozen=True)

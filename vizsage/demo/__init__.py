@@ -1,0 +1,1 @@
+"""The demo: drawn data and a tiny model."""

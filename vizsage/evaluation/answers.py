@@ -20,7 +20,8 @@ from typing import Any
 
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
-from vizsage.files import append_jsonl, set_aside_path
+from vizsage.files import set_aside_path
+from vizsage.json_lines import append_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,14 @@ class AnswerKeys:
 
     def __call__(self, sample: Sample) -> str:
         """SHA-256 in hexadecimal."""
-        shown = [self._made_by, self.image_sha256(sample.image), list(self._prompt_ids(sample))]
+        shown = [self._made_by, *map(self._image_sha256, sample.images), list(self._prompt_ids(sample))]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
-    def image_sha256(self, image: ImageRef) -> str:
-        """That of the image's bytes; "unreadable" for one that cannot be had."""
+    def images_sha256(self, sample: Sample) -> str:
+        """That of the image's bytes, of several one after the other; "unreadable" for one that cannot be had."""
+        return ",".join(map(self._image_sha256, sample.images))
+
+    def _image_sha256(self, image: ImageRef) -> str:
         if image not in self._images:
             try:
                 self._images[image] = hashlib.sha256(image.read()).hexdigest()
@@ -104,7 +108,7 @@ class AnswerStore:
         if not self.folder.exists():
             return None
         aside = set_aside_path(self.folder.parent, f"-{ANSWERS}")
-        os.replace(self.folder, aside)
+        self.folder.replace(aside)
         self.read_all()
         return aside
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vizsage.config import Config
-from vizsage.data.images import refuse_bad_image
+from vizsage.data.images import refuse_bad_images
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.distributed.group import own_group
@@ -68,6 +67,7 @@ def evaluate(
     writes the results.
 
     Args:
+        config: the settings of the run.
         split: test, val, train, or the name of another file beside them, without its ending.
         limit: only the first so many samples, in file order.
         base: the base model without an adapter.
@@ -176,7 +176,7 @@ class Share:
                 self.store.append(rows)
                 for sample in batch:
                     if sample.sample_id in by_id and by_id[sample.sample_id].text is None:
-                        refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
+                        refuse_bad_images(sample.images, config)  # a sample that failed otherwise is recorded as failed
                 yield sum(rows_of[keys[sample.sample_id]] for sample in batch)
                 if self.processes.stopping():
                     return
@@ -239,7 +239,7 @@ def _conclude(
     rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
     set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
-    os.replace(written, folder / PREDICTIONS)
+    written.replace(folder / PREDICTIONS)
     adapter = share.answerer.adapter
     results = {
         "schema_version": SCHEMA_VERSION,

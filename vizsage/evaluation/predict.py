@@ -52,13 +52,14 @@ def predict(
         raise DataError(f"{image}: no such image file")
     sample = Sample(
         sample_id=image.name,
-        image=FileImage(file.name, file.parent),
+        images=(FileImage(file.name, file.parent),),
         question=question,
         answer="",
         need_external_knowledge=description is not None,
         description=description,
     )
-    load_image(sample.image, max_image_px=config.max_image_px)
+    for shown in sample.images:
+        load_image(shown, max_image_px=config.max_image_px)
 
     from vizsage.models.memory import memory_reported
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,22 +38,25 @@ def write_predictions(
     with replacing(path) as file:
         for sample in samples:
             key = keys(shown(sample))
-            image_sha256 = keys.image_sha256(sample.image)
-            if images.setdefault(sample.image.name, image_sha256) != image_sha256:
-                ambiguous.add(sample.image.name)
+            image, image_sha256 = sample.image_names, keys.images_sha256(sample)
+            if images.setdefault(image, image_sha256) != image_sha256:
+                ambiguous.add(image)
             answer = store.get(key)
             scored = {
                 "answer": sample.answer,
                 "answers": list(sample.answers),
                 "prediction": answer["prediction"],
             }
+            if sample.choices:
+                scored["choices"] = list(sample.choices)
             row = {
                 "sample_id": sample.sample_id,
-                "image": sample.image.name,
+                "image": image,
                 "image_sha256": image_sha256,
                 "question": sample.question,
                 "answer": scored["answer"],
                 "answers": scored["answers"],
+                **({"choices": scored["choices"]} if sample.choices else {}),
                 "need_external_knowledge": sample.need_external_knowledge,
                 "description": sample.description,
                 "tags": dict(sample.tags),
@@ -96,7 +98,7 @@ def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
     aside.mkdir()
     for name in (PREDICTIONS, RESULTS, REPORT):
         if (folder / name).exists():
-            os.replace(folder / name, aside / name)
+            (folder / name).replace(aside / name)
     fsync_dir(folder)
     log.warning("%s: earlier results are set aside in %s: they have another %s", folder, aside.name, ", ".join(keys))
 

@@ -79,11 +79,11 @@ def as_shown(sample: Sample) -> Sample:
 
 
 def blinded(sample: Sample) -> Sample:
-    """A sample as a blind evaluation shows it: a plain grey image in the place of its own, all else as it is.
+    """A sample as a blind evaluation shows it: a plain grey image in the place of each of its own, all else as it is.
 
     So the prompt keeps the form that the model was trained on, and nothing of the image is left in it.
     """
-    return replace(sample, image=_grey())
+    return replace(sample, images=(_grey(),) * len(sample.images))
 
 
 @cache

@@ -15,7 +15,8 @@ from vizsage.config import Config
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT
 from vizsage.evaluation.report.report_file import outcome
 from vizsage.evaluation.report.thumbnails import thumbnails
-from vizsage.files import read_jsonl, write_text
+from vizsage.files import write_text
+from vizsage.json_lines import read_jsonl
 from vizsage.scoring.metrics import accepted_answers
 from vizsage.tracking import WandbTracker, guarded
 
@@ -97,7 +98,7 @@ def _table(results: Mapping[str, Any], folder: Path) -> Any:
     if found.problems:
         log.warning("W&B: the table lacks images: %s", found.problems[0])
     shown = {name: wandb.Image(Image.open(BytesIO(data))) for name, data in found.files.items()}
-    table = wandb.Table(columns=COLUMNS)
+    table = wandb.Table(columns=list(COLUMNS))
     for row in rows:
         texts = {
             "thumbnail": shown.get(row["image"]),

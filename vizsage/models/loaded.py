@@ -92,7 +92,7 @@ def content_identity(folder: Path) -> str:
 def _header_and_samples(path: Path) -> bytes:
     """The header of a safetensors file (a JSON text after its length in 8 bytes) and 64 places spread over the file."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         header = file.read(min(int.from_bytes(file.read(8), "little"), size)) if path.suffix == ".safetensors" else b""
         places = []
         for part in range(_SAMPLES):

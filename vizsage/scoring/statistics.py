@@ -98,7 +98,9 @@ def paired_difference(
         baseline_sums: [groups, clusters] of the scores of the run that is compared with.
         sums: [groups, clusters] of the other run's.
         counts: [groups, clusters] of the questions.
-        confidence, resamples, seed: as for `bootstrap_intervals`.
+        confidence: as for `bootstrap_intervals`.
+        resamples: as for `bootstrap_intervals`.
+        seed: as for `bootstrap_intervals`.
 
     Returns:
         The differences [groups], positive where the other run is better, NaN for a group without questions; and their
@@ -183,4 +185,5 @@ def _degrees_of_freedom(residuals: np.ndarray) -> np.ndarray:
     squares = residuals**2
     variances = squares.mean(axis=1)
     excess = np.maximum((squares**2).mean(axis=1) - variances**2, 1e-12 * variances**2)
-    return np.maximum(2 * clusters * variances**2 / excess - 1, _LOWEST_DF)
+    degrees: np.ndarray = np.maximum(2 * clusters * variances**2 / excess - 1, _LOWEST_DF)
+    return degrees

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import heapq
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from vizsage.config import Config
 from vizsage.data.batching import evaluation_order
 from vizsage.data.collate import TrainCollator
 from vizsage.data.images import header_px
-from vizsage.data.sample import Sample
+from vizsage.data.sample import Sample, text_chars
 from vizsage.distributed.messages import first_problem, to_all
 from vizsage.errors import VizSageError, is_out_of_memory
 from vizsage.models.loaded import cuda_devices
@@ -119,7 +120,7 @@ class Trial:
         Only rows of their own may repeat themselves: an image's second time would cost nothing where it is shared.
         """
         longest = self.groups if self.collate.share_images else cycle(self.groups)
-        groups = [sorted(group, key=_chars, reverse=True) for group in islice(longest, batch_size)]
+        groups = [sorted(group, key=text_chars, reverse=True) for group in islice(longest, batch_size)]
         in_turn = (sample for turn in zip_longest(*groups) for sample in turn if sample is not None)
         return list(islice(in_turn, batch_size * self.config.grad_accum))
 
@@ -168,14 +169,14 @@ def _longest_texts(plan: Plan, collate: TrainCollator, limit: int) -> list[list[
     groups = _groups(plan, collate)
     if collate.share_images:
         groups = _first_of_each_image(groups)
-    return heapq.nlargest(limit, groups, key=lambda group: sum(map(_chars, group)))
+    return heapq.nlargest(limit, groups, key=lambda group: sum(map(text_chars, group)))
 
 
 def _first_of_each_image(groups: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     for group in groups:
-        if (name := group[0].image.name) not in seen:
-            seen.add(name)
+        if (images := group[0].group) not in seen:
+            seen.add(images)
             yield group
 
 
@@ -184,7 +185,7 @@ def _on_largest(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sam
     with ThreadPoolExecutor(8) as threads:  # a shared file system answers several at a time
         with_px = list(threads.map(lambda group: (_px(group, plan.config), group), groups))
     # Of equally large images the one with the most text.
-    largest = heapq.nlargest(limit, with_px, key=lambda pair: (pair[0], sum(map(_chars, pair[1]))))
+    largest = heapq.nlargest(limit, with_px, key=lambda pair: (pair[0], sum(map(text_chars, pair[1]))))
     return [group for _, group in largest]
 
 
@@ -192,18 +193,13 @@ def _groups(plan: Plan, collate: TrainCollator) -> Iterator[list[Sample]]:
     """An epoch's groups, none longer than a step; without sharing the longest question stands for its image."""
     epoch = islice(plan.order.from_position(0), plan.order.total)
     longest = sizes(plan)[0] * plan.config.grad_accum if collate.share_images else None
-    for _, group in groupby(epoch, key=lambda sample: sample.image.name):
+    for _, group in groupby(epoch, key=lambda sample: sample.group):
         samples = list(islice(group, longest))
-        yield samples if collate.share_images else [max(samples, key=_chars)]
-
-
-def _chars(sample: Sample) -> int:
-    return len(sample.question) + len(sample.answer) + len(sample.description or "")
+        yield samples if collate.share_images else [max(samples, key=text_chars)]
 
 
 def _px(group: list[Sample], config: Config) -> int:
-    px = header_px(group[0].image)
-    return min(px, config.resize_px) if config.resize_px else px
+    return sum(min(header_px(image), config.resize_px or sys.maxsize) for image in group[0].images)
 
 
 @contextmanager

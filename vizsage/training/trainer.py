@@ -80,6 +80,7 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
             warmup_steps,
             total_steps,
         )
+    assert isinstance(config.batch_size, int), "auto is replaced by a number before training begins"
     arguments = OneGpu(
         output_dir=str(config.output_dir),
         max_steps=total_steps,
@@ -120,6 +121,11 @@ class VisionTrainer(SFTTrainer):
     `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came,
     and `before_saving` raises where the run directory is gone.
     """
+
+    # The Trainer declares that they may be None, which they are before training only.
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -187,7 +193,7 @@ class VisionTrainer(SFTTrainer):
                 raise nothing_to_learn(list(self.progress.left_out.values()))
         return steps, targets
 
-    def log(self, logs: dict[str, float | None], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """The loss is the mean of the steps since the last line that had something to learn; None where none had."""
         progress = self.progress
         if "loss" in logs:
@@ -304,7 +310,7 @@ class VisionTrainer(SFTTrainer):
         """Take up the loss since the last log line where the checkpoint left it (on_train_begin)."""
         self.loss_since_log += self.progress.loss_sum
         # The Trainer takes this from the checkpoint, but a continued run may be given another one.
-        self.state.logging_steps = self.args.logging_steps
+        self.state.logging_steps = self.config.logging_steps
 
     def load_adapter_weights(self, folder: Path) -> None:
         """Put the weights of a checkpoint into the adapter that is being trained.

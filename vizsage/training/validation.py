@@ -10,7 +10,7 @@ from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.batching import images_joined
-from vizsage.data.images import refuse_bad_image
+from vizsage.data.images import refuse_bad_images
 from vizsage.data.sample import Sample
 from vizsage.distributed.group import Group
 from vizsage.distributed.processes import Processes
@@ -26,7 +26,7 @@ def choose_samples(samples: Iterable[Sample], limit: int) -> list[Sample]:
     Images are taken in the order of a hash of their names: AQUA lists all visual questions before all knowledge
     questions, so the first `limit` would hold one kind only. Keeps `limit` samples in memory.
     """
-    keyed = ((hashlib.sha256(s.image.name.encode()).digest(), i, s) for i, s in enumerate(images_joined(samples)))
+    keyed = ((hashlib.sha256("\0".join(s.group).encode()).digest(), i, s) for i, s in enumerate(images_joined(samples)))
     return [sample for _, _, sample in heapq.nsmallest(limit, keyed, key=lambda item: item[:2])]
 
 
@@ -55,14 +55,15 @@ def validate(
         for answer in chain.from_iterable(generator.answer(batches)):
             sample = by_id[answer.sample_id]
             if answer.text is None:
-                refuse_bad_image(sample.image, config)  # a sample that failed otherwise is recorded as failed
+                refuse_bad_images(sample.images, config)  # a sample that failed otherwise is recorded as failed
             rows.append(
                 {
-                    "image": sample.image.name,
+                    "image": sample.image_names,
                     "question": sample.question,
                     "prediction": answer.text,
                     "answer": sample.answer,
                     "answers": list(sample.answers),
+                    "choices": list(sample.choices),
                     "need_external_knowledge": sample.need_external_knowledge,
                     "finish_reason": answer.finish_reason,
                 }

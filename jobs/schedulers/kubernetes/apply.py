@@ -48,6 +48,14 @@ class Manifest:
         return _yaml(kept)
 
 
+@dataclass(frozen=True)
+class Shipment:
+    """A manifest and where it is to go; None: the namespace of the overlay, or the one that kubectl uses."""
+
+    manifest: Manifest
+    namespace: str | None
+
+
 def overlay_for(name: str | None, request: Request) -> Path:
     """The folder of the overlay NAME of k8s/overlays, or of one given by its path.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from jobs.schedulers.base import Told
 from jobs.schedulers.kubernetes import pod_ends, pod_waits
 from jobs.schedulers.kubernetes.kubectl import get
 from jobs.schedulers.kubernetes.pods import Pod, last_words, pods_of
@@ -19,14 +20,6 @@ _CONDITIONS = {
     "SuccessCriteriaMet": "ending",
     "Suspended": "pending",
 }
-
-
-class Told(NamedTuple):
-    """What Kubernetes tells of a job. `words`: the end of the log of the pod whose failure is the cause."""
-
-    state: str
-    detail: str
-    words: str = ""
 
 
 def ask(submission: Submission) -> Told | None:

@@ -52,7 +52,7 @@ def kubectl(context: str, namespace: str | None) -> list[str]:
 
 
 def kubectl_for(submission: Submission) -> list[str]:
-    """kubectl in the cluster and namespace that the job was sent to, wherever the user is by now."""
+    """The kubectl command for the cluster and namespace that the job was sent to, whatever the current context is."""
     return kubectl(submission.context, submission.namespace)
 
 

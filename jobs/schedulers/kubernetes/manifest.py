@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.schedulers.kubernetes.resources import set_gpus
-from jobs.secret_check import refuse_in_manifest
+from jobs.schedulers.secret_check import refuse_in_manifest
 from jobs.spec import Work
 from vizsage.config import config_to_yaml
 from vizsage.errors import ConfigError
@@ -116,7 +116,7 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
 
 
 def workload_kind(documents: Sequence[Document]) -> str:
-    """job or jobset, as kubectl takes it."""
+    """The kind of the workload as kubectl takes it: job or jobset."""
     return next(str(document["kind"]).lower() for document in documents if document.get("kind") in _WORKLOADS)
 
 
@@ -188,7 +188,8 @@ def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str
 
 
 def _container(pod: Document) -> Document:
-    for container in pod["containers"]:
+    containers: list[Document] = pod["containers"]
+    for container in containers:
         if container["name"] == CONTAINER:
             return container
     raise ConfigError(f"the pods of the overlay have no container named {CONTAINER}")
@@ -276,7 +277,7 @@ def _check_volumes(work: Work, pod: Document, container: Document) -> None:
 
 
 def _upward(path: str) -> Iterator[str]:
-    """/a/b, /a, /"""
+    """The path and the folders above it: /a/b, /a, /."""
     while path != "/":
         yield path
         path = posixpath.dirname(path)

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from jobs.log_files import for_terminal
 from jobs.schedulers.kubernetes.job_states import ask, has_ended
 from jobs.schedulers.kubernetes.kubectl import kubectl_for
 from jobs.schedulers.kubernetes.manifest import CONTAINER
@@ -251,11 +252,6 @@ class _Log:
         content = b"".join([*title, *(self._prefix + line + b"\n" for line in lines)])
         sys.stdout.buffer.write(for_terminal(content) if sys.stdout.isatty() else content)
         sys.stdout.buffer.flush()
-
-
-def for_terminal(content: bytes) -> bytes:
-    """Lines of a log as a terminal may get them; what is not UTF-8 is shown as \\x9b."""
-    return printable(content.decode("utf-8", "backslashreplace"), lines=True).encode()
 
 
 def _warn(problem: str) -> None:

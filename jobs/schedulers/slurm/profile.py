@@ -5,118 +5,33 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from jobs.schedulers.slurm.profile_values import (
+    Cache,
+    Container,
+    Environment,
+    Lines,
+    Memory,
+    Mounts,
+    Program,
+    TimeLimit,
+    Word,
+)
+from jobs.time_limit import seconds
 from vizsage.config import Count, PositiveInt, build, read_yaml
 from vizsage.errors import ConfigError
-from vizsage.files import expanded
 
 FOLDER = Path("config/clusters")
 DEFAULT = "default"
 
-# As SLURM names them; the number of parts decides what they are.
-_TIMES = (
-    r"(?P<minutes>\d+)",
-    r"(?P<minutes>\d+):(?P<seconds>\d+)",
-    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
-    r"(?P<days>\d+)-(?P<hours>\d+)",
-    r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+)",
-    r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
-)
-_UNIT_S = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-# Key of a profile: the variables of sbatch that say the same.
-_DEFAULTS = {
-    "clusters": ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"),
-    "partition": ("SBATCH_PARTITION",),
-    "account": ("SBATCH_ACCOUNT",),
-    "qos": ("SBATCH_QOS",),
-    "reservation": ("SBATCH_RESERVATION",),
-}
-_UNLIMITED = ("UNLIMITED", "INFINITE")
 _KEEP_OUT = (
     "looks like a secret, which would stand in the script: export it in your shell, from where it is passed through, "
     "or read it from a file, NAME=$(cat FILE), or, if it is none, add not_secrets"
 )
-
-
-def _line(text: str) -> str:
-    if not text.strip() or not text.isprintable():
-        raise ValueError("expected a text in one line")
-    return text.strip()
-
-
-def _word(text: str) -> str:
-    """A value of an #SBATCH line, where a blank would begin something else."""
-    if not text.isprintable() or re.fullmatch(r"\S+", text) is None:
-        raise ValueError("expected one word without blanks")
-    return text
-
-
-def _program(text: str) -> str:
-    return expanded(_line(text))
-
-
-def _memory(text: str) -> str:
-    if re.fullmatch(r"\d+[KMGT]?", text, re.IGNORECASE) is None:
-        raise ValueError("expected a number with K, M, G or T, for example 64G, or 0 for all that a node has")
-    return text
-
-
-def _time(text: str) -> str:
-    seconds(text)
-    return text
-
-
-def _container(text: str) -> str:
-    """The image stands quoted in the script, where the shell fills nothing in."""
-    kind, _, image = text.strip().partition(" ")
-    image = expanded(image.strip())
-    if (kind, image) != ("none", "") and (kind not in ("apptainer", "pyxis") or not image or not image.isprintable()):
-        raise ValueError("expected none, apptainer FILE.sif or pyxis FILE.sqsh")
-    if image.startswith("$"):
-        raise ValueError("expected the image's path written out, without variables")
-    return f"{kind} {image}".strip()
-
-
-def _mount(text: str) -> str:
-    """Both paths stand quoted in the script; a comma would begin the next mount."""
-    text = expanded(text)
-    if not text.isprintable() or re.fullmatch(r"/[^:,]*:/[^:,]*(:ro|:rw)?", text) is None:
-        raise ValueError("expected SRC:DST, SRC:DST:ro or SRC:DST:rw, two absolute paths without a comma")
-    return text
-
-
-def _cache(text: str) -> str:
-    """It stands between double quotes in the script, where the shell fills variables in."""
-    text = expanded(text)
-    if not text.isprintable() or re.fullmatch(r"[/$][^\"`\\]*", text) is None or "$(" in text:
-        raise ValueError("expected an absolute path; variables such as $USER are filled in on the node")
-    return text
-
-
-def _environment(variables: dict[str, str]) -> dict[str, str]:
-    for name, value in variables.items():
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
-            raise ValueError(f"{name!r} is no name of a variable")
-        if "\0" in value:
-            raise ValueError(f"{name} has a null character")
-    # As a shell does in an assignment; what is no path may begin with ~ as well.
-    return {name: expanded(value) if re.match("~(/|$)", value) else value for name, value in variables.items()}
-
-
-def _lines(lines: tuple[str, ...]) -> tuple[str, ...]:
-    if any("\0" in line for line in lines):
-        raise ValueError("null character")
-    return lines
-
-
-Word = Annotated[str, AfterValidator(_word)]
-# Not shown in messages (repr=False below): what somebody wrote there against all advice shall not reach a log.
-Lines = Annotated[tuple[str, ...], AfterValidator(_lines)]
 
 
 class Profile(BaseModel):
@@ -141,11 +56,11 @@ class Profile(BaseModel):
     cpus_per_task: PositiveInt = Field(
         8, description="CPU cores on each node; changed in proportion where other GPUs are asked for."
     )
-    mem: Annotated[str, AfterValidator(_memory)] | None = Field(
+    mem: Memory | None = Field(
         None,
         description="Memory of each node, in proportion too: 64G, K, M or T; 0: all; null: the cluster's default.",
     )
-    time: Annotated[str, AfterValidator(_time)] = Field(
+    time: TimeLimit = Field(
         "24:00:00",
         description="Time limit of one attempt: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED.",
     )
@@ -156,22 +71,17 @@ class Profile(BaseModel):
     )
     max_retries: Count = Field(3, description="Times that a job is queued again after an unknown failure.")
 
-    # what the command finds
+    # what the command finds; setup, environment and srun_options are not shown in messages (repr=False), because
+    # a secret in them, which is against all advice, would be copied into a log
     setup: Lines = Field(
         (),
         repr=False,
         description="Lines of bash before the command, run on the first node; what they export reaches all.",
     )
-    environment: Annotated[dict[str, str], AfterValidator(_environment)] = Field(
-        {}, repr=False, description="Variables of the command."
-    )
-    container: Annotated[str, AfterValidator(_container)] = Field(
-        "none", description="none, apptainer FILE.sif or pyxis FILE.sqsh."
-    )
-    mounts: tuple[Annotated[str, AfterValidator(_mount)], ...] = Field(
-        (), description="Folders that the container sees: SRC:DST, SRC:DST:ro or SRC:DST:rw."
-    )
-    local_cache: Annotated[str, AfterValidator(_cache)] | None = Field(
+    environment: Environment = Field({}, repr=False, description="Variables of the command.")
+    container: Container = Field("none", description="none, apptainer FILE.sif or pyxis FILE.sqsh.")
+    mounts: Mounts = Field((), description="Folders that the container sees: SRC:DST, SRC:DST:ro or SRC:DST:rw.")
+    local_cache: Cache | None = Field(
         None, description="Folder on the node's own disk for caches, for example /tmp/$USER; null: none."
     )
     srun_options: Lines = Field((), repr=False, description="More options of srun, one word each.")
@@ -179,7 +89,7 @@ class Profile(BaseModel):
         (),
         description="What looks like a secret in setup or environment and is none, by the name that the message gives.",
     )
-    python: Annotated[str, AfterValidator(_program)] | None = Field(
+    python: Program | None = Field(
         None, description="Python that runs the job; null: the one that submits, python3 in a container."
     )
 
@@ -199,7 +109,7 @@ class Profile(BaseModel):
         return self
 
     def _secrets(self) -> list[str]:
-        from jobs.secret_check import (
+        from jobs.schedulers.secret_check import (
             in_lines,
             in_variables,
         )  # it loads detect-secrets when there is something to search
@@ -240,61 +150,6 @@ def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
     return build(Profile, settings | changes, source=str(path or "profile"))
 
 
-def with_gpus(profile: Profile, gpus: int, *, of_a_kind: bool = False) -> Profile:
-    """`profile` with `gpus` GPUs on each node; cores and memory, which are for the GPUs that it has, in proportion.
-
-    Args:
-        profile: one without GPUs keeps its cores and memory.
-        gpus: 0 keeps cores and memory too, because the work is done there.
-        of_a_kind: of the kind that gres names, where it names one; else of any.
-    """
-    kinds = (profile.gres or "").split(",")
-    counted = [name for name in kinds if name.partition(":")[0] == "gpu"]
-    had = sum(_counts(name)[1] for name in counted) if profile.gres else profile.gpus_per_node
-    changes: dict[str, Any] = {"gpus_per_node": gpus, "gres": None}
-    if of_a_kind and profile.gres:
-        renamed = (f"{_counts(name)[0]}:{gpus}" if name in counted else name for name in kinds)
-        changes = {"gres": ",".join(renamed)}
-    if had and gpus and gpus != had:
-        changes["cpus_per_task"] = -(-profile.cpus_per_task * gpus // had)
-        if profile.mem and profile.mem.rstrip("KMGTkmgt").strip("0"):  # 0: all that the node has
-            amount, unit = re.fullmatch(r"(\d+)(.?)", profile.mem).groups()  # type: ignore[union-attr]
-            changes["mem"] = f"{-(-int(amount) * gpus // had)}{unit}"
-    return profile.model_copy(update=changes)
-
-
-def _counts(gres: str) -> tuple[str, int]:
-    """gpu:a100:4 as ("gpu:a100", 4); without a number it is one."""
-    kind, _, number = gres.rpartition(":")
-    return (kind, int(number)) if number.isdecimal() else (gres, 1)
-
-
-def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, list[str]]:
-    """`profile` with what it leaves open and a variable of sbatch in `environment` says, and a line on each of these.
-
-    Only what names a place is taken: a count or a time of the environment would contradict the profile and the options
-    unseen. Raises ConfigError for a value that no profile may have.
-    """
-    taken = {
-        key: (name, environment[name])
-        for key, names in _DEFAULTS.items()
-        for name in names
-        if environment.get(name) and getattr(profile, key) in (None, environment[name])
-    }
-    open_keys = {key: (name, value) for key, (name, value) in taken.items() if getattr(profile, key) is None}
-    lines = [f"{key}: {value}, from {name} in the environment" for key, (name, value) in open_keys.items()]
-    known = {name for name, _ in taken.values()} | {"SBATCH_EXPORT"}  # a surrounding job has it
-    options = {name for name in environment if name.startswith("SBATCH_")} | {"SLURM_CLUSTERS"} & environment.keys()
-    if ignored := sorted(name for name in options - known if environment[name]):
-        lines.append(f"{', '.join(ignored)} in the environment: not passed on to sbatch; profile and options decide")
-    if open_keys:
-        settings = profile.model_dump() | {key: value for key, (_, value) in open_keys.items()}
-        profile = build(
-            Profile, settings, source=f"{', '.join(name for name, _ in open_keys.values())} in the environment"
-        )
-    return profile, lines
-
-
 def _path(name: str | None) -> Path | None:
     if name is None:
         path = FOLDER / f"{DEFAULT}.yaml"
@@ -308,14 +163,3 @@ def _path(name: str | None) -> Path | None:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{path}: no such profile; {hint}there are {', '.join(there) or 'none'}, or name a YAML file")
     return path
-
-
-def seconds(text: str) -> int | None:
-    """Seconds of a time as SLURM reads it: whole minutes, rounded up; None for no limit. Raises ValueError."""
-    if text.upper() in _UNLIMITED:
-        return None
-    for form in _TIMES:
-        if found := re.fullmatch(form, text, re.ASCII):
-            seconds = sum(int(number) * _UNIT_S[unit] for unit, number in found.groupdict().items())
-            return -(-seconds // 60) * 60 or None
-    raise ValueError("expected MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED")

@@ -248,7 +248,7 @@ def test_an_output_dir_an_evaluation_and_a_file_name_the_same_run(two: tuple[Pat
 def test_another_split(tmp_path: Path) -> None:
     one, other = (run(tmp_path / name, answered("cd"), split="val") for name in "ab")
     assert compare([one, other], split="val")["samples"] == 2
-    with pytest.raises(ConfigError, match="no predictions there.*evaluated there: val"):
+    with pytest.raises(ConfigError, match=r"no predictions there.*evaluated there: val"):
         compare([one, other])
 
 

@@ -19,9 +19,10 @@ from vizsage import cli
 from vizsage.config import Config
 from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.report import report_file as report
+from vizsage.evaluation.report import thumbnails
 from vizsage.evaluation.report.page import percent
-from vizsage.evaluation.report.report_file import counterpart_folder, thumbnails
-from vizsage.files import write_jsonl
+from vizsage.evaluation.report.report_file import counterpart_folder
+from vizsage.json_lines import write_jsonl
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vizsage.evaluation.report.report_file import thumbnails
+from vizsage.evaluation.report import thumbnails
 
 
 @pytest.mark.parametrize(("images", "size"), [(1, (160, 72)), (2000, (160, 72)), (2001, (112, 60)), (10_001, (80, 50))])

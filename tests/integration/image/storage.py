@@ -155,7 +155,7 @@ def _mirror() -> str:
 
 def _certificates() -> str:
     named = [os.environ.get(name, "") for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")]
-    return next(path for path in [*named, "/etc/ssl/certs/ca-certificates.crt"] if path and os.path.isfile(path))
+    return next(path for path in [*named, "/etc/ssl/certs/ca-certificates.crt"] if path and Path(path).is_file())
 
 
 def _pip_configuration() -> str:

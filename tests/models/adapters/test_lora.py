@@ -329,7 +329,7 @@ def test_missing_adapter_is_named(tmp_path: Path) -> None:
     loaded = load_base(config)
     with pytest.raises(CheckpointError, match=f"{tmp_path}/none: no such adapter"):
         load_adapter(loaded, config, tmp_path / "none")
-    with pytest.raises(CheckpointError, match="found no adapter_config.json"):
+    with pytest.raises(CheckpointError, match=r"found no adapter_config.json"):
         load_adapter(loaded, config, tmp_path)
 
 
@@ -388,7 +388,7 @@ def test_damaged_adapter_is_refused(tmp_path: Path, damage: str) -> None:
 def test_incomplete_or_not_finite_weights_are_refused(
     tmp_path: Path, damage: str, recwarn: pytest.WarningsRecorder
 ) -> None:
-    loaded, config, folder, _ = saved_adapter(tmp_path)
+    _, config, folder, _ = saved_adapter(tmp_path)
     said = damage_adapter(folder, damage)
     with pytest.raises(CheckpointError) as caught:
         load_adapter(load_base(config), config, folder)

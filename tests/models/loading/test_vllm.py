@@ -6,6 +6,7 @@ vLLM itself needs a GPU: a stand-in with its interface takes its place, a small 
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import shutil
@@ -165,8 +166,8 @@ def test_questions_on_one_image_stay_together_in_batches_of_the_given_size(stand
     batches = model.batches(samples())
     assert sorted(sample.sample_id for batch in batches for sample in batch) == [f"test-{i}" for i in range(9)]
     assert max(map(len, batches)) <= 4
-    names = [sample.image.name for batch in batches for sample in batch]
-    assert sum(a != b for a, b in zip(names, names[1:], strict=False)) == len(set(names)) - 1
+    names = [sample.images[0].name for batch in batches for sample in batch]
+    assert sum(a != b for a, b in itertools.pairwise(names)) == len(set(names)) - 1
 
 
 # --- evaluation and prediction ---------------------------------------------------------------------------------------
@@ -261,9 +262,9 @@ def test_the_interface_is_that_of_the_installed_release() -> None:
 
 def test_failed_samples_are_null_beside_good_ones(stand_in: StandIn) -> None:
     good = samples()[0]
-    bad = replace(good, sample_id="bad", image=EmbeddedImage("broken.png", b"nothing"))
+    bad = replace(good, sample_id="bad", images=(EmbeddedImage("broken.png", b"nothing"),))
     long = replace(good, sample_id="long", question="why " * 900)
-    unwanted = [replace(good, sample_id=f"unwanted-{i}", image=image("red", 50 + i)) for i in range(2)]
+    unwanted = [replace(good, sample_id=f"unwanted-{i}", images=(image("red", 50 + i),)) for i in range(2)]
 
     def refuse(prompt: dict[str, Any]) -> None:
         if prompt["multi_modal_data"]["image"].width >= 50:
@@ -416,7 +417,7 @@ def test_llama_3_2_vision_is_no_longer_served(stand_in: StandIn) -> None:
         f"model_name {config.model_name}: vLLM serves Llama 3.2 Vision (mllama) no longer, 0.10.2 was its last release "
         "that did; set backend: hf"
     )
-    with pytest.raises(ConfigError, match="model_name vizsage-tiny: vLLM serves Llama 3.2 Vision"):
+    with pytest.raises(ConfigError, match=r"model_name vizsage-tiny: vLLM serves Llama 3.2 Vision"):
         load_answerer(config.model_copy(update={"model_name": "vizsage-tiny"}), None)
 
 

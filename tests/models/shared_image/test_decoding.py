@@ -36,7 +36,7 @@ def questions() -> list[Sample]:
             "Where does it stand?",
             "Why",
         ]
-        rows += [Sample(f"{name}-{i}", image, text, "a") for i, text in enumerate(texts[:count])]
+        rows += [Sample(f"{name}-{i}", (image,), text, "a") for i, text in enumerate(texts[:count])]
     return rows
 
 
@@ -116,7 +116,7 @@ def test_a_image_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tower, "forward", watched)
     answer(loaded, config, [])
-    assert sum(seen) == len({sample.image.name for sample in questions()})
+    assert sum(seen) == len({sample.images[0].name for sample in questions()})
 
 
 def test_failed_samples_are_left_out_of_trees() -> None:
@@ -124,7 +124,7 @@ def test_failed_samples_are_left_out_of_trees() -> None:
     loaded = load_base(config)
     rows = samples()[:4]
     broken = EmbeddedImage("bad.png", b"nothing")
-    bad = [replace(rows[0], sample_id="bad", image=broken), replace(rows[1], question="why " * 300)]
+    bad = [replace(rows[0], sample_id="bad", images=(broken,)), replace(rows[1], question="why " * 300)]
     generator = Generator(loaded.model, loaded.processor, config)
     [answers] = generator.answer([[*bad, rows[0], rows[2], rows[3]]])
     assert [found.finish_reason for found in answers[:2]] == ["failed", "failed"]

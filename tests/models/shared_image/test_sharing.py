@@ -58,7 +58,7 @@ def group(size: int, seed: int, *, descriptions: bool) -> list[Sample]:
         question = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 12)))
         answer = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 4)))
         description = "The painting shows a woman sitting on a couch." if descriptions and number % 2 else None
-        found.append(Sample(f"{seed}-{number}", image, question, answer, description is not None, description))
+        found.append(Sample(f"{seed}-{number}", (image,), question, answer, description is not None, description))
     return found
 
 

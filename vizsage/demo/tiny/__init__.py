@@ -1,0 +1,1 @@
+"""The tiny model in the package: its architecture, its training text and its recipe."""

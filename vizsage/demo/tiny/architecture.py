@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -96,6 +97,12 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> MllamaProcessor:
     return MllamaProcessor(image_processor=image_processor, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE)
 
 
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
+
+
 def build_model(tokenizer: PreTrainedTokenizerFast) -> MllamaForConditionalGeneration:
     """The architecture of Llama 3.2 Vision with 9 text layers, three of them cross-attention, and 5 vision layers."""
     vision = MllamaVisionConfig(
@@ -121,13 +128,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> MllamaForConditionalGener
         num_key_value_heads=5,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         max_position_embeddings=2048,
-        bos_token_id=tokenizer.convert_tokens_to_ids(BOS),
-        eos_token_id=[tokenizer.convert_tokens_to_ids(EOS), tokenizer.convert_tokens_to_ids(EOT)],
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        bos_token_id=_token_id(tokenizer, BOS),
+        eos_token_id=[_token_id(tokenizer, EOS), _token_id(tokenizer, EOT)],
+        pad_token_id=_token_id(tokenizer, PAD),
     )
-    config = MllamaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    )
+    config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=_token_id(tokenizer, IMAGE_TOKEN))
     model = MllamaForConditionalGeneration(config)
     with torch.no_grad():  # gates start closed in Mllama because its language model is trained already; here none is
         for name, parameter in model.named_parameters():
@@ -143,9 +148,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> MllamaForConditionalGener
 
 def save(model: MllamaForConditionalGeneration, processor: MllamaProcessor, folder: Path) -> None:
     """Write config, processor and 16-bit weights. The config says float32: they are to be computed in it."""
-    model = model.to("cpu", torch.float16)
+    model = model.cpu().half()
     model.save_pretrained(folder)
-    config = model.config
+    config: Any = model.config
     config.dtype = config.text_config.dtype = config.vision_config.dtype = "float32"
     config.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -179,7 +179,8 @@ def text_inputs(material: Material, rows: np.ndarray, config: MllamaConfig, devi
     inside = place < material.lengths[rows, None]
     reply = inside & (place >= material.prompt_lengths[rows, None])
     ids = material.tokens[np.where(inside, material.starts[rows, None] + place, 0)].astype(np.int64)
-    ids[~inside] = config.text_config.pad_token_id
+    text: Any = config.text_config
+    ids[~inside] = text.pad_token_id
     inputs = {
         "input_ids": ids,
         "attention_mask": inside.astype(np.int64),
@@ -199,7 +200,7 @@ class AttributeReader(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in ATTRIBUTES.values())
 
     def forward(self, states: torch.Tensor) -> list[torch.Tensor]:
-        """states (B, patches, width) -> logits (B, classes) for each attribute."""
+        """For each attribute its logits (B, classes), from states (B, patches, width)."""
         weights = torch.softmax(self.queries @ self.keys(states).transpose(1, 2), dim=-1)
         return [head(pooled) for head, pooled in zip(self.heads, (weights @ states).unbind(1), strict=True)]
 
@@ -222,7 +223,8 @@ def train_vision(
 ) -> None:
     """Teach the vision tower to tell the attributes of a scene. `pixels` is material.pixels on the device."""
     tower, device = model.model.vision_model, pixels.device
-    reader = AttributeReader(model.config.vision_config.vision_output_dim).to(device)
+    vision: Any = model.config.vision_config
+    reader = AttributeReader(vision.vision_output_dim).to(device)
     attributes = torch.from_numpy(material.attributes).to(device)
     optimizer, schedule = _optimizer([*tower.parameters(), *reader.parameters()], plan.lr, plan.vision_steps)
     generator = torch.Generator().manual_seed(plan.seed)
@@ -288,7 +290,8 @@ def run(out: Path, plan: Schedule) -> dict[str, float]:
     material = make_material("pretrain", plan, plan.scenes, tokenizer)
     held_out = make_material("held-out", plan, 100, tokenizer)
     log.info("%d examples of %.0f tokens in %.0f s", *_sizes(material), time.monotonic() - started)
-    model = build_model(tokenizer).to(device).train()
+    model = build_model(tokenizer).train()
+    model.to(device=device)
     log.info("%d parameters on %s", sum(p.numel() for p in model.parameters()), device)
     pixels = torch.from_numpy(material.pixels).to(device)
     train_vision(model, pixels, material, plan)

@@ -56,7 +56,8 @@ def page_context(
 
     Args:
         results: the content of results.json.
-        gallery: rows, image names and descriptions for page.js, `shown` rows in all.
+        gallery: rows, image names and descriptions for page.js.
+        shown: number of rows in the gallery.
         counterpart: results of the blind evaluation of a real one, or the other way round.
         charts: curves of the training.
         image_problems: why images are missing, a line each.

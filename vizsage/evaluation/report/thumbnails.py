@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -17,7 +17,7 @@ from PIL import Image
 
 from vizsage.config import build_config
 from vizsage.data.images import load_image
-from vizsage.data.sample import ImageRef
+from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError, VizSageError, one_line
 
@@ -46,11 +46,11 @@ def thumbnails(results: Mapping[str, Any], names: Collection[str]) -> Thumbnails
     found, size = Thumbnails(), _size(len(names))
     images, total_bytes = _Images(results, set(names)), 0
 
-    def small(image: ImageRef) -> tuple[str, bytes | str]:
+    def small(sample: Sample) -> tuple[str, bytes | str]:
         try:
-            return image.name, _thumbnail(image, *size, max_image_px=images.max_image_px)
+            return sample.image_names, _thumbnail(sample.images, *size, max_image_px=images.max_image_px)
         except DataError as error:
-            return image.name, one_line(error)
+            return sample.image_names, one_line(error)
 
     try:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -110,30 +110,29 @@ def _embedded(report: Path) -> dict[str, bytes]:
     return {name: file for name, file in found.items() if file[:4] == b"RIFF" and file[8:12] == b"WEBP"}
 
 
-class _Images(Iterator[ImageRef]):
-    """One reference for each of the names `wanted`, which shrinks; raises VizSageError where the data is unusable."""
+class _Images(Iterator[Sample]):
+    """A sample for each of the names `wanted`, which shrinks; raises VizSageError where the data is unusable."""
 
     def __init__(self, results: Mapping[str, Any], wanted: set[str]) -> None:
         self.wanted = wanted
         self.max_image_px = 0
         self._results = results
-        self._references: Iterator[ImageRef] | None = None
+        self._samples: Iterator[Sample] | None = None
 
-    def __next__(self) -> ImageRef:
-        if self._references is None:
-            self._references = self._open()
-        return next(self._references)
+    def __next__(self) -> Sample:
+        if self._samples is None:
+            self._samples = self._open()
+        return next(self._samples)
 
-    def _open(self) -> Iterator[ImageRef]:
+    def _open(self) -> Iterator[Sample]:
         if not self.wanted:
             return
         config = build_config(self._results["settings"], source="the settings in results.json")
         self.max_image_px = config.max_image_px
-        samples: Iterable[Any] = open_split(config, self._results["split"]).stream()
-        for sample in samples:
-            if sample.image.name in self.wanted:
-                self.wanted.remove(sample.image.name)
-                yield sample.image
+        for sample in open_split(config, self._results["split"]).stream():
+            if sample.image_names in self.wanted:
+                self.wanted.remove(sample.image_names)
+                yield sample
                 if not self.wanted:
                     return
 
@@ -142,11 +141,19 @@ def _size(images: int) -> tuple[int, int]:
     return next(((edge, quality) for most, edge, quality in SIZES if images <= most), SMALLEST)
 
 
-def _thumbnail(image: ImageRef, edge_px: int, quality: int, *, max_image_px: int) -> bytes:
-    """A WebP file of at most `edge_px` on its longer side. Raises DataError."""
-    # Somewhat more than is needed leaves room to resample; most of a large JPEG is then never decoded.
-    thumbnail = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
-    thumbnail.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+def _thumbnail(images: Sequence[ImageRef], edge_px: int, quality: int, *, max_image_px: int) -> bytes:
+    """A WebP file: the images side by side, each of at most `edge_px` on its longer side. Raises DataError."""
+    parts = []
+    for image in images:
+        # Somewhat more than is needed leaves room to resample; most of a large JPEG is then never decoded.
+        part = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
+        part.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+        parts.append(part)
+    thumbnail = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
+    left = 0
+    for part in parts:
+        thumbnail.paste(part, (left, 0))
+        left += part.width
     file = BytesIO()
     thumbnail.save(file, "WEBP", quality=quality, method=4)
     return file.getvalue()

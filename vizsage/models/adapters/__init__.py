@@ -1,0 +1,1 @@
+"""LoRA adapters: adding, saving and loading them."""

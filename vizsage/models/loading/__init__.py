@@ -1,0 +1,1 @@
+"""Loading a base model through one of the backends."""

@@ -133,7 +133,7 @@ def load_base(config: Config) -> LoadedModel:
 
 
 def _switch_checkpointing(model: Any, config: Config) -> None:
-    """unsloth's preparation of a model that has an adapter: its gradient checkpointing, PyTorch's, or none.
+    """Prepare a model that has an adapter for gradient checkpointing: unsloth's, PyTorch's, or none.
 
     unsloth's asks for a gradient of what goes into a layer, and keeps that on the CPU. The language model's embeddings
     are made to have one; a trained vision part may have none (Qwen3-VL), and would silently not be trained, so that
@@ -172,11 +172,12 @@ def _loading_info() -> Iterator[dict[str, Any]]:
         reported.update(info)
         return model
 
-    PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+    model_class: Any = PreTrainedModel
+    model_class.from_pretrained = classmethod(from_pretrained)
     try:
         yield reported
     finally:
-        PreTrainedModel.from_pretrained = original
+        model_class.from_pretrained = original
 
 
 def _code_folder(local_rank: int) -> Path:

@@ -94,9 +94,10 @@ class VllmGenerator:
 
     def _answers(self, batch: Sequence[Sample], prompts: FittedPrompts) -> list[Answer]:
         asked = [i for i in range(len(batch)) if i not in prompts.rejected]
-        requests = [
-            {"prompt_token_ids": prompts.ids[i], "multi_modal_data": {"image": prompts.images[i]}} for i in asked
-        ]
+        requests = []
+        for i in asked:
+            (image,) = prompts.images[i]  # the engine is made for one image per prompt
+            requests.append({"prompt_token_ids": prompts.ids[i], "multi_modal_data": {"image": image}})
         found: dict[int, Any] = {**prompts.rejected, **dict(zip(asked, self._outputs(requests), strict=True))}
         return [self._as_answer(sample, found[i]) for i, sample in enumerate(batch)]
 

@@ -55,7 +55,10 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    attended: tuple[torch.Tensor, torch.Tensor | None] = AttentionInterface()["sdpa"](
+        module, query, key, value, attention_mask, **kwargs
+    )
+    return attended
 
 
 def _compiles(base: Any) -> bool:

@@ -85,7 +85,8 @@ class BranchDecoder:
         Args:
             trees: inputs of the model with rows [I, W], "depth" and "subtree_end" among them, all on its device.
             last: by image, the node that ends each question's prompt.
-            end_ids: an answer is over with one of these, or with `max_tokens` tokens.
+            end_ids: an answer is over with one of these.
+            max_tokens: the most tokens of an answer, after which it is over as well.
         """
         with sdpa_kernel(_KERNELS):
             return self._generate(trees, last, end_ids, max_tokens)

@@ -177,6 +177,7 @@ def multimodal_positions(
     # A node of each depth, whichever: rows differ behind the image only.
     order = depth.sort(stable=True).indices
     row = order[torch.searchsorted(depth[order], torch.arange(int(depth.max()) + 1))]
+    found: torch.Tensor
     found, _ = base.model.get_rope_index(ids[row][None], mm_token_type_ids=types[row][None], image_grid_thw=grid[None])
     return found[:, 0, depth]
 

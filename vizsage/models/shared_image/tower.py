@@ -164,7 +164,10 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """[I, heads, S, width] each -> [I, S, heads, width]; the image's positions lie first."""
     if not isinstance(attention_mask, _Layout):
-        return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        attended: tuple[torch.Tensor, torch.Tensor | None] = AttentionInterface()["sdpa"](
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return attended
     found = []
     for images, real in attention_mask.runs(attention_mask.patches):
         q, k, v = query[images], key[images], value[images]

@@ -223,7 +223,7 @@ def test_a_definite_refusal_locks_nothing(
 def test_what_cannot_be_taken_back_is_named(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.rights = CONFIGMAPS
     error = jobs(capsys, *TRAIN, code=2)
-    [(kind, name)] = server.objects
+    [(_, name)] = server.objects
     assert f"kubectl --context pool --namespace vlm delete configmap {name}" in error
     assert "no run was submitted from" in jobs(capsys, "status", code=2)
 
@@ -538,7 +538,9 @@ def test_a_job_that_was_removed(
     job = submitted(capsys)
     del server.objects["Job", job.job_id]
     if exit_code is not None:  # the outputs are where this host sees them, too
-        (here / "outputs/run/outcome.json").write_text(json.dumps({"exit_code": exit_code, "step": 7}))
+        (here / "outputs/run/outcome.json").write_text(
+            json.dumps({"exit_code": exit_code, "reason": "", "step": 7, "attempt": 1})
+        )
     assert told in jobs(capsys, "status")
 
 

@@ -25,7 +25,7 @@ class Loader(yaml.SafeLoader):
     A date is a text: no setting is one, and a name such as 2026-01-31 would otherwise be refused.
     """
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 -- PyYAML declares it an attribute of the instance
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -37,7 +37,7 @@ class Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose the next node. Raises ComposerError where it is nested too deep or holds too much."""
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML has no types here
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise ComposerError(None, None, f"nested more than {MAX_DEPTH} deep", mark)
@@ -57,7 +57,7 @@ class Loader(yaml.SafeLoader):
 class TextLoader(Loader):
     """Keeps every scalar but null as the text that stands in the file."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 -- PyYAML declares it an attribute of the instance
         first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -1,58 +1,19 @@
 """Every setting of a run: its type, default, bounds and one line of help.
 
-One flat YAML file, `key=value` overrides on the command line, one frozen `Config`. All problems of a file are
-reported together, each naming its key, what was found and what is allowed. `read_yaml` and `build` do the same for
-settings of other kinds.
+README.md's table, the JSON Schema for editors and the messages about wrong values are all made from this class.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
-from vizsage.files import expanded
-from vizsage.hints import hint_for
-from vizsage.strict_yaml import Loader, TextLoader
+from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, no_switch
+from vizsage.contract import RUN_FILES
 
-
-def _no_bool(value: Any) -> Any:
-    """pydantic reads True as 1; a switch written where a number belongs is a mistake."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    if isinstance(value, int) and abs(value) > _LARGEST_INT:
-        raise ValueError(f"expected a number of at most {_LARGEST_INT}")
-    return value
-
-
-def _path_text(value: Any) -> Any:
-    """pydantic reads an empty text as the current directory, into which nobody means to write a run."""
-    if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
-        raise ValueError("expected the path of a file or folder")
-    return expanded(str(value))
-
-
-def _name_or_path(value: Any) -> Any:
-    return expanded(value) if isinstance(value, str) else value
-
-
-_PROBLEMS = 20  # that one message names: a file of something else has thousands of keys
-_LARGEST_INT = 10**15  # beyond what any setting means; floating point and the libraries take no number of any size
-# The validator stands last, so that the bounds before it reach the JSON Schema.
-Float = Annotated[float, BeforeValidator(_no_bool)]
-PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
-Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
-FilePath = Annotated[Path, BeforeValidator(_path_text)]
-NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
-# What a run writes into output_dir besides checkpoints and the adapter.
-RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
-RUN_FOLDERS = ("evaluation_results", "wandb")  # those of them that are folders
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
 ]
@@ -60,11 +21,7 @@ SCHEDULERS = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 
-_POLYNOMIAL_END = 1e-7  # of transformers' schedule
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
+_POLYNOMIAL_END = 1e-7  # the last learning rate of transformers' polynomial schedule
 _PROJECT = r"^[^/\\#?%:]+$"
 
 
@@ -137,7 +94,7 @@ class Config(BaseModel):
     optim: OPTIMIZERS = Field("adamw_torch", description="Optimizer; the 8-bit and paged ones need bitsandbytes.")
     scheduler: SCHEDULERS = Field("linear", description="Shape of the learning rate after warm-up.")
     max_grad_norm: Float = Field(1.0, ge=0, description="Gradients are clipped to this norm; 0: not clipped.")
-    max_seq_length: Annotated[int, Field(ge=16), BeforeValidator(_no_bool)] = Field(
+    max_seq_length: Annotated[int, Field(ge=16), BeforeValidator(no_switch)] = Field(
         2048, description="Longest sample in tokens, image tokens included; descriptions are shortened to fit."
     )
     share_images: Literal["auto"] | bool = Field(
@@ -149,7 +106,7 @@ class Config(BaseModel):
         description="Compile layers where share_images acts on a GPU: slow start, fast steps. auto: from 500 steps on.",
     )
     use_bf16: bool = Field(True, description="Compute in bfloat16 where the hardware has it.")
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_no_bool)] = Field(
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(no_switch)] = Field(
         3407, description="Seed of data order, dropout and LoRA."
     )
     reproducible: bool = Field(
@@ -213,7 +170,7 @@ class Config(BaseModel):
         description="Images with more pixels (width x height) are refused; decoding takes 10 to 25 bytes of memory per "
         "pixel in each worker.",
     )
-    resize_px: Annotated[int, Field(ge=1024), BeforeValidator(_no_bool)] | None = Field(
+    resize_px: Annotated[int, Field(ge=1024), BeforeValidator(no_switch)] | None = Field(
         None, description="Scale images with more pixels down to this many before the model; null: never."
     )
 
@@ -298,136 +255,6 @@ class Config(BaseModel):
         return (self.save_path or self.output_dir) / self.name_trained_model
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, or the one in the folder of a run, and lay `key=value` overrides over it.
-
-    The output_dir of a run's folder is that folder, wherever the run was moved or copied to.
-
-    Raises ConfigError with every problem of file and overrides, a clause each, in one line.
-    """
-    file = settings_file(path)
-    settings = read_yaml(file)
-    if file != path and (path / "run.json").is_file():
-        written = settings.get("output_dir", Config.model_fields["output_dir"].default)
-        if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
-            settings["output_dir"] = str(path)
-    values, problems = parse_overrides(overrides)
-    return build_config(settings | values, source=str(file), problems=problems)
-
-
-def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
-    values, problems = dict[str, Any](), []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            problems.append(f"{quoted(override)} is not an override; write key=value")
-            continue
-        values[key.strip()] = _override_value(text)
-    return values, problems
-
-
-def settings_file(path: Path) -> Path:
-    """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
-    if not path.is_dir():
-        return path
-    file = path / "config.yaml"
-    if not file.exists():
-        raise ConfigError(
-            f"{path}: a folder without config.yaml; name a YAML file of settings, or the output_dir of a training"
-        )
-    return file
-
-
-def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:
-    """Validate `settings`. Raises ConfigError that lists all problems after `source`."""
-    return build(Config, settings, source, problems)
-
-
-def build(model: type[Model], settings: dict[str, Any], source: str, problems: Iterable[str] = ()) -> Model:
-    """Validate `settings` as a `model`, which forbids other keys and whose fields each have a description.
-
-    Raises ConfigError: in one line, after `source`, the given problems and a clause for each key that has one. The
-    value of a field with repr=False, which may hold a secret, is not shown.
-    """
-    found = list(problems)
-    known = model.model_fields
-    for key in settings:
-        if key not in known:
-            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
-        elif not is_unicode(settings[key]):
-            found.append(f"{key}: expected UTF-8, found {_shown(ascii(settings[key]))}")
-    settings = {key: value for key, value in settings.items() if key in known and is_unicode(value)}
-    built, problems_of_keys = _validated(model, settings)
-    found += problems_of_keys.values()
-    if problems_of_keys and "" not in problems_of_keys:
-        # The rules over several settings come after those of each; try them on what is left.
-        _, others = _validated(model, {k: v for k, v in settings.items() if k not in problems_of_keys})
-        clauses = others.get("", "").split("; ")
-        found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
-    if found or built is None:
-        more = [f"and {len(found) - _PROBLEMS} more problems"] if len(found) > _PROBLEMS else []
-        raise ConfigError(f"{source}: " + "; ".join(found[:_PROBLEMS] + more))
-    return built
-
-
-def is_unicode(value: Any) -> bool:
-    """Whether all texts in `value` can be written as UTF-8: a byte of the command line that is none cannot."""
-    if isinstance(value, dict):
-        return all(is_unicode(one) for pair in value.items() for one in pair)
-    if isinstance(value, (list, tuple)):
-        return all(map(is_unicode, value))
-    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
-
-
-def config_to_yaml(config: Config, *, ascii_only: bool = False) -> str:
-    """The resolved settings as YAML that `load_config` reads back to an equal Config."""
-    settings = config.model_dump(mode="json")
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
-    # YAML escapes control codes, but writes overrides of the direction as they are.
-    return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
-
-
-def _override_value(text: str) -> Any:
-    """`text` as YAML where it looks like YAML, else as it stands: `Answer: briefly # now` is meant as a text."""
-    try:
-        value = yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError):
-        return text
-    bracketed = text.lstrip().startswith(("[", "{", '"', "'"))
-    return text if isinstance(value, (str, list, dict)) and not bracketed else value
-
-
-def _validated(model: type[Model], settings: dict[str, Any]) -> tuple[Model | None, dict[str, str]]:
-    """The model, or one clause for each key with a problem; "" is the key of the rules over several settings."""
-    try:
-        return model(**settings), {}
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-    messages: dict[str, list[str]] = {}
-    inputs: dict[str, Any] = {}
-    for detail in details:
-        key = str(detail["loc"][0]) if detail["loc"] else ""
-        # A key that may have several types fails once for each of them.
-        messages.setdefault(key, []).append(detail["msg"].removeprefix("Value error, "))
-        inputs.setdefault(key, detail["input"])
-    return None, {key: _clause(model, key, messages[key], inputs[key]) for key in messages}
-
-
-def _clause(model: type[BaseModel], key: str, messages: list[str], found: Any) -> str:
-    if not key:
-        return "; ".join(messages)
-    field = model.model_fields[key]
-    purpose = (field.description or "").rstrip(".")
-    value = f", found {_shown(found)}" if field.repr else ""
-    return f"{key}: {', or '.join(dict.fromkeys(messages))}{value} ({purpose}; default {_shown(field.default)})"
-
-
-def _shown(value: Any) -> str:
-    """A value as it would stand in the file."""
-    return shortened(json.dumps(value, default=str, ensure_ascii=False))
-
-
 def _loftq_problems(loftq: dict[str, int]) -> list[str]:
     allowed = {"loftq_bits": (4, 8), "loftq_iter": range(1, 101)}
     problems = [f"loftq_config: unknown key {k!r}, allowed are {', '.join(allowed)}" for k in loftq if k not in allowed]
@@ -436,31 +263,3 @@ def _loftq_problems(loftq: dict[str, int]) -> list[str]:
     if loftq.get("loftq_iter", 1) not in allowed["loftq_iter"]:
         problems.append(f"loftq_config: loftq_iter must be 1 to 100, found {loftq['loftq_iter']}")
     return problems
-
-
-def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty one.
-
-    With `as_text` numbers and switches stay the texts that stand in the file: YAML takes 24:00:00 for the number 86400,
-    010 for 8 and `no` for false.
-
-    Raises ConfigError, one line naming file, line and column, where the file is missing or something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        settings = yaml.load(text, Loader=TextLoader if as_text else Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
-    except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
-        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}broken YAML: {shortened(str(error.problem))}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: broken YAML: {one_line(error)}") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: expected lines of `key: value`, found a {type(settings).__name__}")
-    return settings

@@ -1,0 +1,30 @@
+"""The schedulers that `python -m jobs` knows, a line each: name on the command line, and where its class is."""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+from typing import Any
+
+from jobs.schedulers.base import Scheduler
+from vizsage.errors import ConfigError
+
+_CLASSES = {
+    "slurm": "jobs.schedulers.slurm.slurm_scheduler:Slurm",
+    "kubernetes": "jobs.schedulers.kubernetes.kubernetes_scheduler:Kubernetes",
+}
+NAMES = tuple(_CLASSES)
+
+
+@functools.cache
+def scheduler_named(name: str) -> Scheduler[Any]:
+    """The scheduler of that name. Raises ConfigError where there is none."""
+    if name not in _CLASSES:
+        raise ConfigError(f"{name}: no such scheduler; there are {', '.join(NAMES)}")
+    scheduler: Scheduler[Any] = pkgutil.resolve_name(_CLASSES[name])()
+    return scheduler
+
+
+def schedulers() -> list[Scheduler[Any]]:
+    """All of them, in the order of the registry."""
+    return [scheduler_named(name) for name in NAMES]

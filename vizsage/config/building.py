@@ -1,0 +1,92 @@
+"""Values become a validated model, or one line with all their problems.
+
+Each problem names its key, what was found, what is allowed and what the key is for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from vizsage.config.settings import Config
+from vizsage.errors import ConfigError, quoted, shortened
+from vizsage.hints import hint_for
+
+_PROBLEMS = 20  # named in one message: a file that is not one of settings may have thousands of keys
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:
+    """Validate `settings`. Raises ConfigError that lists all problems after `source`."""
+    return build(Config, settings, source, problems)
+
+
+def build(model: type[Model], settings: dict[str, Any], source: str, problems: Iterable[str] = ()) -> Model:
+    """Validate `settings` as a `model`, which forbids other keys and whose fields each have a description.
+
+    Raises ConfigError: in one line, after `source`, the given problems and a clause for each key that has one. The
+    value of a field with repr=False, which may hold a secret, is not shown.
+    """
+    found = list(problems)
+    known = model.model_fields
+    for key in settings:
+        if key not in known:
+            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
+        elif not is_unicode(settings[key]):
+            found.append(f"{key}: expected UTF-8, found {_shown(ascii(settings[key]))}")
+    settings = {key: value for key, value in settings.items() if key in known and is_unicode(value)}
+    built, problems_of_keys = _validated(model, settings)
+    found += problems_of_keys.values()
+    if problems_of_keys and "" not in problems_of_keys:
+        # The rules over several settings come after those of each; try them on what is left.
+        _, others = _validated(model, {k: v for k, v in settings.items() if k not in problems_of_keys})
+        clauses = others.get("", "").split("; ")
+        found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
+    if found or built is None:
+        more = [f"and {len(found) - _PROBLEMS} more problems"] if len(found) > _PROBLEMS else []
+        raise ConfigError(f"{source}: " + "; ".join(found[:_PROBLEMS] + more))
+    return built
+
+
+def is_unicode(value: Any) -> bool:
+    """Whether all texts in `value` can be written as UTF-8: a byte of the command line that is none cannot."""
+    if isinstance(value, dict):
+        return all(is_unicode(one) for pair in value.items() for one in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(is_unicode, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
+
+
+def _validated(model: type[Model], settings: dict[str, Any]) -> tuple[Model | None, dict[str, str]]:
+    """The model, or one clause for each key with a problem; "" is the key of the rules over several settings."""
+    try:
+        return model(**settings), {}
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    messages: dict[str, list[str]] = {}
+    inputs: dict[str, Any] = {}
+    for detail in details:
+        key = str(detail["loc"][0]) if detail["loc"] else ""
+        # A key that may have several types fails once for each of them.
+        messages.setdefault(key, []).append(detail["msg"].removeprefix("Value error, "))
+        inputs.setdefault(key, detail["input"])
+    return None, {key: _clause(model, key, messages[key], inputs[key]) for key in messages}
+
+
+def _clause(model: type[BaseModel], key: str, messages: list[str], found: Any) -> str:
+    if not key:
+        return "; ".join(messages)
+    field = model.model_fields[key]
+    purpose = (field.description or "").rstrip(".")
+    value = f", found {_shown(found)}" if field.repr else ""
+    return f"{key}: {', or '.join(dict.fromkeys(messages))}{value} ({purpose}; default {_shown(field.default)})"
+
+
+def _shown(value: Any) -> str:
+    """A value as it would stand in the file."""
+    return shortened(json.dumps(value, default=str, ensure_ascii=False))

@@ -1,0 +1,47 @@
+"""Types of settings: numbers that are no switches, paths that begin with a home folder.
+
+A profile of a cluster is described with the same types.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from vizsage.files import expanded
+
+_LARGEST_INT = 10**15  # larger ones overflow floating point, or libraries refuse them; no setting needs one
+
+
+def no_switch(value: Any) -> Any:
+    """`value`, unless it is a switch or too large. Pydantic alone would read True as 1.
+
+    Raises:
+        ValueError: for these.
+    """
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    if isinstance(value, int) and abs(value) > _LARGEST_INT:
+        raise ValueError(f"expected a number of at most {_LARGEST_INT}")
+    return value
+
+
+def _path_text(value: Any) -> Any:
+    """`value` with the home folder for ~. Pydantic alone would read an empty text as the current directory."""
+    if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
+        raise ValueError("expected the path of a file or folder")
+    return expanded(str(value))
+
+
+def _name_or_path(value: Any) -> Any:
+    return expanded(value) if isinstance(value, str) else value
+
+
+# The validator is the last entry, so that the bounds before it reach the JSON Schema.
+Float = Annotated[float, BeforeValidator(no_switch)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(no_switch)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(no_switch)]
+FilePath = Annotated[Path, BeforeValidator(_path_text)]
+NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]

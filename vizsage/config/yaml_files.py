@@ -1,0 +1,102 @@
+"""Settings are read from YAML files and `key=value` overrides, and written as YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vizsage.config.building import build_config
+from vizsage.config.settings import Config
+from vizsage.config.strict_yaml import Loader, TextLoader
+from vizsage.contract import CONFIG, RUN
+from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, or the one in the folder of a run, and lay `key=value` overrides over it.
+
+    The output_dir of a run's folder is that folder, wherever the run was moved or copied to.
+
+    Raises ConfigError with every problem of file and overrides, a clause each, in one line.
+    """
+    file = settings_file(path)
+    settings = read_yaml(file)
+    if file != path and (path / RUN).is_file():
+        written = settings.get("output_dir", Config.model_fields["output_dir"].default)
+        if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
+            settings["output_dir"] = str(path)
+    values, problems = parse_overrides(overrides)
+    return build_config(settings | values, source=str(file), problems=problems)
+
+
+def settings_file(path: Path) -> Path:
+    """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
+    if not path.is_dir():
+        return path
+    file = path / CONFIG
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: a folder without config.yaml; name a YAML file of settings, or the output_dir of a training"
+        )
+    return file
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
+    values, problems = dict[str, Any](), []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"{quoted(override)} is not an override; write key=value")
+            continue
+        values[key.strip()] = _override_value(text)
+    return values, problems
+
+
+def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty one.
+
+    With `as_text` numbers and switches stay the texts that stand in the file: YAML takes 24:00:00 for the number 86400,
+    010 for 8 and `no` for false.
+
+    Raises ConfigError, one line naming file, line and column, where the file is missing or something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        settings = yaml.load(text, Loader=TextLoader if as_text else Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
+    except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
+        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{path}: {where}broken YAML: {shortened(str(error.problem))}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: broken YAML: {one_line(error)}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected lines of `key: value`, found a {type(settings).__name__}")
+    return settings
+
+
+def config_to_yaml(config: Config, *, ascii_only: bool = False) -> str:
+    """The resolved settings as YAML that `load_config` reads back to an equal Config."""
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
+    # YAML escapes control codes, but writes overrides of the direction as they are.
+    return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
+
+
+def _override_value(text: str) -> Any:
+    """`text` as YAML where it looks like YAML, else as it stands: `Answer: briefly # now` is meant as a text."""
+    try:
+        value = yaml.load(text, Loader=Loader)
+    except (yaml.YAMLError, ValueError):
+        return text
+    bracketed = text.lstrip().startswith(("[", "{", '"', "'"))
+    return text if isinstance(value, (str, list, dict)) and not bracketed else value
