@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
 OWN = ("vizsage", "jobs", "benchmarks", "tools", "tests")
+_DOCUMENTED = {"_exit", "_replace", "_asdict", "_fields", "_make"}  # of os and of named tuples
+_BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller"}
 
 
 def is_private(name: str) -> bool:
-    """One underscore at the beginning; `_` alone and `__dunder__` are not meant."""
-    return name.startswith("_") and not name.startswith("__") and name.strip("_") != ""
+    """One underscore at the beginning; `_`, `__dunder__` and names that the standard library documents do not count."""
+    return name.startswith("_") and not name.startswith("__") and name.strip("_") != "" and name not in _DOCUMENTED
 
 
 def names_in(source: str) -> set[str]:
@@ -39,8 +41,18 @@ def _used(node: ast.AST) -> Iterator[str]:
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.Attribute):
         yield node.attr
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"_?[a-z][\w.]*", node.value):
-        yield from node.value.split(".")
+    elif isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in _BY_STRING:
+            yield from _texts(node.args)
+    elif isinstance(node, ast.Assign):  # METHOD = "_name", for such calls
+        yield from _texts([node.value])
+
+
+def _texts(nodes: Iterable[ast.expr]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from node.value.split(".")
 
 
 def _defined(tree: ast.AST) -> Iterator[str]:
@@ -63,7 +75,7 @@ def _inherited(cls: type[Any]) -> Iterator[str]:
     """Some attributes of the others' classes exist in instances only: their source tells."""
     uses = {name for name in vars(cls) if is_private(name)} | _of_self(inspect.getsource(cls))
     for base in cls.__mro__[1:]:
-        if base.__module__.split(".")[0] in (*OWN, "builtins", "typing", "abc"):
+        if base.__module__.split(".")[0] in (*OWN, "builtins", "typing", "abc", "enum"):
             continue
         try:
             theirs = {name for name in vars(base) if is_private(name)} | _of_self(inspect.getsource(base))
