@@ -135,19 +135,19 @@ settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizs
 	$(BIN)/python -m tools.settings_table README.md
 
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
-	$(BIN)/python benchmarks/data.py $(ARGS)
+	$(BIN)/python -m benchmarks.data_speed $(ARGS)
 
 benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARGS="--size real --family mllama": on a GPU)
-	$(BIN)/python benchmarks/train_throughput.py $(ARGS)
+	$(BIN)/python -m benchmarks.train_throughput $(ARGS)
 
 benchmark-eval: $(STAMP) ## measure answering beside the usual loop and padded batches, small (ARGS="--size real": on a GPU)
-	$(BIN)/python benchmarks/eval_throughput.py $(ARGS)
+	$(BIN)/python -m benchmarks.eval_throughput $(ARGS)
 
 benchmark-aqua: $(STAMP) ## count what AQUA gives away without an image (ARGS="data/AQUA --table data/SemArt")
-	$(BIN)/python benchmarks/aqua_baselines.py --json benchmarks/results/aqua.json $(ARGS)
+	$(BIN)/python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json $(ARGS)
 
 figures: $(STAMP) ## measure, and rewrite the table of figures and the comparison in README.md (needs the results of `make demo`)
-	$(BIN)/python benchmarks/data.py --json outputs/benchmark.json
+	$(BIN)/python -m benchmarks.data_speed --json outputs/benchmark.json
 	$(BIN)/python -m tools.figures README.md
 	$(BIN)/python -m tools.compare_example README.md
 
@@ -161,7 +161,7 @@ aqua-figures: $(STAMP) ## rewrite what AQUA gives away in README.md from benchma
 	$(BIN)/python -m tools.aqua_figures README.md
 
 benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in Chromium (ARGS="--samples 5000")
-	$(BIN)/python -m benchmarks.report $(ARGS)
+	$(BIN)/python -m benchmarks.report_speed $(ARGS)
 
 screenshot: $(STAMP) ## draw docs/report.png, the image in README.md, from what `make demo` left (needs Chromium)
 	$(BIN)/python -m tools.report_screenshot outputs/demo

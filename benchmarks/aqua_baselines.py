@@ -1,6 +1,6 @@
 """What AQUA gives away without an image.
 
-Usage: python benchmarks/aqua_baselines.py [FOLDER] [--table FILE] [--json FILE]
+Usage: python -m benchmarks.aqua_baselines [FOLDER] [--table FILE] [--json FILE]
 
 Reads the validation split in FOLDER (data/AQUA) and the table of descriptions (SemArt). Prints how many of the
 knowledge answers stand word for word in the description of their painting, and how many answers a reader of questions

@@ -1,6 +1,6 @@
 """How fast questions about images are answered.
 
-Usage: python benchmarks/eval_throughput.py
+Usage: python -m benchmarks.eval_throughput
 
 The same model, with random weights, answers the same questions in several ways, each from the files on disk to text:
 
@@ -36,9 +36,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from throughput.machine import describe_machine, free_memory, peak_gb
-from throughput.models import IMAGES, ensure_model
-from throughput.questions import data_settings, write_questions
+from benchmarks.throughput.drawn_questions import data_settings, write_questions
+from benchmarks.throughput.machine import describe_machine, free_memory, peak_gb
+from benchmarks.throughput.random_models import IMAGES, ensure_model
 from vizsage.config import Config, build_config
 from vizsage.data.prompts import render_prompt
 from vizsage.data.sample import Sample

@@ -1,6 +1,6 @@
 """Measure how fast this project trains, beside unsloth and TRL.
 
-Usage: python benchmarks/train_throughput.py
+Usage: python -m benchmarks.train_throughput
 
 Random weights, drawn images and made-up questions, the same for all: 4.8 questions per image, then 3.6, then 1. Each
 contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
@@ -34,12 +34,13 @@ from typing import Any
 
 from rich.console import Console
 
-from throughput.contenders import CONTENDERS, OUR_BATCH, Job
-from throughput.merging import hash_source, take_over
-from throughput.report import Measurement, find_bars, make_table, notes, with_ratios
+from benchmarks.throughput.contenders import CONTENDERS, OUR_BATCH, Job
+from benchmarks.throughput.merging import hash_source, take_over
+from benchmarks.throughput.ratios import Measurement, find_bars, make_table, notes, with_ratios
 from vizsage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+CHILD = ("-m", "benchmarks.train_throughput")  # how Python starts the process of a contender
 FAMILIES = ("mllama", "qwen2_5_vl")
 NO_TIME = "no time left (--budget)"
 
@@ -193,7 +194,7 @@ class Run:
         """Run this script as a child; its seconds and, if it failed, its last line or why it was ended."""
         place = self.work / f"in-{name}"  # unsloth writes compiled code where it is started
         place.mkdir(exist_ok=True)
-        command = [sys.executable, str(Path(__file__).resolve()), *what, "--job", str(self.work / "job.json")]
+        command = [sys.executable, *CHILD, *what, "--job", str(self.work / "job.json")]
         command += ["--result", str(result), "--model", self.facts.get("model", "")]
         command += ["--questions", *(f"{q:g}" for q in questions)]
         log, start = self.logs / f"{name}.log", time.perf_counter()
@@ -262,7 +263,7 @@ def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> d
 
 
 def _child(arguments: argparse.Namespace) -> int:
-    from throughput import child
+    from benchmarks.throughput import child
 
     job = Job.load(arguments.job)
     if arguments.prepare:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 from jobs.parser import parse
 from jobs.terminal import Warnings, fail, say
-from vizsage.errors import EXIT_DONE, EXIT_UNKNOWN, VizSageError, printable
+from vizsage.contract import EXIT_DONE, EXIT_KEYBOARD, EXIT_UNKNOWN
+from vizsage.errors import VizSageError, printable
 from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
     from jobs.submissions import Submission
-
-EXIT_KEYBOARD = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

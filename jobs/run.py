@@ -15,7 +15,6 @@ from outside: the pods of an Indexed Job differ in JOB_COMPLETION_INDEX only, wh
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import signal
@@ -28,15 +27,17 @@ from typing import Any
 from jobs.rendezvous import Meeting, meet
 from jobs.workers import forget_places, launch, meeting_place, open_store, worker_environments
 from vizsage.config import Config, load_config
-from vizsage.errors import (
+from vizsage.contract import (
+    ANSWERS_OF_ANY,
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_UNKNOWN,
     EXIT_USAGE,
-    ConfigError,
-    VizSageError,
-    printable,
+    JOBS,
+    OUTCOME,
+    RUN,
 )
+from vizsage.errors import ConfigError, VizSageError, one_line, printable
 from vizsage.files import expanded
 from vizsage.streams import keep_streams
 
@@ -187,7 +188,7 @@ def _meeting(
         return Meeting(opened(), secrets.token_hex(32))
     address, port = group["MASTER_ADDR"], int(group["MASTER_PORT"])
     try:
-        return meet(node, nodes, address, port, received, folder=output_dir / "jobs", open_store=opened)
+        return meet(node, nodes, address, port, received, folder=output_dir / JOBS, open_store=opened)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise OSError(
@@ -216,7 +217,7 @@ def _processes() -> int:
 
 def _marks(command: str, output_dir: Path) -> Any:
     """What a step forward changes: the file that an attempt writes last, or those that answers are appended to."""
-    names = "outcome.json" if command == "train" else "evaluation_results/*/answers/*.jsonl"
+    names = OUTCOME if command == "train" else ANSWERS_OF_ANY
     found = {path: path.stat() for path in output_dir.glob(names)}
     return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
@@ -225,32 +226,38 @@ def _went_forward(command: str, output_dir: Path, before: Any, nodes: int) -> bo
     """Whether the attempt that ended just now made a step. All nodes read the same files and so agree."""
     training = command == "train"
     waited = time.monotonic() + (_OUTCOME_S if training or nodes > 1 else 0.0)
-    while _marks(command, output_dir) == before or (training and not (output_dir / "outcome.json").exists()):
+    while _marks(command, output_dir) == before or (training and not (output_dir / OUTCOME).exists()):
         if time.monotonic() > waited:
             return False
         time.sleep(0.5)
     if not training:
         return True
+    from vizsage.contract.run_files import read_run
+
     try:
-        attempt = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))["attempts"][-1]
-        return int(attempt["step"]) > int(attempt["resumed_from_step"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        _say(f"{output_dir / 'run.json'}: does not tell how far this attempt came: {error!r}", EXIT_UNKNOWN)
+        return read_run(output_dir).last_attempt.went_forward
+    except (OSError, ValueError) as error:
+        _say(f"{output_dir / RUN}: does not tell how far this attempt came: {one_line(error)}", EXIT_UNKNOWN)
         return False
 
 
 def _is_done(settings: Config) -> bool:
     """Whether `vizsage train` will find nothing to do."""
-    adapter = settings.adapter_dir / "adapter_model.safetensors"
-    there = adapter.exists() or not settings.save_model
+    from vizsage.contract.run_files import adapter_is_there
+
+    there = adapter_is_there(settings.adapter_dir if settings.save_model else None)
     return settings.resume and there and _outcome(settings.output_dir, EXIT_UNKNOWN) == EXIT_DONE
 
 
 def _outcome(output_dir: Path, otherwise: int) -> int:
+    """The exit code in outcome.json; `otherwise` where there is none: the attempt has begun, and not ended."""
+    from vizsage.contract.run_files import last_outcome
+
     try:
-        return int(json.loads((output_dir / "outcome.json").read_text(encoding="utf-8"))["exit_code"])
-    except (OSError, ValueError, KeyError, TypeError):  # none: the attempt began, and did not end
+        outcome = last_outcome(output_dir)
+    except OSError:
         return otherwise
+    return outcome.exit_code if outcome else otherwise
 
 
 def _say(message: str, code: int) -> int:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vizsage.config import RUN_FILES, Config, load_config
+from vizsage.config import Config, load_config
+from vizsage.contract import CONFIG, EVALUATIONS, JOBS, METRICS, RESULTS, RUN, RUN_FILES, SUBMISSIONS, SWEEP
+from vizsage.contract.run_files import read_metrics, read_run
+from vizsage.contract.submissions import read_submissions
 from vizsage.errors import ConfigError, VizSageError, one_line, printable
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ NOT_COMPARED = frozenset(
     "debug_exact_match".split()
 )
 _NEVER_RUNS = re.compile(r"\.|(damaged-)?checkpoint-|previous-\d+$")
-_INSIDE_A_RUN = frozenset({*RUN_FILES, "jobs"})
+_INSIDE_A_RUN = frozenset({*RUN_FILES, JOBS})
 _Settings = dict[str, Any]
 
 
@@ -135,12 +138,12 @@ def _run_dirs(directory: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     if (stat.st_dev, stat.st_ino) in seen:
         return
     seen.add((stat.st_dev, stat.st_ino))
-    is_run = (directory / "run.json").exists() or (directory / "jobs" / "submissions.jsonl").exists()
+    is_run = (directory / RUN).exists() or (directory / JOBS / SUBMISSIONS).exists()
     if is_run:
         yield directory
         children = [p for p in children if p.name not in _INSIDE_A_RUN]
     for path in _sweep_members(directory):
-        if (path / "run.json").exists() or (path / "jobs" / "submissions.jsonl").exists():
+        if (path / RUN).exists() or (path / JOBS / SUBMISSIONS).exists():
             yield from _run_dirs(path, seen)
         else:
             yield path  # sent, and nothing of it on disk yet
@@ -150,7 +153,7 @@ def _run_dirs(directory: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 
 def _sweep_members(directory: Path) -> list[Path]:
     """The run directories that sweep.json names. They lie beside it, also where the whole folder was moved."""
-    path = directory / "sweep.json"
+    path = directory / SWEEP
     try:
         recorded = [Path(run["run_dir"]).name for run in json.loads(path.read_bytes())["runs"]]
     except FileNotFoundError:
@@ -162,12 +165,12 @@ def _sweep_members(directory: Path) -> list[Path]:
 
 
 def _read(path: Path, name: str, state_of: Callable[[Path], str]) -> Run:
-    test, limit = _test_score(path / "evaluation_results" / "test" / "results.json")
+    test, limit = _test_score(path / EVALUATIONS / "test" / RESULTS)
     try:
         state: str | Damaged = state_of(path)
     except VizSageError as error:  # one run's trouble must not hide the others
         state = Damaged(str(error))
-    return Run(path, name, _settings(path), _best_score(path / "metrics.jsonl"), test, limit, state)
+    return Run(path, name, _settings(path), _best_score(path), test, limit, state)
 
 
 def _name(path: Path, directory: Path) -> str:
@@ -177,7 +180,7 @@ def _name(path: Path, directory: Path) -> str:
 def _settings(run_dir: Path) -> _Settings | Damaged | None:
     """The settings that the run began with, else those that it was sent with; the first file that tells them counts."""
     damaged = None
-    for path, read in ((run_dir / "run.json", _recorded_settings), (run_dir / "config.yaml", _yaml_settings)):
+    for path, read in ((run_dir / RUN, _recorded_settings), (run_dir / CONFIG, _yaml_settings)):
         try:
             return read(path)
         except FileNotFoundError:
@@ -189,14 +192,14 @@ def _settings(run_dir: Path) -> _Settings | Damaged | None:
     except FileNotFoundError:
         return damaged
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        return damaged or _damaged(run_dir / "jobs" / "submissions.jsonl", error)
+        return damaged or _damaged(run_dir / JOBS / SUBMISSIONS, error)
     return sent if sent is not None else damaged
 
 
 def _recorded_settings(path: Path) -> _Settings:
-    settings = json.loads(path.read_bytes())["settings"]
-    if not isinstance(settings, dict):
-        raise TypeError("settings: expected names and values")
+    settings = read_run(path.parent).settings
+    if settings is None:
+        raise ValueError("settings is missing")
     return settings
 
 
@@ -208,24 +211,25 @@ def _yaml_settings(path: Path) -> _Settings:
 
 def _sent_settings(run_dir: Path) -> _Settings | None:
     """Those of the last training that was sent; its file lies in the run directory, also where that was moved."""
-    file = None
-    for line in _lines(run_dir / "jobs" / "submissions.jsonl"):
-        if line["kind"] == "train":
-            file = Path(line["config"])
-    if file is None:
+    sent = read_submissions(run_dir / JOBS / SUBMISSIONS)
+    if sent.damaged and not sent.jobs:
+        raise ValueError(f"line {sent.damaged[0]} is no record")
+    files = [Path(job.config) for job in sent.jobs if job.kind == "train"]
+    if not files:
         return None
-    beside = run_dir / "jobs" / file.name
+    file = files[-1]
+    beside = run_dir / JOBS / file.name
     return _yaml_settings(beside if beside.exists() else file)
 
 
-def _best_score(path: Path) -> float | Damaged | None:
+def _best_score(run_dir: Path) -> float | Damaged | None:
     """The highest exact match of the validations in metrics.jsonl."""
     try:
-        scores = [_exact_match(line["exact_match"]) for line in _lines(path) if "exact_match" in line]
+        scores = [line.exact_match for line in read_metrics(run_dir) if line.is_validation]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
-        return _damaged(path, error)
+    except (OSError, ValueError) as error:
+        return _damaged(run_dir / METRICS, error)
     return max((score for score in scores if score is not None), default=None)
 
 
@@ -239,21 +243,6 @@ def _test_score(path: Path) -> tuple[float | Damaged | None, int | None]:
         return None, None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return _damaged(path, error), None
-
-
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The records of a JSON lines file; a torn last line, left by a kill, is left out."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") or not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                raise ValueError(f"line {number} is no record")
-            yield record
 
 
 def _exact_match(value: Any) -> float | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.schedulers.base import Job, JobOptions, Scheduler
 from jobs.schedulers.registry import scheduler_named
 from jobs.terminal import say, show, warn
+from vizsage.contract import SWEEP
 from vizsage.errors import ConfigError, VizSageError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _note_sweep(options: argparse.Namespace, found: Sequence[Member], job_ids: S
         {"run_dir": str(member.config.output_dir.absolute()), "overrides": list(member.overrides), "job_id": job_id}
         for member, job_id in zip(found, job_ids, strict=False)  # where not all could be sent, the first ones were
     ]
-    path = found[0].config.output_dir.absolute().parent / "sweep.json"
+    path = found[0].config.output_dir.absolute().parent / SWEEP
     try:
         write_json(path, {"schema_version": 1, "config": str(options.config.absolute()), "runs": runs})
     except OSError as error:

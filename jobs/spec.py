@@ -10,12 +10,13 @@ from pathlib import Path
 
 from jobs.schedulers.registry import schedulers
 from vizsage.config import Config, config_to_yaml, load_config
+from vizsage.contract import JOBS
 from vizsage.errors import ConfigError
 from vizsage.files import write_text
 
 _LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
 _LONGEST_PATH_BYTES = 3500  # PATH_MAX, less what lies below a run directory
-FOLDER = "jobs"  # below the run directory: scripts, logs and frozen settings of its jobs
+FOLDER = JOBS  # below the run directory: scripts, logs and frozen settings of its jobs
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.schedulers.base import ACTIVE
 from jobs.schedulers.registry import scheduler_named, schedulers
 from jobs.submissions import Submission, of_run
-from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED
+from vizsage.contract import CHECKPOINT_PREFIX, EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNKNOWN, OUTCOME, checkpoint_step
+from vizsage.contract.run_files import Outcome, last_outcome
 
 CANCELLED = ".cancelled"
 _LOG_TAIL_BYTES = 1 << 16
@@ -49,17 +48,17 @@ def state_of(submission: Submission) -> JobState:
     scheduler = scheduler_named(submission.scheduler)
     told = None if submission.given_up else scheduler.ask(submission)
     run_dir = Path(submission.run_dir)
-    outcome = _json(run_dir / "outcome.json")
+    outcome = _outcome(run_dir)
     state, detail = told[:2] if told else _left_behind(submission, scheduler.title, outcome)
-    step = outcome.get("step") if isinstance(outcome.get("step"), int) else _newest_checkpoint(run_dir)
+    step = outcome.step if outcome else _newest_checkpoint(run_dir)
     if step is None and told:
         step = scheduler.step(submission)
     error = error_in(told.words) if told else None
     if state in ("failed", "interrupted", "unknown") or (state == "pending" and _failures(submission)):
         error = error or last_error(Path(submission.log))
         own = submission.kind == "train" and _written_since(run_dir, submission.submitted)
-        if own and outcome.get("exit_code") != EXIT_DONE:  # whose reason is "done"
-            error = error or str(outcome.get("reason") or "") or None
+        if own and outcome and outcome.exit_code != EXIT_DONE:  # whose reason is "done"
+            error = error or outcome.reason or None
     if told and state == "failed" and (code := _end(submission)[0]) is not None:
         hint = (
             "; the same submission continues it"
@@ -77,8 +76,8 @@ def state_of_run(run_dir: Path) -> str:
     jobs = [one for one in of_run(run_dir) if one.kind == "train"] or of_run(run_dir)
     if jobs:
         return state_of(jobs[-1]).state
-    outcome = _json(run_dir / "outcome.json")
-    return _word(outcome["exit_code"]) if "exit_code" in outcome else "unknown"
+    outcome = _outcome(run_dir)
+    return _word(outcome.exit_code) if outcome else "unknown"
 
 
 def last_error(log: Path) -> str | None:
@@ -105,7 +104,7 @@ def error_in(text: str) -> str | None:
     return found[-1] if found else None
 
 
-def _left_behind(submission: Submission, title: str, outcome: dict[str, Any]) -> tuple[str, str]:
+def _left_behind(submission: Submission, title: str, outcome: Outcome | None) -> tuple[str, str]:
     """State and detail from the files of a job that the scheduler has forgotten."""
     forgotten = f"{title} has forgotten the job"
     if submission.given_up:
@@ -117,7 +116,7 @@ def _left_behind(submission: Submission, title: str, outcome: dict[str, Any]) ->
         if cancelled:
             return "cancelled", by
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
-            return _word(outcome.get("exit_code", 1)), f"{forgotten}; outcome.json tells"
+            return _word(outcome.exit_code if outcome else EXIT_UNKNOWN), f"{forgotten}; outcome.json tells"
         return "unknown", f"{forgotten}, and it left no word"
     if cancelled and code != EXIT_DONE:
         return "cancelled", by
@@ -136,7 +135,7 @@ def _end(submission: Submission) -> tuple[int | None, str]:
 
 def _written_since(run_dir: Path, submitted: str) -> bool:
     try:
-        written_s = (run_dir / "outcome.json").stat().st_mtime
+        written_s = (run_dir / OUTCOME).stat().st_mtime
         return written_s >= datetime.datetime.fromisoformat(submitted).timestamp()
     except (OSError, ValueError):
         return False
@@ -155,15 +154,14 @@ def _failures(submission: Submission) -> int:
 
 def _newest_checkpoint(run_dir: Path) -> int | None:
     try:
-        steps = [int(p.name[11:]) for p in run_dir.glob("checkpoint-*") if p.name[11:].isdecimal()]
+        steps = [checkpoint_step(path.name) for path in run_dir.glob(f"{CHECKPOINT_PREFIX}*")]
     except OSError:  # a name that only the pods' storage can have
         return None
-    return max(steps, default=None)
+    return max((step for step in steps if step is not None), default=None)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _outcome(run_dir: Path) -> Outcome | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return last_outcome(run_dir)
+    except OSError:
+        return None

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.schedulers.registry import scheduler_named
-from jobs.spec import FOLDER
+from vizsage.contract import JOBS, SUBMISSIONS, SWEEP
+from vizsage.contract.submissions import Submission as Submission  # for the schedulers, which import it from here
+from vizsage.contract.submissions import read_submissions
 from vizsage.errors import ConfigError
-from vizsage.files import append_jsonl
+from vizsage.json_lines import append_jsonl
 
 log = logging.getLogger(__name__)
 
-FILE = "submissions.jsonl"
 _MARKS = (".git", "pyproject.toml")
-
-
-@dataclass(frozen=True)
-class Submission:
-    """One job. Paths are absolute; `submitted` is UTC, ISO 8601.
-
-    `log` is a file on SLURM, the command that prints it on Kubernetes; `context` to `server` are Kubernetes' alone.
-    `user` is the numeric id of who sent it. `given_up`, a time: from then on, the scheduler is not asked any more.
-    `project` is the folder that it was sent from, see `project`; `cluster` the one of several that took a SLURM job.
-    """
-
-    job_id: str
-    kind: str
-    scheduler: str
-    submitted: str
-    run_dir: str
-    log: str
-    script: str
-    config: str
-    context: str = ""
-    namespace: str = ""
-    resource: str = ""
-    server: str = ""
-    user: str = ""
-    given_up: str = ""
-    project: str = ""
-    cluster: str = ""
-
-    @property
-    def folder(self) -> Path:
-        """Where the job keeps its files."""
-        return Path(self.run_dir) / FOLDER
 
 
 def now() -> str:
@@ -73,7 +40,7 @@ def note(submission: Submission) -> str | None:
     """Write it into the run directory and into the list of all. Returns what could not be written: the job is sent."""
     line = dataclasses.asdict(submission) | {"project": submission.project or str(project())}
     problems = []
-    for path in (submission.folder / FILE, list_of_all()):
+    for path in (submission.folder / SUBMISSIONS, list_of_all()):
         try:
             append_jsonl(path, [line])
         except OSError as error:
@@ -84,7 +51,7 @@ def note(submission: Submission) -> str | None:
 def of_run(run_dir: Path) -> list[Submission]:
     """The jobs of a run, oldest first. Empty where none was sent. Raises ConfigError for a file that is not a list."""
     run_dir = run_dir.absolute()
-    there = _read(run_dir / FOLDER / FILE)
+    there = _read(run_dir / JOBS / SUBMISSIONS)
     # A job that does not share the files of this machine may have a run directory that cannot be written here.
     known = {one.job_id for one in there}
     return there + [
@@ -100,7 +67,7 @@ def find(run: str | None) -> list[Submission]:
     None: the latest run of this project. Of a name or id that several projects have, this project's is meant. Oldest
     first. Raises ConfigError where there is no such run.
     """
-    if run is not None and _exists(Path(run) / FOLDER / FILE):
+    if run is not None and _exists(Path(run) / JOBS / SUBMISSIONS):
         return of_run(Path(run).absolute())
     here = project()
     everything = _read(list_of_all())
@@ -142,9 +109,9 @@ def find_to_cancel(run: str | None) -> list[Submission]:
 
 def of_sweep(run: str | None) -> list[list[Submission]]:
     """The jobs of each run of the sweep in the folder `run`; empty where that is no sweep's."""
-    if run is None or not _exists(Path(run) / "sweep.json"):
+    if run is None or not _exists(Path(run) / SWEEP):
         return []
-    lists = sorted(Path(run).absolute().glob(f"*/{FOLDER}/{FILE}"))
+    lists = sorted(Path(run).absolute().glob(f"*/{JOBS}/{SUBMISSIONS}"))
     return [jobs for path in lists if (jobs := _read(path))]
 
 
@@ -161,30 +128,20 @@ def list_of_all() -> Path:
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     except RuntimeError:
         raise ConfigError("no home folder for the list of jobs; set HOME or XDG_STATE_HOME") from None
-    return Path(state) / "vizsage" / FILE
+    return Path(state) / "vizsage" / SUBMISSIONS
 
 
 def _read(path: Path) -> list[Submission]:
-    """The jobs in a list; a damaged line is left out and told. Raises ConfigError where it is no list at all."""
+    """The jobs in a list; a damaged line is left out, with a warning. Raises ConfigError where it is no list at all."""
     if not _exists(path):
         return []
-    known = {field.name for field in dataclasses.fields(Submission)}
-    jobs: dict[tuple[str, str], Submission] = {}
-    damaged = []
     try:
-        lines = path.read_bytes().split(b"\n")
+        found = read_submissions(path)
     except OSError as error:
         raise ConfigError(f"{path}: the list of submitted jobs cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line.strip():
-                one = Submission(**{key: value for key, value in json.loads(line).items() if key in known})
-                datetime.datetime.fromisoformat(one.submitted)
-                jobs[one.job_id, one.submitted] = one  # a later line on a job replaces the earlier one
-        except (ValueError, TypeError, AttributeError):
-            damaged.append(str(number))
-    if damaged and not jobs:
-        raise ConfigError(f"{path}: not a list of submitted jobs (line {damaged[0]} is none); move it away")
-    if damaged:
-        log.warning("%s: damaged in line %s; a job is missing here, ask the scheduler", path, ", ".join(damaged))
-    return [*jobs.values()]
+    if found.damaged and not found.jobs:
+        raise ConfigError(f"{path}: not a list of submitted jobs (line {found.damaged[0]} is none); move it away")
+    if found.damaged:
+        lines = ", ".join(map(str, found.damaged))
+        log.warning("%s: damaged in line %s; a job is missing here, ask the scheduler", path, lines)
+    return found.jobs

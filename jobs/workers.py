@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from vizsage.errors import LAUNCHER, TELLING, ConfigError
+from vizsage.contract import EXITS_WITH_CAUSE
+from vizsage.errors import LAUNCHER, ConfigError
 
 LOOPBACK = "127.0.0.1"
 # The scheduler ends the job when its own patience ends.
@@ -118,7 +119,7 @@ def launch(command: list[str], environments: list[dict[str, str]], received: lis
     failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
     codes = [failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode for failure in failures]
     # Times are whole seconds: of failures in one of them, the one that tells most.
-    return int(next((code for code in codes if code in TELLING), codes[0] if codes else 0))
+    return int(next((code for code in codes if code in EXITS_WITH_CAUSE), codes[0] if codes else 0))
 
 
 def _asking_to_stop(number: int) -> int:

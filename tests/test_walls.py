@@ -30,7 +30,10 @@ FLOORS = [
     {"data"},
     {"scoring", "record", "interruption", "tracking", "lock"},
     {"config", "streams"},
-    {"errors", "files", "hints"},
+    {"errors", "hints"},
+    {"contract"},
+    {"json_lines"},
+    {"files"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -38,8 +41,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_FREE = [
     name
     for name in MODULES
-    if name.split(".")[1:2]
-    in (["cli"], ["parser"], ["config"], ["errors"], ["files"], ["hints"], ["check"], ["scoring"])
+    if ".".join(name.split(".")[1:2])
+    in "cli parser config errors files json_lines hints contract check scoring".split()
     or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
     or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")
@@ -127,7 +130,7 @@ JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
-    assert reached <= {"config", "errors", "files", "hints", "streams"}, path
+    assert reached <= {"config", "contract", "errors", "files", "hints", "json_lines", "streams"}, path
 
 
 def test_launchers_import_without_torch() -> None:
@@ -175,7 +178,7 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     heavy = [
         n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
     ]
-    light = {"errors", "config", "parser", "interruption", "streams"}
+    light = {"contract", "errors", "config", "parser", "interruption", "streams"}
     assert set(heavy) <= {"vizsage", "__future__"} | {f"vizsage.{name}" for name in light}
     assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch")) == []
 

@@ -2,7 +2,7 @@
 
 Usage: python -m tools.answering_figures README.md
 
-Reads what `benchmarks/eval_throughput.py --json benchmarks/results/answering/NAME.json` wrote, a table for each file.
+Reads what `python -m benchmarks.eval_throughput --json benchmarks/results/answering/NAME.json` wrote, a table per file.
 They stand between two markers; the rest of the page is left as it is.
 """
 

@@ -2,7 +2,7 @@
 
 Usage: python -m tools.aqua_figures README.md
 
-Reads what `benchmarks/aqua_baselines.py --json benchmarks/results/aqua.json` wrote. The table stands between two
+Reads what `python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json` wrote. The table stands between two
 markers; the rest of the page is left as it is.
 """
 

@@ -2,8 +2,8 @@
 
 Usage: python -m tools.figures README.md
 
-Reads what `make demo` left in outputs/demo and what `benchmarks/data.py --json outputs/benchmark.json` wrote. The
-table stands between two markers; the rest of the file is left as it is.
+Reads what `make demo` left in outputs/demo and what `python -m benchmarks.data_speed --json outputs/benchmark.json`
+wrote. The table is between two markers; the rest of the file is left as it is.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Usage: python -m tools.training_figures README.md
 
-Reads what `benchmarks/train_throughput.py --json benchmarks/results/NAME.json` wrote, a table for each file; other
-benchmarks keep their figures beside them. The tables stand between two markers; the rest of the page is left as it is.
+Reads what `python -m benchmarks.train_throughput --json benchmarks/results/NAME.json` wrote, a table per file; other
+benchmarks keep their figures beside them. The tables are between two markers; the rest of the page is left as it is.
 """
 
 from __future__ import annotations

@@ -15,11 +15,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vizsage.contract import EXIT_DONE, EXIT_KEYBOARD, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
 from vizsage.errors import (
-    EXIT_DONE,
-    EXIT_REPEATS,
-    EXIT_UNKNOWN,
-    EXIT_USAGE,
     ConfigError,
     Interrupted,
     VizSageError,
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
     from vizsage.config import Config
 
 log = logging.getLogger(__name__)
-
-EXIT_KEYBOARD = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,8 +160,10 @@ def _config_command(options: argparse.Namespace) -> None:
         import json
 
         from vizsage.config import Config
+        from vizsage.contract.schemas import json_schema
 
-        print(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))
+        schema = Config.model_json_schema() if options.schema == "settings" else json_schema(options.schema)
+        print(json.dumps(schema, indent=2, ensure_ascii=False))
     elif options.config is None:
         raise ConfigError("config: name a YAML file of settings, or ask for --schema")
     else:

@@ -9,16 +9,10 @@ import errno
 import os
 import re
 
-EXIT_DONE = 0
-EXIT_UNKNOWN = 1
-EXIT_USAGE = 2
-EXIT_DATA = 3
-EXIT_REPEATS = 4
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
+from vizsage.contract import EXIT_DATA, EXIT_INTERRUPTED, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
+
 LAUNCHER = "VIZSAGE_LAUNCHER"
 """The variable with the process id of the launcher that has started this process."""
-TELLING = (EXIT_USAGE, EXIT_DATA, EXIT_REPEATS)
-"""Exit codes that name a cause; of several processes or pods, those that lose their peer end with others."""
 # In the words of the libraries that report it otherwise than as an OSError, such as safetensors and tokenizers.
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
 # A terminal obeys control codes (C0, here without the tab, DEL and C1). After an override of the text's direction it

@@ -62,6 +62,21 @@ def end_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def end_with_parent() -> None:
+    """Have this process, a worker of multiprocessing, killed when the one that started it dies.
+
+    Whatever it does then: one that reads for ever would stay. Where the system has no such request (macOS), it ends
+    when it is done with its work.
+    """
+    import multiprocessing  # here, because commands that start no workers need not wait for it
+
+    if request := getattr(ctypes.CDLL(None), "prctl", None):
+        request(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it died before that
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @contextmanager
 def catch_signals(latch: SignalLatch | None = None, *, to_the_end: bool = False) -> Iterator[SignalLatch]:
     """Catch SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the block; the handlers from before are put back after it.

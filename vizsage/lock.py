@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from vizsage.contract import LOCK
 from vizsage.errors import ConfigError, FolderInUse, RepeatingError, is_disk_full
 from vizsage.files import remove_remains
 
 log = logging.getLogger(__name__)
-
-LOCK = ".lock"
 
 
 class Held:

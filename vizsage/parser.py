@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vizsage import __version__
+from vizsage.contract.schemas import MODELS
 from vizsage.errors import printable
 from vizsage.files import expanded
 from vizsage.hints import dashed_settings
@@ -132,7 +133,13 @@ def _parser() -> argparse.ArgumentParser:
 
     config = command("config", "print the resolved settings")
     settings(config, optional=True)
-    config.add_argument("--schema", action="store_true", help="print a JSON Schema of the settings, for editors")
+    config.add_argument(
+        "--schema",
+        nargs="?",
+        const="settings",
+        choices=("settings", *MODELS),
+        help="print a JSON Schema: of the settings, for editors (default), or of a file that a run writes",
+    )
 
     compare = command("compare", "set runs on the same samples against each other, sample by sample")
     compare.add_argument(

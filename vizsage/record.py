@@ -1,29 +1,27 @@
-"""run.json: what ran, on what, from which data; and outcome.json: how the last attempt ended.
+"""Writing run.json (what ran, on what, from which data) and outcome.json (how the last attempt ended).
 
-run.json is written when an attempt begins and again when it ends. Its "attempts" list grows by one each time the
-same command is given again; the facts that decide the adapter (settings, seed, data) must stay what they were.
+run.json is written when an attempt begins and again when it ends. Its list "attempts" grows by one each time the same
+command is given again; what decides the adapter (settings, seed, data) must be the same each time. The content of both
+files is described in vizsage.contract.run_files.
 """
 
 from __future__ import annotations
 
 import datetime
-import logging
 import os
 import platform
 import socket
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from vizsage import __version__
 from vizsage.config import Config
-from vizsage.errors import CheckpointError, ConfigError, one_line
-from vizsage.files import read_json, write_json
-
-log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
+from vizsage.contract import EXIT_DONE, EXITS_WITH_CAUSE, OUTCOME, RUN
+from vizsage.contract.run_files import SCHEMA_VERSION, Attempt, Identity, Outcome, RunFile, last_outcome, read_run
+from vizsage.errors import CheckpointError, one_line
+from vizsage.files import write_json
 
 # Settings that may differ when a run is continued: none of them changes the weights that come out, or which of them
 # are kept as the best. batch_size and grad_accum may differ while their product with the processes stays.
@@ -35,6 +33,25 @@ FREE_SETTINGS = frozenset(
 )
 GLOBAL_BATCH = "batch_size x grad_accum x processes"
 """Name in an identity of the samples of one optimizer step."""
+
+
+class RunFacts(TypedDict):
+    """What run.json says of a run before it is trained; see vizsage.contract.run_files.RunFile."""
+
+    identity: Identity
+    settings: dict[str, Any]
+    counts: dict[str, Any]
+    splits: dict[str, str]
+    total_steps: int | None
+
+
+class Hardware(TypedDict):
+    """Where an attempt ran."""
+
+    host: str
+    machine: str
+    cpus: int | None
+    gpus: list[str]
 
 
 def now() -> str:
@@ -54,7 +71,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Hardware:
     """Host, processor and GPUs. Imports torch."""
     import torch
 
@@ -62,7 +79,7 @@ def hardware() -> dict[str, Any]:
     return {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
-def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> dict[str, Any]:
+def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> Identity:
     """What a continued run must share with its beginning: the settings that change the weights, seed and data.
 
     `global_batch` is a text as long as a batch size is still to be found.
@@ -71,20 +88,10 @@ def run_identity(config: Config, *, global_batch: int | str, seed: int, data: st
     return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data}
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What two identities differ in. An older one may name a setting that has become free since; that is none."""
+def differences(before: Identity, now: Identity) -> list[str]:
+    """The names in which two identities differ. Settings that only an earlier version compared do not count."""
     keys = (before.keys() | now.keys()) - (FREE_SETTINGS - {"seed"})
     return sorted(key for key in keys if before.get(key) != now.get(key))
-
-
-def check_same_run(output_dir: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ConfigError naming every setting that differs from how the run in `output_dir` began."""
-    if keys := differences(before, now):
-        changes = "; ".join(f"{k} was {before.get(k)!r}, is now {now.get(k)!r}" for k in keys)
-        raise ConfigError(
-            f"{output_dir}: holds a run with other settings ({changes}); give it the same settings to continue, "
-            "another output_dir for a new run, or resume=false to set this one aside and start anew"
-        )
 
 
 class RunRecord:
@@ -94,12 +101,12 @@ class RunRecord:
     """
 
     def __init__(self, output_dir: Path) -> None:
-        self.path = output_dir / "run.json"
-        self.content: dict[str, Any] = {}
+        self.path = output_dir / RUN
+        self.content = RunFile()
         if self.path.exists():
             try:
-                self.content = read_json(self.path)
-                _require_record(self.content)
+                self.content = read_run(output_dir)
+                _require_start(self.content)
             except (OSError, ValueError) as error:
                 raise CheckpointError(
                     f"{self.path}: not a record of a run ({one_line(error)}); move it away or name another output_dir"
@@ -108,81 +115,72 @@ class RunRecord:
     @property
     def exists(self) -> bool:
         """Whether a run began here before."""
-        return bool(self.content)
+        return bool(self.content.attempts)
 
     @property
     def attempt(self) -> int:
         """Number of the current attempt, from 1."""
-        return len(self.content.get("attempts", ()))
+        return len(self.content.attempts)
 
-    def recorded_seed(self) -> int | None:
+    @property
+    def identity(self) -> Identity | None:
+        """What the run was when its last attempt began; None where none began."""
+        return self.content.identity
+
+    @property
+    def seed(self) -> int | None:
         """The seed the run began with."""
-        return self.content["identity"]["seed"] if self.exists else None
+        return self.identity["seed"] if self.identity else None
 
-    def goes_on_anew(self, identity: dict[str, Any]) -> bool:
-        """Whether this very run was begun with resume: false and has not ended: the same command then continues it."""
-        if not self.exists or differences(self.content["identity"], identity):
+    def is_restart_under_way(self, identity: Identity) -> bool:
+        """Whether the last attempt began this run with resume: false, and is to be continued by the same command.
+
+        Without this, `resume: false` in a job that is interrupted and tried again would never get to its end.
+        """
+        if self.identity is None or differences(self.identity, identity):
             return False
-        last = self.content["attempts"][-1]
-        return last.get("resume") is False and last.get("exit_code") not in (0, 2, 3, 4)
+        last = self.content.attempts[-1]
+        return last.resume is False and last.exit_code not in (EXIT_DONE, *EXITS_WITH_CAUSE)
 
-    def begin_attempt(self, facts: dict[str, Any], resumed_step: int, *, resume: bool = True) -> None:
+    def begin_attempt(self, facts: RunFacts, resumed_step: int, *, resume: bool = True) -> None:
         """Add an attempt and write the file."""
-        self.content = {
-            "schema_version": SCHEMA_VERSION,
-            **self.content,
-            **facts,
-            "attempts": [
-                *self.content.get("attempts", []),
-                {"started": now(), "resumed_from_step": resumed_step, "resume": resume, "argv": sys.argv, **hardware()},
-            ],
-        }
-        write_json(self.path, self.content)
+        self.content.schema_version = SCHEMA_VERSION
+        self._set(**facts, versions=versions())
+        attempt = Attempt(started=now(), resumed_from_step=resumed_step, resume=resume, argv=sys.argv, **hardware())
+        self.note(attempts=[*self.content.attempts, attempt])
 
-    def note(self, facts: dict[str, Any]) -> None:
-        """Add facts about the run and write the file."""
-        self.content |= facts
-        write_json(self.path, self.content)
+    def note(self, **fields: Any) -> None:
+        """Set fields of RunFile and write the file."""
+        self._set(**fields)
+        write_json(self.path, self.content.content())
 
-    def end_attempt(self, facts: dict[str, Any]) -> None:
+    def end_attempt(self, *, step: int, exit_code: int, reason: str) -> None:
         """Complete the current attempt with how it ended and write the file."""
-        self.content["attempts"][-1] |= {"ended": now(), **facts}
-        write_json(self.path, self.content)
+        attempt = self.content.attempts[-1]
+        attempt.ended, attempt.step, attempt.exit_code, attempt.reason = now(), step, exit_code, reason
+        self.note()
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            setattr(self.content, name, value)
 
 
-def _require_record(content: Any) -> None:
-    """Raise ValueError unless `content` has what is read of a run.json."""
-    if not isinstance(content, dict):
-        raise ValueError("expected an object")
-    identity, attempts, settings = (content.get(name) for name in ("identity", "attempts", "settings"))
-    if not isinstance(identity, dict) or type(identity.get("seed")) is not int:
+def _require_start(content: RunFile) -> None:
+    """Raise ValueError unless `content` has what the first attempt writes and every later one needs."""
+    if content.identity is None or type(content.identity.get("seed")) is not int:
         raise ValueError("identity is missing, or its seed")
-    if not isinstance(attempts, list) or not attempts or not all(isinstance(one, dict) for one in attempts):
+    if not content.attempts:
         raise ValueError("attempts is missing, or no list of objects")
-    if settings is not None and not (
-        isinstance(settings, dict) and isinstance(settings.get("name_trained_model", ""), str)
-    ):
-        raise ValueError("settings is no object, or its name_trained_model no text")
 
 
-def write_outcome(output_dir: Path, *, exit_code: int, reason: str, step: int, attempt: int) -> None:
+def write_outcome(output_dir: Path, outcome: Outcome) -> None:
     """Write outcome.json, the last file of an attempt."""
-    write_json(
-        output_dir / "outcome.json", {"exit_code": exit_code, "reason": reason, "step": step, "attempt": attempt}
-    )
+    write_json(output_dir / OUTCOME, outcome.content())
 
 
-def read_outcome(output_dir: Path) -> dict[str, Any] | None:
-    """How the last attempt ended, or None where none ended, or the file tells something else.
-
-    Raises CheckpointError where it cannot be read.
-    """
-    path = output_dir / "outcome.json"
+def outcome_of(output_dir: Path) -> Outcome | None:
+    """vizsage.contract.run_files.last_outcome. Raises CheckpointError where the file cannot be read."""
     try:
-        outcome = read_json(path)
-    except (FileNotFoundError, ValueError):
-        return None
+        return last_outcome(output_dir)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; move it away") from None
-    told = isinstance(outcome, dict) and all(type(outcome.get(name)) is int for name in ("exit_code", "step"))
-    return outcome if told and isinstance(outcome.get("reason"), str) else None
+        raise CheckpointError(f"{output_dir / OUTCOME}: cannot be read: {error.strerror}; move it away") from None

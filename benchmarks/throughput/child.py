@@ -6,10 +6,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from throughput.contenders import CONTENDERS, Job, NotHere
-from throughput.machine import check_possible, describe_machine
-from throughput.merging import refuse_another
-from throughput.rows import describe_rows
+from benchmarks.throughput.contenders import CONTENDERS, Job, NotHere
+from benchmarks.throughput.machine import check_possible, describe_machine
+from benchmarks.throughput.merging import refuse_another
+from benchmarks.throughput.rows import describe_rows
 from vizsage.files import write_json
 
 
@@ -27,8 +27,8 @@ def prepare(job: Job, questions: list[float], result: Path, merge: Path | None) 
         refuse_another(merge, machine, job)
     from transformers import AutoProcessor
 
-    from throughput.models import IMAGES, ensure_model
-    from throughput.questions import write_questions
+    from benchmarks.throughput.drawn_questions import write_questions
+    from benchmarks.throughput.random_models import IMAGES, ensure_model
 
     model = ensure_model(Path(job.models), job.family, job.size)
     processor = AutoProcessor.from_pretrained(str(model))
@@ -50,11 +50,11 @@ def measure(name: str, job: Job, model: Path, questions: list[float], result: Pa
     try:
         check_possible(contender)
         if contender.kind == "vizsage":
-            from throughput.ours import measure as run
+            from benchmarks.throughput.ours import measure as run
         elif contender.kind == "unsloth":
-            from throughput.theirs import measure_unsloth as run
+            from benchmarks.throughput.theirs import measure_unsloth as run
         else:
-            from throughput.theirs import measure_trl as run
+            from benchmarks.throughput.theirs import measure_trl as run
         for measured in run(contender, job, model, questions):
             found["measured"].append({**measured, **speed(measured, job.step_questions)})
             write_json(result, found)
@@ -80,7 +80,7 @@ def _tokens_around(processor: Any) -> int:
 
 def _plain_row(processor: Any, job: Job, mean: float) -> dict[str, Any]:
     """Tokens and shape of the pixels of a row of its own, as the processor makes it."""
-    from throughput.questions import read_samples
+    from benchmarks.throughput.drawn_questions import read_samples
     from vizsage.data.images import load_image
 
     config, samples = read_samples(job.data_folder(mean))

@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from throughput.contenders import Contender, NotHere
+from benchmarks.throughput.contenders import Contender, NotHere
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "unsloth_zoo")
 

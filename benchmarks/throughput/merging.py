@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from throughput.contenders import CONTENDERS, Job
+from benchmarks.throughput.contenders import CONTENDERS, Job
 
 MUST_BE_EQUAL = ("size", "family", "text_tokens", "step_questions", "their_batch", "unsloth_resize")
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
-from throughput.machine import free_memory, peak_gb
-from throughput.questions import data_settings, read_samples
+from benchmarks.throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
+from benchmarks.throughput.drawn_questions import data_settings, read_samples
+from benchmarks.throughput.machine import free_memory, peak_gb
 from vizsage.data.batching import memory_order
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 
 def measure(contender: Contender, job: Job, model: Path, questions: list[float]) -> Iterator[dict[str, Any]]:

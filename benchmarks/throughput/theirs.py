@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
-from throughput.machine import free_memory, peak_gb
-from throughput.questions import read_samples
-from throughput.rows import describe_rows
+from benchmarks.throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
+from benchmarks.throughput.drawn_questions import read_samples
+from benchmarks.throughput.machine import free_memory, peak_gb
+from benchmarks.throughput.rows import describe_rows
 
 MakeTrainer = Callable[[float], Any]
 

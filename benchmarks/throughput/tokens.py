@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from throughput.words import WORDS
+from benchmarks.throughput.words import WORDS
 
 TEMPLATE_TEXT = [
     "Answer the question about the picture in a few words.",

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_it_measures_every_way_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/eval_throughput.py", "--questions", "12", "--padded", "4"]
+    command = [sys.executable, "-m", "benchmarks.eval_throughput", "--questions", "12", "--padded", "4"]
     done = subprocess.run(
         [*command, "--json", str(tmp_path / "found.json")], capture_output=True, text=True, cwd=ROOT, check=False
     )

@@ -15,7 +15,7 @@ from vizsage.config import Config
 from vizsage.data.sample import Sample
 from vizsage.evaluation import evaluate as run
 from vizsage.evaluation.answerer import Answerer
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.models.loaded import Answer
 
 

@@ -16,7 +16,7 @@ from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, RepeatingError
 from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.predict import predict
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 torch = pytest.importorskip("torch")
 

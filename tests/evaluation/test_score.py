@@ -20,7 +20,7 @@ from vizsage.demo.drawn_data import write_demo
 from vizsage.errors import DataError
 from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.score import read_rows, score_file
-from vizsage.files import read_jsonl, write_jsonl
+from vizsage.json_lines import read_jsonl, write_jsonl
 from vizsage.scoring.normalisation import Normalise
 
 from .conftest import FakeSplit, Stage, make_samples

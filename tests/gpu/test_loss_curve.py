@@ -9,7 +9,7 @@ import pytest
 
 from vizsage.config import build_config
 from vizsage.demo.drawn_data import write_demo
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.training.train import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]

@@ -119,9 +119,10 @@ def test_no_room_for_the_base_model(make_config: MakeConfig, leave: Leave) -> No
 
 def test_no_room_in_a_validation(make_config: MakeConfig, leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps before it are saved, with the memory that it has given back."""
-    from vizsage.training import train as run
+    from vizsage.training import attempt
+    from vizsage.training.train import train
 
-    validate = run.validate
+    validate = attempt.validate
 
     def without_room(*args: Any, **kwargs: Any) -> Any:
         leave(0)
@@ -130,10 +131,10 @@ def test_no_room_in_a_validation(make_config: MakeConfig, leave: Leave, monkeypa
         finally:
             leave(1024 * MIB)
 
-    monkeypatch.setattr(run, "validate", without_room)
+    monkeypatch.setattr(attempt, "validate", without_room)
     config = make_config(device="cuda", num_proc=0)
     with pytest.raises(RepeatingError, match=r"during a validation.*lower max_seq_length"):
-        run.train(config)
+        train(config)
     assert outcome(config)["exit_code"] == 4
     assert outcome(config)["step"] == 4
     assert (config.output_dir / "checkpoint-4").is_dir()

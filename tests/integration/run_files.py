@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 MISHAPS = Path(__file__).parent / "mishaps"

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from jobs import workers
+from vizsage.contract.run_files import Outcome
 from vizsage.errors import ConfigError
 from vizsage.lock import only_one
+from vizsage.record import write_outcome
 
 ROOT = Path(__file__).parents[2]
 MISHAPS = ROOT / "tests" / "integration" / "mishaps"
@@ -28,7 +30,8 @@ import json, os, pathlib, signal, sys, time
 rank, folder = int(os.environ.get("RANK", "0")), pathlib.Path(os.environ["FOLDER"])
 def attempt(before, after, code):
     (folder / "run.json").write_text(json.dumps({"attempts": [{"resumed_from_step": before, "step": after}]}))
-    (folder / "outcome.json").write_text(json.dumps({"exit_code": code, "attempt": time.time_ns()}))
+    outcome = {"exit_code": code, "reason": "", "step": after, "attempt": time.time_ns()}
+    (folder / "outcome.json").write_text(json.dumps(outcome))
 def wait_for_signal(seconds):
     got = []
     for number in (signal.SIGTERM, signal.SIGUSR2):
@@ -97,7 +100,7 @@ def test_a_killed_process_is_128_and_its_signal(tmp_path: Path) -> None:
 
 
 def test_a_process_killed_before_its_attempt_had_ended_is_not_excused_by_an_earlier_one(tmp_path: Path) -> None:
-    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0, "attempt": 1}))
+    write_outcome(tmp_path, Outcome(exit_code=0, reason="done", step=9, attempt=1))
     assert Launch(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)").end()[0] == 137
 
 
@@ -171,7 +174,7 @@ def test_a_process_that_still_writes_is_not_hurried_by_one_that_has_ended(tmp_pa
 def test_an_interruption_without_a_step_forward_is_a_failure(
     tmp_path: Path, before: int, after: int, code: int
 ) -> None:
-    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 75, "attempt": 1}))  # of the attempt before
+    write_outcome(tmp_path, Outcome(exit_code=75, reason="signal", step=5, attempt=1))  # of the attempt before
     found, printed = Launch(tmp_path, f"attempt({before}, {after}, 75); os._exit(75)").end()
     assert found == code
     assert ("before the first step" in printed) == (code == 1)
@@ -320,7 +323,7 @@ def test_a_signal_ends_the_waiting_for_other_nodes(tmp_path: Path, rank: int) ->
 
 def finish(run_dir: Path) -> None:
     """What tells that the training is done."""
-    (run_dir / "outcome.json").write_text(json.dumps({"exit_code": 0}))
+    write_outcome(run_dir, Outcome(exit_code=0, reason="done", step=9, attempt=1))
     (run_dir / "vizsage-adapter").mkdir()
     (run_dir / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
 

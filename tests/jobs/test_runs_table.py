@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from jobs.runs_table import Run, differing, render, rows, runs_below
 from vizsage.config import build_config, config_to_yaml
+from vizsage.contract.submissions import Submission
 from vizsage.errors import ConfigError, DataError
 
 
@@ -43,8 +45,14 @@ def begun(path: Path, scores: tuple[float | None, ...] = (), test: float | None 
 def sent(path: Path, kind: str = "train", **values: Any) -> Path:
     """A run directory as a submission leaves it."""
     file = write(path / "jobs" / f"settings-{kind}.yaml", config_to_yaml(build_config(values)))
-    write_lines(path / "jobs" / "submissions.jsonl", {"job_id": "7", "kind": kind, "config": str(file)})
+    write_lines(path / "jobs" / "submissions.jsonl", submission("7", kind, str(file)))
     return path
+
+
+def submission(job_id: str, kind: str, config: str) -> dict[str, Any]:
+    """The line of a job."""
+    at = "2026-03-01T12:00:00+00:00"
+    return dataclasses.asdict(Submission(job_id, kind, "slurm", at, "run", "log", "script", config))
 
 
 def names(directory: Path) -> list[str]:
@@ -160,7 +168,7 @@ def test_settings_come_from_the_record_then_the_copy_then_what_was_sent(tmp_path
         write(path / "config.yaml", config_to_yaml(build_config({"lr": 2e-4})))
     begun(a, lr=1e-4)
     d.mkdir()
-    write_lines(d / "jobs" / "submissions.jsonl", {"kind": "eval", "config": "x.yaml"})
+    write_lines(d / "jobs" / "submissions.jsonl", submission("8", "eval", "x.yaml"))
     assert [row["settings"] for row in rows(runs_below(tmp_path, completed))] == [
         {"lr": 1e-4},
         {"lr": 2e-4},
@@ -174,7 +182,8 @@ def test_settings_that_were_sent_are_found_after_a_move_and_the_last_training_co
     for name, lr in (("old", 5e-4), ("new", 6e-4)):
         write(run / "jobs" / f"{name}.yaml", config_to_yaml(build_config({"lr": lr})))
     log = [("train", "old"), ("train", "new"), ("eval", "old")]
-    write_lines(run / "jobs" / "submissions.jsonl", *({"kind": k, "config": f"/gone/jobs/{n}.yaml"} for k, n in log))
+    lines = [submission(str(number), kind, f"/gone/jobs/{name}.yaml") for number, (kind, name) in enumerate(log)]
+    write_lines(run / "jobs" / "submissions.jsonl", *lines)
     begun(tmp_path / "b", lr=1e-4)
     assert rows(runs_below(tmp_path, completed))[0]["settings"] == {"lr": 6e-4}
 

@@ -39,9 +39,7 @@ def sent(run_dir: Path, job_id: str = "7", *, kind: str = "train", submitted: st
 
 
 def outcome(run_dir: Path, code: int, **more: Any) -> None:
-    (run_dir / "outcome.json").write_text(
-        json.dumps({"exit_code": code, "reason": None, "step": 4, "attempt": 1} | more)
-    )
+    (run_dir / "outcome.json").write_text(json.dumps({"exit_code": code, "reason": "", "step": 4, "attempt": 1} | more))
 
 
 # --- SLURM's word ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from vizsage.errors import ConfigError, DataError, Interrupted, RepeatingError
 from vizsage.models.adapters.lora import add_adapter
 from vizsage.models.loading.hf import load_base
 from vizsage.models.shared_image.sharing import share_images
-from vizsage.training import train as run
+from vizsage.training import attempt
+from vizsage.training import train as training
 from vizsage.training.batch_size import Trial, find_batch_size, largest_that_fits, longest_groups, sizes
 from vizsage.training.loader import cut_step
 from vizsage.training.plan import make_plan
@@ -53,10 +54,10 @@ def recorded(config: Config) -> dict[str, Any]:
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets the tokens that fit into the runs of this test."""
-    monkeypatch.setattr(run, "memory_is_limited", lambda config: True)
+    monkeypatch.setattr(training, "memory_is_limited", lambda config: True)
 
     def set_limit(tokens: int) -> None:
-        monkeypatch.setattr(run, "add_adapter", lambda *args: limited(add_adapter(*args), tokens))
+        monkeypatch.setattr(attempt, "add_adapter", lambda *args: limited(add_adapter(*args), tokens))
 
     return set_limit
 
@@ -253,7 +254,7 @@ def interrupted(
     with pytest.raises(Interrupted):
         train_with_signal(monkeypatch, config, 5, 15)
     limit(10**6)
-    monkeypatch.setattr(run, "find_batch_size", never)
+    monkeypatch.setattr(attempt, "find_batch_size", never)
     return config
 
 
@@ -308,7 +309,7 @@ def test_a_number_instead_of_auto_continues(interrupted: Config, make_config: Ma
 def test_auto_continues_a_run_that_was_told_a_number(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Interrupted):
         train_with_signal(monkeypatch, make_config(), 5, 15)
-    monkeypatch.setattr(run, "find_batch_size", never)
+    monkeypatch.setattr(attempt, "find_batch_size", never)
     train(make_config(batch_size="auto"))
     assert outcome(make_config())["step"] == 9
 
@@ -330,7 +331,7 @@ def test_a_done_run_is_recognised_without_a_model(
 ) -> None:
     train(interrupted)
     before = (interrupted.output_dir / "run.json").read_bytes()
-    monkeypatch.setattr(run, "load_base", never)
+    monkeypatch.setattr(attempt, "load_base", never)
     caplog.set_level("INFO", logger="vizsage")
     train(interrupted)
     assert "already done after 9 steps" in caplog.text
@@ -345,7 +346,7 @@ def test_a_kill_in_the_search_leaves_a_run_that_begins_anew(
     limit(10**6)
     config = make_config(batch_size="auto", resume=False, max_steps=2)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "find_batch_size", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(attempt, "find_batch_size", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     assert recorded(config)["total_steps"] is None
@@ -364,7 +365,7 @@ def test_resume_false_interrupted_goes_on_with_the_number(
     config = make_config(batch_size="auto", resume=False)
     with pytest.raises(Interrupted):
         train_with_signal(monkeypatch, config, 5, 15)
-    monkeypatch.setattr(run, "find_batch_size", never)
+    monkeypatch.setattr(attempt, "find_batch_size", never)
     train(config)
     assert [attempt["resumed_from_step"] for attempt in recorded(config)["attempts"]] == [0, 5]
 
@@ -376,12 +377,14 @@ def test_where_other_settings_mend_a_failure_the_number_is_found_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limit(tokens_of(2))
-    monkeypatch.setattr(run, "trainer_arguments", lambda *_, **__: (_ for _ in ()).throw(RepeatingError("diverged")))
+    monkeypatch.setattr(
+        attempt, "trainer_arguments", lambda *_, **__: (_ for _ in ()).throw(RepeatingError("diverged"))
+    )
     with pytest.raises(RepeatingError, match="diverged"):
         train(make_config(batch_size="auto", max_steps=2))
     assert recorded(make_config())["settings"]["batch_size"] == 2
     monkeypatch.undo()
-    monkeypatch.setattr(run, "memory_is_limited", lambda config: True)
+    monkeypatch.setattr(training, "memory_is_limited", lambda config: True)
     train(make_config(batch_size="auto", max_steps=2, lr=1e-3))
     assert recorded(make_config())["settings"]["batch_size"] == 8
 

@@ -17,7 +17,8 @@ from tests.families.data import damage_adapter
 from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, Interrupted
-from vizsage.files import read_jsonl, sha256_file
+from vizsage.files import sha256_file
+from vizsage.json_lines import read_jsonl
 from vizsage.training import checkpoints
 from vizsage.training.flow import Flow
 from vizsage.training.train import train
@@ -97,7 +98,7 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 from vizsage.config import load_config
-from vizsage.training import checkpoints, train as run
+from vizsage.training import attempt, checkpoints, train
 from vizsage.training.flow import Flow
 place, step = sys.argv[2], int(sys.argv[3])
 def die(*_, **__):
@@ -108,8 +109,8 @@ elif place == "saving":
     seal = checkpoints._seal
     checkpoints._seal = lambda partial, final: die() if final.name == f"checkpoint-{step}" else seal(partial, final)
 else:
-    run.write_card = die
-run.train(load_config(Path(sys.argv[1])))
+    attempt.write_card = die
+train.train(load_config(Path(sys.argv[1])))
 """
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.training.test_train import outcome
 from vizsage.config import Config, config_to_yaml
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.training.train import train
 
 

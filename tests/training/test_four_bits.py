@@ -13,7 +13,8 @@ from transformers import AutoModelForImageTextToText
 
 from vizsage.config import Config
 from vizsage.models.loading.hf import quantisation
-from vizsage.training import train as run
+from vizsage.training import attempt
+from vizsage.training.train import train
 
 
 def test_what_is_trained_is_kept_in_float32(
@@ -24,19 +25,19 @@ def test_what_is_trained_is_kept_in_float32(
     load = partial(AutoModelForImageTextToText.from_pretrained, **in_4_bits)
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
     # Its kernels for one row, which generation needs, are not for sizes as small as these.
-    monkeypatch.setattr(run._Run, "_show_example", lambda *_: "")
+    monkeypatch.setattr(attempt.TrainingAttempt, "_show_example", lambda *_: "")
     (data_dir / "Dots" / "val.json").unlink()
     trainers: list[Any] = []
     before: dict[str, torch.Tensor] = {}
 
-    class Kept(run.VisionTrainer):
+    class Kept(attempt.VisionTrainer):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**kwargs)
             trainers.append(self)
             before.update({n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad})
 
-    monkeypatch.setattr(run, "VisionTrainer", Kept)
-    run.train(make_config(max_steps=3, finetune_norm_layers=True, lr=2e-4))
+    monkeypatch.setattr(attempt, "VisionTrainer", Kept)
+    train(make_config(max_steps=3, finetune_norm_layers=True, lr=2e-4))
     [trainer] = trainers
     assert trainer.model.is_loaded_in_4bit
     after = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}

@@ -12,7 +12,7 @@ from tests.training.test_continuation import curves, train_with_signal
 from tests.training.test_train import outcome
 from vizsage.config import Config
 from vizsage.errors import DataError, Interrupted
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.training.plan import make_plan
 from vizsage.training.train import train
 

@@ -25,10 +25,9 @@ from vizsage.training.loader import cut_step, read_ahead
 # The iterator lies in a cycle that no collection reached before the end, as in a trainer's frames.
 PROGRAM = """
 import multiprocessing
-from torch.utils.data import IterableDataset
 from vizsage.training.loader import TrainLoader
-class Endless(IterableDataset):
-    def __iter__(self):
+class Endless:
+    def of_worker(self, worker, workers):
         while True:
             yield 1
 loader = TrainLoader(Endless(), 2, False)

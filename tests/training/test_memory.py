@@ -21,7 +21,7 @@ from tests.training.test_train import outcome
 from vizsage.config import Config, config_to_yaml
 from vizsage.errors import RepeatingError
 from vizsage.models.adapters.lora import add_adapter
-from vizsage.training import train as run
+from vizsage.training import attempt
 from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -42,7 +42,7 @@ def fail_when(monkeypatch: pytest.MonkeyPatch, condition: Callable[[Any, int], b
         model.get_base_model().register_forward_pre_hook(refuse)
         return model
 
-    monkeypatch.setattr(run, "add_adapter", hooked)
+    monkeypatch.setattr(attempt, "add_adapter", hooked)
 
 
 def test_in_training(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_while_the_base_model_is_loaded(make_config: MakeConfig, monkeypatch: py
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError(NO_MEMORY)
 
-    monkeypatch.setattr(run, "load_base", fail)
+    monkeypatch.setattr(attempt, "load_base", fail)
     config = make_config()
     with pytest.raises(RepeatingError, match=r"during loading the base model.*set load_in_4bit: true"):
         train(config)
@@ -103,7 +103,8 @@ if "RANK" in os.environ and os.environ.get("VIZSAGE_TEST_RANKS"):
     import time
     import torch
     from vizsage.models.adapters.lora import add_adapter
-    from vizsage.training import train as run
+    from vizsage.training import attempt
+    from vizsage.training import train as training
 
     rank = int(os.environ["RANK"])
     what = os.environ["VIZSAGE_TEST_RANKS"].split(",")[rank]
@@ -124,9 +125,9 @@ if "RANK" in os.environ and os.environ.get("VIZSAGE_TEST_RANKS"):
         model.get_base_model().register_forward_pre_hook(hook, with_kwargs=True)
         return model
 
-    run.add_adapter = hooked
+    attempt.add_adapter = hooked
     if what.isdigit():
-        run.memory_is_limited = lambda config: True
+        training.memory_is_limited = lambda config: True
 """
 
 

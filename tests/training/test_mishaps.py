@@ -17,10 +17,9 @@ from tests.training.test_continuation import train_with_signal
 from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, RepeatingError
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 from vizsage.tracking import WandbTracker
-from vizsage.training import checkpoints
-from vizsage.training import train as run
+from vizsage.training import attempt, checkpoints
 from vizsage.training.flow import Flow
 from vizsage.training.train import train
 
@@ -63,7 +62,7 @@ def test_an_error_in_validation_saves_the_steps_before_it(
     train(whole)
     config = make_config(save_steps=100)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "validate", lambda *_, **__: (_ for _ in ()).throw(RepeatingError("no memory")))
+        patch.setattr(attempt, "validate", lambda *_, **__: (_ for _ in ()).throw(RepeatingError("no memory")))
         with pytest.raises(RepeatingError, match="no memory"):
             train(config)
     assert outcome(config) | {"reason": ""} == {"exit_code": 4, "reason": "", "step": 4, "attempt": 1}
@@ -207,12 +206,12 @@ def test_a_damaged_best_checkpoint_is_not_claimed(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     scores = iter((0.9, 0.2, 0.4))
-    validate = run.validate
+    validate = attempt.validate
 
     def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
 
-    monkeypatch.setattr(run, "validate", scored)
+    monkeypatch.setattr(attempt, "validate", scored)
     damage = checkpoints.damage
     monkeypatch.setattr(checkpoints, "damage", lambda f: "harmed" if f.name == "checkpoint-4" else damage(f))
     config = make_config()
@@ -318,7 +317,7 @@ def test_a_directory_deleted_under_the_run_ends_it(
             raising=False,
         )
     else:
-        monkeypatch.setattr(run._Run, "_take_best", delete)
+        monkeypatch.setattr(attempt.TrainingAttempt, "_take_best", delete)
     with pytest.raises(RepeatingError, match="was deleted or replaced while this process was writing into it"):
         train(config)
     there = list(config.output_dir.iterdir()) if config.output_dir.exists() else []

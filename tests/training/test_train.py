@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from vizsage.config import Config
 from vizsage.data import collate
 from vizsage.errors import ConfigError, FolderInUse, RepeatingError
-from vizsage.files import read_jsonl
-from vizsage.training import loader
-from vizsage.training import train as run
+from vizsage.json_lines import read_jsonl
+from vizsage.training import attempt, loader
 from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -103,7 +102,7 @@ def test_batches_are_made_for_the_model_that_takes_them(
             made.append(how)
             super().__init__(*args, **how)
 
-    monkeypatch.setattr(run, "TrainCollator", Noted)
+    monkeypatch.setattr(attempt, "TrainCollator", Noted)
     for share in (True, False):
         train(make_config(max_steps=1, share_images=share, output_dir=str(make_config().output_dir) + str(share)))
     assert made == [
@@ -328,12 +327,12 @@ def test_the_best_weights_are_delivered_and_kept(make_config: MakeConfig, monkey
     from safetensors.torch import load_file
 
     scores = iter((0.5, 0.2, 0.4))
-    validate = run.validate
+    validate = attempt.validate
 
     def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
 
-    monkeypatch.setattr(run, "validate", scored)
+    monkeypatch.setattr(attempt, "validate", scored)
     config = make_config(n_saves=1)
     train(config)
     kept = sorted(p.name for p in config.output_dir.glob("checkpoint-*"))
@@ -352,12 +351,12 @@ def test_early_stopping_ends_the_run_and_delivers_the_best(
 ) -> None:
     """Validated at every step of 9; no rise after step 2; patience is a third of all steps, 3."""
     scores = iter((0.1, 0.6, 0.5, 0.5, 0.5, 0.5))
-    validate = run.validate
+    validate = attempt.validate
 
     def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
 
-    monkeypatch.setattr(run, "validate", scored)
+    monkeypatch.setattr(attempt, "validate", scored)
     config = make_config(eval_steps=1, use_early_stopping=True, early_stopping_patience_ratio=0.33)
     train(config)
     assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 5, "attempt": 1}
@@ -405,7 +404,7 @@ def test_several_visible_gpus_without_torchrun_use_one(
 
     from vizsage.training.trainer import trainer_arguments
 
-    monkeypatch.setattr(SFTConfig, "n_gpu", property(lambda self: getattr(self, "_vizsage_gpus", 2)))
+    monkeypatch.setattr(SFTConfig, "n_gpu", 2)
     arguments = trainer_arguments(make_config(), total_steps=1, seed=0)
-    assert arguments._n_gpu == 1
+    assert arguments.n_gpu == 1
     assert "2 GPUs are visible" in caplog.text

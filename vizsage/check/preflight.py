@@ -11,7 +11,8 @@ from rich.console import Console
 
 from vizsage.check.findings import decoding_progress, show, summary_line
 from vizsage.check.model_fit import check_model
-from vizsage.config import RUN_FILES, RUN_FOLDERS, Config
+from vizsage.config import Config
+from vizsage.contract import RUN_FILES, RUN_FOLDERS
 from vizsage.data.survey import Survey, decode_images, find_missing_files, survey_splits
 from vizsage.errors import ConfigError, DataError
 from vizsage.files import nearest_existing

@@ -2,13 +2,11 @@
 
 from vizsage.config.building import build, build_config, is_unicode
 from vizsage.config.field_types import Count, PositiveInt
-from vizsage.config.settings import OPTIMIZERS, RUN_FILES, RUN_FOLDERS, SCHEDULERS, Config
+from vizsage.config.settings import OPTIMIZERS, SCHEDULERS, Config
 from vizsage.config.yaml_files import config_to_yaml, load_config, parse_overrides, read_yaml, settings_file
 
 __all__ = [
     "OPTIMIZERS",
-    "RUN_FILES",
-    "RUN_FOLDERS",
     "SCHEDULERS",
     "Config",
     "Count",

@@ -12,10 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, no_switch
+from vizsage.contract import RUN_FILES
 
-# What a run writes into output_dir besides checkpoints and the adapter.
-RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "loss.png", "outcome.json", "evaluation_results", "wandb")
-RUN_FOLDERS = ("evaluation_results", "wandb")  # those of them that are folders
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
 ]

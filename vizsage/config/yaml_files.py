@@ -11,6 +11,7 @@ import yaml
 from vizsage.config.building import build_config
 from vizsage.config.settings import Config
 from vizsage.config.strict_yaml import Loader, TextLoader
+from vizsage.contract import CONFIG, RUN
 from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
 
 
@@ -23,7 +24,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     file = settings_file(path)
     settings = read_yaml(file)
-    if file != path and (path / "run.json").is_file():
+    if file != path and (path / RUN).is_file():
         written = settings.get("output_dir", Config.model_fields["output_dir"].default)
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)
@@ -35,7 +36,7 @@ def settings_file(path: Path) -> Path:
     """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
     if not path.is_dir():
         return path
-    file = path / "config.yaml"
+    file = path / CONFIG
     if not file.exists():
         raise ConfigError(
             f"{path}: a folder without config.yaml; name a YAML file of settings, or the output_dir of a training"

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from vizsage.contract import EXIT_UNKNOWN
 from vizsage.distributed.group import Group, own_group
 from vizsage.distributed.messages import Message, SignedStore, to_all
-from vizsage.errors import EXIT_UNKNOWN, ConfigError, Interrupted, VizSageError, error_of
+from vizsage.errors import ConfigError, Interrupted, VizSageError, error_of
 from vizsage.interruption import SignalLatch
 
 T = TypeVar("T")

@@ -20,7 +20,8 @@ from typing import Any
 
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
-from vizsage.files import append_jsonl, set_aside_path
+from vizsage.files import set_aside_path
+from vizsage.json_lines import append_jsonl
 
 log = logging.getLogger(__name__)
 

@@ -51,11 +51,11 @@ def _other_data_set(config: Config, split: Split) -> str | None:
     record = RunRecord(config.output_dir)
     if not record.exists:
         return None
-    trained = record.content.get("settings") or {}
+    trained = record.content.settings or {}
     name, base_path = trained.get("dataset", config.dataset), Path(trained.get("base_path", config.base_path))
     if name == config.dataset and base_path.resolve() == config.base_path.resolve():
         return None
-    known = record.content.get("splits") or {}  # none in a run of an earlier version
+    known = record.content.splits or {}  # none in a run of an earlier version
     for one in (split.name, "train"):  # the split itself tells most; it may have been made after the training
         if one in known and (identity := split_identity(config, one)):
             return None if identity == known[one] else f"{one} in {config.split_dir} is not that of {base_path / name}"

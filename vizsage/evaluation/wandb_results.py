@@ -15,7 +15,8 @@ from vizsage.config import Config
 from vizsage.evaluation.predictions import PREDICTIONS, REPORT
 from vizsage.evaluation.report.report_file import outcome
 from vizsage.evaluation.report.thumbnails import thumbnails
-from vizsage.files import read_jsonl, write_text
+from vizsage.files import write_text
+from vizsage.json_lines import read_jsonl
 from vizsage.scoring.metrics import accepted_answers
 from vizsage.tracking import WandbTracker, guarded
 

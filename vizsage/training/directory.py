@@ -9,10 +9,11 @@ from typing import TypeVar, cast
 
 from accelerate import PartialState
 
-from vizsage.config import RUN_FILES, Config
+from vizsage.config import Config
+from vizsage.contract import CHECKPOINT_PREFIX, DAMAGED_PREFIX, EVALUATIONS, LOCK, PREVIOUS_PREFIX, RUN, RUN_FILES
 from vizsage.distributed.messages import first_problem, to_all
 from vizsage.errors import VizSageError
-from vizsage.lock import LOCK, Held, only_one
+from vizsage.lock import Held, only_one
 from vizsage.record import RunRecord
 from vizsage.training.checkpoints import PARTIAL
 
@@ -58,18 +59,18 @@ def set_aside(config: Config, record: RunRecord) -> None:
     Raises FolderInUse while an evaluation writes into it.
     """
     output_dir = config.output_dir
-    names = {*RUN_FILES, config.name_trained_model, record.content.get("settings", {}).get("name_trained_model")}
-    patterns = ("checkpoint-*", "damaged-checkpoint-*", PARTIAL)
+    names = {*RUN_FILES, config.name_trained_model, (record.content.settings or {}).get("name_trained_model")}
+    patterns = (f"{CHECKPOINT_PREFIX}*", f"{DAMAGED_PREFIX}{CHECKPOINT_PREFIX}*", PARTIAL)
     earlier = [p for p in output_dir.iterdir() if p.name in names or any(p.match(pattern) for pattern in patterns)]
     if not earlier:
         return
-    number = 1 + max((int(p.name[9:]) for p in output_dir.glob("previous-*") if p.name[9:].isdigit()), default=0)
-    folder = output_dir / f"previous-{number}"
+    numbers = [path.name.removeprefix(PREVIOUS_PREFIX) for path in output_dir.glob(f"{PREVIOUS_PREFIX}*")]
+    folder = output_dir / f"{PREVIOUS_PREFIX}{1 + max((int(n) for n in numbers if n.isdigit()), default=0)}"
     with ExitStack() as held:
-        for lock in output_dir.glob(f"evaluation_results/*/{LOCK}"):  # an evaluation that runs would lose its answers
+        for lock in output_dir.glob(f"{EVALUATIONS}/*/{LOCK}"):  # an evaluation that runs would lose its answers
             held.enter_context(only_one(lock.parent, "moving"))
         folder.mkdir()
         # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
-        for path in sorted(earlier, key=lambda p: (p.name != "run.json", p.name)):
+        for path in sorted(earlier, key=lambda p: (p.name != RUN, p.name)):
             path.rename(folder / path.name)
     log.warning("resume is false: the earlier run was moved to %s", folder)

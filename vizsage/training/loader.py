@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
-from multiprocessing.queues import Queue
-from threading import Timer
-from typing import Any, TypeVar
-
-import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from torch.utils.data._utils import signal_handling
+from typing import Any, TypedDict, TypeVar
 
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
 from vizsage.data.encoding import by_image, image_numbers
 from vizsage.data.sample import Sample
-from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
+from vizsage.training.prefetch import StepSource, WorkerPool, pinned
 
 T = TypeVar("T")
 Batch = dict[str, Any]
 _SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256  # of a worker, of all; Llama 3.2 Vision's pixels are 15 MB per image
-_TURN_S = 1.0  # how long data is waited for before signals and workers are looked after
-_END_S = 3.0  # how long all workers together may take to end
 
 
 @dataclass(frozen=True)
@@ -50,11 +40,17 @@ class Share:
         return self.of_process * self.world_size
 
 
-class Steps(IterableDataset[Batch | VizSageError]):
-    """Yields what this process does in each optimizer step from `first_step` on, in order.
+class Step(TypedDict):
+    """What one process does in one optimizer step."""
 
-    An item is {"micro_batches": batches as TrainCollator makes them, "left_out": (sample_id, reason) of all of them}.
-    """
+    micro_batches: list[Batch]
+    """As TrainCollator makes them, without their "left_out"."""
+    left_out: list[tuple[str, str]]
+    """(sample_id, reason) of all of them."""
+
+
+class Steps:
+    """What this process does in each optimizer step from `first_step` on."""
 
     def __init__(
         self, order: SampleOrder, collate: TrainCollator, share: Share, *, first_step: int, total_steps: int
@@ -62,8 +58,8 @@ class Steps(IterableDataset[Batch | VizSageError]):
         self.order, self.collate, self.share = order, collate, share
         self.first_step, self.total_steps = first_step, total_steps
 
-    def __iter__(self) -> Iterator[Batch | VizSageError]:
-        info = get_worker_info()
+    def of_worker(self, worker: int, workers: int) -> Iterator[Step]:
+        """The steps that one of `workers` processes prepares: see vizsage.data.batching.step_samples."""
         steps = step_samples(
             self.order,
             first_step=self.first_step,
@@ -71,17 +67,13 @@ class Steps(IterableDataset[Batch | VizSageError]):
             of_process=self.share.of_process,
             rank=self.share.rank,
             world_size=self.share.world_size,
-            worker=info.id if info else 0,
-            workers=info.num_workers if info else 1,
+            worker=worker,
+            workers=workers,
         )
-        try:
-            for samples in steps:
-                batches = list(cut_step(samples, self.collate, self.share.batch_size))
-                left_out = [pair for batch in batches for pair in batch.pop("left_out")]
-                yield {"micro_batches": batches, "left_out": left_out}
-        except VizSageError as error:
-            # Raised here it would reach the main process wrapped in a traceback; as a value it stays one line.
-            yield error
+        for samples in steps:
+            batches = list(cut_step(samples, self.collate, self.share.batch_size))
+            left_out = [pair for batch in batches for pair in batch.pop("left_out")]
+            yield {"micro_batches": batches, "left_out": left_out}
 
 
 def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int) -> Iterator[Batch]:
@@ -135,90 +127,52 @@ def _cut(items: list[T], parts: int) -> list[list[T]]:
 
 
 class TrainLoader:
-    """An iterable over steps that raises, in the main process, the error a worker met."""
+    """An iterable over the steps of `source`, read by worker processes or, without any, when they are asked for."""
 
     def __init__(
         self,
-        steps: IterableDataset[Any],
+        source: StepSource,
         workers: int,
         pin_memory: bool,
         ahead: int = 4,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`ahead`: steps that each worker prepares before they are asked for; `stop`: whether a signal came."""
-        self.stop = stop
-        self.loader = DataLoader(
-            steps,
-            batch_size=None,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            prefetch_factor=ahead if workers else None,
-            worker_init_fn=_start_worker,
-            # Of its own, because a loader draws from the global generator when it starts: dropout would then differ
-            # between a run that was interrupted and one that was not.
-            generator=torch.Generator(),
-        )
+        """Processes are started by `iter`.
 
+        Args:
+            source: the steps.
+            workers: how many processes; 0: the steps are prepared in this one.
+            pin_memory: whether tensors are copied to page-locked memory, for a GPU.
+            ahead: steps that each worker prepares before they are asked for.
+            stop: whether a signal asks to stop.
+        """
+        self.source, self.workers, self.pin_memory, self.ahead, self.stop = source, workers, pin_memory, ahead, stop
         self.waited_s = 0.0
         """Seconds that the training process has waited for its data."""
-        self._iterators: list[Any] = []
+        self._pools: list[WorkerPool] = []
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Raises what a worker met or came to, and Interrupted when a signal comes while data is waited for."""
-        try:
-            iterator = iter(self.loader)
-        except OSError as error:
-            raise _failed(error) from error
-        self._iterators.append(iterator)
-        if self.loader.num_workers:
-            self._wait_in_turns(iterator)
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the steps. Raises as WorkerPool does."""
+        if self.workers:
+            pool = WorkerPool(self.source, self.workers, ahead=self.ahead, pin_memory=self.pin_memory, stop=self.stop)
+            self._pools.append(pool)
+            steps = iter(pool)
+        else:
+            steps = self.source.of_worker(0, 1)
+            steps = map(pinned, steps) if self.pin_memory else steps
         while True:
             began = time.perf_counter()
-            try:
-                step = next(iterator, None)
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
-                    raise
-                raise _failed(error.__cause__ if isinstance(error.__cause__, RuntimeError) else error) from error
+            step = next(steps, None)
             self.waited_s += time.perf_counter() - began
             if step is None:
                 return
-            if isinstance(step, VizSageError):
-                raise step
             yield step
 
-    def _wait_in_turns(self, iterator: Any) -> None:
-        """Make torch ask after the interruption too: it waits in turns of 5 s and checks its workers after each."""
-        try_get = iterator._try_get_data
-
-        def turn() -> tuple[bool, Any]:
-            got: tuple[bool, Any] = try_get(timeout=_TURN_S)
-            if not got[0] and self.stop():
-                raise Interrupted("stopped while data was waited for")
-            return got
-
-        iterator._try_get_data = turn
-
     def end(self) -> None:
-        """End the workers.
-
-        Left to the garbage collector, some live at the end of the process, which waits for them while they ignore the
-        signal that is meant to end them: a finished run would hang.
-        """
-        for iterator in self._iterators:
-            if hasattr(iterator, "_shutdown_workers"):  # what the iterator's own __del__ calls; not so without workers
-                # One stuck in reading ignores torch's SIGTERM as it ignores all others, and torch waits for each in
-                # turn, longer than a scheduler may leave. By then nobody reads what they have ready. First an end to
-                # torch's watch over them: a worker that is killed would be an error.
-                if iterator._worker_pids_set:
-                    signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
-                    iterator._worker_pids_set = False
-                late = Timer(_END_S, _kill, [iterator._workers])
-                late.start()
-                iterator._shutdown_workers()
-                late.cancel()
-        self._iterators.clear()
+        """End the worker processes, which otherwise would prepare the steps that they were asked for first."""
+        for pool in self._pools:
+            pool.end()
+        self._pools.clear()
 
 
 def read_ahead(num_proc: int | None, of_process: int) -> tuple[int, int]:
@@ -236,43 +190,3 @@ def worker_count(num_proc: int | None) -> int:
         return num_proc
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(4, cores - 1))
-
-
-def _kill(workers: Sequence[BaseProcess]) -> None:
-    for worker in workers:
-        worker.kill()
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _failed(error: BaseException) -> VizSageError:
-    """The error of a run whose workers cannot start or hand over what they read, or were killed."""
-    what = one_line(error)
-    if "No space left on device" in what or "Bus error" in what:
-        return RepeatingError(
-            f"/dev/shm: the shared memory through which worker processes hand over batches is full ({what}); set "
-            "num_proc lower, or to 0 to read without workers, or give the container more: docker run --shm-size 4g, or "
-            "in a pod a larger emptyDir of medium Memory at /dev/shm"
-        )
-    return VizSageError(
-        f"a worker process that reads data failed ({what}); set num_proc lower, or to 0 to read without workers"
-    )
-
-
-def _not_handed_over(queue: Any, error: Exception, item: Any) -> None:
-    """Put the error in the place of the step: the queue only prints it, and the main process would wait for ever."""
-    if not isinstance(item, tuple):
-        os._exit(1)  # bytes: the step was ready to go, and it is the pipe that is broken
-    queue._sem.acquire()
-    with queue._notempty:
-        queue._buffer.appendleft((item[0], _failed(error)))  # not behind the last step: nothing is read after it
-
-
-def _start_worker(_: int) -> None:
-    """A signal to the process group is the main process's to act on: it ends its workers itself."""
-    Queue._on_queue_feeder_error = _not_handed_over  # type: ignore[attr-defined]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
+from vizsage.contract import LOSS_CURVES, METRICS
+from vizsage.contract.run_files import MetricsLine, read_metrics
 from vizsage.errors import CheckpointError, one_line
-from vizsage.files import append_jsonl, read_jsonl, write_bytes, write_jsonl
+from vizsage.files import write_bytes
+from vizsage.json_lines import append_jsonl, write_jsonl
 from vizsage.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of metrics.jsonl. Raises CheckpointError where it holds others."""
+def metrics_lines(output_dir: Path) -> list[MetricsLine]:
+    """The lines of metrics.jsonl; none where there is no such file. Raises CheckpointError where it contains others."""
     try:
-        for line in read_jsonl(path):
-            numbers = [line[key] for key in ("loss", "exact_match") if line.get(key) is not None]
-            if type(line.get("step")) is not int or not all(type(value) in (int, float) for value in numbers):
-                raise ValueError("each line has a step, and numbers as loss and exact_match")
-            json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8")  # it may have to be written again
-            yield line
-    except (OSError, ValueError, RecursionError) as error:
+        return list(read_metrics(output_dir))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        path = output_dir / METRICS
         raise CheckpointError(f"{path}: not what a run writes there ({one_line(error)}); move it away") from None
 
 
@@ -51,8 +51,7 @@ class MetricsLog(TrainerCallback):
         before_writing: Callable[[], None] = lambda: None,
     ) -> None:
         """`before_writing` raises where the run directory is gone."""
-        self.path = output_dir / "metrics.jsonl"
-        self.image = output_dir / "loss.png"
+        self.output_dir, self.path = output_dir, output_dir / METRICS
         self.attempt, self.total_steps, self.tracker = attempt, total_steps, tracker
         self.before_writing = before_writing
         self.global_batch, self.epoch_samples = global_batch, epoch_samples
@@ -75,10 +74,10 @@ class MetricsLog(TrainerCallback):
         `validation_too`: the validation of `step` itself is done again.
         """
         if self.path.exists():
-            lines = [line for line in read_metrics(self.path) if line["step"] <= step]
+            lines = [line for line in metrics_lines(self.output_dir) if line.step <= step]
             if validation_too:
-                lines = [line for line in lines if line["step"] < step or "exact_match" not in line]
-            write_jsonl(self.path, lines)
+                lines = [line for line in lines if line.step < step or not line.is_validation]
+            write_jsonl(self.path, (line.content() for line in lines))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start bar and clock."""
@@ -151,9 +150,9 @@ class MetricsLog(TrainerCallback):
         from matplotlib import pyplot
 
         self.before_writing()
-        lines = list(read_metrics(self.path)) if self.path.exists() else []
-        losses = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
-        scores = [(line["step"], line["exact_match"]) for line in lines if "exact_match" in line]
+        lines = metrics_lines(self.output_dir)
+        losses = [(line.step, line.loss) for line in lines if line.loss is not None]
+        scores = [(line.step, line.exact_match) for line in lines if line.is_validation]
         figure, axes = pyplot.subplots(figsize=(8, 4.5))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("training loss (nats per answer token)")
@@ -171,7 +170,7 @@ class MetricsLog(TrainerCallback):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
         pyplot.close(figure)
-        write_bytes(self.image, buffer.getvalue())
+        write_bytes(self.output_dir / LOSS_CURVES, buffer.getvalue())
 
     def _write(self, line: dict[str, Any]) -> None:
         self.before_writing()

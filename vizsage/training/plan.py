@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vizsage.config import Config
+from vizsage.contract.run_files import Identity
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
 from vizsage.data.encoding import image_numbers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, data_identity, find_split, open_split, split_identity
-from vizsage.record import GLOBAL_BATCH, run_identity
+from vizsage.record import GLOBAL_BATCH, RunFacts, run_identity
 from vizsage.training.loader import Share
 from vizsage.training.validation import choose_samples
 
@@ -55,7 +56,7 @@ class Plan:
         return self.config.max_steps or steps
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """See vizsage.record.run_identity."""
         open_batch = f"auto x {self.config.grad_accum} x {self.processes}"
         return run_identity(
@@ -66,7 +67,7 @@ class Plan:
         )
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> RunFacts:
         """What run.json says of the run; of an open plan only what is known."""
         return {
             "identity": self.identity,
@@ -93,7 +94,7 @@ class Plan:
         """The same run with this number of questions in a forward pass."""
         return replace(self, config=self.config.model_copy(update={"batch_size": batch_size}))
 
-    def continuing(self, before: dict[str, Any]) -> Plan:
+    def continuing(self, before: Identity) -> Plan:
         """An open plan with the batch size that makes the optimizer step of the run that it continues.
 
         `before` is the identity of that run. A plan that is settled, or that cannot make the same step, stays as it is.
@@ -130,9 +131,9 @@ def draw_seed(config: Config, recorded: int | None) -> int:
     return recorded if recorded is not None else secrets.randbelow(2**31)
 
 
-def adapter_is_there(config: Config) -> bool:
-    """Whether the run delivered what it was to deliver."""
-    return not config.save_model or (config.adapter_dir / "adapter_model.safetensors").exists()
+def with_seed(config: Config, seed: int) -> Config:
+    """`config` with the seed in use."""
+    return config.model_copy(update={"seed": seed})
 
 
 def _split_identities(config: Config) -> dict[str, str]:

@@ -1,4 +1,20 @@
-"""trl's SFTTrainer with this project's batches, checkpoints and checks."""
+"""trl's SFTTrainer with this project's batches, loss, checkpoints and checks.
+
+What is kept of it is the loop of transformers' Trainer below it: optimizers and schedules by name, clipping, mixed
+precision, several processes, callbacks, and the state that a resumption restores. To write those again would be a
+second loop that fewer people test. All else is switched off or replaced, here and nowhere else:
+
+- tokenising and collating: steps come from vizsage.training.loader, cut into micro-batches before they get here;
+- its loss, entropy and token accuracy: `compute_loss`;
+- evaluation, checkpoints, progress bar and reports: vizsage.training.flow, `_save_checkpoint` and metrics_log;
+- skipping of samples after a resumption, which would read them: the loader begins at the right one;
+- checkpointing of activations: the backend switches it on (see `trainer_arguments`);
+- DataParallel over the GPUs that one process sees: `OneGpu`;
+- the rounding of what is trained on a base in 4 bits: `__init__`;
+- mapping of states to a device that CPU processes do not have: `_load_optimizer_and_scheduler`.
+
+The private names of Trainer that this module uses are listed in tests/test_private_names.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +28,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from vizsage.config import Config
@@ -30,9 +46,24 @@ from vizsage.training.checkpoint_state import reading
 from vizsage.training.loader import Steps, TrainLoader, read_ahead
 from vizsage.training.loss import count_targets, on_device, summed_loss
 from vizsage.training.progress import Progress
+from vizsage.training.random_state import save_random_state
 
 log = logging.getLogger(__name__)
 _TELLING_SAMPLES = 1000  # that a run has seen before it warns of the share that is left out; or an epoch
+
+
+class OneGpu(SFTConfig):
+    """One GPU per process: of several the Trainer would make a DataParallel, which is slow and not supported here."""
+
+    @property
+    def visible_gpus(self) -> int:
+        """GPUs that this process sees and the Trainer would use; 0 on a CPU."""
+        return int(super().n_gpu)
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs that it uses."""
+        return min(1, self.visible_gpus)
 
 
 def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConfig:
@@ -50,7 +81,7 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
             total_steps,
         )
     assert isinstance(config.batch_size, int), "auto is replaced by a number before training begins"
-    arguments = SFTConfig(
+    arguments = OneGpu(
         output_dir=str(config.output_dir),
         max_steps=total_steps,
         per_device_train_batch_size=config.batch_size,
@@ -79,9 +110,8 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
         ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    if arguments.n_gpu > 1:
-        log.warning("%d GPUs are visible and one is used; start with torchrun to use them all", arguments.n_gpu)
-        arguments._n_gpu = 1  # the Trainer would wrap the model in DataParallel, which is slow and unsupported
+    if arguments.visible_gpus > 1:
+        log.warning("%d GPUs are visible and one is used; start with torchrun to use them all", arguments.visible_gpus)
     return arguments
 
 
@@ -114,6 +144,8 @@ class VisionTrainer(SFTTrainer):
         self.stop, self.before_saving, self.fingerprint, self.identity = stop, before_saving, fingerprint, identity
         self.loader: TrainLoader | None = None
         self.much_left_out = False
+        self.loss_since_log = torch.zeros((), device=kwargs["args"].device)
+        """Sum over the steps since the last line of the log, of this process."""
         trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
         # SFTTrainer looks at one row to learn that the data has images; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
@@ -164,10 +196,11 @@ class VisionTrainer(SFTTrainer):
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """The loss is the mean of the steps since the last line that had something to learn; None where none had."""
         progress = self.progress
-        if "loss" in logs and (empty := progress.empty_steps - progress.empty_steps_logged):
-            steps = self.state.global_step - progress.loss_logged_step
-            logs["loss"] = None if empty == steps else (logs["loss"] or 0.0) * steps / (steps - empty)
         if "loss" in logs:
+            steps = self.state.global_step - progress.loss_logged_step
+            steps -= progress.empty_steps - progress.empty_steps_logged
+            logs["loss"] = self._mean_of_processes(self.loss_since_log) / steps if steps else None
+            self.loss_since_log.zero_()
             progress.empty_steps_logged, progress.loss_logged_step = progress.empty_steps, self.state.global_step
         super().log(logs, start_time)
 
@@ -182,7 +215,9 @@ class VisionTrainer(SFTTrainer):
             # Processes may have different numbers of micro-batches; they meet at the last one.
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(model):
-                loss += super().training_step(model, batch, num_items_in_batch)
+                on_gpu = on_device(batch, self.sharing, self.args.device)
+                loss += super().training_step(model, on_gpu, num_items_in_batch)
+        self.loss_since_log += loss
         return loss
 
     def compute_loss(
@@ -201,9 +236,6 @@ class VisionTrainer(SFTTrainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the Trainer's estimate is for a dense model without images."""
         return 0
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return on_device(inputs, self.sharing, self.args.device)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called once a step, before the optimizer: the last moment at which the weights are still good.
@@ -226,7 +258,7 @@ class VisionTrainer(SFTTrainer):
         output_dir = self.config.output_dir
         main = self.args.should_save
         step = self.state.global_step
-        self.progress.loss_sum = float(self._gather_loss())
+        self.progress.loss_sum = self._mean_of_processes(self.loss_since_log)
         self.gather_left_out()
         barrier = self.accelerator.wait_for_everyone
         with checkpoints.writing(output_dir, step, main=main, barrier=barrier) as folder:
@@ -236,8 +268,9 @@ class VisionTrainer(SFTTrainer):
                 write_json(folder / checkpoints.IDENTITY, self.identity)
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 write_json(folder / checkpoints.PROGRESS, self.progress.as_dict())
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_rng_state(str(folder))
+                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
+                torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+            save_random_state(folder, self.args.process_index, self.args.world_size)
         if main:
             checkpoints.clean_up(output_dir, keep=self.config.n_saves, best=self.progress.best_checkpoint(output_dir))
 
@@ -245,7 +278,7 @@ class VisionTrainer(SFTTrainer):
         """Restore both; the Trainer would map them to "cpu:0" on several CPU processes, which torch does not know."""
         if checkpoint is None:
             return
-        for name, part in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
+        for name, part in ((OPTIMIZER_NAME, self.optimizer), (SCHEDULER_NAME, self.lr_scheduler)):
             with reading(Path(checkpoint) / name):
                 part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
 
@@ -254,9 +287,8 @@ class VisionTrainer(SFTTrainer):
             with reading(Path(checkpoint) / "rng_state.pth"):
                 super()._load_rng_state(checkpoint)
 
-    def _gather_loss(self) -> torch.Tensor:
-        loss: torch.Tensor = self.accelerator.gather(self._tr_loss.detach().reshape(1)).mean()
-        return loss
+    def _mean_of_processes(self, value: torch.Tensor) -> float:
+        return float(self.accelerator.gather(value.reshape(1)).mean())
 
     def gather_left_out(self) -> None:
         """Put together what each process left out; of much of it a long run does not tell at its end only."""
@@ -276,8 +308,7 @@ class VisionTrainer(SFTTrainer):
 
     def restore_loss(self) -> None:
         """Take up the loss since the last log line where the checkpoint left it (on_train_begin)."""
-        self._tr_loss += self.progress.loss_sum
-        self._globalstep_last_logged = self.progress.loss_logged_step
+        self.loss_since_log += self.progress.loss_sum
         # The Trainer takes this from the checkpoint, but a continued run may be given another one.
         self.state.logging_steps = self.config.logging_steps
 
@@ -296,4 +327,4 @@ class VisionTrainer(SFTTrainer):
         check_weights(folder, adapter_shapes(self.model), "start anew with resume=false")
         check_adapter_config(folder)
         with reading(folder / ADAPTER_CONFIG):
-            self._load_from_checkpoint(str(folder))
+            self.model.load_adapter(str(folder), self.model.active_adapter, is_trainable=True)

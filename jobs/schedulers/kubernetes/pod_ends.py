@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.schedulers.kubernetes.pods import Pod, disruption, end_of, short
-from vizsage.errors import EXIT_INTERRUPTED
+from vizsage.contract import EXIT_INTERRUPTED
 
 # Why the cluster took a pod away; such pods are replaced without counting.
 _DISRUPTIONS = {

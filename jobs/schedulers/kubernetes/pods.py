@@ -9,7 +9,8 @@ from typing import Any
 from jobs.schedulers.kubernetes.kubectl import get, kubectl_for, run
 from jobs.schedulers.kubernetes.manifest import CONTAINER, LABEL
 from jobs.submissions import Submission
-from vizsage.errors import EXIT_INTERRUPTED, TELLING, VizSageError
+from vizsage.contract import EXIT_INTERRUPTED, EXITS_WITH_CAUSE
+from vizsage.errors import VizSageError
 
 Pod = dict[str, Any]
 
@@ -81,7 +82,7 @@ def last_words(pods: list[Pod]) -> str:
     if not failed:
         return ""
     failed.sort(key=_finished)
-    if telling := [end for end in failed if end["exitCode"] in TELLING]:
+    if telling := [end for end in failed if end["exitCode"] in EXITS_WITH_CAUSE]:
         return str(telling[-1].get("message", ""))
     # What failed while the newest one ran is of the same attempt; times are in UTC, so their texts can be compared.
     began = failed[-1].get("startedAt") or ""

@@ -14,7 +14,7 @@ from tests.evaluation.report_run import answered, failed_row, make_row, write_ru
 from tools.browser import Browser, browser, browser_missing
 from vizsage.config import Config
 from vizsage.evaluation.report.report_file import write_report
-from vizsage.files import write_jsonl
+from vizsage.json_lines import write_jsonl
 
 pytestmark = pytest.mark.skipif(browser_missing() is not None, reason=str(browser_missing()))
 

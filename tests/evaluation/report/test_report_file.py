@@ -22,7 +22,7 @@ from vizsage.evaluation.report import report_file as report
 from vizsage.evaluation.report import thumbnails
 from vizsage.evaluation.report.page import percent
 from vizsage.evaluation.report.report_file import counterpart_folder
-from vizsage.files import write_jsonl
+from vizsage.json_lines import write_jsonl
 
 
 @pytest.fixture

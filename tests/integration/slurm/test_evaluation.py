@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.slurm.cluster import Cluster
 from tests.integration.slurm.user import Job, User
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 pytestmark = pytest.mark.slurm
 

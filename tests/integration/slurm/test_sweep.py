@@ -11,7 +11,7 @@ import pytest
 from tests.integration.run_files import MISHAPS
 from tests.integration.slurm.cluster import Cluster
 from tests.integration.slurm.user import User
-from vizsage.files import read_jsonl
+from vizsage.json_lines import read_jsonl
 
 pytestmark = pytest.mark.slurm
 

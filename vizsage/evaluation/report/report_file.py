@@ -21,7 +21,8 @@ from vizsage.evaluation.report.curves import Chart, curves
 from vizsage.evaluation.report.page import page_context, render
 from vizsage.evaluation.report.thumbnails import Thumbnails, keep_earlier, thumbnails
 from vizsage.evaluation.results import READABLE_VERSIONS, SCHEMA_VERSION
-from vizsage.files import parse_json, read_jsonl, write_bytes
+from vizsage.files import parse_json, write_bytes
+from vizsage.json_lines import read_jsonl
 from vizsage.scoring.groups import question_word
 from vizsage.scoring.metrics import accepted_answers
 

@@ -538,7 +538,9 @@ def test_a_job_that_was_removed(
     job = submitted(capsys)
     del server.objects["Job", job.job_id]
     if exit_code is not None:  # the outputs are where this host sees them, too
-        (here / "outputs/run/outcome.json").write_text(json.dumps({"exit_code": exit_code, "step": 7}))
+        (here / "outputs/run/outcome.json").write_text(
+            json.dumps({"exit_code": exit_code, "reason": "", "step": 7, "attempt": 1})
+        )
     assert told in jobs(capsys, "status")
 
 

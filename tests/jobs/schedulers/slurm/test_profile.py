@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from jobs.schedulers.slurm.profile import Profile, load_profile
-from vizsage.errors import EXIT_USAGE, ConfigError
+from vizsage.contract import EXIT_USAGE
+from vizsage.errors import ConfigError
 
 ROOT = Path(__file__).parents[4]
 SHIPPED = sorted((ROOT / "config" / "clusters").glob("*.yaml"))

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from throughput.tokens import make_tokenizer
+from benchmarks.throughput.tokens import make_tokenizer
 
 RECIPE = 1  # counts up when the same name would mean another model
 LLAMA_SPECIAL = """<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> <|eom_id|>

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
-from throughput.contenders import CONTENDERS, Contender
-from throughput.rows import row_differences
+from benchmarks.throughput.contenders import CONTENDERS, Contender
+from benchmarks.throughput.rows import row_differences
 
 Measurement = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""benchmarks/report.py and tools/report_screenshot.py on a small report, in a real browser."""
+"""benchmarks/report_speed.py and tools/report_screenshot.py on a small report, in a real browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import report
+from benchmarks import report_speed as report
 from tools import report_screenshot
 from tools.browser import browser_missing
 

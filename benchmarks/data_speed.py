@@ -1,6 +1,6 @@
 """Measure what the README promises of start-up and data reading.
 
-Usage: python benchmarks/data.py
+Usage: python -m benchmarks.data_speed
 
 Writes its data into a temporary folder, prints one table and exits 1 when a bar is missed. The figures are those of the
 machine at hand, with whatever else it does at the time. Linux only: peak memory is read from /proc.

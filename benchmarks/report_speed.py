@@ -1,6 +1,6 @@
 """Measure how fast report.html is made and opens in headless Chromium.
 
-Usage: python -m benchmarks.report [--samples 5000]
+Usage: python -m benchmarks.report_speed [--samples 5000]
 
 Draws images for as many questions as AQUA's test split asks of an image, makes the report, opens it several times in
 a browser that has just started, and exits 1 when the bar is missed. Needs Chromium (make test-report gets it).
@@ -28,7 +28,8 @@ from tools.browser import browser, browser_missing
 from vizsage.config import build_config
 from vizsage.evaluation.report.report_file import write_report
 from vizsage.evaluation.results import SCHEMA_VERSION
-from vizsage.files import write_json, write_jsonl
+from vizsage.files import write_json
+from vizsage.json_lines import write_jsonl
 from vizsage.scoring.metrics import score_row
 from vizsage.scoring.summary import summarise
 

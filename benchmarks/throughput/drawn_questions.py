@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageFilter
 
-from throughput.words import WORDS
+from benchmarks.throughput.words import WORDS
 from vizsage.config import Config, build_config
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split

@@ -1,0 +1,141 @@
+"""Done, continue or begin: each line of the table in vizsage.training.resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from accelerate import PartialState
+
+from vizsage.config import Config
+from vizsage.contract.run_files import Outcome
+from vizsage.errors import CheckpointError, ConfigError
+from vizsage.files import write_json
+from vizsage.record import RunRecord, write_outcome
+from vizsage.training import checkpoints
+from vizsage.training.plan import make_plan
+from vizsage.training.resume import Begin, Continue, Done, is_done_without_peers, resumption
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def world() -> PartialState:
+    return PartialState(cpu=True)
+
+
+def attempted(config: Config, *, exit_code: int | None, step: int = 0, adapter: bool = False) -> None:
+    """What an attempt with `config` leaves. No exit code: it was killed. `step`: of its checkpoint, 0 for none."""
+    plan = make_plan(config)
+    record = RunRecord(config.output_dir)
+    record.begin_attempt(plan.facts, 0, resume=config.resume)
+    if step:
+        with checkpoints.writing(config.output_dir, step, main=True, barrier=lambda: None) as folder:
+            write_json(folder / checkpoints.IDENTITY, plan.identity)
+    if adapter:
+        config.adapter_dir.mkdir()
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            (config.adapter_dir / name).touch()
+    if exit_code is not None:
+        record.end_attempt(step=step, exit_code=exit_code, reason="a reason")
+        write_outcome(config.output_dir, Outcome(exit_code=exit_code, reason="a reason", step=step, attempt=1))
+
+
+def test_an_empty_folder_begins(make_config: MakeConfig, world: PartialState) -> None:
+    answer = resumption(make_config(), world)
+    assert isinstance(answer, Begin)
+    assert not answer.record.exists
+
+
+@pytest.mark.parametrize("exit_code", [None, 0, 1, 75])
+def test_a_checkpoint_is_continued_however_the_attempt_ended(
+    make_config: MakeConfig, world: PartialState, exit_code: int | None
+) -> None:
+    config = make_config()
+    attempted(config, exit_code=exit_code, step=3)
+    answer = resumption(config, world)
+    assert isinstance(answer, Continue)
+    assert answer.checkpoint == config.output_dir / "checkpoint-3"
+    assert answer.record.attempt == 1
+    assert not is_done_without_peers(config)
+
+
+@pytest.mark.parametrize("exit_code", [None, 1, 2, 3, 4, 75])
+def test_without_a_checkpoint_it_begins(make_config: MakeConfig, world: PartialState, exit_code: int | None) -> None:
+    config = make_config()
+    attempted(config, exit_code=exit_code)
+    assert isinstance(resumption(config, world), Begin)
+    assert isinstance(resumption(make_config(lora_r=8), world), Begin), "nothing is lost by other settings"
+
+
+def test_with_its_adapter_it_is_done(make_config: MakeConfig, world: PartialState) -> None:
+    config = make_config()
+    attempted(config, exit_code=0, step=9, adapter=True)
+    assert resumption(config, world) == Done(9)
+    assert is_done_without_peers(config)
+    (config.adapter_dir / "adapter_model.safetensors").unlink()
+    assert isinstance(resumption(config, world), Continue)
+    assert not is_done_without_peers(config)
+    assert resumption(make_config(save_model=False), world) == Done(9)
+
+
+@pytest.mark.parametrize(("exit_code", "step"), [(0, 9), (75, 3), (0, 0)])
+def test_other_settings_are_refused_where_something_would_be_lost(
+    make_config: MakeConfig, world: PartialState, exit_code: int, step: int
+) -> None:
+    attempted(make_config(), exit_code=exit_code, step=step)
+    with pytest.raises(ConfigError, match="lora_r was 4, is now 8"):
+        resumption(make_config(lora_r=8), world)
+
+
+def test_resume_false_sets_the_run_aside(make_config: MakeConfig, world: PartialState) -> None:
+    attempted(make_config(), exit_code=0, step=9, adapter=True)
+    config = make_config(resume=False)
+    assert not is_done_without_peers(config)
+    answer = resumption(config, world)
+    assert isinstance(answer, Begin)
+    assert not answer.record.exists
+    assert (config.output_dir / "previous-1" / "checkpoint-9").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "kind"), [(None, Continue), (75, Continue), (1, Continue), (0, Begin), (4, Begin)]
+)
+def test_a_run_begun_with_resume_false_is_continued_until_it_has_ended(
+    make_config: MakeConfig, world: PartialState, exit_code: int | None, kind: type
+) -> None:
+    config = make_config(resume=False)
+    attempted(config, exit_code=exit_code, step=3)
+    assert isinstance(resumption(config, world), kind)
+    assert (config.output_dir / "previous-1").exists() == (kind is Begin)
+
+
+def test_a_damaged_checkpoint_leaves_the_one_before_it(make_config: MakeConfig, world: PartialState) -> None:
+    config = make_config()
+    attempted(config, exit_code=None, step=3)
+    newer = Path(config.output_dir / "checkpoint-6")
+    newer.mkdir()
+    answer = resumption(config, world)
+    assert isinstance(answer, Continue)
+    assert checkpoints.step_of(answer.checkpoint) == 3
+
+
+def test_a_record_without_a_seed_is_refused(make_config: MakeConfig, world: PartialState) -> None:
+    config = make_config()
+    attempted(config, exit_code=75)
+    write_json(config.output_dir / "run.json", {"identity": {}, "attempts": [{}]})
+    with pytest.raises(CheckpointError, match=r"run\.json: not a record of a run .*seed"):
+        resumption(config, world)
+
+
+def test_a_batch_size_to_be_found_is_the_one_of_the_run(make_config: MakeConfig, world: PartialState) -> None:
+    config = make_config(batch_size="auto", grad_accum=1)
+    plan = make_plan(config).with_batch_size(4)
+    RunRecord(config.output_dir).begin_attempt(plan.facts, 0)
+    answer = resumption(config, world)
+    assert isinstance(answer, Begin)
+    assert answer.plan.config.batch_size == 4
+    other = resumption(make_config(batch_size="auto", grad_accum=1, lora_r=8), world)
+    assert isinstance(other, Begin)
+    assert not other.plan.settled, "it may not fit with other settings"

@@ -1,0 +1,163 @@
+"""The content of run.json, outcome.json and metrics.jsonl, and the one reader of each.
+
+Few keys are required, because files of earlier versions lack some; keys of later versions are kept. A reader raises
+OSError where a file cannot be read, and ValueError with one line of text where it contains something else. The caller
+decides what follows from that: a training refuses to continue, a table of runs shows "damaged".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from vizsage.contract import ADAPTER_WEIGHTS, METRICS, OUTCOME, RUN
+from vizsage.contract.file_model import FileModel, Number, parsed
+from vizsage.files import read_json
+from vizsage.json_lines import read_jsonl
+
+SCHEMA_VERSION = 1
+"""The version of run.json that this code writes, and the latest that it reads."""
+
+Identity = dict[str, Any]
+"""What decides the weights of a run, by name: settings, seed, sha256 of the data, samples per optimizer step."""
+
+
+def _readable(version: int) -> int:
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"version {version} was written by a later release; this one reads up to {SCHEMA_VERSION}")
+    return version
+
+
+def _with_adapter_name(settings: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(settings.get("name_trained_model", ""), str):
+        raise ValueError("name_trained_model is no text")
+    return settings
+
+
+class Attempt(FileModel):
+    """One call of `vizsage train` on the run. It has no `exit_code` while it runs, and none after a kill."""
+
+    started: str | None = Field(default=None, description="UTC, ISO 8601.")
+    resumed_from_step: int | None = Field(
+        default=None, description="Step of the checkpoint that it continued; 0: none."
+    )
+    resume: bool | None = Field(default=None, description="The setting of that name.")
+    argv: list[str] | None = Field(default=None, description="The command.")
+    host: str | None = None
+    machine: str | None = Field(default=None, description="Processor architecture.")
+    cpus: int | None = None
+    gpus: list[str] | None = Field(default=None, description="Names of the GPUs.")
+    ended: str | None = Field(default=None, description="UTC, ISO 8601.")
+    step: int | None = Field(default=None, description="Optimizer steps done at its end.")
+    exit_code: int | None = None
+    reason: str | None = Field(default=None, description="One line: why it ended.")
+
+    @property
+    def went_forward(self) -> bool:
+        """Whether it did at least one optimizer step. Raises ValueError where the file does not say so."""
+        if self.step is None or self.resumed_from_step is None:
+            raise ValueError("the last attempt has no step, or no resumed_from_step")
+        return self.step > self.resumed_from_step
+
+
+class RunFile(FileModel):
+    """run.json: what ran, on which data, with which versions, and each attempt."""
+
+    schema_version: Annotated[int, AfterValidator(_readable)] = SCHEMA_VERSION
+    identity: Identity | None = Field(
+        default=None, description="What decides the weights. A continued run must have the same."
+    )
+    settings: Annotated[dict[str, Any], AfterValidator(_with_adapter_name)] | None = Field(
+        default=None, description="All settings, as this machine could run them."
+    )
+    counts: dict[str, Any] | None = Field(default=None, description="Records and samples of the splits train and val.")
+    splits: dict[str, str] | None = Field(default=None, description="SHA-256 of the files of each split.")
+    total_steps: int | None = Field(
+        default=None, description="Optimizer steps of the run; null until a batch size is found."
+    )
+    versions: dict[str, str] | None = Field(default=None, description="Versions of Python and of the libraries.")
+    attempts: list[Attempt] = Field(default=[], description="In their order.")
+    wandb_run_id: str | None = None
+    left_out: dict[str, str] | None = Field(
+        default=None, description="Why a training sample was left out, by sample id."
+    )
+    best_step: int | None = Field(default=None, description="The step whose weights were saved as the adapter.")
+
+    @property
+    def last_attempt(self) -> Attempt:
+        """The newest one. Raises ValueError where there is none."""
+        if not self.attempts:
+            raise ValueError("attempts is missing or empty")
+        return self.attempts[-1]
+
+
+class Outcome(FileModel):
+    """outcome.json: how the last attempt ended. An attempt deletes it when it begins and writes it as its last file."""
+
+    exit_code: int
+    reason: str = Field(description="One line: why it ended.")
+    step: int = Field(description="Optimizer steps done.")
+    attempt: int = Field(description="Number of the attempt, from 1.")
+
+
+class MetricsLine(FileModel):
+    """A line of metrics.jsonl: the loss every logging_steps, or the scores of a validation."""
+
+    step: int = Field(description="Optimizer steps done.")
+    epoch: Number | None = None
+    loss: Number | None = Field(
+        default=None, description="Mean, in nats per answer token; null: all samples were left out."
+    )
+    grad_norm: Number | None = None
+    lr: Number | None = None
+    samples_per_s: Number | None = None
+    data_wait_share: Number | None = Field(
+        default=None, description="Share of the time in which training waited for data."
+    )
+    exact_match: Number | None = Field(default=None, description="Validation, 0 to 1; null: no sample was scored.")
+    exact_match_with_external_knowledge: Number | None = None
+    exact_match_without_external_knowledge: Number | None = None
+    val_samples: int | None = None
+    failed: int | None = Field(
+        default=None, description="Validation samples without a prediction; they count as wrong."
+    )
+    attempt: int | None = None
+    gpu_memory_peak_gib: Number | None = None
+
+    @property
+    def is_validation(self) -> bool:
+        """Whether it has the scores of a validation, not the loss."""
+        return "exact_match" in self.model_fields_set
+
+
+def read_run(output_dir: Path) -> RunFile:
+    """run.json of a run directory. Raises OSError, or ValueError."""
+    return parsed(RunFile, read_json(output_dir / RUN))
+
+
+def last_outcome(output_dir: Path) -> Outcome | None:
+    """outcome.json of a run directory; None where there is none, or one that contains something else. Raises OSError.
+
+    There is none before the first attempt has ended, while one is running, and after a kill.
+    """
+    try:
+        return parsed(Outcome, read_json(output_dir / OUTCOME))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def adapter_is_there(folder: Path | None) -> bool:
+    """Whether the adapter is in its folder. None: the run was told to save none, so that none is missing."""
+    return folder is None or (folder / ADAPTER_WEIGHTS).exists()
+
+
+def read_metrics(output_dir: Path) -> Iterator[MetricsLine]:
+    """The lines of metrics.jsonl; a last one that a kill cut off is left out. Raises OSError, or ValueError."""
+    for number, line in enumerate(read_jsonl(output_dir / METRICS, rewritable=True), start=1):
+        try:
+            yield parsed(MetricsLine, line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None

@@ -1,0 +1,101 @@
+"""Files with a JSON object per line, which several processes may append to."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from vizsage.files import parse_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Replace `path` with one line a record: whole or not at all."""
+    write_text(path, _lines(records))
+
+
+def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append one line a record and fsync; processes that append to one file take turns.
+
+    What a kill left of a last line is cut off first, and a last record that lacks its line break only gets it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
+        _wait_for_turn(file, path)
+        end = _end_of_last_whole_line(file)
+        last = _tail(file, end)
+        lines = _lines(records).encode("utf-8")
+        if _is_record(last):
+            end, lines = end + len(last), b"\n" + lines
+        elif last:  # never without need: on a file system without locks, another process may have appended by now
+            file.truncate(end)
+        rest = memoryview(lines)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, end)  # a full disk may have taken half of the lines
+            raise
+
+
+def read_jsonl(path: Path, *, rewritable: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file that `append_jsonl` wrote; a torn last line is left out.
+
+    Raises ValueError for a line that is no object, or that `parse_json` does not accept.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip() and (line.endswith(b"\n") or _is_record(line)):
+                record = parse_json(line, rewritable=rewritable)
+                if not isinstance(record, dict):
+                    raise ValueError("a line is no object")
+                yield record
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
+
+
+def _wait_for_turn(file: FileIO, path: Path) -> None:
+    """Hold the file until it is closed. Locks of this kind reach other hosts over NFS, too."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        log.debug("%s: the file system has no locks; lines of several processes are not kept apart", path)
+
+
+def _tail(file: FileIO, start: int) -> bytes:
+    file.seek(start)
+    return file.read()
+
+
+def _is_record(text: bytes) -> bool:
+    """Whether it is a whole record: what is cut off anywhere does not close its braces."""
+    try:
+        return isinstance(parse_json(text), dict)
+    except ValueError:
+        return False
+
+
+def _end_of_last_whole_line(file: FileIO) -> int:
+    size: int = file.seek(0, os.SEEK_END)
+    position = size
+    while position > 0:
+        start = max(0, position - 65536)
+        file.seek(start)
+        found = file.read(position - start).rfind(b"\n")
+        if found >= 0:
+            return start + int(found) + 1
+        position = start
+    return 0

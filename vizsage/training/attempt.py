@@ -1,0 +1,250 @@
+"""One attempt at a training: load the model, continue or start, train, save the best weights."""
+
+from __future__ import annotations
+
+import logging
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import PrinterCallback
+
+from vizsage.data.collate import TrainCollator
+from vizsage.data.left_out import require_some, summary
+from vizsage.data.prompts import fingerprint
+from vizsage.errors import Interrupted
+from vizsage.interruption import SignalLatch
+from vizsage.lock import Held
+from vizsage.models.adapters.lora import add_adapter, save_adapter
+from vizsage.models.generation import generate_answers
+from vizsage.models.loaded import LoadedModel
+from vizsage.models.loading.backends import load_base
+from vizsage.models.memory import memory_reported
+from vizsage.models.shared_image.sharing import Sharing, compile_layers, share_images
+from vizsage.tracking import Tracker, WandbTracker
+from vizsage.training import checkpoints
+from vizsage.training.batch_size import find_batch_size
+from vizsage.training.card import write_card
+from vizsage.training.checkpoint_state import check_state
+from vizsage.training.flow import Flow
+from vizsage.training.loader import Steps
+from vizsage.training.metrics_log import MetricsLog
+from vizsage.training.progress import Progress, read_progress
+from vizsage.training.resume import Begin, Continue
+from vizsage.training.trainer import VisionTrainer, trainer_arguments
+from vizsage.training.validation import validate
+
+log = logging.getLogger(__name__)
+
+
+class TrainingAttempt:
+    """One attempt at a plan; `run` is its course, and `step` the optimizer steps done so far."""
+
+    def __init__(
+        self,
+        start: Begin | Continue,
+        *,
+        world: PartialState,
+        latch: SignalLatch,
+        held: Held,
+        loaded: LoadedModel | None,
+    ) -> None:
+        """`loaded`: the base model where it was loaded before the processes met, see vizsage.models.loading.backends.
+
+        Raises CheckpointError where the checkpoint of `start` contains something else than a run writes.
+        """
+        self.plan, self.config, self.record = start.plan, start.plan.config, start.record
+        self.checkpoint = start.checkpoint if isinstance(start, Continue) else None
+        self.world, self.latch, self.held, self.loaded = world, latch, held, loaded
+        self.step = checkpoints.step_of(self.checkpoint) if self.checkpoint else 0
+        self.progress = read_progress(self.checkpoint) if self.checkpoint else Progress()
+        self.tracker = Tracker()
+        self.metrics: MetricsLog | None = None
+        self.validation_began_s = 0.0
+
+    def run(self) -> None:
+        """Load, continue or start, train, save the best weights.
+
+        Raises VizSageError: Interrupted after a signal, once a checkpoint is on disk.
+        """
+        with memory_reported(self.config, "loading the base model"):
+            loaded = self.loaded or load_base(self.config)
+            self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
+        sharing = share_images(self.model.get_base_model(), self.processor, self.config, self.plan.questions_per_image)
+        collate = TrainCollator(
+            self.processor,
+            self.config,
+            share_images=sharing is not None,
+            pixels=loaded.dtype,
+            row_tokens=sharing.row_tokens if sharing else None,
+        )
+        order = self.plan.order
+        require_some(islice(order.from_position(0), order.total), collate)
+        if not self.plan.settled:
+            self._settle(find_batch_size(self.plan, self.model, collate, sharing))
+        compile_layers(sharing, self.config, self.plan.total_steps)
+        before = self._show_example("before training")
+        trainer, flow = self._trainer(collate, sharing, loaded.base_identity)
+        self._start_logs(trainer)
+        if self.checkpoint:
+            self._restore(trainer, flow, self.checkpoint)
+        self._train(trainer, flow)
+        self._take_best(trainer)
+        trainer.gather_left_out()
+        after = self._show_example("after training")
+        if self.world.is_main_process:
+            self.held.require()
+            self._deliver(loaded.base_identity, trainer.samples_seen(), before, after)
+            self.held.require()
+        self.world.wait_for_everyone()
+
+    def _trainer(
+        self, collate: TrainCollator, sharing: Sharing | None, base_identity: str
+    ) -> tuple[VisionTrainer, Flow]:
+        """The trainer of this attempt, and the callback that decides after each of its steps."""
+        config, plan = self.config, self.plan
+        validation = self._validate if plan.validation else None
+        flow = Flow(config, self.latch, self.progress, plan.total_steps, validation, self._report)
+        trainer = VisionTrainer(
+            config=config,
+            steps=Steps(plan.order, collate, plan.share, first_step=self.step, total_steps=plan.total_steps),
+            sharing=sharing,
+            progress=self.progress,
+            stop=lambda: self.latch.signal is not None,
+            before_saving=self.held.require,
+            fingerprint=fingerprint(self.processor, config, base_identity),
+            identity=plan.identity,
+            model=self.model,
+            processing_class=self.processor,
+            args=trainer_arguments(config, total_steps=plan.total_steps, seed=config.seed),
+            callbacks=[flow],
+        )
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout what metrics.jsonl contains
+        flow.trainer = trainer
+        return trainer, flow
+
+    def _restore(self, trainer: VisionTrainer, flow: Flow, checkpoint: Path) -> None:
+        """Take over the weights of the checkpoint, and validate them where the interruption came before that."""
+        log.info("continuing from %s", checkpoint)
+        check_state(checkpoint)
+        trainer.load_adapter_weights(checkpoint)
+        if self.progress.pending_validation and self.plan.validation:
+            flow.validate_now(self.step)
+
+    def _train(self, trainer: VisionTrainer, flow: Flow) -> None:
+        """Do the steps that are left. Raises Interrupted, or what failed in them."""
+        total_steps = self.plan.total_steps
+        flow.interrupted = flow.agreed_to_stop() or flow.interrupted
+        if self.step < total_steps and not self.progress.stopped_early and not flow.interrupted:
+            try:
+                trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            except Interrupted:  # while data was waited for
+                flow.interrupted = True
+            finally:
+                self.step = trainer.state.global_step
+                trainer.end_workers()
+            if flow.failure is not None:
+                raise flow.failure
+        if flow.interrupted:
+            raise Interrupted(
+                f"{self.config.output_dir}: stopped by {self.latch.signal or 'a signal to another process'} after step "
+                f"{self.step} of {total_steps}; the same command continues"
+            )
+
+    def _settle(self, batch_size: int) -> None:
+        """Go on with the batch size that was found; written down at once, so that whoever continues takes the same."""
+        self.plan = self.plan.with_batch_size(batch_size)
+        self.config = self.plan.config
+        if self.world.is_main_process:
+            self.record.note(**self.plan.facts)
+
+    def close_bar(self) -> None:
+        """Stop the progress bar; what follows are plain lines."""
+        if self.metrics:
+            self.metrics.close()
+
+    def _start_logs(self, trainer: VisionTrainer) -> None:
+        if not self.world.is_main_process:
+            return
+        config, plan = self.config, self.plan
+        if config.use_wandb:
+            run_id = self.record.content.wandb_run_id
+            self.tracker = WandbTracker(config, run_id, config.model_dump(mode="json"))
+            self.record.note(wandb_run_id=self.tracker.run_id)
+        self.metrics = MetricsLog(
+            config.output_dir,
+            attempt=self.record.attempt,
+            total_steps=plan.total_steps,
+            global_batch=plan.share.global_batch,
+            epoch_samples=plan.order.total,
+            tracker=self.tracker,
+            before_writing=self.held.require,
+        )
+        self.metrics.forget_after(self.step, validation_too=self.progress.pending_validation)
+        trainer.add_callback(self.metrics)
+
+    def _validate(self) -> dict[str, Any] | None:
+        self.validation_began_s = time.monotonic()
+        return validate(
+            self.model,
+            self.processor,
+            self.plan.validation,
+            self.config,
+            rank=self.world.process_index,
+            world_size=self.world.num_processes,
+            stop=lambda: self.latch.signal is not None,
+        )
+
+    def _report(self, step: int, scores: dict[str, Any]) -> None:
+        if scores["failed_predictions"]:
+            log.warning("step %d: %d validation samples failed and count as wrong", step, scores["failed_predictions"])
+        if self.metrics:
+            self.metrics.on_validation(step, scores, time.monotonic() - self.validation_began_s)
+
+    def _show_example(self, when: str) -> str | None:
+        """Answer the example, greedily. Main process only."""
+        if not self.world.is_main_process:
+            return None
+        sample = self.plan.example
+        with memory_reported(self.config, "a validation"):
+            [answer] = generate_answers(self.model, self.processor, [sample], self.config, greedy=True)
+        log.info(
+            "%s, %s: %r -> %r (expected %r)", when, sample.image_names, sample.question, answer.text, sample.answer
+        )
+        return answer.text
+
+    def _take_best(self, trainer: VisionTrainer) -> None:
+        """Put the weights of the best checkpoint into the model."""
+        best = self.progress.best_checkpoint(self.config.output_dir)
+        if best is None or self.progress.best_step == self.step:
+            return
+        if problem := checkpoints.damage(best):
+            log.warning("%s holds the best weights but %s; the weights of step %d are saved", best, problem, self.step)
+            self.progress.best_step = self.progress.best_score = self.progress.best_scores = None
+        else:
+            log.info("best weights: step %d, exact match %.3f", self.progress.best_step, self.progress.best_score)
+            trainer.load_adapter_weights(best)
+
+    def _deliver(self, base_identity: str, seen: int, before: str | None, after: str | None) -> None:
+        """Save adapter and model card, and what was left out."""
+        config, progress, sample = self.config, self.progress, self.plan.example
+        if progress.left_out:
+            log.warning("%s; run.json lists them", summary(progress.left_out.values(), seen))
+        self.record.note(left_out=progress.left_out, best_step=progress.best_step or self.step)
+        if not config.save_model:
+            return
+        folder = config.adapter_dir
+        save_adapter(self.model, self.processor, config, folder, base_identity)
+        facts = {f"{key} ({split})": n for split, counts in self.plan.counts.items() for key, n in counts.items()}
+        facts |= {"optimizer steps": self.step, "samples left out in training": len(progress.left_out)}
+        example = {
+            "image": sample.image_names,
+            "question": sample.question,
+            "expected": sample.answer,
+            "before training": before,
+            "after training": after,
+        }
+        write_card(folder, config, facts=facts, scores=progress.best_scores, example=example)
+        log.info("adapter saved in %s", folder)
