@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.schedulers.base import ACTIVE
+from jobs.schedulers.base import ACTIVE, LOST
 from jobs.schedulers.registry import scheduler_named, schedulers
 from jobs.submissions import Submission, of_run
 from vizsage.contract import CHECKPOINT_PREFIX, EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNKNOWN, OUTCOME, checkpoint_step
@@ -41,6 +41,11 @@ class JobState:
     def active(self) -> bool:
         """Whether the job may still write into its run directory."""
         return self.state in ACTIVE
+
+    @property
+    def can_be_cancelled(self) -> bool:
+        """Whether the job runs, or may run later without being submitted again."""
+        return self.active or self.state == LOST
 
 
 def state_of(submission: Submission) -> JobState:

@@ -23,6 +23,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"parser"},
+    {"api"},
     {"training", "evaluation"},
     {"check", "demo"},
     {"models"},
@@ -36,18 +37,26 @@ FLOORS = [
     {"files"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR[""] = -1  # the package itself, which offers functions of the rooms and imports them when they are used
 
-# Importing one of these must not import torch; the data room's encoding and collation are the border.
+# Importing one of these must not import torch; the data room's processing, encoding and collation are the border.
 TORCH_FREE = [
     name
     for name in MODULES
     if ".".join(name.split(".")[1:2])
     in "cli parser config errors files json_lines hints contract check scoring".split()
-    or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
+    or (
+        name.startswith("vizsage.data")
+        and name not in ("vizsage.data.collate", "vizsage.data.encoding", "vizsage.data.processing")
+    )
     or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
+
+ARCHITECTURES = re.compile(r"mllama|qwen|gemma|idefics|smolvlm|llava", re.IGNORECASE)
+# Beside the families: a model that the package brings along, and formats of data, one of which is called like a model.
+OF_ARCHITECTURES = ("models/families/", "demo/tiny/", "data/field_names.py", "config.py", "hints.py")
 
 
 def loaded_by(*modules: str, heavy: tuple[str, ...]) -> list[str]:
@@ -122,6 +131,15 @@ def test_the_library_knows_no_scheduler_and_no_launcher(module: str) -> None:
     found = SCHEDULERS.search(text)
     assert found is None, f"{module}: {found.group() if found else ''}"
     assert not [name for name, _ in imports(MODULES[module]) if name.split(".")[0] == "jobs"]
+
+
+def test_architectures_are_known_to_their_families_only() -> None:
+    """Whoever adds one shall have one folder to look at."""
+    for path in PACKAGE.rglob("*"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if path.suffix in (".py", ".md", ".yaml", ".html", ".js") and not name.startswith(OF_ARCHITECTURES):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                assert not ARCHITECTURES.search(line), f"{name}:{number}: {line.strip()}"
 
 
 JOBS = sorted((ROOT / "jobs").rglob("*.py"))

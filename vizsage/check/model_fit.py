@@ -115,7 +115,7 @@ def _bytes_needed(config: Config) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from vizsage.models.adapters.lora import select_modules
+    from vizsage.models.adapters.placement import select_modules
 
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     architecture = AutoConfig.from_pretrained(base_path_of(config), **options)

@@ -5,28 +5,22 @@ Shapes: B samples, P prompt tokens, T tokens with the answer, N tokens of a pack
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from vizsage.config import Config
-from vizsage.data.encoding import EncodedPrompts, PromptEncoder, by_image
+from vizsage.data.encoding import EncodedPrompts, PromptEncoder
+from vizsage.data.image_groups import by_image
+from vizsage.data.images_once import ImagesOnce
+from vizsage.data.model_inputs import ModelInputs, inputs_of
 from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError, DataError, quoted
+from vizsage.errors import DataError, quoted
 
 _WIDTHS = 32  # trees are padded to a multiple, so that products of few sizes are asked for
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
-# Inputs with one row a token, [B, P, ...], and what padding writes there; every other input belongs to the images.
-_TOKEN_PADDING = {
-    "input_ids": 0,  # replaced by the tokenizer's padding token
-    "attention_mask": 0,
-    "token_type_ids": 0,
-    "mm_token_type_ids": 0,
-    "cross_attention_mask": 0,
-}
 
 
 class PromptCollator:
@@ -42,11 +36,12 @@ class PromptCollator:
 
         `pixels`: their dtype, to which models round them first of all.
         """
-        self.share_images, self.pixels = share_images, pixels
+        self.share_images, self.pixels, self.inputs = share_images, pixels, inputs_of(processor)
         if share_images:
-            self.once = _ImagesOnce(processor)
+            self.once = ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
+        self.encoder.processing.refuse_undeclared_inputs()
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """One batch: that of `plain`, or with `share_images` that of `trees`."""
@@ -97,9 +92,9 @@ class PromptCollator:
             padding[i, : len(tree)] = False
         batch: dict[str, Any] = {}
         for name, value in encoded.inputs.items():
-            if name in _TOKEN_PADDING:
+            if self.inputs.has_tokens(name):
                 value = value[row, first[row] + depth]
-                value[padding] = self._pad_token_id if name == "input_ids" else _TOKEN_PADDING[name]
+                value[padding] = self.inputs.padding(name, self._pad_token_id)
             batch[name] = value
         del batch["attention_mask"]
         return batch | {
@@ -136,9 +131,11 @@ class TrainCollator:
         share.
         """
         if share_images:
-            self.once = _ImagesOnce(processor)
+            self.once = ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
+        self.encoder.processing.refuse_undeclared_inputs()
+        self.inputs = inputs_of(processor)
         self.config, self.share_images, self.pixels, self.row_tokens = config, share_images, pixels, row_tokens
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -153,7 +150,7 @@ class TrainCollator:
         """
         answers = self._answers(samples)
         encoded = self._encode(samples, answers)
-        batch = _append_answers(encoded, answers, self.encoder.processor.tokenizer.pad_token_id)
+        batch = _append_answers(encoded, answers, self.inputs, self.encoder.processor.tokenizer.pad_token_id)
         batch["left_out"] = [(samples[i].sample_id, reason) for i, reason in sorted(encoded.rejected.items())]
         return batch
 
@@ -174,7 +171,7 @@ class TrainCollator:
             samples = kept or samples[:1]  # the stand-in of one that is left out: a loss of 0 that has a gradient
         groups = by_image(encoded.images)
         self.once.require(len(groups))
-        batch = _pack(_append_answers(encoded, answers, 0), groups)
+        batch = _pack(_append_answers(encoded, answers, self.inputs, 0), groups, self.inputs)
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}
         batch["left_out"] = list(left_out.items())
         return batch
@@ -191,42 +188,7 @@ class TrainCollator:
         return self.encoder.encode(samples, [len(answer) for answer in answers], skip_bad=skip_bad)
 
 
-class _ImagesOnce:
-    """In the place of a processor's `_process_images`: the pixels of an image once, however many texts show it."""
-
-    def __init__(self, processor: Any) -> None:
-        self.original = processor._process_images
-        self.processor = copy.copy(processor)
-        """A processor like the given one that uses this."""
-        self.processor._process_images = self
-        self.count = 0
-        """Images of the last call."""
-
-    def require(self, expected: int) -> None:
-        """Raise ConfigError unless the last call found `expected` images: trees and pixels would not belong together.
-
-        transformers promises nothing of what is used here.
-        """
-        if self.count != expected:
-            raise ConfigError(
-                f"share_images: found the pixels of {self.count} images where there are {expected}: this release "
-                "of transformers prepares images in another way; set share_images: false"
-            )
-
-    def __call__(self, images: Any, **kwargs: Any) -> tuple[Any, list[str]]:
-        # One image per prompt: a prompt with several would need the number of its images here.
-        decoded = [image for one in images for (image,) in [one if isinstance(one, (list, tuple)) else (one,)]]
-        number: dict[int, int] = {}
-        which = [number.setdefault(id(one), len(number)) for one in decoded]
-        unique = [[decoded[which.index(i)]] for i in range(len(number))]
-        self.count = len(unique)
-        features, replacements = self.original(unique, **kwargs)
-        if "num_tiles" in features:  # Mllama's cross-attention mask is built from these, a text at a time
-            features["num_tiles"] = [features["num_tiles"][i] for i in which]
-        return features, [replacements[i] for i in which] if replacements else replacements
-
-
-def _pack(batch: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
+def _pack(batch: dict[str, Any], groups: list[list[int]], inputs: ModelInputs) -> dict[str, Any]:
     """Right-padded rows [B, T, ...] -> the tokens of their trees [1, N, ...]; see TrainCollator.packed."""
     lengths = batch.pop("attention_mask").sum(dim=1).tolist()
     labels = batch.pop("labels")
@@ -234,7 +196,7 @@ def _pack(batch: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
     prompt_tokens = [n - int((row != IGNORED).sum()) for n, row in zip(lengths, labels, strict=True)]
     tree = plant(rows, prompt_tokens, groups)
     row, depth = torch.tensor(tree.row), torch.tensor(tree.depth)
-    packed = {name: value[row, depth][None] if name in _TOKEN_PADDING else value for name, value in batch.items()}
+    packed = {name: value[row, depth][None] if inputs.has_tokens(name) else value for name, value in batch.items()}
     return packed | {
         "depth": depth,
         "subtree_end": torch.tensor(tree.subtree_end),
@@ -244,7 +206,9 @@ def _pack(batch: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
     }
 
 
-def _append_answers(encoded: EncodedPrompts, answers: list[list[int]], pad_token_id: int) -> dict[str, Any]:
+def _append_answers(
+    encoded: EncodedPrompts, answers: list[list[int]], inputs: ModelInputs, pad_token_id: int
+) -> dict[str, Any]:
     """Left-padded prompts [B, P, ...] -> right-padded prompts with answers [B, T, ...] and labels [B, T]."""
     keep = encoded.inputs["attention_mask"].bool()
     answers = [[] if i in encoded.rejected else answer for i, answer in enumerate(answers)]
@@ -252,15 +216,14 @@ def _append_answers(encoded: EncodedPrompts, answers: list[list[int]], pad_token
     width = max(n + len(answer) for n, answer in zip(prompt_tokens, answers, strict=True))
     batch: dict[str, Any] = {}
     for name, value in encoded.inputs.items():
-        if name not in _TOKEN_PADDING:
+        if not inputs.has_tokens(name):
             batch[name] = value
             continue
-        padding = pad_token_id if name == "input_ids" else _TOKEN_PADDING[name]
-        out = value.new_full((len(answers), width, *value.shape[2:]), padding)
+        out = value.new_full((len(answers), width, *value.shape[2:]), inputs.padding(name, pad_token_id))
         for i, answer in enumerate(answers):
             end = prompt_tokens[i]
             out[i, :end] = value[i, keep[i]]
-            out[i, end : end + len(answer)] = _answer_rows(name, value[i, -1], answer)
+            out[i, end : end + len(answer)] = _answer_rows(inputs, name, value[i, -1], answer)
         batch[name] = out
     labels = batch["input_ids"].new_full((len(answers), width), IGNORED)
     for i, answer in enumerate(answers):
@@ -269,12 +232,11 @@ def _append_answers(encoded: EncodedPrompts, answers: list[list[int]], pad_token
     return batch
 
 
-def _answer_rows(name: str, last_prompt_row: torch.Tensor, answer: list[int]) -> torch.Tensor:
-    """What one input holds at the answer's tokens: text tokens that are attended to and see the same image."""
+def _answer_rows(inputs: ModelInputs, name: str, last_prompt_row: torch.Tensor, answer: list[int]) -> torch.Tensor:
+    """The values of input `name` at the tokens of an answer, [len(answer), ...]."""
     if name == "input_ids":
         return last_prompt_row.new_tensor(answer)
-    if name == "attention_mask":
-        return last_prompt_row.new_ones(len(answer))
-    if name == "cross_attention_mask":
+    of_answer = inputs.by_token[name].of_answer
+    if of_answer == "last":
         return last_prompt_row.expand(len(answer), *last_prompt_row.shape)
-    return last_prompt_row.new_zeros(len(answer))
+    return last_prompt_row.new_full((len(answer), *last_prompt_row.shape), 1 if of_answer == "ones" else 0)

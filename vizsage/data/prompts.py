@@ -14,6 +14,7 @@ from typing import Any
 
 from vizsage.config import Config
 from vizsage.data.images import EmbeddedImage
+from vizsage.data.model_inputs import inputs_of
 from vizsage.data.sample import LETTERS, Sample
 from vizsage.errors import CheckpointError, ConfigError, one_line
 from vizsage.interruption import time_limit
@@ -24,10 +25,6 @@ _SENTINEL = "vizsage answer"
 _RENDER_S = 30.0  # a prompt takes a fraction of a millisecond
 # What a template may raise besides jinja2's own errors, which are those of Python's operators.
 _TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
-_PIXEL_LIMITS = (
-    "size", "crop_size", "do_center_crop", "max_image_tiles", "max_image_size", "do_image_splitting", "do_pan_and_scan",
-    "min_pixels", "max_pixels", "patch_size", "merge_size", "image_mean", "image_std",
-)  # fmt: skip
 
 
 def messages(
@@ -65,7 +62,7 @@ def reserved_tokens(processor: Any) -> list[str]:
     """Texts that the tokenizer or the processor reads as something other than text, sorted."""
     found = {str(token) for token in processor.tokenizer.all_special_tokens}
     found |= {t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special}
-    for name in ("image_token", "video_token", "boi_token", "eoi_token", "fake_image_token", "global_image_tag"):
+    for name in inputs_of(processor).image_tokens:
         found.add(str(getattr(processor, name, None) or ""))
     return sorted(token for token in found if token.strip())
 
@@ -148,8 +145,9 @@ def answer_suffix(processor: Any, answer: str, config: Config) -> str:
 def fingerprint(processor: Any, config: Config, base_identity: str) -> dict[str, str]:
     """What an adapter was trained on and must be used with: prompt, template, pixels, base model."""
     images = processor.image_processor
-    pixels = {name: _plain(getattr(images, name)) for name in _PIXEL_LIMITS if getattr(images, name, None) is not None}
-    # Two names of one limit: which of them a processor of Qwen has depends on who loads it.
+    limits = inputs_of(processor).pixel_limits
+    pixels = {name: _plain(getattr(images, name)) for name in limits if getattr(images, name, None) is not None}
+    # Two names of one limit: which of them a processor has depends on the library that loads it.
     for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         if name in pixels and isinstance(pixels.get("size"), dict) and pixels["size"].get(edge) == pixels[name]:
             del pixels[name]
@@ -192,7 +190,7 @@ def _render(processor: Any, turns: list[dict[str, Any]], config: Config, *, add_
                 chat_template=processor.chat_template or processor.tokenizer.chat_template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                processor_kwargs={"padding": False},  # without any, SmolVLM warns about ones of its own at each prompt
+                processor_kwargs={"padding": False},  # without any, some processors warn about their own at each prompt
             )
     except (jinja2.TemplateError, *_TEMPLATE_ERRORS) as error:
         raise ConfigError(

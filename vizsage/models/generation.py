@@ -17,9 +17,9 @@ from vizsage.data.batching import answer_batches
 from vizsage.data.collate import PromptCollator
 from vizsage.data.sample import Sample
 from vizsage.errors import is_out_of_memory
+from vizsage.models.families.registry import family_of
 from vizsage.models.loaded import Answer, cuda_devices
 from vizsage.models.shared_image.decoding import BranchDecoder
-from vizsage.models.shared_image.mllama import tokens_beside_row
 from vizsage.models.shared_image.sharing import why_plain
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Generator:
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """All of `samples` in batches as config.eval_batch_size and eval_batch_tokens say; see answer_batches."""
         config, encoder = self.config, self.collate.encoder
-        beside = tokens_beside_row(self.base) if self.base.config.model_type == "mllama" else 0
+        beside = family_of(self.base.config).tokens_beside_row(self.base)
         return answer_batches(
             samples,
             encoder.prompt_ids,

@@ -11,7 +11,7 @@ from typing import Any
 from vizsage.config import Config
 from vizsage.contract.run_files import Identity
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
-from vizsage.data.encoding import image_numbers
+from vizsage.data.image_groups import image_numbers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, data_identity, find_split, open_split, split_identity
 from vizsage.record import GLOBAL_BATCH, RunFacts, run_identity

@@ -9,11 +9,12 @@ from typing import Literal
 from vizsage.config import Config
 from vizsage.errors import ConfigError
 
-# auto: hf, on every model and GPU. What makes training fast here is an image computed once for all of its questions;
-# it acts on unsloth as well, but there the rest of a step takes a few percent longer. On one H200 in 16 bits: Llama
-# 3.2 11B Vision 35.8 against 34.5 samples/s at 4.8 questions per image, 13.5 against 13.3 at 1, a row for each question
-# 9.4 against 9.1; Qwen2.5-VL 7B 18.7 against 17.6, where unsloth takes 20.1 and hf 22.2 GB (benchmarks/results; a test
-# holds this choice against them). A rule by model or GPU would stand here.
+# auto: hf, on every model and GPU. Training is fast because an image is computed once for all of its questions; that
+# works with unsloth as well, but there the rest of a step takes a few percent longer. On one H200 in 16 bits, in
+# samples/s, hf against unsloth: a model of 11B with cross-attention 35.8 against 34.5 at 4.8 questions per image, 13.5
+# against 13.3 at 1 question, 9.4 against 9.1 with a row for each question; a decoder-only one of 7B 18.7 against 17.6,
+# where unsloth takes 20.1 and hf 22.2 GB (benchmarks/results; a test checks this choice against them). A rule by model
+# or GPU would belong here.
 _AUTO_BACKEND: Literal["hf", "unsloth"] = "hf"
 _NEED_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vizsage.config import Config
+from vizsage.data.model_inputs import declare_inputs
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.files import unreadable
 from vizsage.models.loaded import LoadedModel, base_path_of, content_identity
@@ -44,7 +45,7 @@ def load_base(config: Config) -> LoadedModel:
     from transformers import AutoModelForImageTextToText
 
     from vizsage.models.memory import allocation_failures
-    from vizsage.models.shared_image.tower import fast_tower
+    from vizsage.models.patches import patch_loaded
 
     config, warnings = resolve_for_hardware(config)
     for warning in warnings:
@@ -73,7 +74,7 @@ def load_base(config: Config) -> LoadedModel:
     refuse_absent_weights(config, info)
     model.requires_grad_(False)
     model.eval()
-    fast_tower(model)
+    patch_loaded(model)
     return LoadedModel(model, processor, identity or content_identity(Path(where)), dtype, _switch_checkpointing)
 
 
@@ -175,6 +176,8 @@ def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> 
     from transformers import AutoConfig, AutoProcessor
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+    from vizsage.models.families.registry import examples, family_of
+
     name = config.model_name
     try:
         model_config = AutoConfig.from_pretrained(where, **options)
@@ -184,7 +187,7 @@ def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> 
     if model_config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
         raise ConfigError(
             f"model_name {name}: found a {model_config.model_type} model, which is not a vision-language model of "
-            "transformers; choose one that reads an image and text, for example Llama 3.2 Vision or Qwen2.5-VL"
+            f"transformers; choose one that reads an image and text, for example {examples()}"
         )
     try:
         processor = AutoProcessor.from_pretrained(where, **options)
@@ -199,6 +202,7 @@ def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> 
     tokenizer = processor.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # labels are set apart, so padding may look like the end of a turn
+    declare_inputs(processor, family_of(model_config).inputs)
     return processor
 
 

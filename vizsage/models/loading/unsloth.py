@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vizsage.distributed.group import own_group
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.models.loaded import LoadedModel, content_identity
 from vizsage.models.loading.hardware import demand_unsloth, detect_hardware, resolve_for_hardware
+from vizsage.models.recomputation import recompute_by
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def load_base(config: Config) -> LoadedModel:
 
     from vizsage.models.loading import hf
     from vizsage.models.memory import allocation_failures
-    from vizsage.models.shared_image.tower import fast_tower
+    from vizsage.models.patches import patch_loaded
 
     config, warnings = resolve_for_hardware(config)
     for warning in warnings:
@@ -128,7 +129,7 @@ def load_base(config: Config) -> LoadedModel:
     model.requires_grad_(False)
     model.disable_input_require_grads()
     model.eval()
-    fast_tower(model)
+    patch_loaded(model)
     return LoadedModel(model, processor, identity or content_identity(Path(where)), dtype, _switch_checkpointing)
 
 
@@ -136,7 +137,7 @@ def _switch_checkpointing(model: Any, config: Config) -> None:
     """Prepare a model that has an adapter for gradient checkpointing: unsloth's, PyTorch's, or none.
 
     unsloth's asks for a gradient of what goes into a layer, and keeps that on the CPU. The language model's embeddings
-    are made to have one; a trained vision part may have none (Qwen3-VL), and would silently not be trained, so that
+    are made to have one; a trained vision part may have none, and would silently not be trained, so that
     one is checkpointed by PyTorch.
     """
     from unsloth import FastVisionModel
@@ -152,8 +153,8 @@ def _switch_checkpointing(model: Any, config: Config) -> None:
     offloaded = config.use_gradient_checkpointing == "unsloth"
     language = set(base.get_decoder().modules()) if offloaded else set()
     for module in base.modules():
-        if hasattr(module, "_gradient_checkpointing_func") and module not in language:
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        if module not in language:
+            recompute_by(checkpoint, module)
     if not offloaded:
         base.disable_input_require_grads()
 

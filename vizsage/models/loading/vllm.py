@@ -27,7 +27,9 @@ from vizsage.data.sample import Sample
 from vizsage.distributed.group import own_group
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.models.adapters.adapter_weights import adapter_shapes, check_weights
-from vizsage.models.adapters.lora import check_adapter, language_part
+from vizsage.models.adapters.lora import check_adapter
+from vizsage.models.adapters.placement import language_part
+from vizsage.models.families.registry import family_of
 from vizsage.models.generation import as_answer, end_ids, made_ahead
 from vizsage.models.loaded import ADAPTER_CONFIG, Answer, content_identity
 from vizsage.models.loading.hf import load_processor_from, locate
@@ -44,8 +46,6 @@ _SWITCHES = {
 }
 # Ranks that vLLM has kernels for (vllm.config.lora.MaxLoRARanks); an adapter takes the next one up.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Families that vLLM has given up: the last release that served them (vllm.model_executor.models.registry).
-_GIVEN_UP = {"mllama": ("Llama 3.2 Vision", "0.10.2")}
 # What starting an engine can fail with besides being out of memory.
 _FAILURES = (ImportError, OSError, RuntimeError, AttributeError, ValueError, KeyError, TypeError, AssertionError)
 _TOO_SMALL = re.compile(r"No available memory for the cache|Free memory on device|available KV cache memory")
@@ -140,11 +140,11 @@ def serve(config: Config, adapter: Path | None) -> tuple[VllmGenerator, str]:
     where, identity, options = locate(config)
     processor = load_processor_from(config, where, options)
     architecture = AutoConfig.from_pretrained(where, **options)
-    if architecture.model_type in _GIVEN_UP:
-        family, last = _GIVEN_UP[architecture.model_type]
+    family = family_of(architecture)
+    if family.last_vllm is not None:
         raise ConfigError(
-            f"model_name {config.model_name}: vLLM serves {family} ({architecture.model_type}) no longer, {last} was "
-            "its last release that did; set backend: hf"
+            f"model_name {config.model_name}: vLLM serves {family.title} ({architecture.model_type}) no longer, "
+            f"{family.last_vllm} was its last release that did; set backend: hf"
         )
     identity = identity or content_identity(Path(where))
     rank = None

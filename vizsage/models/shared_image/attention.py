@@ -15,11 +15,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 
 from vizsage.errors import one_line
+from vizsage.models.attention_names import attention_of, set_attention
+from vizsage.models.shared_image.compiler_settings import allow_recompilations
 from vizsage.models.shared_image.masks import build_mask, tree_rule
 
 log = logging.getLogger(__name__)
 BESIDE_SDPA = "flex_beside_sdpa"
-_RECOMPILATIONS = 64
 
 
 def use_flex_attention(base: Any) -> bool:
@@ -29,19 +30,16 @@ def use_flex_attention(base: Any) -> bool:
     cannot be kept beside it; and not where the kernels cannot be compiled.
     """
     text = base.config.get_text_config()
-    if text._attn_implementation == BESIDE_SDPA:
+    if attention_of(text) == BESIDE_SDPA:
         return True
-    if base.device.type != "cuda" or text._attn_implementation != "sdpa" or getattr(text, "attention_dropout", 0.0):
+    if base.device.type != "cuda" or attention_of(text) != "sdpa" or getattr(text, "attention_dropout", 0.0):
         return False
-    # Each kind of attention is compiled for what of its input has a gradient, for one length, then for any, and again
-    # for what the first two rows had in common by chance. At PyTorch's limit of 8 FlexAttention would go on as a plain
-    # product that holds all scores, and only warn.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
+    allow_recompilations()
     if not _compiles(base):
         return False
     AttentionInterface.register(BESIDE_SDPA, _attention)
     AttentionMaskInterface.register(BESIDE_SDPA, AttentionMaskInterface()["sdpa"])
-    text._attn_implementation = BESIDE_SDPA
+    set_attention(text, BESIDE_SDPA)
     return True
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx.experimental import _config as shapes
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
+
+from vizsage.models.shared_image.compiler_settings import compile_for_any_length
 
 Forward = Callable[..., Any]
 
@@ -26,11 +27,7 @@ def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
     Gradient checkpointing, where it is switched on already, moves into the compiled code: around it, each block would
     pay for it in Python, three times a step.
     """
-    # With dynamic=True a float (a norm's epsilon, LoRA's scale) would come in as a tensor on the CPU, and reading it
-    # there be compiled in C++: a second compiler, which an image for training need not have. All blocks have the same.
-    torch._dynamo.config.specialize_float = True
-    # Sizes that are equal in the first row, as blocks of its mask and tiles of its image, need not be in the next.
-    shapes.use_duck_shape = False
+    compile_for_any_length()
     # PyTorch before 2.12 keeps what bitsandbytes' layers return although it is to be computed again.
     inside = torch.__version__ >= "2.12" or not getattr(base, "is_loaded_in_4bit", False)
     compiled: dict[type, Forward] = {}

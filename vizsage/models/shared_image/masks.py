@@ -7,23 +7,16 @@ sees the key. FlexAttention (arXiv:2412.05496) skips the blocks in which nobody 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
+from vizsage.models.attention_names import language_attention
+
 Rule = Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]
 _BLOCK = 128  # FlexAttention's own
 _CELLS = 2**24  # pairs of a query and a key that a rule is asked for at a time
-
-
-@dataclass(frozen=True)
-class CrossMask:
-    """What Mllama's cross-attention gets in rows of trees, in the place of a mask [B, T, images, tiles]."""
-
-    attention: Any  # mask [B, 1, N, vision tokens of all images of the row]; None: each token sees all of them
-    reads_image: torch.Tensor  # [B, 1, N, 1]: 0 where a token stands before its image, else 1
 
 
 def build_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, flex: bool) -> Any:
@@ -72,18 +65,6 @@ def tree_rule(subtree_end: torch.Tensor) -> Rule:
     return sees
 
 
-def with_image_blocks(rule: Rule, token_type_ids: torch.Tensor) -> Rule:
-    """And the tokens of an image (type 1, [N]) see each other both ways: Gemma 3."""
-    image = token_type_ids == 1
-    begins = image & ~torch.nn.functional.pad(image, (1, 0))[:-1]
-    block = torch.where(image, begins.cumsum(0), 0)
-
-    def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        return rule(b, h, q, k) | ((block[q] == block[k]) & (block[q] > 0))
-
-    return sees
-
-
 def within_window(rule: Rule, depth: torch.Tensor, window: int) -> Rule:
     """And only the last `window` tokens of its own row; `depth` [N]."""
 
@@ -93,18 +74,20 @@ def within_window(rule: Rule, depth: torch.Tensor, window: int) -> Rule:
     return sees
 
 
-def image_rule(tree: torch.Tensor, tiles: torch.Tensor, tile_tokens: int) -> Rule:
-    """Each token sees the vision tokens of its own image, those of the tiles that `tiles` shows it.
+def window_of(base: Any) -> int | None:
+    """How many tokens the layers of the language model see that have a window; None where none has."""
+    text = base.config.get_text_config()
+    windowed = "sliding_attention" in (getattr(text, "layer_types", None) or ())
+    return int(text.sliding_window) if windowed else None
 
-    `tree` [N] is the number of its image, `tiles` [N, tiles] is 1 for a tile that it may see. Keys are the vision
-    tokens of all images, `tile_tokens` a tile. A token that may see none stands before the image: like
-    transformers' (and Meta's) model it is given all tiles, padding too, rather than an empty softmax.
-    """
-    count = tiles.shape[1]
-    visible = tiles.bool() | ~tiles.bool().any(dim=1, keepdim=True)
 
-    def sees(_b: Any, _h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        tile = k // tile_tokens
-        return (tree[q] == tile // count) & visible[q, tile % count]
+def by_kind_of_layer(full: Any, near: Any | None) -> Any:
+    """The attention mask that a model takes: `full`, and for layers with a window `near`, where it has such layers."""
+    return full if near is None else {"full_attention": full, "sliding_attention": near}
 
-    return sees
+
+def as_attended(base: Any, mask: torch.Tensor) -> torch.Tensor:
+    """A boolean mask as the attention of `base` takes it: eager adds it to its scores."""
+    if language_attention(base) != "eager":
+        return mask
+    return torch.zeros_like(mask, dtype=torch.float).masked_fill(~mask, torch.finfo(torch.float).min)

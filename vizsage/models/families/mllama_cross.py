@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vizsage.models.shared_image.masks import CrossMask
+from vizsage.models.shared_image.masks import Rule, as_attended
 
 _IMAGES_AT_A_TIME = 4
 _PASSED_ON = "cross_mask"  # a keyword that `base.model` does not know and therefore gives to its language model
@@ -17,6 +19,68 @@ _KERNELS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+
+
+@dataclass(frozen=True)
+class CrossMask:
+    """The cross-attention mask of rows of trees, instead of one of the model's own [B, T, images, tiles].
+
+    Attributes:
+        attention: mask [B, 1, N, vision tokens of all images of the row]; None: each token sees all of them.
+        reads_image: [B, 1, N, 1], 0 where a token stands before its image, else 1.
+    """
+
+    attention: Any
+    reads_image: torch.Tensor
+
+
+class MllamaCross:
+    """The cross-attention inputs of packed rows and of trees; see vizsage.models.families.family.CrossAttention."""
+
+    def __init__(self, base: Any) -> None:
+        """`base` has accepted cross masks."""
+        self.base = base
+
+    def of_packed_row(self, batch: Mapping[str, Any], mask: Callable[[Rule, int], Any]) -> dict[str, Any]:
+        """Each token sees the tiles of its own image; the keys are those of all images of the row."""
+        tiles = self.seen(batch)[0]  # [N, tiles]
+        tile_tokens = self.base.model.vision_model.num_patches
+        keys = batch["pixel_values"].shape[0] * tiles.shape[1] * tile_tokens
+        rule = image_rule(batch["tree"], tiles, tile_tokens)
+        reads = tiles.any(dim=1).to(self.base.dtype)[None, None, :, None]
+        return {"cross_attention_mask": CrossMask(mask(rule, keys), reads)}
+
+    def seen(self, trees: Mapping[str, Any]) -> torch.Tensor:
+        """[I, W, tiles] 1 for a tile that a token sees."""
+        tiles: torch.Tensor = trees["cross_attention_mask"][:, :, 0]
+        return tiles
+
+    def of_rows(self, seen: torch.Tensor) -> dict[str, Any]:
+        """A token that sees no tile is given all; see image_rule."""
+        reads = seen.any(dim=-1)
+        visible = seen.bool() | ~reads[..., None]
+        attention = None
+        if not visible.all():
+            every = visible.repeat_interleave(self.base.model.vision_model.num_patches, dim=-1)
+            attention = as_attended(self.base, every[:, None])
+        return {"cross_attention_mask": CrossMask(attention, reads.to(self.base.dtype)[:, None, :, None])}
+
+
+def image_rule(tree: torch.Tensor, tiles: torch.Tensor, tile_tokens: int) -> Rule:
+    """Each token sees the vision tokens of its own image, those of the tiles that `tiles` shows it.
+
+    `tree` [N] is the number of its image, `tiles` [N, tiles] is 1 for a tile that it may see. Keys are the vision
+    tokens of all images, `tile_tokens` per tile. A token that may see none stands before the image: like
+    transformers' (and Meta's) model it is given all tiles, padding too, rather than an empty softmax.
+    """
+    count = tiles.shape[1]
+    visible = tiles.bool() | ~tiles.bool().any(dim=1, keepdim=True)
+
+    def sees(_b: Any, _h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        tile = k // tile_tokens
+        return (tree[q] == tile // count) & visible[q, tile % count]
+
+    return sees
 
 
 def accept_cross_masks(base: Any) -> None:
@@ -59,13 +123,6 @@ def _with_cross_mask(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, di
         return None
     parts = {"cross_attention_mask": mask.attention, "full_text_row_masked_out_mask": mask.reads_image}
     return args, kwargs | parts
-
-
-def tokens_beside_row(base: Any) -> int:
-    """Tokens of a row that take as much memory as the keys and values of an image's tiles, which stand beside it."""
-    text, vision = base.config.get_text_config(), base.config.vision_config
-    seen = vision.max_num_tiles * base.model.vision_model.num_patches
-    return int(seen * len(text.cross_attention_layers) / text.num_hidden_layers)
 
 
 def _vision_states(inner: Any, pixels: dict[str, Any]) -> torch.Tensor:

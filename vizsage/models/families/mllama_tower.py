@@ -27,20 +27,23 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from vizsage.models.attention_names import attention_of, set_attention
+from vizsage.models.recomputation import recomputed
+
 _ATTENTION = "sdpa_padding_last"
 
 
 def fast_tower(base: Any) -> None:
     """Let the vision tower of `base`, a loaded Mllama, run without a dense mask, and keep only the states it returns.
 
-    Other models are left as they are, and so is a tower whose attention was chosen by name (eager, flash_attention_2).
+    A tower whose attention was chosen by name (eager, flash_attention_2) is left as it is.
     An aspect_ratio_mask that stays on the CPU spares the one moment at which the tower waits for its device.
     """
-    if base.config.model_type != "mllama" or base.model.vision_model.config._attn_implementation != "sdpa":
-        return
     tower = base.model.vision_model
+    if attention_of(tower.config) != "sdpa":
+        return
     AttentionInterface.register(_ATTENTION, _attention)
-    tower.config._attn_implementation = _ATTENTION
+    set_attention(tower.config, _ATTENTION)
     original: Callable[..., Any] = tower.forward
 
     @wraps(original)
@@ -145,7 +148,7 @@ def _run(
     indices = [index % len(encoder.layers) for index in wanted]
     for number, layer in enumerate(encoder.layers):
         if checkpoint and not isinstance(layer, GradientCheckpointingLayer):
-            states = encoder._gradient_checkpointing_func(layer.__call__, states, layout)
+            states = recomputed(encoder, layer.__call__, states, layout)
         else:
             states = layer(states, attention_mask=layout)
         if number in indices:
