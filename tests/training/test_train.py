@@ -403,7 +403,7 @@ def test_several_visible_gpus_without_torchrun_use_one(
     """The Trainer counts the GPUs it sees; here it is told that there are two."""
     from trl import SFTConfig
 
-    from vizsage.training.trainer import trainer_arguments
+    from vizsage.training.trainer_arguments import trainer_arguments
 
     monkeypatch.setattr(SFTConfig, "n_gpu", 2)
     arguments = trainer_arguments(make_config(), total_steps=1, seed=0)

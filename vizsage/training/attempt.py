@@ -33,7 +33,8 @@ from vizsage.training.loader import Steps
 from vizsage.training.metrics_log import MetricsLog
 from vizsage.training.progress import Progress, read_progress
 from vizsage.training.resume import Begin, Continue
-from vizsage.training.trainer import VisionTrainer, trainer_arguments
+from vizsage.training.trainer import VisionTrainer
+from vizsage.training.trainer_arguments import trainer_arguments
 from vizsage.training.validation import validate
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises
 
-# What torch.load raises; it has no public name for it.
-from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
