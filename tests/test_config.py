@@ -22,7 +22,7 @@ from vizsage.hints import NOT_HERE, OTHER_TOOLS
 
 SCHEMA = Config.model_json_schema()
 CONFIG_FOLDER = Path(__file__).parents[1] / "config"
-# Rules over several settings are tested one by one; here each key stands for itself.
+# Rules over several settings are tested one by one; here each key is alone.
 ALONE = {
     name: schema
     for name, schema in SCHEMA["properties"].items()

@@ -21,7 +21,7 @@ LOCKS = ("requirements-image.lock", "requirements-unsloth.lock")
 
 
 def stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
-    """Name -> what it stands on, and its instructions."""
+    """By name: the stage or image that it begins from, and its instructions."""
     found: dict[str, tuple[str, list[tuple[str, str]]]] = {}
     for word, rest in INSTRUCTIONS:
         if word == "FROM":
@@ -39,7 +39,7 @@ def lineage(name: str) -> list[str]:
 
 
 def values(word: str, of: str) -> list[str]:
-    """All arguments of an instruction in a stage and in those that it stands on."""
+    """All arguments of an instruction in a stage and in those that it begins from."""
     return [rest for stage in lineage(of) for found, rest in stages()[stage][1] if found == word]
 
 
