@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vizsage.config import Config
+from vizsage.contract import ADAPTER_WEIGHTS
 from vizsage.errors import CheckpointError, ConfigError
 from vizsage.files import sha256_file, unreadable
-from vizsage.models.loaded import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from vizsage.models.loaded import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from vizsage.models.loaded import Answering
