@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.schedulers.local.local_entries import Ended, Entry
-from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED, TELLING
+from vizsage.contract import EXIT_DONE, EXIT_INTERRUPTED, EXITS_WITH_CAUSE
 
 BY_CANCEL = "by python -m jobs cancel"
 
@@ -19,7 +19,7 @@ def end_of(entry: Entry, code: int, failures: int, *, cancelled: bool) -> Ended 
         return Ended("completed", exit_code=code)
     if cancelled:
         return Ended("cancelled", BY_CANCEL, code)
-    if code in TELLING:
+    if code in EXITS_WITH_CAUSE:
         return Ended("failed", f"exit code {code}", code)
     if code != EXIT_INTERRUPTED and failures > entry.max_retries:
         return Ended("failed", f"exit code {code}, given up after {entry.max_retries} retries", code)
@@ -37,4 +37,4 @@ def report(entry: Entry, code: int, failures: int, ended: Ended | None) -> str:
 
 def is_failure(code: int) -> bool:
     """Whether an attempt that ended with `code` counts among those that are retried a few times."""
-    return code not in (EXIT_DONE, EXIT_INTERRUPTED, *TELLING)
+    return code not in (EXIT_DONE, EXIT_INTERRUPTED, *EXITS_WITH_CAUSE)

@@ -115,7 +115,7 @@ def test_the_signal_comes_within_the_time_limit(write: Write, time: str, fits: b
     if fits:
         load_profile(path, {})
     else:
-        assert f"signal_delay_s: 600 seconds before the end must lie within time: {time}" in refusal(path)
+        assert f"signal_delay_s: 600 seconds before the end must be less than time: {time}" in refusal(path)
 
 
 def test_values_are_the_texts_that_were_written(write: Write) -> None:
