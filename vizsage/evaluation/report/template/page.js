@@ -54,6 +54,12 @@
     return cell;
   }
 
+  function choices(row) {
+    const cell = make("dd", "answers");
+    row.choices.forEach((text, place) => cell.append(make("span", "answer", String.fromCharCode(65 + place) + " " + text)));
+    return cell;
+  }
+
   function pair(list, name, value) {
     const line = make("div");
     line.append(make("dt", "", name), value);
@@ -81,6 +87,7 @@
     const facts = make("dl");
     pair(facts, "predicted", prediction(row));
     pair(facts, "accepted", answers(row));
+    if (row.choices) pair(facts, "choices", choices(row));
     body.append(make("h3", "", row.question), facts, badges(row));
     if (row.description !== null) body.append(fold("description", descriptions[row.description]));
     const scores = Object.entries(row.scores);
