@@ -11,11 +11,11 @@ from typing import Any
 from vizsage.config import Config
 from vizsage.contract import EVALUATIONS
 from vizsage.contract.results_file import evaluation_name
-from vizsage.data.sources import Split, split_files
+from vizsage.data.sources import Split, split_identity
 from vizsage.errors import ConfigError
 from vizsage.files import nearest_existing
 from vizsage.models.loaded import FINGERPRINT_FILE
-from vizsage.record import RunRecord, data_identity
+from vizsage.record import RunRecord
 
 
 def results_folder(config: Config, split: Split, *, base: bool, blind: bool, other_data: bool) -> Path:
@@ -58,9 +58,8 @@ def _other_data_set(config: Config, split: Split) -> str | None:
         return None
     known = record.content.splits or {}  # a run of an earlier version has none
     for one in (split.name, "train"):  # train for a split that was written after the training
-        if one in known and (files := split_files(config, one)):
-            same = data_identity(files) == known[one]
-            return None if same else f"{one} in {config.split_dir} is not that of {base_path / name}"
+        if one in known and (identity := split_identity(config, one)):
+            return None if identity == known[one] else f"{one} in {config.split_dir} is not that of {base_path / name}"
     return None if name == config.dataset else f"dataset was {name!r}, is now {config.dataset!r}"
 
 
