@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.log_errors import error_in, last_error
 from jobs.run_reading import newest_checkpoint, outcome_of, word_for
-from jobs.schedulers.base import ACTIVE
+from jobs.schedulers.base import ACTIVE, LOST
 from jobs.schedulers.registry import scheduler_named
 from jobs.submissions import Submission, of_run
 from vizsage.contract import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNKNOWN, OUTCOME
@@ -38,6 +38,11 @@ class JobState:
     def active(self) -> bool:
         """Whether the job may still write into its run directory."""
         return self.state in ACTIVE
+
+    @property
+    def can_be_cancelled(self) -> bool:
+        """Whether the job runs, or may run later without being submitted again."""
+        return self.active or self.state == LOST
 
 
 def state_of(submission: Submission) -> JobState:

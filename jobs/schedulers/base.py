@@ -22,6 +22,8 @@ Prepared = TypeVar("Prepared")
 
 ACTIVE = ("pending", "running", "ending")
 """States in which a job may still write into its run directory."""
+LOST = "lost"
+"""State of a job that does not run and goes on with the next submission: the same one replaces it, cancel ends it."""
 
 
 def path_or_name(text: str) -> str:
@@ -94,7 +96,7 @@ class Told(NamedTuple):
     """What a scheduler tells of a job.
 
     Attributes:
-        state: pending, running, ending, completed, cancelled, interrupted, failed, or the scheduler's own word.
+        state: pending, running, ending, completed, cancelled, interrupted, failed, LOST, or the scheduler's own word.
         detail: the reason, in the scheduler's words.
         words: the end of the log of what failed, for a scheduler whose logs are no files here.
     """

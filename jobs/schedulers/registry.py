@@ -12,6 +12,7 @@ from vizsage.errors import ConfigError
 SCHEDULERS = {
     "slurm": "jobs.schedulers.slurm.slurm_scheduler:Slurm",
     "kubernetes": "jobs.schedulers.kubernetes.kubernetes_scheduler:Kubernetes",
+    "local": "jobs.schedulers.local.local_scheduler:Local",
 }
 
 

@@ -1,4 +1,4 @@
-"""Data in the form of another tool, called what it is: fields under other names, whole files of another layout."""
+"""Recognises records written for other tools: fields under other names, conversations. For messages only."""
 
 from __future__ import annotations
 
@@ -38,25 +38,13 @@ def missing_field(field: str, raw: Mapping[str, Any]) -> str:
 
 
 def record_form(raw: Any) -> str | None:
-    """What a record is that has the form of another tool's training data; None for any other."""
+    """What to say of a record in the form of another tool's training data; None for any other record."""
     if not isinstance(raw, dict) or "question" in raw:
         return None
     found = next((name for name in _CONVERSATIONS if isinstance(raw.get(name), list)), None)
     if found is None:
         return None
     return (
-        f"the records hold {found!r}, as LLaVA's and LLaMA-Factory's do; a record is one question on one image here: "
-        f"write {_FORM} for each pair of turns, without <image> in the question"
+        f"the records contain {found!r}, as LLaVA's and LLaMA-Factory's do; a record is one question on one image "
+        f"here: write {_FORM} for each pair of turns, without <image> in the question"
     )
-
-
-def file_form(head: bytes) -> str | None:
-    """What a JSON file is that begins with `head` and holds an object instead of records; None where it is unknown."""
-    if b'"questions"' in head or b'"annotations"' in head:
-        return (
-            "a file of questions or annotations, as VQA's are; join both by question_id into one array of records: "
-            'image (the name of the file), question, "answers" (the ten answers) and "answer" (multiple_choice_answer)'
-        )
-    if b'"data"' in head:
-        return "an object with the records under 'data'; write that array alone"
-    return None

@@ -23,6 +23,8 @@ from vizsage.errors import ConfigError, VizSageError
 from vizsage.files import write_text
 
 OVERLAYS = Path("k8s/overlays")
+SHIPPED = Path(__file__).parent / "k8s" / "overlays"  # those of the package; in the repository a link to OVERLAYS
+_KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -57,7 +59,7 @@ class Shipment:
 
 
 def overlay_for(name: str | None, request: Request) -> Path:
-    """The folder of an overlay.
+    """The folder of an overlay, of the project or else of the package.
 
     Args:
         name: NAME of k8s/overlays/NAME, or a path. None: the overlay for the requested nodes and GPUs.
@@ -72,13 +74,14 @@ def overlay_for(name: str | None, request: Request) -> Path:
             name = "multi-gpu"
         if (request.nodes or 1) > 1:
             name = "multi-node"
-    folder = Path(name) if "/" in name or name == "." else OVERLAYS / name
-    if not any((folder / file).exists() for file in ("kustomization.yaml", "kustomization.yml", "Kustomization")):
-        there = sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml"))
-        near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{folder}: no such overlay; {hint}there are {', '.join(there) or 'none'}, or name a folder")
-    return folder
+    folders = [Path(name)] if "/" in name or name == "." else [OVERLAYS / name, SHIPPED / name]
+    for folder in folders:
+        if any((folder / file).exists() for file in _KUSTOMIZATIONS):
+            return folder
+    there = sorted({path.parent.name for root in (OVERLAYS, SHIPPED) for path in root.glob("*/kustomization.yaml")})
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"{folders[0]}: no such overlay; {hint}there are {', '.join(there)}, or name a folder")
 
 
 def build(overlay: Path) -> list[Document]:

@@ -26,6 +26,7 @@ from vizsage.config import Count, PositiveInt, build, read_yaml
 from vizsage.errors import ConfigError
 
 FOLDER = Path("config/clusters")
+SHIPPED = Path(__file__).parent / "clusters"  # those of the package; in the repository a link to FOLDER
 DEFAULT = "default"
 
 _KEEP_OUT = (
@@ -138,6 +139,8 @@ class Profile(BaseModel):
 def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
     """A profile, with the values of `changes` instead of its own.
 
+    A NAME without a file in the project may be a profile of the package.
+
     Args:
         name: NAME of config/clusters/NAME.yaml, or the path of a YAML file. None: config/clusters/default.yaml, or
             the defaults of Profile where there is no such file.
@@ -158,10 +161,11 @@ def _path(name: str | None) -> Path | None:
         return path if path.exists() else None
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
-    path = FOLDER / f"{name}.yaml"
-    if not path.exists():
-        there = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-        near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{path}: no such profile; {hint}there are {', '.join(there) or 'none'}, or name a YAML file")
-    return path
+    file = f"{name}.yaml"
+    for folder in (FOLDER, SHIPPED):
+        if (folder / file).exists():
+            return folder / file
+    there = sorted({path.stem for folder in (FOLDER, SHIPPED) for path in folder.glob("*.yaml")})
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"{FOLDER / file}: no such profile; {hint}there are {', '.join(there)}, or name a YAML file")
