@@ -1,4 +1,4 @@
-"""Exact match on the validation split during training: generated, then compared; never teacher-forced."""
+"""Scores on the validation split during training: answers are generated and compared, never teacher-forced."""
 
 from __future__ import annotations
 
