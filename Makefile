@@ -4,7 +4,7 @@ CONFIG ?= config/example_config.yaml
 DEMO   ?= config/demo_config.yaml
 # More for the command: make train CONFIG=my.yaml ARGS="lr=1e-4 epochs=2"
 ARGS   ?=
-# Test processes; each takes one thread, so that two cores are enough.
+# Test processes; each uses one thread, so that two cores are enough.
 JOBS   ?= 2
 
 VENV  := .venv
@@ -12,15 +12,15 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 OLDEST := .venv-oldest
-# The tests that depend on releases of torch, transformers, trl, peft, datasets and others, and fit into minutes.
+# The tests that depend on releases of torch, transformers, trl, peft, datasets and others, and take minutes only.
 LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf.py test_generation.py adapters) tests/demo/test_tiny.py \
 	$(addprefix tests/data/test_,collate.py encoding.py images.py prompts.py sources_columnar.py) tests/test_config.py \
 	$(addprefix tests/training/test_,train.py checkpoints.py four_bits.py) $(addprefix tests/evaluation/test_,evaluate.py wandb_results.py)
 CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-slurm submit-k8s check
-.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
+.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-local submit-slurm submit-k8s check
+.PHONY: schema settings-table metrics-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
 .PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
 
 help: ## this list
@@ -30,7 +30,7 @@ help: ## this list
 
 install: $(STAMP) ## make .venv with the exact versions of requirements.lock (about 6 GB); every other target does this first
 
-# The stamp is written last: an installation that was interrupted is taken up again.
+# The stamp is written last, so that an interrupted installation is continued.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 		{ echo "make: $(PYTHON) is missing or older than Python 3.10; name another one: make install PYTHON=python3.11" >&2; exit 1; }
@@ -55,6 +55,9 @@ train: $(STAMP) ## fine-tune as CONFIG says; the same command continues an inter
 eval: $(STAMP) ## evaluate the adapter of CONFIG on its test split (ARGS="--base": the base model)
 	$(BIN)/vizsage eval $(CONFIG) $(ARGS)
 
+submit-local: $(STAMP) ## run CONFIG on this machine without a terminal, after the jobs that wait (ARGS="--then-eval lr=1e-4")
+	@$(BIN)/python -m jobs submit local train $(CONFIG) $(ARGS)
+
 submit-slurm: $(STAMP) ## send a run of CONFIG to a SLURM cluster (PROFILE=my_cluster, ARGS="--then-eval --nodes 2 lr=1e-4")
 	@$(BIN)/python -m jobs submit slurm train $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
@@ -67,19 +70,19 @@ check: $(STAMP) ## find what would stop a run of CONFIG later: settings, records
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
-# What pyproject.toml allows and no lock names: what `pip install .` gives. Both environments are brought to that each time.
+# The versions that `pip install .` chooses from the ranges in pyproject.toml; both environments are updated each time.
 test-newest: ## run the tests that touch other libraries with their newest releases (in .venv-newest, made for it)
 	@test -x $(NEWEST)/bin/pip || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/pip install --disable-pip-version-check --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' $(LIBRARIES) $(ARGS)
 
-# Without the configuration in pyproject.toml, which names what `make lock` is to choose.
+# --no-config: tool.uv in pyproject.toml has the versions for `make lock`.
 test-oldest: $(STAMP) ## the same with the oldest releases that pyproject.toml allows (in .venv-oldest)
 	@test -x $(OLDEST)/bin/python || $(BIN)/uv venv --quiet --python $(PYTHON) $(OLDEST)
 	$(BIN)/uv pip install --quiet --no-config --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[dev]'
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' $(LIBRARIES) $(ARGS)
 
-# Serially: the tests share one cluster, and its jobs the cores. -rs: what was not tested says why.
+# One process: the tests share one cluster, and its jobs the cores. -rs lists what was skipped, and why.
 test-slurm: $(STAMP) ## run the tests on a real SLURM, started for them on this host (as root; gets SLURM with apt-get)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then \
@@ -98,7 +101,7 @@ test-report: $(STAMP) ## open report.html in Chromium: filters, keyboard, phones
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/evaluation/report/test_report_browser.py $(ARGS)
 
-# Variables for the recipe, not words of it: BUILD_ARGS alone may hold several.
+# As variables, so that a blank in a value does not split it; only BUILD_ARGS may have several words.
 image: export TARGET := $(TARGET)
 image: export IMAGE := $(IMAGE)
 image: export PIP_CONFIG := $(PIP_CONFIG)
@@ -112,7 +115,7 @@ sbom: $(STAMP) ## write dist/sbom.json: the Python packages of the image, as Cyc
 	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --short-PURLs --output-reproducible \
 		-o $(SBOM) requirements-$(if $(filter unsloth,$(TARGET)),unsloth,image).lock
 
-# Serially: one image, and its containers take the cores. The first test waits for the image: minutes.
+# One process: the containers use all cores. The first test waits minutes for the image.
 test-image: $(STAMP) ## build the image and run the demo in it, without an engine (as root on Debian; gets buildah itself)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		! { command -v buildah && command -v debootstrap; } >/dev/null; then \
@@ -134,6 +137,9 @@ schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for 
 settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config/settings.py
 	$(BIN)/python -m tools.settings_table README.md
 
+metrics-table: $(STAMP) ## rewrite the table of metrics in README.md from vizsage/scoring/registry.py
+	$(BIN)/python -m tools.metrics_table README.md
+
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
 	$(BIN)/python -m benchmarks.data_speed $(ARGS)
 
@@ -143,7 +149,7 @@ benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARG
 benchmark-eval: $(STAMP) ## measure answering beside the usual loop and padded batches, small (ARGS="--size real": on a GPU)
 	$(BIN)/python -m benchmarks.eval_throughput $(ARGS)
 
-benchmark-aqua: $(STAMP) ## count what AQUA gives away without an image (ARGS="data/AQUA --table data/SemArt")
+benchmark-aqua: $(STAMP) ## count which answers of AQUA can be guessed without an image (ARGS="data/AQUA --table data/SemArt")
 	$(BIN)/python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json $(ARGS)
 
 figures: $(STAMP) ## measure, and rewrite the table of figures and the comparison in README.md (needs the results of `make demo`)
@@ -157,23 +163,23 @@ training-figures: $(STAMP) ## rewrite the tables of training speed in README.md 
 answering-figures: $(STAMP) ## rewrite the tables of answering speed in README.md from benchmarks/results/answering
 	$(BIN)/python -m tools.answering_figures README.md
 
-aqua-figures: $(STAMP) ## rewrite what AQUA gives away in README.md from benchmarks/results/aqua.json
+aqua-figures: $(STAMP) ## rewrite the table about AQUA in README.md from benchmarks/results/aqua.json
 	$(BIN)/python -m tools.aqua_figures README.md
 
 benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in Chromium (ARGS="--samples 5000")
 	$(BIN)/python -m benchmarks.report_speed $(ARGS)
 
-screenshot: $(STAMP) ## draw docs/report.png, the image in README.md, from what `make demo` left (needs Chromium)
+screenshot: $(STAMP) ## draw docs/report.png, the image in README.md, from the results of `make demo` (needs Chromium)
 	$(BIN)/python -m tools.report_screenshot outputs/demo
 
-# First the set that fits together with unsloth; then the same versions for developers and, with hashes and for the
-# Python and the platform of docker/Dockerfile, for the image without and with unsloth. What is locked stays: uv keeps
-# what it reads in the file that it is to write.
+# First the versions that are compatible with unsloth; then the same versions for developers and, with hashes and for
+# the Python and the platform of docker/Dockerfile, for the image without and with unsloth. Locked versions stay,
+# because uv reads them from its output file.
 COMPILE = $(BIN)/uv pip compile -q --no-annotate --custom-compile-command "make lock" \
 	$(if $(filter all,$(UPGRADE)),--upgrade,$(addprefix --upgrade-package ,$(UPGRADE)))
 UNIVERSAL := --universal --python-version 3.10
 IN_IMAGE := --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes
-lock: $(STAMP) ## write the locks again: new dependencies join, versions stay (UPGRADE="peft trl": but these; UPGRADE=all)
+lock: $(STAMP) ## update the locks: add new dependencies, keep versions (UPGRADE="peft trl" upgrades these; UPGRADE=all)
 	awk -F== 'NR == FNR { developers[$$1] } NR == FNR || (/==/ && !($$1 in developers))' \
 		requirements.lock requirements-unsloth.lock | sed 's/ \\$$//' > $(VENV)/with-unsloth.txt
 	$(COMPILE) $(UNIVERSAL) --extra dev --extra unsloth -o $(VENV)/with-unsloth.txt pyproject.toml
@@ -181,6 +187,6 @@ lock: $(STAMP) ## write the locks again: new dependencies join, versions stay (U
 	$(COMPILE) $(IN_IMAGE) -c $(VENV)/with-unsloth.txt -o requirements-image.lock pyproject.toml
 	$(COMPILE) $(IN_IMAGE) --extra unsloth -c $(VENV)/with-unsloth.txt -o requirements-unsloth.lock pyproject.toml
 
-clean: ## remove .venv and its like, caches and build products; data and outputs stay
+clean: ## remove the environments, caches and build products; data and outputs stay
 	rm -rf $(VENV) $(NEWEST) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

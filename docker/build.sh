@@ -1,10 +1,10 @@
 #!/bin/sh
-# `make image`: builds docker/Dockerfile with the first engine that works, and passes its arguments on to it.
+# `make image`: builds docker/Dockerfile with the first engine that works, and passes its arguments to it.
 # Variables: TARGET (vizsage, unsloth), IMAGE (name:tag), PIP_CONFIG (a pip.conf, as a build secret), ENGINE.
 set -eu
 cd "$(dirname "$0")/.."
 
-# A docker client may be there without a daemon: `info` asks the engine itself.
+# A docker client may be installed without a daemon: `info` asks the engine itself.
 works() { command -v "$1" > /dev/null && "$1" info > /dev/null 2>&1; }
 
 engine=${ENGINE:-}

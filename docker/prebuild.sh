@@ -1,8 +1,8 @@
 #!/bin/sh
 # docker/prebuild.sh PREFIX: compiles what triton would compile at run time, for docker/prebuilt-cc. Needs gcc.
 #
-# Triton wants one C module, cuda_utils, before its first kernel, from a source that its wheel brings. That source is the
-# same on every machine, so one compilation serves all: with CC=PREFIX/bin/prebuilt-cc, triton needs no compiler.
+# Triton needs one C module, cuda_utils, before its first kernel, from a source in its wheel. That source is the same on
+# every machine, so that one compilation suffices: with CC=PREFIX/bin/prebuilt-cc, triton needs no compiler.
 set -eu
 prefix=$1
 backend=$(python -c 'import triton.backends.nvidia as backend; print(backend.__path__[0])')
@@ -13,8 +13,8 @@ scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
 mkdir -p "$prefix/bin" "$store"
 
-# The real libcuda comes with the driver of the machine that has the GPU. The linker notes its name where it defines
-# something that the module uses.
+# The real libcuda is part of the driver on the machine with the GPU. The linker records the name of a library only if it
+# defines a function that the module uses.
 grep -oE '\bcu[A-Z][A-Za-z0-9_]+\(' "$source" | sort -u | sed 's/(.*/(void) {}/; s/^/void /' |
     gcc -shared -nostdlib -Wl,-soname,libcuda.so.1 -o "$scratch/libcuda.so.1" -xc -
 # The flags of triton/runtime/build.py.

@@ -16,7 +16,7 @@ def cancel_jobs(target: str | None) -> None:
     """Cancel the jobs of `target`, see `find_to_cancel`. Raises VizSageError."""
     jobs = find_to_cancel(target)
     said = whose(target, jobs[-1])
-    active = [one for one in {one.job_id: one for one in jobs}.values() if state_of(one).active]
+    active = [one for one in {one.job_id: one for one in jobs}.values() if state_of(one).can_be_cancelled]
     if not active:
         raise ConfigError(f"{jobs[-1].run_dir}: no job of this run is waiting or running")
     for one in reversed(active):  # first the evaluation that waits for a training, which would start in between
@@ -42,7 +42,7 @@ def forget_jobs(target: str | None) -> None:
     forgotten: list[Submission] = []
     for one in reversed(jobs):
         try:
-            if not state_of(one).active:  # another job may have its id by now
+            if not state_of(one).can_be_cancelled:  # another job may have its id by now
                 continue
             scheduler_named(one.scheduler).cancel(one)
         except VizSageError as error:

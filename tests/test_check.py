@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.families import BUILDERS
-from vizsage.check import _long_samples, check, quick_check
+from vizsage.check import check, model_fit, quick_check
 from vizsage.config import Config, build_config
 from vizsage.data.survey import Survey, decode_images, survey_splits
 from vizsage.errors import CheckpointError, ConfigError, DataError
@@ -153,7 +153,7 @@ def test_a_backend_that_is_not_installed_is_warned_about(
     write_data: WriteData, monkeypatch: pytest.MonkeyPatch, backend: str, installed: bool, warned: int
 ) -> None:
     """No more than that: on clusters `check` runs where there is no GPU, and jobs in an image of their own."""
-    monkeypatch.setattr("vizsage.check.is_installed", lambda package: installed)
+    monkeypatch.setattr("vizsage.check.preflight.is_installed", lambda package: installed)
     text, error = report(settings(write_data(), backend=backend), decode=False)
     assert error is None
     assert text.count(f"{backend} is not installed here") == warned
@@ -176,7 +176,7 @@ def test_a_model_with_damaged_files_is_unusable(write_data: WriteData, model: Pa
 
 def test_too_little_room_on_disk(write_data: WriteData, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=2**20)  # less than the tokenizer alone
-    monkeypatch.setattr("vizsage.check.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("vizsage.check.model_fit.shutil.disk_usage", lambda path: usage)
     text, error = report(settings(write_data(), model))
     assert isinstance(error, DataError)
     assert "GiB free, about" in text
@@ -233,8 +233,8 @@ def test_lengths_are_measured_on_long_texts_and_on_large_images(
     survey = Survey()
     survey_splits(config, survey)
     pixels = decode_images(config, survey, workers=0)
-    monkeypatch.setattr("vizsage.check._MEASURED", 1)
-    assert [sample.images[0].name for sample in _long_samples(config, "train", pixels)] == ["4.png", "1.png"]
+    monkeypatch.setattr(model_fit, "MEASURED", 1)
+    assert [sample.images[0].name for sample in model_fit.long_samples(config, "train", pixels)] == ["4.png", "1.png"]
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_wrong_command_is_one_line_and_exit_2(
         ("lr: fast", "lr: Input should be a valid number"),
         ("lora_r: 0", "lora_r: Input should be greater than or equal to 1, found 0"),
         ("lr: 1e-4\nseed: [1", "line 2, column 9: broken YAML"),
-        ("lr: 1e-4\nlr: 1e-3", "line 2, column 1: broken YAML: key 'lr' stands twice"),
+        ("lr: 1e-4\nlr: 1e-3", "line 2, column 1: broken YAML: key 'lr' is repeated"),
     ],
 )
 @pytest.mark.parametrize("command", ["config", "check", "train", "eval"])

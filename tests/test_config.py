@@ -232,7 +232,7 @@ def test_settings_that_do_not_go_together(chosen: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr: 1e-4\nlr: 2e-4\n", "line 2, column 1: broken YAML: key 'lr' stands twice"),
+        ("lr: 1e-4\nlr: 2e-4\n", "line 2, column 1: broken YAML: key 'lr' is repeated"),
         ("seed: 1\nlr: [1e-4\n", "line 3, column 1: broken YAML"),
         ("seed: 1\nlr: a: b\n", "line 2, column 6: broken YAML"),
         ("lr:\n\t- 1\n", "line 2, column 1: broken YAML"),

@@ -46,7 +46,7 @@ def problem(tmp_path: Path, text: str, *overrides: str) -> str:
         (f"wandb_run_name: 0x{DIGITS}", "a number of 6002 characters"),
         (f"seed: '{DIGITS}'", "exceeded maximum size, found"),
         ("wandb_tags: [" + "[], " * 500 + "[]]", "wandb_tags: Input should be a valid string, found []"),
-        (f"{'x' * 1000}: 1\n{'x' * 1000}: 1", "stands twice"),
+        (f"{'x' * 1000}: 1\n{'x' * 1000}: 1", "is repeated"),
     ],
 )  # fmt: skip
 def test_what_no_setting_needs(tmp_path: Path, text: str, message: str) -> None:

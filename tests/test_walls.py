@@ -23,6 +23,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"parser"},
+    {"api"},
     {"training", "evaluation"},
     {"check", "demo"},
     {"models"},
@@ -36,18 +37,26 @@ FLOORS = [
     {"files"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR[""] = -1  # the package itself, which offers functions of the rooms and imports them when they are used
 
-# Importing one of these must not import torch; the data room's encoding and collation are the border.
+# Importing one of these must not import torch; the data room's processing, encoding and collation are the border.
 TORCH_FREE = [
     name
     for name in MODULES
     if ".".join(name.split(".")[1:2])
     in "cli parser config errors files json_lines hints contract check scoring".split()
-    or (name.startswith("vizsage.data") and name not in ("vizsage.data.collate", "vizsage.data.encoding"))
+    or (
+        name.startswith("vizsage.data")
+        and name not in ("vizsage.data.collate", "vizsage.data.encoding", "vizsage.data.processing")
+    )
     or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
     or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
+
+ARCHITECTURES = re.compile(r"mllama|qwen|gemma|idefics|smolvlm|llava", re.IGNORECASE)
+# Beside the families: a model that the package brings along, and formats of data, one of which is called like a model.
+OF_ARCHITECTURES = ("models/families/", "demo/tiny/", "data/field_names.py", "config.py", "hints.py")
 
 
 def loaded_by(*modules: str, heavy: tuple[str, ...]) -> list[str]:
@@ -124,13 +133,43 @@ def test_the_library_knows_no_scheduler_and_no_launcher(module: str) -> None:
     assert not [name for name, _ in imports(MODULES[module]) if name.split(".")[0] == "jobs"]
 
 
+def test_architectures_are_known_to_their_families_only() -> None:
+    """Whoever adds one shall have one folder to look at."""
+    for path in PACKAGE.rglob("*"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if path.suffix in (".py", ".md", ".yaml", ".html", ".js") and not name.startswith(OF_ARCHITECTURES):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                assert not ARCHITECTURES.search(line), f"{name}:{number}: {line.strip()}"
+
+
+EVALUATION = [name for name in MODULES if name.startswith("vizsage.evaluation")]
+
+
+def evaluation_room(module: str) -> str:
+    """`report` for vizsage.evaluation.report.page, `answering` for what is in no folder of vizsage.evaluation."""
+    name = module.split(".")[2:3]
+    return name[0] if name in (["report"], ["comparison"]) else "answering"
+
+
+@pytest.mark.parametrize("module", EVALUATION)
+def test_the_rooms_of_evaluation_import_each_other_one_way(module: str) -> None:
+    """An evaluation writes a report, and a comparison reads predictions as scoring does; see vizsage/evaluation."""
+    own = evaluation_room(module)
+    reached = {evaluation_room(name) for name, _ in imports(MODULES[module]) if name in EVALUATION} - {own}
+    writes_report = module == "vizsage.evaluation.evaluate"
+    allowed = {"comparison": {"answering"}, "answering": {"report"} if writes_report else set(), "report": set()}
+    assert reached <= allowed[own], f"{module} imports {sorted(reached)}"
+
+
 JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
-    assert reached <= {"config", "contract", "errors", "files", "hints", "json_lines", "streams"}, path
+    # Of scoring the table of runs needs the title of the metric that it shows.
+    light = {"config", "contract", "errors", "files", "hints", "json_lines", "streams", "scoring"}
+    assert reached <= light, path
 
 
 def test_launchers_import_without_torch() -> None:
@@ -138,7 +177,8 @@ def test_launchers_import_without_torch() -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
     assert {"jobs.run", "jobs.runs_table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
-    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
+    light = ("jobs.cli", "jobs.parser", "jobs.sending")
+    assert loaded_by(*light, heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -147,6 +187,26 @@ def test_only_the_command_line_of_launchers_prints(path: Path) -> None:
         n for n in ast.walk(ast.parse(path.read_text())) if getattr(getattr(n, "func", None), "id", "") == "print"
     ]
     assert path.stem == "terminal" or not prints
+
+
+# A folder of schedulers/, and those that it may build on: kubectl, for example, for another kind of job.
+BUILDS_ON: dict[str, set[str]] = {}
+OF_A_SCHEDULER = re.compile(r"slurm|sbatch|squeue|sacct|\bsrun|kube|\bk8s\b|\bpods?\b", re.IGNORECASE)
+SCHEDULER_FOLDERS = {path.parent for path in (ROOT / "jobs" / "schedulers").glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_schedulers_are_known_by_the_registry_only(path: Path) -> None:
+    """And none of them uses what belongs to another one."""
+    if path.parent in SCHEDULER_FOLDERS:
+        allowed = {path.parent.name, *BUILDS_ON.get(path.parent.name, ())}
+        others = {f"jobs.schedulers.{folder.name}" for folder in SCHEDULER_FOLDERS if folder.name not in allowed}
+        assert not [name for name, _ in imports(path) if ".".join(name.split(".")[:3]) in others]
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.stem == "registry":  # one line each
+        lines = [line for line in lines if not re.fullmatch(r' +"\w+": "jobs\.schedulers\.[\w.]+:\w+",', line)]
+    assert not [line for line in lines if OF_A_SCHEDULER.search(line)]
 
 
 OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
@@ -193,3 +253,12 @@ def test_no_path_of_one_machine_stands_in_the_tree(folder: str) -> None:
             # The home in the image is everybody's.
             found = re.search(r"(?<![\w/.])/(work|root|home)/(?!vizsage\b)", path.read_text(encoding="utf-8"))
             assert found is None or path == Path(__file__), path
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_formats_are_known_by_their_registry_only(module: str) -> None:
+    """Adding a format is one module and one line: nothing else may ask for a single one."""
+    if not module.startswith("vizsage.data.formats"):
+        known = ("vizsage.data.formats", "vizsage.data.formats.base")
+        used = {name for name, _ in imports(MODULES[module]) if name.startswith("vizsage.data.formats")}
+        assert used <= set(known), f"{module} imports {sorted(used - set(known))}"

@@ -1,7 +1,7 @@
-"""`vizsage COMMAND`: parse, call, and turn every error into one line and an exit code.
+"""`vizsage COMMAND`: parse the arguments, call the library, turn every error into one line and an exit code.
 
-Nothing heavy is imported before a command is known: `vizsage --help` needs the standard library only. What scripts
-read (settings, schema, answers, tables) goes to stdout, everything else to stderr.
+Until the command is known, only the standard library is imported: `vizsage --help` must be fast. Settings, schema,
+answers and tables go to stdout, because scripts read them; everything else goes to stderr.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_what_is_not_encodable()
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)
-    options.own_process = argv is None  # nobody goes on in this process when the command has ended
+    options.own_process = argv is None  # the process ends with the command
     if options.own_process:
         keep_streams(product=options.command in _STDOUT_IS_PRODUCT)
         end_with_launcher()
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _fail(error, "nothing was left half-written", EXIT_KEYBOARD, kind="interrupted")
     except BrokenPipeError:
-        # Whoever read stdout (head, a pager) has gone; Python must not try to flush into the closed pipe again.
+        # The reader of stdout (head, a pager) has ended. Without this, Python flushes into the closed pipe at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNKNOWN
-    except Exception as error:  # noqa: BLE001 -- the one place where what nobody foresaw becomes an exit code
+    except Exception as error:  # noqa: BLE001 -- an unforeseen error needs an exit code, too
         return _fail(error, *_unforeseen(error))
     return EXIT_DONE
 
@@ -71,12 +71,11 @@ def _train(options: argparse.Namespace) -> None:
     config = _config(options)
     from vizsage.interruption import catch_signals
 
-    # Before torch and its company are imported, which takes seconds: a signal in that time is as good as a later one.
+    # Before torch and others are imported: that takes seconds, and a signal meanwhile must not be lost.
     with catch_signals(to_the_end=options.own_process) as latch:
-        _prepare_backend(config)
-        from vizsage.training.train import train
+        from vizsage.api import train
 
-        train(config, latch)
+        train(config, latch=latch)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -84,10 +83,9 @@ def _eval(options: argparse.Namespace) -> None:
     from vizsage.interruption import catch_signals
 
     with catch_signals(to_the_end=options.own_process) as latch:
-        _prepare_backend(config)
         from rich.console import Console
 
-        from vizsage.evaluation.evaluate import evaluate
+        from vizsage.api import evaluate
 
         evaluate(
             config,
@@ -110,14 +108,14 @@ def _score(options: argparse.Namespace) -> None:
     if options.json:
         import json
 
-        print(printable_json(json.dumps(rescored.scores, indent=2, ensure_ascii=False)))
+        print(printable_json(json.dumps(rescored.scores.content(), indent=2, ensure_ascii=False)))
         return
     from rich.console import Console
 
     from vizsage.evaluation.results_table import score_tables
 
     console = Console()
-    for table in score_tables({**rescored.scores, **rescored.conditions}):
+    for table in score_tables(rescored.scores, rescored.conditions):
         console.print(table)
 
 
@@ -139,8 +137,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     config = _config(options)
-    _prepare_backend(config)
-    from vizsage.evaluation.predict import predict
+    from vizsage.api import predict
 
     answer = predict(
         config,
@@ -202,13 +199,6 @@ def _config(options: argparse.Namespace) -> Config:
     return load_config(options.config, options.overrides)
 
 
-def _prepare_backend(config: Config) -> None:
-    """Import unsloth, where it is the backend, before the libraries that it patches."""
-    from vizsage.models.loading.backends import prepare
-
-    prepare(config)
-
-
 _COMMANDS = {
     "train": _train,
     "eval": _eval,
@@ -220,7 +210,7 @@ _COMMANDS = {
     "compare": _compare,
     "demo": _demo,
 }
-# The others leave files; what they print is a log.
+# The other commands write files; what they print is a log.
 _STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare")
 
 
@@ -228,7 +218,7 @@ _STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare")
 
 
 def _set_up_logging(*, debug: bool) -> None:
-    """What the library reports goes to stderr; what other libraries report is shown from warnings on."""
+    """Show what this library reports, and the warnings and errors of others, on stderr."""
 
     class Lines(logging.Formatter):
         def formatMessage(self, record: logging.LogRecord) -> str:
@@ -241,11 +231,11 @@ def _set_up_logging(*, debug: bool) -> None:
     handler = _Stderr()
     handler.setFormatter(Lines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    main_process = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them reports
+    main_process = os.environ.get("RANK", "0") == "0"  # set by torchrun; one process reports
     logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.ERROR)
-    # OpenMP's threads otherwise spin while they wait: on a shared CPU a step takes ten times as long.
+    # By default, OpenMP's threads use the CPU while they wait: on a shared CPU a step takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl would report the model and the hardware it runs on
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # otherwise trl reports the model and the hardware
     logging.captureWarnings(True)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries would fill a log file
@@ -265,7 +255,7 @@ else:
 
 
 class _Stderr(StreamHandler):
-    """Writes to what sys.stderr is at the time: a progress bar puts itself there to keep lines above it."""
+    """Writes to the current sys.stderr: a progress bar replaces it, to print lines above itself."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -287,7 +277,7 @@ def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "er
 
 
 def _unforeseen(error: Exception) -> tuple[str, int]:
-    """One line and the exit code for an error that no room of the house foresaw."""
+    """One line and the exit code for an error of no class of this project."""
     if is_disk_full(error):
         where = getattr(error, "filename", None) or "a file of the run"
         return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1

@@ -20,7 +20,7 @@ exit codes: 0 done, or already done; 2 wrong command or configuration; 3 unusabl
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all errors of this program are, and whose options have one spelling."""
+    """A parser with errors of one line, as all errors of this program, and without abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -31,9 +31,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options of one command, `command` among them. Raises SystemExit after one line on stderr, or after --help."""
+    """The options of one command, and its name as `command`.
+
+    Raises:
+        SystemExit: after --help, or after one line on stderr if the arguments are wrong.
+    """
     parser = _parser()
-    # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
+    # argparse accepts a list of positionals in one place only; it returns overrides after an option as unknown.
     options, rest = parser.parse_known_args(arguments, argparse.Namespace(debug=False))
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if unknown:
@@ -48,7 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
-    # SUPPRESS, because the default of a subparser would undo `vizsage --debug train`.
+    # SUPPRESS, because the default of a subparser would overwrite the --debug of `vizsage --debug train`.
     common.add_argument(
         "--debug",
         action="store_true",
@@ -77,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
             nargs="?" if optional else None,
             help="a YAML file, or the output_dir of a run",
         )
-        command.add_argument(  # without a default, argparse calls it required
-            "overrides", metavar="key=value", nargs="*", default=[], help="lay this over a setting of the file"
+        command.add_argument(  # without a default, messages of argparse call it required
+            "overrides", metavar="key=value", nargs="*", default=[], help="replace a setting of the file"
         )
 
     def model(command: argparse.ArgumentParser) -> None:
@@ -89,26 +93,28 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", "fine-tune as CONFIG says; the same command continues an interrupted run")
     settings(train)
 
-    evaluation = command("eval", "answer the questions of a split and score the answers; continues as well")
+    evaluation = command("eval", "answer the questions of a split and score the answers; it continues, too")
     settings(evaluation)
     evaluation.add_argument("--split", default="test", help="train, val, test or another file's name (default: test)")
     evaluation.add_argument("--limit", type=_count, metavar="N", help="only the first N samples")
     model(evaluation)
     evaluation.add_argument("--blind", action="store_true", help="the same questions with the images withheld")
-    evaluation.add_argument("--fresh", action="store_true", help="set earlier answers aside and start anew")
+    evaluation.add_argument("--fresh", action="store_true", help="move earlier answers aside and answer all again")
     evaluation.add_argument(
         "--other-data",
         action="store_true",
         help="CONFIG names another data set than the run in output_dir; the results go to <dataset>-<split>",
     )
 
-    score = command("score", "score a file of predictions again, also another tool's; needs no model and no GPU")
-    score.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="a JSON object a line; -: standard input")
-    score.add_argument("--json", action="store_true", help="print what results.json holds instead of tables")
+    score = command("score", "score a file of predictions, also of another tool; needs no model and no GPU")
+    score.add_argument(
+        "predictions", metavar="PREDICTIONS", type=Path, help="one JSON object per line; -: standard input"
+    )
+    score.add_argument("--json", action="store_true", help="print the scores as in results.json instead of tables")
     mode = score.add_mutually_exclusive_group()
     modes = {
         "rigorous": ("rigorous", "exact match character by character"),
-        "light": ("light", "exact match where case, white space and Unicode form do not count"),
+        "light": ("light", "exact match that ignores case, white space and Unicode form"),
         "no-rigorous": ("squad", "SQuAD's exact match (default: as results.json beside the file says, else this)"),
     }
     for option, (name, summary) in modes.items():
@@ -116,13 +122,13 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", "write report.html of an evaluation again: scores, curves, errors with their images")
     report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
-    report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is by now: base_path=DIR")
+    report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is now: base_path=DIR")
     report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")
-    report.add_argument("--no-images", action="store_true", help="a small report; otherwise images are never lost")
+    report.add_argument("--no-images", action="store_true", help="a small report without images")
 
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
-    check.add_argument("--fast", action="store_true", help="neither decode images nor measure lengths")
+    check.add_argument("--fast", action="store_true", help="do not decode images and do not measure lengths")
 
     predict = command("predict", "answer one question about one image")
     settings(predict)
@@ -141,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         help="print a JSON Schema: of the settings, for editors (default), or of a file that a run writes",
     )
 
-    compare = command("compare", "set runs on the same samples against each other, sample by sample")
+    compare = command("compare", "compare runs on the same samples, sample by sample")
     compare.add_argument(
         "runs", metavar="RUN", type=Path, nargs="+", help="an output_dir, an evaluation's folder or file"
     )

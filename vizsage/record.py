@@ -8,12 +8,10 @@ files is described in vizsage.contract.run_files.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import platform
 import socket
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -25,8 +23,8 @@ from vizsage.contract.run_files import SCHEMA_VERSION, Attempt, Identity, Outcom
 from vizsage.errors import CheckpointError, one_line
 from vizsage.files import write_json
 
-# Settings that may differ when a run is continued: none of them changes the weights that come out, or which of them
-# are kept as the best. batch_size and grad_accum may differ while their product with the processes stays.
+# Settings that may differ when a run is continued, because none of them changes the weights of a step or which step is
+# kept as the best. batch_size and grad_accum may differ if their product with the number of processes is the same.
 FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size eval_batch_tokens do_sample temperature top_p "
     "top_k num_beams debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model "
@@ -34,7 +32,7 @@ FREE_SETTINGS = frozenset(
     "grad_accum share_images torch_compile use_gradient_checkpointing seed reproducible".split()
 )
 GLOBAL_BATCH = "batch_size x grad_accum x processes"
-"""Name in an identity of the samples of one optimizer step."""
+"""The key in an identity for the number of samples per optimizer step."""
 
 
 class RunFacts(TypedDict):
@@ -62,7 +60,7 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of Python and of the libraries that can change a result."""
     found = {"vizsage": __version__, "python": platform.python_version()}
     packages = "torch transformers peft trl accelerate tokenizers pillow bitsandbytes unsloth vllm".split()
     for name in packages:
@@ -81,32 +79,14 @@ def hardware() -> Hardware:
     return {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
-def data_identity(paths: Iterable[Path]) -> str:
-    """SHA-256 over the named files: content up to 256 MiB, beyond that size, first and last MiB.
-
-    A large file is not read in full, so that a run of many gigabytes starts at once; an edit in its middle that
-    keeps the size is not seen. Folders count with every file in them.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}:".encode())
-            with file.open("rb") as stream:
-                if size <= 1 << 28:
-                    while chunk := stream.read(1 << 20):
-                        digest.update(chunk)
-                else:
-                    digest.update(stream.read(1 << 20))
-                    stream.seek(-(1 << 20), os.SEEK_END)
-                    digest.update(stream.read())
-    return digest.hexdigest()
-
-
 def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> Identity:
-    """What a continued run must share with its beginning: the settings that change the weights, seed and data.
+    """What must be the same when a run is continued: the settings that change the weights, seed and data.
 
-    `global_batch` is a text as long as a batch size is still to be found.
+    Args:
+        config: the settings.
+        global_batch: samples per optimizer step; a text until a batch size has been found.
+        seed: the seed in use.
+        data: see vizsage.data.sources.data_identity.
     """
     settings = config.model_dump(mode="json", exclude=set(FREE_SETTINGS))
     return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data}

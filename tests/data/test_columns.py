@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vizsage.config import Config, build_config
-from vizsage.data import columnar, columns
+from vizsage.data.formats import columns, parquet, saved_folder
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError
@@ -25,7 +25,7 @@ FORMS = ("parquet", "arrow")
 
 @pytest.fixture(autouse=True)
 def _empty_caches() -> None:
-    for cached in (columnar._parquet_file, columnar._image_column, columnar._arrow_table):
+    for cached in (parquet.parquet_file, parquet.image_column, saved_folder.saved_table):
         cached.cache_clear()
 
 
@@ -284,9 +284,9 @@ def test_a_dictionary_is_expanded_a_bounded_piece_at_a_time(tmp_path: Path, monk
         assert pa.total_allocated_bytes() - before < 8 * 2**20
 
 
-@pytest.mark.parametrize("limit", [0, columnar.CACHED_ROW_GROUP_BYTES])
+@pytest.mark.parametrize("limit", [0, parquet.CACHED_ROW_GROUP_BYTES])
 def test_an_image_that_all_rows_embed_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(columnar, "CACHED_ROW_GROUP_BYTES", limit)
+    monkeypatch.setattr(parquet, "CACHED_ROW_GROUP_BYTES", limit)
     count, image = 500, bytes(100_000)
     images = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([image]))
     content = table(image=images, question=pa.array(["q"] * count), answer=pa.array(["a"] * count))

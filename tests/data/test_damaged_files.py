@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vizsage.config import build_config
-from vizsage.data import columnar
+from vizsage.data.formats.parquet import image_column, parquet_file
+from vizsage.data.formats.saved_folder import saved_table
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError
@@ -90,7 +91,7 @@ def test_a_damaged_split_is_read_or_refused_in_one_line(tmp_path: Path, kind: st
     content, generator, outcomes = make(), random.Random(0), set()
     for _ in range(CHANGES):
         path.write_bytes(damaged(content, generator))
-        for cached in (columnar._parquet_file, columnar._image_column, columnar._arrow_table):
+        for cached in (parquet_file, image_column, saved_table):
             cached.cache_clear()
         try:
             samples = open_split(build_config({"base_path": str(tmp_path)}), "train").load()

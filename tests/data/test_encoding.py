@@ -47,13 +47,13 @@ def test_fitted_prompts_are_the_encoded_ones_before_their_images_are_expanded(fa
 def test_a_image_is_processed_once_for_all_its_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = PromptEncoder(load_processor(settings("qwen2_5_vl")), settings("qwen2_5_vl"))
     processed: list[int] = []
-    process = encoder._process
+    process = encoder.processing.inputs
 
     def counted(texts: list[str], images: list[Any]) -> Any:
         processed.append(len(images))
         return process(texts, images)
 
-    monkeypatch.setattr(encoder, "_process", counted)
+    monkeypatch.setattr(encoder.processing, "inputs", counted)
     encoder.fitted(samples(), [1] * 9, skip_bad=True)
     assert processed == [1] * 4
 

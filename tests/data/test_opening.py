@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vizsage.config import build_config
-from vizsage.data import columnar, images
+from vizsage.data import images
+from vizsage.data.formats import parquet, saved_folder
 from vizsage.data.images import FileImage, header_px, load_image
 from vizsage.data.opening import open_file, open_inside
 from vizsage.data.sources import open_split
@@ -22,7 +23,7 @@ TABLE = pa.table({"image": ["a.png"], "question": ["q"], "answer": ["a"]})
 
 @pytest.fixture(autouse=True)
 def _empty_caches() -> None:
-    for cached in (columnar._parquet_file, columnar._image_column, columnar._arrow_table):
+    for cached in (parquet.parquet_file, parquet.image_column, saved_folder.saved_table):
         cached.cache_clear()
 
 

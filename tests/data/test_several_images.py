@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from tests.families.data import image, settings
 from vizsage.data.batching import evaluation_order, images_joined
-from vizsage.data.encoding import PromptEncoder, image_numbers
+from vizsage.data.encoding import PromptEncoder
+from vizsage.data.image_groups import image_numbers
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.evaluation.answers import AnswerKeys
 from vizsage.evaluation.questions import blinded

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from vizsage.config import Config, build_config
-from vizsage.data import columnar
 from vizsage.data.batching import SampleOrder, memory_order, stream_order
+from vizsage.data.formats import columns, parquet, saved_folder
 from vizsage.data.images import FileImage, load_image
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError
@@ -85,7 +85,7 @@ WRITERS = {"parquet": write_parquet, "shards": write_shards, "arrow": write_arro
 
 @pytest.fixture(autouse=True)
 def _empty_caches() -> None:
-    for cached in (columnar._parquet_file, columnar._image_column, columnar._arrow_table):
+    for cached in (parquet.parquet_file, parquet.image_column, saved_folder.saved_table):
         cached.cache_clear()
 
 
@@ -127,7 +127,7 @@ def test_reading_records_reads_no_image(tmp_path: Path, form: str, monkeypatch: 
         return iter_batches(self, *args, **kwargs)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
-    monkeypatch.setattr(columnar, "_bytes_of", lambda value: pytest.fail("an image was read"))
+    monkeypatch.setattr(columns, "image_bytes", lambda value: pytest.fail("an image was read"))
     split = open_split(config, "train")
     assert len(split.load()) == len(list(split.stream())) == 24
     assert not {"image", "image.bytes"} & set(read)
@@ -186,7 +186,7 @@ def test_images_with_a_name_are_not_read_for_the_order(
 ) -> None:
     config = config_for(tmp_path)
     WRITERS[form](config.split_dir, rows(30))
-    monkeypatch.setattr(columnar, "_bytes_of", lambda value: pytest.fail("an image was read"))
+    monkeypatch.setattr(columns, "image_bytes", lambda value: pytest.fail("an image was read"))
     assert len(list(islice(order_of(kind, config).from_position(0), 24))) == 24
 
 
@@ -198,8 +198,8 @@ def test_a_stream_begins_without_reading_nameless_images(
     config = config_for(tmp_path)
     WRITERS[form](config.split_dir, [{**r, "need_external_knowledge": False} for r in nameless(36, 5)])
     read: list[Any] = []
-    bytes_of = columnar._bytes_of
-    monkeypatch.setattr(columnar, "_bytes_of", lambda value: read.append(value) or bytes_of(value))
+    bytes_of = columns.image_bytes
+    monkeypatch.setattr(columns, "image_bytes", lambda value: read.append(value) or bytes_of(value))
     order = order_of("stream", config)
     assert not read
     next(order.from_position(24))
@@ -216,7 +216,7 @@ def test_a_nameless_image_that_cannot_be_read_is_one_line(tmp_path: Path) -> Non
 def test_a_large_row_group_is_passed_through_once_when_read_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columnar, "CACHED_ROW_GROUP_BYTES", 0)
+    monkeypatch.setattr(parquet, "CACHED_ROW_GROUP_BYTES", 0)
     config = config_for(tmp_path)
     content = table(rows(1000, lambda i: {"bytes": i.to_bytes(4, "big") * 2500, "path": f"{i}.png"}))
     pq.write_table(
@@ -238,15 +238,15 @@ def test_a_large_row_group_is_passed_through_once_when_read_in_order(
     assert len(passes) == 2
 
 
-@pytest.mark.parametrize("limit", [0, columnar.CACHED_ROW_GROUP_BYTES])
+@pytest.mark.parametrize("limit", [0, parquet.CACHED_ROW_GROUP_BYTES])
 def test_images_of_large_row_groups_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(columnar, "CACHED_ROW_GROUP_BYTES", limit)
+    monkeypatch.setattr(parquet, "CACHED_ROW_GROUP_BYTES", limit)
     config = config_for(tmp_path)
     pq.write_table(table(rows(60)), config.split_dir / "train.parquet")
     samples = open_split(config, "train").load()
     for sample in reversed(samples):
         assert sample.images[0].read() == png(int(sample.sample_id.split("-")[1]))
-    assert columnar._image_column.cache_info().currsize == (1 if limit else 0)
+    assert parquet.image_column.cache_info().currsize == (1 if limit else 0)
 
 
 def test_cache_holds_two_row_groups(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_cache_holds_two_row_groups(tmp_path: Path) -> None:
     write_parquet(config.split_dir, rows(30))
     for sample in open_split(config, "train").load():
         sample.images[0].read()
-    assert columnar._image_column.cache_info().currsize == 2
-    assert columnar._image_column.cache_info().misses == 5
+    assert parquet.image_column.cache_info().currsize == 2
+    assert parquet.image_column.cache_info().misses == 5
 
 
 @pytest.mark.parametrize("name_column", [None, "file_name"])
@@ -410,7 +410,7 @@ def test_no_image_column_and_an_unusable_one(tmp_path: Path) -> None:
     pq.write_table(pa.table({"photo": ["a"], "answer": ["b"]}), config.split_dir / "train.parquet")
     with pytest.raises(DataError, match="no column 'image'; found the columns photo, answer"):
         open_split(config, "train")
-    columnar._parquet_file.cache_clear()
+    parquet.parquet_file.cache_clear()
     pq.write_table(pa.table({"image": [1]}), config.split_dir / "train.parquet")
     with pytest.raises(DataError, match="the column 'image' holds int64"):
         open_split(config, "train")

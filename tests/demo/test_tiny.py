@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, MllamaForCo
 
 from vizsage.config import Config
 from vizsage.demo import paintings
-from vizsage.demo.tiny import architecture, corpus, recipe
+from vizsage.demo.tiny import architecture, corpus, material, pretraining, recipe
 from vizsage.models.loaded import TINY_MODEL, base_path_of
 
 WEIGHTS = Path(base_path_of(Config(model_name=TINY_MODEL)))
@@ -90,7 +90,7 @@ def test_chat_template(processor: Any) -> None:
 
 
 def test_recipe_builds_the_tokenizer_and_the_model_of_the_package(tmp_path: Path, model: Any, processor: Any) -> None:
-    tokenizer = architecture.build_tokenizer(recipe.Schedule().seed)
+    tokenizer = architecture.build_tokenizer(material.Schedule().seed)
     tokenizer.save_pretrained(tmp_path)
     built, kept = (json.loads((folder / "tokenizer.json").read_text("utf-8")) for folder in (tmp_path, WEIGHTS))
     assert built == kept
@@ -100,10 +100,10 @@ def test_recipe_builds_the_tokenizer_and_the_model_of_the_package(tmp_path: Path
 
 
 def test_image_inputs_of_the_recipe_are_those_of_the_processor(processor: Any) -> None:
-    image = paintings.draw(paintings.random_scene(Random(5)), Random(5), recipe.IMAGE_PX)
+    image = paintings.draw(paintings.random_scene(Random(5)), Random(5), architecture.IMAGE_PX)
     seen = processor(images=[image], text=[prompt(processor, "what?")], return_tensors="pt")
     pixels = torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(1, *image.size, 3).permute(0, 3, 1, 2)
-    trained = recipe.vision_inputs(pixels)
+    trained = pretraining.vision_inputs(pixels)
     for name, value in trained.items():
         torch.testing.assert_close(seen[name], value.to(seen[name].dtype), atol=1e-5, rtol=0)
 
@@ -116,7 +116,7 @@ def test_writes_about_a_image_it_has_never_seen(model: Any, processor: Any) -> N
         rng = Random(f"test-tiny-{number}")
         scene = paintings.random_scene(rng)
         images = (paintings.draw(scene, rng), Image.new("RGB", (192, 192), "white"))
-        text = prompt(processor, "\nthe whole image")
+        text = prompt(processor, "\nthe whole picture")
         caption = f"{corpus.caption(scene, rng)}.<|eot_id|>"
         for name, image in zip(names, images, strict=True):
             inputs = processor(images=[image], text=[text + caption], return_tensors="pt", add_special_tokens=False)
@@ -155,7 +155,7 @@ def test_names_left_and_right(model: Any, processor: Any) -> None:
 
 @pytest.mark.slow
 def test_recipe_runs_from_end_to_end(tmp_path: Path) -> None:
-    plan = recipe.Schedule(scenes=20, visual_texts=2, fact_texts=1, vision_steps=2, steps=2, batch_size=4)
+    plan = material.Schedule(scenes=20, visual_texts=2, fact_texts=1, vision_steps=2, steps=2, batch_size=4)
     figures = recipe.run(tmp_path, plan)
     assert set(figures) == {"loss", "loss_blank"}
     assert {file.name for file in tmp_path.iterdir()} == {file.name for file in WEIGHTS.iterdir()}
@@ -163,6 +163,6 @@ def test_recipe_runs_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_batches_refuse_too_few_examples() -> None:
-    material = recipe.Material(*(torch.zeros(3).numpy() for _ in range(7)))
+    few = material.Material(*(torch.zeros(3).numpy() for _ in range(7)))
     with pytest.raises(ValueError, match="do not fill a batch"):
-        next(recipe.batches(material, 4, 0))
+        next(material.batches(few, 4, 0))

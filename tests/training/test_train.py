@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from vizsage.config import Config
 from vizsage.data import collate
+from vizsage.data.images_once import ImagesOnce
 from vizsage.errors import ConfigError, FolderInUse, RepeatingError
 from vizsage.json_lines import read_jsonl
 from vizsage.training import attempt, loader
@@ -147,12 +148,12 @@ def test_a_transformers_that_prepares_images_in_another_way_is_noticed(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, num_proc: int
 ) -> None:
     """Copies of the images would each be encoded, and trees see the wrong ones."""
-    once = collate._ImagesOnce.__call__
+    once = ImagesOnce.__call__
 
     def copying(self: Any, images: Any, **kwargs: Any) -> Any:
         return once(self, [[one.copy() for one in image] for image in images], **kwargs)
 
-    monkeypatch.setattr(collate._ImagesOnce, "__call__", copying)
+    monkeypatch.setattr(ImagesOnce, "__call__", copying)
     config = make_config(num_proc=num_proc)
     with pytest.raises(ConfigError, match="share_images: found the pixels of 4 images where there are 2"):
         train(config)
@@ -364,7 +365,7 @@ def test_early_stopping_ends_the_run_and_delivers_the_best(
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
-    """A real file system that fills up: the checkpoint of step 3 is whole, and with room again the run goes on."""
+    """A real file system that fills up: the checkpoint of step 3 is whole, and with free space the run continues."""
     import os
     import subprocess
 

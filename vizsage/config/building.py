@@ -29,8 +29,15 @@ def build_config(settings: dict[str, Any], source: str = "settings", problems: I
 def build(model: type[Model], settings: dict[str, Any], source: str, problems: Iterable[str] = ()) -> Model:
     """Validate `settings` as a `model`, which forbids other keys and whose fields each have a description.
 
-    Raises ConfigError: in one line, after `source`, the given problems and a clause for each key that has one. The
-    value of a field with repr=False, which may hold a secret, is not shown.
+    Args:
+        model: a pydantic model.
+        settings: keys and values, not checked yet.
+        source: where they come from: the beginning of the message.
+        problems: found before, listed first.
+
+    Raises:
+        ConfigError: one line with a clause for each problem. The value of a field with repr=False is not shown,
+            because it may be a secret.
     """
     found = list(problems)
     known = model.model_fields
@@ -43,7 +50,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
     built, problems_of_keys = _validated(model, settings)
     found += problems_of_keys.values()
     if problems_of_keys and "" not in problems_of_keys:
-        # The rules over several settings come after those of each; try them on what is left.
+        # Pydantic does not check rules over several settings while one of them is invalid: check those of the others.
         _, others = _validated(model, {k: v for k, v in settings.items() if k not in problems_of_keys})
         clauses = others.get("", "").split("; ")
         found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
@@ -54,7 +61,7 @@ def build(model: type[Model], settings: dict[str, Any], source: str, problems: I
 
 
 def is_unicode(value: Any) -> bool:
-    """Whether all texts in `value` can be written as UTF-8: a byte of the command line that is none cannot."""
+    """Whether all texts in `value` can be encoded as UTF-8; undecodable bytes of the command line cannot."""
     if isinstance(value, dict):
         return all(is_unicode(one) for pair in value.items() for one in pair)
     if isinstance(value, (list, tuple)):
@@ -63,7 +70,7 @@ def is_unicode(value: Any) -> bool:
 
 
 def _validated(model: type[Model], settings: dict[str, Any]) -> tuple[Model | None, dict[str, str]]:
-    """The model, or one clause for each key with a problem; "" is the key of the rules over several settings."""
+    """The model, or one clause per key with a problem; rules over several settings have the key ""."""
     try:
         return model(**settings), {}
     except ValidationError as error:
@@ -72,7 +79,7 @@ def _validated(model: type[Model], settings: dict[str, Any]) -> tuple[Model | No
     inputs: dict[str, Any] = {}
     for detail in details:
         key = str(detail["loc"][0]) if detail["loc"] else ""
-        # A key that may have several types fails once for each of them.
+        # A key of several possible types has one error for each of them.
         messages.setdefault(key, []).append(detail["msg"].removeprefix("Value error, "))
         inputs.setdefault(key, detail["input"])
     return None, {key: _clause(model, key, messages[key], inputs[key]) for key in messages}
@@ -88,5 +95,5 @@ def _clause(model: type[BaseModel], key: str, messages: list[str], found: Any) -
 
 
 def _shown(value: Any) -> str:
-    """A value as it would stand in the file."""
+    """A value as it is written in a file."""
     return shortened(json.dumps(value, default=str, ensure_ascii=False))

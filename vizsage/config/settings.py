@@ -44,7 +44,7 @@ class Config(BaseModel):
         description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
-    trust_remote_code: bool = Field(False, description="Allow the base model to bring Python code of its own.")
+    trust_remote_code: bool = Field(False, description="Allow the base model to run Python code of its own.")
     backend: Literal["auto", "hf", "unsloth", "vllm"] = Field(
         "auto",
         description="Library that runs the model: hf (transformers and peft), unsloth, or vllm, which answers only; "
@@ -54,7 +54,7 @@ class Config(BaseModel):
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Attention kernel; auto: what transformers chooses."
     )
-    load_in_4bit: bool = Field(True, description="Hold the base model in 4 bits (QLoRA); needs a GPU and bitsandbytes.")
+    load_in_4bit: bool = Field(True, description="Load the base model in 4 bits (QLoRA); needs a GPU and bitsandbytes.")
     use_gradient_checkpointing: Literal["unsloth"] | bool = Field(
         "unsloth", description="Recompute activations to save memory: unsloth (its own variant), true or false."
     )
@@ -76,14 +76,14 @@ class Config(BaseModel):
     lora_dropout: Float = Field(0.0, ge=0, lt=1, description="Dropout before the LoRA matrices.")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained as well.")
     use_rslora: bool = Field(False, description="Rank-stabilised LoRA: scale by lora_alpha / sqrt(lora_r).")
-    use_dora: bool = Field(False, description="DoRA: train magnitude and direction apart.")
+    use_dora: bool = Field(False, description="DoRA: train magnitude and direction separately.")
     loftq_config: dict[str, PositiveInt] | None = Field(
         None, description="LoftQ initialisation, for example {loftq_bits: 4, loftq_iter: 1}; null: none."
     )
 
     # training
     batch_size: Literal["auto"] | PositiveInt = Field(
-        2, description="Questions a process takes in one forward pass; auto: the most that GPU memory allows, up to 64."
+        2, description="Questions per process and forward pass; auto: the most that fit into GPU memory, up to 64."
     )
     grad_accum: PositiveInt = Field(4, description="Forward passes before each optimizer step.")
     epochs: Float = Field(1.0, gt=0, le=1e6, description="Times each training sample is seen.")
@@ -103,23 +103,24 @@ class Config(BaseModel):
     )
     torch_compile: Literal["auto"] | bool = Field(
         "auto",
-        description="Compile layers where share_images acts on a GPU: slow start, fast steps. auto: from 500 steps on.",
+        description="Compile layers, with share_images on a GPU: slow start, fast steps. auto: from 500 steps on.",
     )
-    use_bf16: bool = Field(True, description="Compute in bfloat16 where the hardware has it.")
+    use_bf16: bool = Field(True, description="Compute in bfloat16 if the hardware supports it.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(no_switch)] = Field(
         3407, description="Seed of data order, dropout and LoRA."
     )
     reproducible: bool = Field(
-        True, description="true: use seed. false: draw a fresh seed, recorded in run.json so that it can be repeated."
+        True,
+        description="true: use seed. false: draw a new seed, recorded in run.json so that the run can be repeated.",
     )
     logging_steps: PositiveInt = Field(10, description="Steps between two lines of metrics.jsonl.")
     eval_steps: PositiveInt = Field(100, description="Steps between two evaluations on the validation split.")
     save_steps: PositiveInt = Field(100, description="Steps between two checkpoints.")
-    n_saves: PositiveInt = Field(3, description="Checkpoints kept; the best one is kept besides.")
+    n_saves: PositiveInt = Field(3, description="Newest checkpoints kept; the best one is kept too.")
     num_proc: Count | None = Field(
         None, description="Worker processes that read and decode data; null: up to 4, one core left free."
     )
-    resume: bool = Field(True, description="Continue from the newest whole checkpoint in output_dir.")
+    resume: bool = Field(True, description="Continue from the newest complete checkpoint in output_dir.")
 
     # early stopping
     use_early_stopping: bool = Field(False, description="Stop when validation exact match no longer improves.")
@@ -148,9 +149,10 @@ class Config(BaseModel):
 
     # data
     dataset: str = Field("AQUA", min_length=1, description="Folder of the data set below base_path.")
-    base_path: FilePath = Field(Path("data"), description="Folder that holds the data set and Images/.")
+    base_path: FilePath = Field(Path("data"), description="Folder of the data set and of Images/.")
     external_knowledge: bool = Field(
-        False, description="Add the description of its image to each sample that needs it; false: leave these out."
+        False,
+        description="Add the description of its image to each sample that needs it; false: leave such samples out.",
     )
     external_knowledge_path: FilePath | None = Field(
         None, description="Table of descriptions (SemArt: tab-separated; or CSV), or a folder of such tables."
@@ -159,11 +161,14 @@ class Config(BaseModel):
         "oracle",
         description="What the results say of the descriptions: the image's own (oracle), or found by a retriever.",
     )
-    use_streaming: bool = Field(False, description="Read the training split piece by piece; memory stays flat.")
+    use_streaming: bool = Field(
+        False, description="Read the training split piece by piece, so that memory does not grow with it."
+    )
     use_val_streaming: bool = Field(False, description="Read the validation and test splits piece by piece.")
     stream_buffer_size: PositiveInt = Field(1000, description="Samples among which a streamed split is shuffled.")
     on_bad_image: Literal["fail", "skip"] = Field(
-        "fail", description="An image that cannot be decoded stops the run, or is left out, counted and reported."
+        "fail",
+        description="If an image cannot be decoded: fail stops the run; skip leaves it out, counts it and reports it.",
     )
     max_image_px: PositiveInt = Field(
         64_000_000,
@@ -177,8 +182,8 @@ class Config(BaseModel):
     # evaluation
     use_text_normalization: Literal["light"] | bool = Field(
         True,
-        description="Exact match: true as SQuAD; light: but for case, white space and Unicode form; false: rigorous, "
-        "as it is.",
+        description="Exact match: true: as SQuAD; light: without case, white space and Unicode form; false: character "
+        "by character.",
     )
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 
@@ -199,7 +204,7 @@ class Config(BaseModel):
     # output
     output_dir: FilePath = Field(Path("outputs/run"), description="Folder of the run: checkpoints, adapter, results.")
     save_model: bool = Field(True, description="Save the adapter at the end.")
-    save_path: FilePath | None = Field(None, description="Folder that takes the adapter instead of output_dir.")
+    save_path: FilePath | None = Field(None, description="Folder of the adapter, instead of one below output_dir.")
 
     @model_validator(mode="after")
     def _together(self) -> Config:

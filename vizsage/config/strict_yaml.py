@@ -1,7 +1,7 @@
-"""YAML as settings are written in it: safe, without keys written twice, and of bounded size.
+"""A YAML loader for settings: safe, without repeated keys, and of bounded size.
 
-A few hundred bytes of anchors can stand for gigabytes of values, and Python refuses to write a number of thousands of
-digits.
+A few hundred bytes of anchors can expand to gigabytes of values, and Python raises an error when it prints a number of
+thousands of digits.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ MAX_DIGITS = 100
 
 
 class Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, where plain YAML would keep the last one silently.
+    """A safe loader that refuses a repeated key; plain YAML would use the last one silently.
 
-    A date is a text: no setting is one, and a name such as 2026-01-31 would otherwise be refused.
+    A date stays a text: no setting is a date, and a name such as 2026-01-31 would otherwise be refused.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 -- PyYAML declares it an attribute of the instance
@@ -33,10 +33,10 @@ class Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
-        self._values: dict[int, int] = {}  # id of a node -> the values in it, each alias counted as what it stands for
+        self._values: dict[int, int] = {}  # id of a node: the values in it, with its aliases expanded
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose the next node. Raises ComposerError where it is nested too deep or holds too much."""
+        """Compose the next node. Raises ComposerError where it is nested too deep or has too many values."""
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML has no types here
         self._depth += 1
         if self._depth > MAX_DEPTH:
@@ -55,7 +55,7 @@ class Loader(yaml.SafeLoader):
 
 
 class TextLoader(Loader):
-    """Keeps every scalar but null as the text that stands in the file."""
+    """Keeps every scalar but null as the text in the file."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 -- PyYAML declares it an attribute of the instance
         first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
@@ -70,7 +70,7 @@ def _mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if not isinstance(key, (str, int, float)):
             raise ConstructorError(None, None, "a key must be a name", key_node.start_mark)
         if key in result:
-            raise ConstructorError(None, None, f"key {quoted(key)} stands twice", key_node.start_mark)
+            raise ConstructorError(None, None, f"key {quoted(key)} is repeated", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 

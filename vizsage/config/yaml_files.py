@@ -15,13 +15,17 @@ from vizsage.contract import CONFIG, RUN
 from vizsage.errors import ConfigError, one_line, printable, quoted, shortened
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, or the one in the folder of a run, and lay `key=value` overrides over it.
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read the settings of a run, from a YAML file or from the output_dir of an earlier run.
 
-    The output_dir of a run's folder is that folder, wherever the run was moved or copied to.
+    Args:
+        path: the file, or the folder. In the latter case that folder becomes output_dir, so that a run can be moved.
+        overrides: `key=value`, each of which replaces a setting of the file.
 
-    Raises ConfigError with every problem of file and overrides, a clause each, in one line.
+    Raises:
+        ConfigError: one line with a clause for each problem of file and overrides.
     """
+    path = Path(path)
     file = settings_file(path)
     settings = read_yaml(file)
     if file != path and (path / RUN).is_file():
@@ -33,7 +37,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def settings_file(path: Path) -> Path:
-    """`path`, or config.yaml in it where it is a folder. Raises ConfigError for a folder without one."""
+    """`path`, or config.yaml in it if it is a folder. Raises ConfigError for a folder without one."""
     if not path.is_dir():
         return path
     file = path / CONFIG
@@ -45,7 +49,7 @@ def settings_file(path: Path) -> Path:
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Settings and their values as `key=value` texts name them, and what is wrong with others."""
+    """The settings in `key=value` texts, and the problems of texts that are something else."""
     values, problems = dict[str, Any](), []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -57,12 +61,14 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]
 
 
 def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty one.
+    """The mapping in a YAML file; empty if the file is empty.
 
-    With `as_text` numbers and switches stay the texts that stand in the file: YAML takes 24:00:00 for the number 86400,
-    010 for 8 and `no` for false.
+    Args:
+        path: of the file.
+        as_text: keep numbers and switches as texts. YAML reads 24:00:00 as the number 86400, 010 as 8, `no` as false.
 
-    Raises ConfigError, one line naming file, line and column, where the file is missing or something else.
+    Raises:
+        ConfigError: the file is missing or not a mapping in YAML; one line with file, line and column.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -88,12 +94,12 @@ def config_to_yaml(config: Config, *, ascii_only: bool = False) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal Config."""
     settings = config.model_dump(mode="json")
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
-    # YAML escapes control codes, but writes overrides of the direction as they are.
+    # PyYAML escapes control codes, but not characters that change the direction of text.
     return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)
 
 
 def _override_value(text: str) -> Any:
-    """`text` as YAML where it looks like YAML, else as it stands: `Answer: briefly # now` is meant as a text."""
+    """The value of an override: YAML where it looks like YAML, else the text itself, as `Answer: briefly # now` is."""
     try:
         value = yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ValueError):

@@ -1,52 +1,55 @@
-"""Samples -> model inputs and answer-only labels.
+"""Samples -> the inputs of a model, with labels for the answer only.
 
 Shapes: B samples, P prompt tokens, T tokens with the answer, N tokens of a packed row, I images.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from vizsage.config import Config
-from vizsage.data.encoding import EncodedPrompts, PromptEncoder, by_image
+from vizsage.data.encoding import EncodedPrompts, PromptEncoder
+from vizsage.data.image_groups import by_image
+from vizsage.data.images_once import ImagesOnce
+from vizsage.data.model_inputs import ModelInputs, inputs_of
 from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
-from vizsage.errors import ConfigError, DataError, quoted
+from vizsage.errors import DataError, quoted
 
-_WIDTHS = 32  # trees are padded to a multiple, so that products of few sizes are asked for
+_WIDTHS = 32  # trees are padded to a multiple of this: fewer sizes of products for which kernels are chosen
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
-# Inputs with one row a token, [B, P, ...], and what padding writes there; every other input belongs to the images.
-_TOKEN_PADDING = {
-    "input_ids": 0,  # replaced by the tokenizer's padding token
-    "attention_mask": 0,
-    "token_type_ids": 0,
-    "mm_token_type_ids": 0,
-    "cross_attention_mask": 0,
-}
 
 
 class PromptCollator:
-    """samples -> inputs of an answer, and "failed": (index, reason) of those that cannot be asked.
+    """Samples -> the inputs for an answer to each, and "failed": (index, reason) of those that cannot be asked.
 
-    Unusable images and prompts that are too long fail.
+    Samples fail whose image is unusable or whose prompt is too long.
     """
 
     def __init__(
         self, processor: Any, config: Config, *, share_images: bool = False, pixels: torch.dtype = torch.float32
     ) -> None:
-        """`share_images`: the prompts on one image become a tree behind it (vizsage.data.packing).
+        """Prepares the processor.
 
-        `pixels`: their dtype, to which models round them first of all.
+        Args:
+            processor: as `load_processor` returns it.
+            config: the settings.
+            share_images: whether the prompts on one image become one tree of tokens (vizsage.data.packing).
+            pixels: the dtype of pixels; the model would round them to it first of all.
+
+        Raises:
+            ConfigError: the chat template cannot serve, the image alone exceeds max_seq_length, or the model has an
+                input that its family does not declare.
         """
-        self.share_images, self.pixels = share_images, pixels
+        self.share_images, self.pixels, self.inputs = share_images, pixels, inputs_of(processor)
         if share_images:
-            self.once = _ImagesOnce(processor)
+            self.once = ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
+        self.encoder.processing.refuse_undeclared_inputs()
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """One batch: that of `plain`, or with `share_images` that of `trees`."""
@@ -54,18 +57,17 @@ class PromptCollator:
         return {k: v.to(self.pixels) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
 
     def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Left-padded rows: tensors [B, P] and those of the images. A failed sample is stood in for."""
+        """Left-padded rows: tensors [B, P] and those of the images. A placeholder takes the row of a failed sample."""
         encoded = self._encode(samples)
         return {**encoded.inputs, "failed": sorted(encoded.rejected.items())}
 
     def trees(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A row for each image, right-padded to W tokens, a little more than the widest tree has.
+        """One row per image, right-padded to W tokens, a little more than the widest tree has.
 
-        Failed samples have no part in it.
-
-        Returns tensors [I, W] of the tokens, "depth" and "subtree_end" (see TokenTree) among them; those of the
-        images, one entry per image; "asked": by image, the indices of its samples; "last": by image, the node
-        that ends the prompt of each. Without a usable sample there is nothing but "failed".
+        Returns:
+            Tensors [I, W] of the tokens, among them "depth" and "subtree_end" (see TokenTree); the tensors of the
+            images, one entry per image; "asked": per image, the indices of its samples; "last": per image, the node
+            that ends the prompt of each of them; "failed". If all samples failed, only "failed".
         """
         failed: dict[int, str] = {}
         asked = list(range(len(samples)))
@@ -84,12 +86,12 @@ class PromptCollator:
         groups = by_image(encoded.images)
         self.once.require(len(groups))
         keep = encoded.inputs["attention_mask"].bool()
-        first = keep.int().argmax(dim=1)  # of a row's tokens: padding stands on the left
+        first = keep.int().argmax(dim=1)  # the first token of a row, behind its padding
         rows = [ids[kept].tolist() for ids, kept in zip(encoded.inputs["input_ids"], keep, strict=True)]
         trees = [plant(rows, [len(row) for row in rows], [group]) for group in groups]
         width = -(-max(map(len, trees)) // _WIDTHS) * _WIDTHS
         row, depth = (torch.zeros(len(trees), width, dtype=torch.long) for _ in range(2))
-        subtree_end = torch.arange(1, width + 1).repeat(len(trees), 1)  # padding sees itself
+        subtree_end = torch.arange(1, width + 1).repeat(len(trees), 1)  # padding sees itself only
         padding = torch.ones(len(trees), width, dtype=torch.bool)
         for i, tree in enumerate(trees):
             row[i, : len(tree)], depth[i, : len(tree)] = torch.tensor(tree.row), torch.tensor(tree.depth)
@@ -97,9 +99,9 @@ class PromptCollator:
             padding[i, : len(tree)] = False
         batch: dict[str, Any] = {}
         for name, value in encoded.inputs.items():
-            if name in _TOKEN_PADDING:
+            if self.inputs.has_tokens(name):
                 value = value[row, first[row] + depth]
-                value[padding] = self._pad_token_id if name == "input_ids" else _TOKEN_PADDING[name]
+                value[padding] = self.inputs.padding(name, self._pad_token_id)
             batch[name] = value
         del batch["attention_mask"]
         return batch | {
@@ -115,7 +117,7 @@ class PromptCollator:
 
 
 class TrainCollator:
-    """samples -> inputs with labels on the answer and the end of the turn only: plain rows or trees.
+    """Samples -> inputs with labels for the answer and the end of the turn only: rows of their own or trees.
 
     A sample that is left out adds nothing to the loss.
     """
@@ -129,16 +131,27 @@ class TrainCollator:
         pixels: torch.dtype = torch.float32,
         row_tokens: int | None = None,
     ) -> None:
-        """`share_images`: questions on one image become a tree behind it (vizsage.data.packing).
+        """Prepares the processor.
 
-        `pixels`: their dtype in packed rows. Models round them to their own first of all; done here, half of the bytes
-        go from worker to GPU. `row_tokens`: a packed row shall not be longer, of one image what its questions do not
-        share.
+        Args:
+            processor: as `load_processor` returns it.
+            config: the settings.
+            share_images: whether the questions on one image become one tree of tokens (vizsage.data.packing).
+            pixels: the dtype of pixels in packed rows. The model would round them to it first of all; rounded here,
+                half of the bytes are copied from a worker to the GPU.
+            row_tokens: maximum tokens of a packed row; for a row with one image only the tokens that its questions do
+                not share are counted.
+
+        Raises:
+            ConfigError: the chat template cannot serve, the image alone exceeds max_seq_length, or the model has an
+                input that its family does not declare.
         """
         if share_images:
-            self.once = _ImagesOnce(processor)
+            self.once = ImagesOnce(processor)
             processor = self.once.processor
         self.encoder = PromptEncoder(processor, config)
+        self.encoder.processing.refuse_undeclared_inputs()
+        self.inputs = inputs_of(processor)
         self.config, self.share_images, self.pixels, self.row_tokens = config, share_images, pixels, row_tokens
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -146,22 +159,27 @@ class TrainCollator:
         return self.packed(samples) if self.share_images else self.plain(samples)
 
     def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Right-padded rows: tensors [B, T], those of the images, "labels" [B, T], "left_out": (sample_id, reason).
+        """Right-padded rows, one per sample; a placeholder without labels takes the row of one that is left out.
 
-        A sample that is left out keeps its row, with no label. Raises BadImage (on_bad_image: fail) and DataError (a
-        sample without any supervised token).
+        Returns:
+            Tensors [B, T] of the tokens, those of the images, "labels" [B, T], and "left_out": (sample_id, reason).
+
+        Raises:
+            BadImage: an image is unusable, and on_bad_image is "fail".
+            DataError: a sample has no token to learn from.
         """
         answers = self._answers(samples)
         encoded = self._encode(samples, answers)
-        batch = _append_answers(encoded, answers, self.encoder.processor.tokenizer.pad_token_id)
+        batch = _append_answers(encoded, answers, self.inputs, self.encoder.processor.tokenizer.pad_token_id)
         batch["left_out"] = [(samples[i].sample_id, reason) for i, reason in sorted(encoded.rejected.items())]
         return batch
 
     def packed(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """One row of N tokens with a tree for each of I images; raises like `plain`.
 
-        Returns tensors [1, N] of the tokens; those of the images, one entry per image in the order of the trees;
-        "depth", "subtree_end" and "tree" [N] (see TokenTree); "target_positions" and "targets" [K]; and "left_out".
+        Returns:
+            Tensors [1, N] of the tokens; those of the images, one entry per image in the order of the trees; "depth",
+            "subtree_end" and "tree" [N], "target_positions" and "targets" [K] (see TokenTree); and "left_out".
         """
         left_out: dict[str, str] = {}
         while True:
@@ -171,10 +189,10 @@ class TrainCollator:
             kept = [sample for i, sample in enumerate(samples) if i not in encoded.rejected]
             if len(kept) == len(samples) or (not kept and len(samples) == 1):
                 break
-            samples = kept or samples[:1]  # the stand-in of one that is left out: a loss of 0 that has a gradient
+            samples = kept or samples[:1]  # its placeholder: the loss is 0, but it needs a gradient
         groups = by_image(encoded.images)
         self.once.require(len(groups))
-        batch = _pack(_append_answers(encoded, answers, 0), groups)
+        batch = _pack(_append_answers(encoded, answers, self.inputs, 0), groups, self.inputs)
         batch = {k: v.to(self.pixels) if v.is_floating_point() else v for k, v in batch.items()}
         batch["left_out"] = list(left_out.items())
         return batch
@@ -191,42 +209,7 @@ class TrainCollator:
         return self.encoder.encode(samples, [len(answer) for answer in answers], skip_bad=skip_bad)
 
 
-class _ImagesOnce:
-    """In the place of a processor's `_process_images`: the pixels of an image once, however many texts show it."""
-
-    def __init__(self, processor: Any) -> None:
-        self.original = processor._process_images
-        self.processor = copy.copy(processor)
-        """A processor like the given one that uses this."""
-        self.processor._process_images = self
-        self.count = 0
-        """Images of the last call."""
-
-    def require(self, expected: int) -> None:
-        """Raise ConfigError unless the last call found `expected` images: trees and pixels would not belong together.
-
-        transformers promises nothing of what is used here.
-        """
-        if self.count != expected:
-            raise ConfigError(
-                f"share_images: found the pixels of {self.count} images where there are {expected}: this release "
-                "of transformers prepares images in another way; set share_images: false"
-            )
-
-    def __call__(self, images: Any, **kwargs: Any) -> tuple[Any, list[str]]:
-        # One image per prompt: a prompt with several would need the number of its images here.
-        decoded = [image for one in images for (image,) in [one if isinstance(one, (list, tuple)) else (one,)]]
-        number: dict[int, int] = {}
-        which = [number.setdefault(id(one), len(number)) for one in decoded]
-        unique = [[decoded[which.index(i)]] for i in range(len(number))]
-        self.count = len(unique)
-        features, replacements = self.original(unique, **kwargs)
-        if "num_tiles" in features:  # Mllama's cross-attention mask is built from these, a text at a time
-            features["num_tiles"] = [features["num_tiles"][i] for i in which]
-        return features, [replacements[i] for i in which] if replacements else replacements
-
-
-def _pack(batch: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
+def _pack(batch: dict[str, Any], groups: list[list[int]], inputs: ModelInputs) -> dict[str, Any]:
     """Right-padded rows [B, T, ...] -> the tokens of their trees [1, N, ...]; see TrainCollator.packed."""
     lengths = batch.pop("attention_mask").sum(dim=1).tolist()
     labels = batch.pop("labels")
@@ -234,7 +217,7 @@ def _pack(batch: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
     prompt_tokens = [n - int((row != IGNORED).sum()) for n, row in zip(lengths, labels, strict=True)]
     tree = plant(rows, prompt_tokens, groups)
     row, depth = torch.tensor(tree.row), torch.tensor(tree.depth)
-    packed = {name: value[row, depth][None] if name in _TOKEN_PADDING else value for name, value in batch.items()}
+    packed = {name: value[row, depth][None] if inputs.has_tokens(name) else value for name, value in batch.items()}
     return packed | {
         "depth": depth,
         "subtree_end": torch.tensor(tree.subtree_end),
@@ -244,7 +227,9 @@ def _pack(batch: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
     }
 
 
-def _append_answers(encoded: EncodedPrompts, answers: list[list[int]], pad_token_id: int) -> dict[str, Any]:
+def _append_answers(
+    encoded: EncodedPrompts, answers: list[list[int]], inputs: ModelInputs, pad_token_id: int
+) -> dict[str, Any]:
     """Left-padded prompts [B, P, ...] -> right-padded prompts with answers [B, T, ...] and labels [B, T]."""
     keep = encoded.inputs["attention_mask"].bool()
     answers = [[] if i in encoded.rejected else answer for i, answer in enumerate(answers)]
@@ -252,15 +237,14 @@ def _append_answers(encoded: EncodedPrompts, answers: list[list[int]], pad_token
     width = max(n + len(answer) for n, answer in zip(prompt_tokens, answers, strict=True))
     batch: dict[str, Any] = {}
     for name, value in encoded.inputs.items():
-        if name not in _TOKEN_PADDING:
+        if not inputs.has_tokens(name):
             batch[name] = value
             continue
-        padding = pad_token_id if name == "input_ids" else _TOKEN_PADDING[name]
-        out = value.new_full((len(answers), width, *value.shape[2:]), padding)
+        out = value.new_full((len(answers), width, *value.shape[2:]), inputs.padding(name, pad_token_id))
         for i, answer in enumerate(answers):
             end = prompt_tokens[i]
             out[i, :end] = value[i, keep[i]]
-            out[i, end : end + len(answer)] = _answer_rows(name, value[i, -1], answer)
+            out[i, end : end + len(answer)] = _answer_rows(inputs, name, value[i, -1], answer)
         batch[name] = out
     labels = batch["input_ids"].new_full((len(answers), width), IGNORED)
     for i, answer in enumerate(answers):
@@ -269,12 +253,11 @@ def _append_answers(encoded: EncodedPrompts, answers: list[list[int]], pad_token
     return batch
 
 
-def _answer_rows(name: str, last_prompt_row: torch.Tensor, answer: list[int]) -> torch.Tensor:
-    """What one input holds at the answer's tokens: text tokens that are attended to and see the same image."""
+def _answer_rows(inputs: ModelInputs, name: str, last_prompt_row: torch.Tensor, answer: list[int]) -> torch.Tensor:
+    """The values of input `name` at the tokens of an answer, [len(answer), ...]."""
     if name == "input_ids":
         return last_prompt_row.new_tensor(answer)
-    if name == "attention_mask":
-        return last_prompt_row.new_ones(len(answer))
-    if name == "cross_attention_mask":
+    of_answer = inputs.by_token[name].of_answer
+    if of_answer == "last":
         return last_prompt_row.expand(len(answer), *last_prompt_row.shape)
-    return last_prompt_row.new_zeros(len(answer))
+    return last_prompt_row.new_full((len(answer), *last_prompt_row.shape), 1 if of_answer == "ones" else 0)

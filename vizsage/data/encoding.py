@@ -5,8 +5,6 @@ Shapes: B samples, P prompt tokens. Image tokens are expanded by the model's own
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,12 +14,13 @@ import torch
 from PIL import Image
 
 from vizsage.config import Config
-from vizsage.data.images import BadImage, EmbeddedImage, header_px, load_image
+from vizsage.data.image_groups import image_numbers
+from vizsage.data.images import BadImage, load_image
+from vizsage.data.processing import Processing
 from vizsage.data.prompts import AnswerLayout, render_prompt
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import ConfigError, one_line, quoted
 
-_BLANK_PX = 64
 _SLACK = 8
 
 
@@ -70,22 +69,18 @@ class _Row:
 class PromptEncoder:
     """Samples -> left-padded prompts that fit into max_seq_length, the same for training and for generation.
 
-    A description is shortened until the prompt leaves room for an answer; what then does not fit is rejected. A
-    rejected sample is stood in for by a blank image without a question, so that shapes never become empty.
+    A description is shortened until the prompt leaves room for an answer; a sample that then does not fit is rejected.
+    A blank image without a question replaces a rejected sample, so that no batch is empty.
     """
 
     def __init__(self, processor: Any, config: Config) -> None:
         """Raises ConfigError when the chat template cannot serve or the image alone exceeds max_seq_length."""
         self.processor, self.config = processor, config
         self.layout = AnswerLayout(processor, config)
+        self.processing = Processing(processor, config)
         # A quarter of the window at most, so that small windows still hold a question.
         self.answer_room_tokens = min(config.max_new_tokens, config.max_seq_length // 4)
-        self._blank_images = [Image.new("RGB", (_BLANK_PX, _BLANK_PX), "white")]
-        self._blank_prompt = render_prompt(processor, Sample("", (EmbeddedImage("", b""),), "", ""), config, None)
-        self._add_special_tokens = True
-        self._add_special_tokens = self._bos_is_the_tokenizers()
-        blank_tokens = int(self._process([self._blank_prompt], [self._blank_images])["input_ids"].shape[1])
-        self._blank_image_tokens = blank_tokens - self._text_tokens(self._blank_prompt)
+        blank_tokens = self.processing.blank_tokens
         if blank_tokens >= config.max_seq_length:
             raise ConfigError(
                 f"max_seq_length {config.max_seq_length}: image and instruction alone take {blank_tokens} tokens "
@@ -103,24 +98,24 @@ class PromptEncoder:
         return EncodedPrompts(inputs, _rejected(rows), numbers)
 
     def fitted(self, samples: Sequence[Sample], answer_tokens: Sequence[int], *, skip_bad: bool) -> FittedPrompts:
-        """The prompts of `encode` without its tensors: each image is processed once, to learn how long it is.
+        """The prompts of `encode` without its tensors: each image is processed once, to count its tokens.
 
         Raises BadImage unless `skip_bad`.
         """
         numbers = image_numbers(samples)
         rows = self._rows(samples, numbers, skip_bad=skip_bad)
         lengths: dict[int, int | None] = {}
-        doubtful = []
+        doubtful, limit = [], self.config.max_seq_length
         for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
             if number not in lengths:
-                lengths[number] = self._images_length(row.images)
+                lengths[number] = self.processing.images_tokens(row.images)
             length, room = lengths[number], max(self.answer_room_tokens, answer_tokens[i])
-            # A text may be cut into a few tokens more or fewer beside its image, so what is close is measured.
-            if length is None or self._text_tokens(row.text) + length + room + _SLACK > self.config.max_seq_length:
+            # Beside its image a text may have a few tokens more or fewer, so prompts close to the limit are measured.
+            if length is None or self.processing.text_tokens(row.text) + length + room + _SLACK > limit:
                 doubtful.append(i)
         if doubtful:
             self._settle([rows[i] for i in doubtful], [answer_tokens[i] for i in doubtful], skip_bad=skip_bad)
-        tokenizer, special = self.processor.tokenizer, self._add_special_tokens
+        tokenizer, special = self.processor.tokenizer, self.processing.add_special_tokens
         ids = [[int(i) for i in tokenizer(row.text, add_special_tokens=special)["input_ids"]] for row in rows]
         return FittedPrompts(ids, [row.images for row in rows], _rejected(rows))
 
@@ -128,7 +123,7 @@ class PromptEncoder:
         """The model's inputs once all `rows` fit, shortened or rejected where they did not."""
         while True:
             try:
-                inputs = self._process([row.text for row in rows], [row.images for row in rows])
+                inputs = self.processing.inputs([row.text for row in rows], [row.images for row in rows])
             except ValueError:
                 if not self._reject_unfit_images(rows, skip_bad=skip_bad):
                     raise
@@ -137,19 +132,6 @@ class PromptEncoder:
             fits = [self._fit(*each) for each in zip(rows, lengths, answer_tokens, strict=True)]
             if all(fits):
                 return inputs
-
-    def _images_length(self, images: list[Image.Image]) -> int | None:
-        """What the image adds to the tokens of a text, special tokens included.
-
-        None where the processor refuses it, or where there are several: the blank prompt has one.
-        """
-        if len(images) != 1:
-            return None
-        try:
-            whole = int(self._process([self._blank_prompt], [images])["input_ids"].shape[1])
-        except ValueError:
-            return None
-        return whole - self._text_tokens(self._blank_prompt)
 
     def _fit(self, row: _Row, length: int, answer_tokens: int) -> bool:
         """Whether `row`, now `length` tokens, may stay as it is; if not, its text is shortened or the row rejected."""
@@ -162,24 +144,24 @@ class PromptEncoder:
             row.text = self._render(row.sample, row.words)
             return False
         row.settled = True
-        if length + answer_tokens <= limit:  # less room than wanted, but enough
+        if length + answer_tokens <= limit:  # less room than for an answer of max_new_tokens, but enough for this one
             return True
         self._reject(row, f"{length + answer_tokens} tokens without a description, max_seq_length is {limit}")
         return False
 
     def _reject(self, row: _Row, reason: str) -> None:
         row.rejected, row.settled = reason, True
-        row.text, row.images = self._blank_prompt, self._blank_images
+        row.text, row.images = self.processing.blank_prompt, self.processing.blank_images
 
     def _reject_unfit_images(self, rows: list[_Row], *, skip_bad: bool) -> bool:
-        """Reject each image that the processor refuses (Qwen2-VL: 200 times as long as wide); whether there was one.
+        """Reject each image that the processor refuses (far longer than wide, for example); whether there was one.
 
         Raises BadImage unless `skip_bad`.
         """
         found = False
         for row in rows:
             try:
-                self._process([row.text], [row.images])
+                self.processing.inputs([row.text], [row.images])
             except ValueError as error:
                 name = row.sample.image_names
                 bad = BadImage(f"image {quoted(name)} is refused by the model's processor: {one_line(error)}", name)
@@ -192,84 +174,50 @@ class PromptEncoder:
         return found
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a prompt with the whole description, the image still its placeholder."""
+        """The token ids of a prompt with its whole description; the image is one placeholder."""
         text = self._render(sample, len(_word_ends(sample.description)))
         return [int(i) for i in self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-    def image_tokens(self, image: ImageRef) -> int:
-        """About how many tokens per image takes instead of its placeholder: enough to fill batches by.
-
-        As many as the processor says of a square image with as many pixels; as many as the blank one where it cannot
-        tell, or where the image cannot be read.
-        """
-        count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # not of transformers' interface
-        if count is None:
-            return self._blank_image_tokens
-        try:
-            px = min(header_px(image), self.config.resize_px or self.config.max_image_px)
-            side = max(1, math.isqrt(px))
-            return int(count(image_sizes=[(side, side)])["num_image_tokens"][0])
-        except (BadImage, KeyError, TypeError, ValueError, AttributeError):
-            return self._blank_image_tokens
 
     def answer_ids(self, sample: Sample) -> list[int]:
         """The supervised tokens of a sample: its answer and the end of the turn.
 
-        They are cut where the prompt's tokens end, so that the prompt has the same tokens without an answer. Within
-        its prompt an answer is split as the base model saw it in training: a SentencePiece tokenizer would begin a
-        text of its own with one more space.
+        The answer is tokenised behind a prompt, as the base model saw it in training: alone, a SentencePiece tokenizer
+        would put one more space before it. Where the prompt's own tokens would change, it is tokenised alone after all,
+        because generation has only the prompt.
         """
         tokenizer = self.processor.tokenizer
         suffix = self.layout.suffix(sample.answer)
-        prompt = tokenizer(self._blank_prompt, add_special_tokens=False)["input_ids"]
-        whole = tokenizer(self._blank_prompt + suffix, add_special_tokens=False)["input_ids"]
+        prompt = tokenizer(self.processing.blank_prompt, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(self.processing.blank_prompt + suffix, add_special_tokens=False)["input_ids"]
         if whole[: len(prompt)] == prompt:
             return [int(i) for i in whole[len(prompt) :]]
         return [int(i) for i in tokenizer(suffix, add_special_tokens=False)["input_ids"]]
+
+    def image_tokens(self, image: ImageRef) -> int:
+        """About how many tokens replace the placeholder of `image`: precise enough to fill batches."""
+        return self.processing.image_tokens(image)
 
     def _render(self, sample: Sample, words: int) -> str:
         description = (sample.description or "")[: _word_ends(sample.description)[words - 1]] if words else None
         return render_prompt(self.processor, sample, self.config, description, reserved=self.layout.reserved)
 
-    def _process(self, texts: list[str], images: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
-        batch = self.processor(
-            text=list(texts),
-            images=images,
-            add_special_tokens=self._add_special_tokens,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
-        return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
-
-    def _bos_is_the_tokenizers(self) -> bool:
-        """Whether the tokenizer must add its special tokens: not if the template wrote the first one already."""
-        tokenizer = self.processor.tokenizer
-        ids = self._process([self._blank_prompt], [self._blank_images])["input_ids"][0].tolist()
-        doubled = tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2
-        closed = ids[-1] == tokenizer.eos_token_id and not self._blank_prompt.rstrip().endswith(tokenizer.eos_token)
-        return not (doubled or closed)
-
     def _fitting_words(self, row: _Row, length: int, limit: int) -> int:
-        """The most description words with which `row` has at most `limit` tokens; always fewer than now.
+        """The largest number of words of its description with which `row` has at most `limit` tokens; fewer than now.
 
-        `length` counts the tokens of row.text with the image's; those of the image stay the same as words go.
+        `length` is the number of tokens of row.text with its image; those of the image do not depend on the words.
         """
-        tokens_of_image = length - self._text_tokens(row.text)
+        tokens_of_image = length - self.processing.text_tokens(row.text)
         low, high = 0, row.words - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if self._text_tokens(self._render(row.sample, middle)) + tokens_of_image <= limit:
+            if self.processing.text_tokens(self._render(row.sample, middle)) + tokens_of_image <= limit:
                 low = middle
             else:
                 high = middle - 1
         return low
 
-    def _text_tokens(self, text: str) -> int:
-        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def _rows(self, samples: Sequence[Sample], images: Sequence[int], *, skip_bad: bool) -> list[_Row]:
-        """Render and decode; the questions of an image group share the decoded images."""
+        """Render and decode; the questions of an image group share its decoded images."""
         decoded: dict[int, list[Image.Image] | str] = {}
         rows = []
         for sample, number in zip(samples, images, strict=True):
@@ -277,7 +225,7 @@ class PromptEncoder:
                 decoded[number] = self._load(sample, skip_bad=skip_bad)
             found = decoded[number]
             words = len(_word_ends(sample.description))
-            row = _Row(sample, self._blank_images, self._render(sample, words), words)
+            row = _Row(sample, self.processing.blank_images, self._render(sample, words), words)
             if isinstance(found, str):
                 self._reject(row, found)
             else:
@@ -294,33 +242,6 @@ class PromptEncoder:
             if not skip_bad:
                 raise
             return str(error)
-
-
-def image_numbers(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the number of its images, counted from the first on: that of its image group in the batch.
-
-    One name may stand for several images: data sets that embed theirs often keep no more than the base name of a
-    file. So where a name refers to several places, their bytes decide. Raises DataError when they cannot be had.
-    """
-    places: dict[str, set[ImageRef]] = {}
-    for sample in samples:
-        for image in sample.images:
-            places.setdefault(image.name, set()).add(image)
-    keys = {
-        ref: (name, hashlib.sha256(ref.read()).digest() if len(refs) > 1 else b"")
-        for name, refs in places.items()
-        for ref in refs
-    }
-    numbers: dict[tuple[tuple[str, bytes], ...], int] = {}
-    return [numbers.setdefault(tuple([keys[image] for image in s.images]), len(numbers)) for s in samples]
-
-
-def by_image(numbers: Iterable[int]) -> list[list[int]]:
-    """From the image of each sample to the samples of each image: their indices, in the order of the images."""
-    groups: dict[int, list[int]] = {}
-    for i, number in enumerate(numbers):
-        groups.setdefault(number, []).append(i)
-    return list(groups.values())
 
 
 def _rejected(rows: Iterable[_Row]) -> dict[int, str]:

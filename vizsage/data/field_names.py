@@ -1,4 +1,4 @@
-"""Data in the form of another tool, called what it is: fields under other names, whole files of another layout."""
+"""Records in the form of another tool, called what they are: fields under other names, conversations."""
 
 from __future__ import annotations
 
@@ -48,15 +48,3 @@ def record_form(raw: Any) -> str | None:
         f"the records hold {found!r}, as LLaVA's and LLaMA-Factory's do; a record is one question on one image here: "
         f"write {_FORM} for each pair of turns, without <image> in the question"
     )
-
-
-def file_form(head: bytes) -> str | None:
-    """What a JSON file is that begins with `head` and holds an object instead of records; None where it is unknown."""
-    if b'"questions"' in head or b'"annotations"' in head:
-        return (
-            "a file of questions or annotations, as VQA's are; join both by question_id into one array of records: "
-            'image (the name of the file), question, "answers" (the ten answers) and "answer" (multiple_choice_answer)'
-        )
-    if b'"data"' in head:
-        return "an object with the records under 'data'; write that array alone"
-    return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.data.field_names import missing_field
-from vizsage.data.formats import Format
+from vizsage.data.formats.base import Format
 from vizsage.data.images import FileImage
 from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
@@ -47,7 +47,7 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
             need_external_knowledge=need,
             description=_description(images, table) if need and table is not None else None,
             tags=_tags(raw),
-            choices=read_choices(raw, answer),
+            choices=read_choices(raw, answer) if raw.get("choices") is not None else (),
         )
     except BadRecord as error:
         raise BadRecord(f"{_place(raw, number)}: {error}") from None
@@ -256,6 +256,8 @@ def read_switch(raw: Mapping[str, Any]) -> bool:
 
 
 def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
+    if raw.keys() <= FIELDS:  # as most records: no loop for them
+        return _NO_TAGS
     tags: dict[str, str] = {}
     for key, value in raw.items():
         if key in FIELDS:

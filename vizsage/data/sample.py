@@ -59,7 +59,9 @@ class Sample:
     @property
     def group(self) -> tuple[str, ...]:
         """The key of the sample's image group: the names of its images."""
-        return tuple([image.name for image in self.images])
+        if len(self.images) == 1:  # as nearly all samples have: no loop for them
+            return (self.images[0].name,)
+        return tuple(image.name for image in self.images)
 
     @property
     def image_names(self) -> str:

@@ -5,9 +5,10 @@ Nothing here imports torch, and no image is opened: a Sample holds a reference t
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple
 
 from vizsage.config import Config
 from vizsage.data.field_names import record_form
-from vizsage.data.formats import LAYOUTS, Format, find_format
+from vizsage.data.formats import find_format, layouts
+from vizsage.data.formats.base import Format, feed_files
 from vizsage.data.json_values import Number
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.records import BadRecord, IdCheck, Problems, read_record
@@ -60,7 +62,7 @@ class Split:
         self.table = table
         self.counts = SplitCounts()
         self.problems = Problems()
-        self._state = self._file_state()
+        self._state = self._data_state()
 
     @property
     def path(self) -> Path:
@@ -90,7 +92,7 @@ class Split:
 
     def numbered(self, start_record: int = 0) -> Iterator[tuple[int, Sample]]:
         """Like `stream`, each sample with the number of its record; earlier records are passed over unparsed."""
-        if self._file_state() != self._state:
+        if self._data_state() != self._state:
             raise DataError(f"{self.path}: the file changed while it was in use; start again")
         for number, raw in enumerate(self.source.records(start_record), start_record):
             try:
@@ -148,23 +150,33 @@ class Split:
         sample = read_record(raw, number, self.name, self.images_dir, table)
         return None if sample.need_external_knowledge and table is None else sample
 
-    def _file_state(self) -> tuple[tuple[int, int], ...]:
-        """Size and time of change of each file."""
+    def _data_state(self) -> Hashable:
+        """What tells that the data was changed since. Raises DataError."""
         try:
-            return tuple((s.st_size, s.st_mtime_ns) for s in (p.stat() for p in self.source.paths))
+            return self.source.state()
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 def find_split(config: Config, split: str) -> Path | None:
-    """Where `split` lies, or None. Raises DataError when it lies there more than once."""
-    return next(iter(split_files(config, split)), None)
-
-
-def split_files(config: Config, split: str) -> list[Path]:
-    """The file of `split`, its shards or its folder; none where it is missing. Raises as `find_split`."""
+    """The path of `split`, or None. Raises DataError when it is there more than once."""
     source = _find(config, _canonical(split))
-    return list(source.paths) if source else []
+    return source.paths[0] if source else None
+
+
+def split_identity(config: Config, split: str) -> str | None:
+    """What `Format.identity` says of `split`, or None where it is missing. Raises as `find_split`."""
+    source = _find(config, _canonical(split))
+    return source.identity() if source else None
+
+
+def data_identity(sources: Iterable[Format], table: Path | None) -> str:
+    """A SHA-256 of all that a run reads, one source after the other, and its table of descriptions."""
+    digest = hashlib.sha256()
+    for source in sources:
+        source.feed(digest)
+    feed_files(digest, [] if table is None else [table])
+    return digest.hexdigest()
 
 
 def open_split(config: Config, split: str) -> Split:
@@ -180,9 +192,7 @@ def open_split(config: Config, split: str) -> Split:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; base_path and dataset name the folder that holds the splits")
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-        raise DataError(
-            f"{folder}: no split {quoted(name)}; expected one of {LAYOUTS.format(name)}; found {shortened(there)}"
-        )
+        raise DataError(f"{folder}: no split {quoted(name)}; expected one of {layouts(name)}; found {shortened(there)}")
     table = None
     if config.external_knowledge and config.external_knowledge_path is not None:
         path = config.external_knowledge_path

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, TypeVar
 
 from vizsage.data.batching import SampleOrder, evaluation_order, step_samples
 from vizsage.data.collate import TrainCollator
-from vizsage.data.encoding import by_image, image_numbers
+from vizsage.data.image_groups import by_image, image_numbers
 from vizsage.data.sample import Sample
 from vizsage.training.prefetch import StepSource, WorkerPool, pinned
 

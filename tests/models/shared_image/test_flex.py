@@ -28,9 +28,10 @@ from tests.models.shared_image.test_sharing import (
 )
 from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
+from vizsage.models import patches
 from vizsage.models.adapters.lora import add_adapter
 from vizsage.models.loading.hf import load_base
-from vizsage.models.shared_image import attention, compiled, sharing
+from vizsage.models.shared_image import attention, compiled
 from vizsage.training.loss import count_targets, on_device, summed_loss
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def flex_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def use(base: Any) -> bool:
         return attention.use_flex_attention(SimpleNamespace(config=base.config, device=torch.device("cuda")))
 
-    monkeypatch.setattr(sharing, "use_flex_attention", use)
+    monkeypatch.setattr(patches, "use_flex_attention", use)
     monkeypatch.setattr(attention, "_compiles", lambda _: True)
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

@@ -11,13 +11,13 @@ from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from vizsage.models.families.gemma3 import with_image_blocks
+from vizsage.models.families.mllama_cross import image_rule
 from vizsage.models.shared_image import masks
 from vizsage.models.shared_image.masks import (
     Rule,
     build_mask,
-    image_rule,
     tree_rule,
-    with_image_blocks,
     within_window,
 )
 

@@ -20,10 +20,10 @@ from tests.families.data import noise, randomise_adapter, samples, settings
 from vizsage.config import Config
 from vizsage.data.collate import IGNORED, TrainCollator
 from vizsage.data.sample import Sample
+from vizsage.models import patches
 from vizsage.models.adapters.lora import add_adapter
 from vizsage.models.loading.hf import load_base, quantisation
 from vizsage.models.shared_image import attention
-from vizsage.models.shared_image import sharing as sharing_module
 from vizsage.models.shared_image.sharing import Sharing, compile_layers, share_images
 from vizsage.training.loss import count_targets, on_device, summed_loss
 
@@ -323,7 +323,7 @@ def test_auto_shares_where_that_is_faster(
 ) -> None:
     model, processor, _ = model_of("llava", False)
     base = SimpleNamespace(config=model.config, device=torch.device(device))
-    monkeypatch.setattr(sharing_module, "use_flex_attention", lambda _: device == "cuda")
+    monkeypatch.setattr(patches, "use_flex_attention", lambda _: device == "cuda")
     asked: list[int] = []
 
     def questions_per_image() -> float:
@@ -357,8 +357,8 @@ def test_torch_compile_that_cannot_act_says_so_once(
     processor = model_of("llava", False)[1]
     base = SimpleNamespace(config=model_of("llava", False)[0].config, device=torch.device(device))
     done: list[Any] = []
-    monkeypatch.setattr(sharing_module, "use_flex_attention", lambda _: flex)
-    monkeypatch.setattr(sharing_module, "compile_blocks", done.append)
+    monkeypatch.setattr(patches, "use_flex_attention", lambda _: flex)
+    monkeypatch.setattr(patches, "compile_blocks", done.append)
     for wanted in (True, "auto", False):
         config = Config(device=device, torch_compile=wanted, **changed)
         compile_layers(share_images(base, processor, config), config, steps=500 if reason else 100)

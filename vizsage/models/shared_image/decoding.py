@@ -1,10 +1,10 @@
-"""Greedy answers to all questions on a batch of images, each image and its prompts' beginning computed once.
+"""Greedy answers to all questions on a batch of images; each image and what its prompts share is computed once.
 
-A row holds the tree of one image's prompts (vizsage.data.packing). It is computed once; then every unfinished
-question adds a token to the row of its image, step by step. A token sees its own prompt and its own answer, so keys
-and values of what is shared stand in the cache once and are never copied to the questions.
+A row contains the tree of the prompts on one image (vizsage.data.packing). It is computed once; then, step by step,
+each unfinished question adds a token to the row of its image. A token sees its own prompt and its own answer, so the
+cache contains the keys and values of shared tokens once.
 
-Shapes: I images, W tokens of the widest tree, Q unfinished questions on an image at most, K keys so far.
+Shapes: I images, W tokens of the widest tree, Q unfinished questions per image at most, K keys so far.
 """
 
 from __future__ import annotations
@@ -18,31 +18,40 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
+from vizsage.models.families.registry import family_of
+from vizsage.models.patches import patch_shared_images
 from vizsage.models.shared_image.masks import (
-    CrossMask,
     Rule,
+    as_attended,
     build_mask,
+    by_kind_of_layer,
     tree_rule,
-    with_image_blocks,
+    window_of,
     within_window,
 )
-from vizsage.models.shared_image.mllama import accept_cross_masks
-from vizsage.models.shared_image.sharing import MULTIMODAL_POSITIONS, as_attended, multimodal_positions
 
-# Kernels of cuDNN are planned anew, some 50 ms each, for every number of keys, which grows with every token.
+# Not cuDNN: it plans its kernels for each number of keys, about 50 ms each time, and each token adds keys.
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_COLUMNS = 4  # questions of a row are rounded up to a multiple, so that products of few sizes are asked for
+_COLUMNS = 4  # the questions of a row are padded to a multiple of this: fewer sizes of products
 
 
 @dataclass
 class _Branches:
-    """The unfinished questions. Rows with fewer than Q have one of theirs in the columns left over: it is ignored."""
+    """The unfinished questions. A row with fewer than Q repeats one of them in the other columns, which are ignored.
 
-    tokens: torch.Tensor  # [I, Q] the newest token of each
-    visible: torch.Tensor  # [I, Q, K] the keys that it sees besides itself
-    position: torch.Tensor  # [I, Q] or [3, I, Q]
-    depth: torch.Tensor  # [I, Q] its place in its own row
-    tiles: torch.Tensor | None  # [I, Q, tiles] of Mllama: 1 for a tile that it sees
+    Attributes:
+        tokens: [I, Q] the newest token of each question.
+        visible: [I, Q, K] the keys that it sees besides itself.
+        position: [I, Q] or [3, I, Q] its position ids.
+        depth: [I, Q] its place in its own row.
+        seen: [I, Q, ...] what it sees of its image by cross-attention; None without cross-attention.
+    """
+
+    tokens: torch.Tensor
+    visible: torch.Tensor
+    position: torch.Tensor
+    depth: torch.Tensor
+    seen: torch.Tensor | None
 
     def select(self, columns: torch.Tensor) -> _Branches:
         """The questions in `columns` [I, Q'] of each row."""
@@ -52,14 +61,14 @@ class _Branches:
             return value.take_along_dim(index, dim=1)
 
         position = self.position.take_along_dim(columns.expand(*self.position.shape[:-2], *columns.shape), dim=-1)
-        tiles = None if self.tiles is None else of(self.tiles)
-        return _Branches(of(self.tokens), of(self.visible), position, of(self.depth), tiles)
+        seen = None if self.seen is None else of(self.seen)
+        return _Branches(of(self.tokens), of(self.visible), position, of(self.depth), seen)
 
     def rows(self, rows: torch.Tensor) -> _Branches:
         """The questions of the images `rows` [I']."""
-        tiles = None if self.tiles is None else self.tiles[rows]
+        seen = None if self.seen is None else self.seen[rows]
         position = self.position.index_select(-2, rows)
-        return _Branches(self.tokens[rows], self.visible[rows], position, self.depth[rows], tiles)
+        return _Branches(self.tokens[rows], self.visible[rows], position, self.depth[rows], seen)
 
 
 class BranchDecoder:
@@ -68,25 +77,27 @@ class BranchDecoder:
     def __init__(self, base: Any) -> None:
         """Prepares `base`, a model of transformers for which sharing.why_plain is None."""
         self.base = base
-        self.kind = base.config.model_type
-        text = base.config.get_text_config()
-        # "cache" in newer releases of transformers; 5.40 is to end "past_key_values".
+        self.family = family_of(base.config)
+        # "cache" in newer releases of transformers; 5.40 is to drop "past_key_values".
         named = inspect.signature(type(base).forward).parameters
         self.cache_name = "cache" if "cache" in named else "past_key_values"
-        self.window = text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None
-        if self.kind == "mllama":
-            accept_cross_masks(base)
+        self.window = window_of(base)
+        self.cross = self.family.cross_attention(base)
+        patch_shared_images(base)
 
     def generate(
         self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], end_ids: Collection[int], max_tokens: int
     ) -> list[list[list[int]]]:
-        """The ids of each answer, by image and question, the one that ended it included.
+        """Answer all questions.
 
         Args:
             trees: inputs of the model with rows [I, W], "depth" and "subtree_end" among them, all on its device.
-            last: by image, the node that ends each question's prompt.
-            end_ids: an answer is over with one of these.
-            max_tokens: the most tokens of an answer, after which it is over as well.
+            last: per image, the node that ends the prompt of each question.
+            end_ids: an answer ends with one of these.
+            max_tokens: the maximum tokens of an answer.
+
+        Returns:
+            Per image and question, the ids of the answer, the one that ended it included.
         """
         with sdpa_kernel(_KERNELS):
             return self._generate(trees, last, end_ids, max_tokens)
@@ -97,7 +108,7 @@ class BranchDecoder:
         answers: list[list[list[int]]] = [[[] for _ in nodes] for nodes in last]
         rows = list(range(len(last)))  # images with unfinished questions
         columns = [list(range(len(nodes))) for nodes in last]  # their questions, by row
-        cache = DynamicCache()  # plain layers: those of a window would drop what other questions still see
+        cache = DynamicCache()  # plain layers: layers with a window would drop keys that other questions still see
         key_depth = trees["depth"]
         branches = self._begin(trees, last, cache)
         for step in range(max_tokens):
@@ -109,7 +120,7 @@ class BranchDecoder:
                 kept.append([c for c in range(len(questions)) if tokens[c] not in end_ids])
             if step + 1 == max_tokens or not any(kept):
                 break
-            if sum(map(bool, kept)) * 2 <= len(rows):  # a row costs as long as it is there; to copy the others does too
+            if sum(map(bool, kept)) * 2 <= len(rows):  # copying the others costs time too
                 alive = [i for i, left in enumerate(kept) if left]
                 index = branches.tokens.new_tensor(alive)
                 cache.batch_select_indices(index)
@@ -130,11 +141,11 @@ class BranchDecoder:
         width = _columns(last)
         node = depth.new_tensor([[*nodes, *[nodes[0]] * (width - len(nodes))] for nodes in last])  # [I, Q]
         position = self._positions(trees)
-        tiles = None
-        if self.kind == "mllama":
-            every = inputs.pop("cross_attention_mask")[:, :, 0]
-            inputs["cross_attention_mask"] = self._cross_mask(every)
-            tiles = every.take_along_dim(node[..., None], dim=1)
+        seen = None
+        if self.cross is not None:
+            every = self.cross.seen(trees)  # [I, W, ...]
+            inputs |= self.cross.of_rows(every)
+            seen = every.take_along_dim(node.view(*node.shape, *[1] * (every.dim() - 2)), dim=1)
         wanted, place = node.unique(return_inverse=True)  # logits of no other token
         logits = self.base(
             **inputs,
@@ -151,7 +162,7 @@ class BranchDecoder:
             visible,
             position.take_along_dim(node.expand(*position.shape[:-2], *node.shape), dim=-1) + 1,
             depth.take_along_dim(node, dim=1) + 1,
-            tiles,
+            seen,
         )
 
     def _step(
@@ -163,8 +174,8 @@ class BranchDecoder:
         visible = torch.cat([branches.visible, own], dim=-1)
         key_depth = torch.cat([key_depth, branches.depth], dim=1)
         inputs: dict[str, Any] = {}
-        if branches.tiles is not None:
-            inputs["cross_attention_mask"] = self._cross_mask(branches.tiles)
+        if self.cross is not None and branches.seen is not None:
+            inputs |= self.cross.of_rows(branches.seen)
         near = None
         if self.window is not None:
             near = visible & (branches.depth[..., None] - key_depth[:, None] < self.window)
@@ -177,22 +188,18 @@ class BranchDecoder:
             **{self.cache_name: cache},
         ).logits
         tokens = logits.float().argmax(dim=-1)
-        return _Branches(tokens, visible, branches.position + 1, branches.depth + 1, branches.tiles), key_depth
+        return _Branches(tokens, visible, branches.position + 1, branches.depth + 1, branches.seen), key_depth
 
     def _positions(self, trees: dict[str, torch.Tensor]) -> torch.Tensor:
         """[I, W], or [3, I, W] where positions are multimodal."""
         depth = trees["depth"]
-        if self.kind not in MULTIMODAL_POSITIONS:
-            return depth
-        ids, types, grids = (trees[name].cpu() for name in ("input_ids", "mm_token_type_ids", "image_grid_thw"))
-        rows = [multimodal_positions(self.base, *each) for each in zip(ids, types, depth.cpu(), grids, strict=True)]
-        return torch.stack(rows, dim=1).to(depth.device)
+        number = torch.arange(len(depth), device=depth.device)[:, None].expand_as(depth)
+        return self.family.positions(self.base, trees, depth, number)
 
     def _tree_masks(self, trees: dict[str, torch.Tensor]) -> Any:
         depth, width = trees["depth"], trees["depth"].shape[1]
-        rules: list[Rule] = [tree_rule(end) for end in trees["subtree_end"]]
-        if self.kind == "gemma3":
-            rules = [with_image_blocks(*each) for each in zip(rules, trees["token_type_ids"], strict=True)]
+        ends = trees["subtree_end"]
+        rules = [self.family.rule(tree_rule(end), trees, row) for row, end in enumerate(ends)]
 
         def dense(rules: Sequence[Rule]) -> torch.Tensor:
             return torch.cat([build_mask(rule, width, width, depth.device, flex=False)[0] for rule in rules])
@@ -203,23 +210,11 @@ class BranchDecoder:
         return self._masks(dense(rules), near)
 
     def _masks(self, visible: torch.Tensor, near: torch.Tensor | None) -> Any:
-        """Boolean [I, queries, keys], and within the window of layers that have one -> what the model takes."""
+        """From who sees whom, [I, queries, keys], and the same within a window, to the masks that the model takes."""
         full = as_attended(self.base, visible[:, None])
-        if near is None:
-            return full
-        return {"full_attention": full, "sliding_attention": as_attended(self.base, near[:, None])}
-
-    def _cross_mask(self, tiles: torch.Tensor) -> CrossMask:
-        """`tiles` [I, N, tiles]: 1 for a tile that a token sees. One that sees none is given all; see image_rule."""
-        reads = tiles.any(dim=-1)
-        visible = tiles.bool() | ~reads[..., None]
-        attention = None
-        if not visible.all():
-            every = visible.repeat_interleave(self.base.model.vision_model.num_patches, dim=-1)
-            attention = as_attended(self.base, every[:, None])
-        return CrossMask(attention, reads.to(self.base.dtype)[:, None, :, None])
+        return by_kind_of_layer(full, None if near is None else as_attended(self.base, near[:, None]))
 
 
 def _columns(questions: Sequence[Sequence[int]]) -> int:
-    """Columns for the questions of the row that has most."""
+    """The columns for the questions of the row that has the most."""
     return -(-max(map(len, questions)) // _COLUMNS) * _COLUMNS

@@ -1,32 +1,30 @@
-"""Parquet files and Hugging Face data sets on disk, whose images are inside the file and stay there until asked for."""
+"""A split as Parquet, one file or shards, whose images are inside the file and stay there until they are asked for."""
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from vizsage.data.columns import BATCH_BYTES, Columns
+from vizsage.data.formats.base import Format, Place, is_file
 from vizsage.data.images import FileImage
-from vizsage.data.opening import leaves_folder, open_inside
 from vizsage.errors import DataError, one_line, quoted
+
+if TYPE_CHECKING:  # pyarrow takes long to load, and only those who read columns need it
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from vizsage.data.formats.columns import Columns
 
 # A row group whose images take no more than this is kept while its neighbours are asked for; a larger one is passed
 # through batch by batch.
 CACHED_ROW_GROUP_BYTES = 64 * 2**20
-ROWS_A_BATCH = 1024
-# What pyarrow raises on damaged files.
-_DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, TypeError)
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9A-Za-z]+)?\.parquet$")  # older releases of datasets add a hash
 _IMAGE_CHUNK = re.compile(r"image(\.bytes)?(\.list\..*)?$")
 
 
@@ -43,56 +41,59 @@ class ParquetImage:
 
     def read(self) -> bytes:
         """The bytes; those of the file of that name when this row embeds none. Raises DataError."""
+        from vizsage.data.formats.columns import DAMAGED
+
         try:
-            data = _parquet_image_bytes(str(self.path), self.row_group, self.row)
-        except _DAMAGED as error:
+            data = _embedded_bytes(str(self.path), self.row_group, self.row)
+        except DAMAGED as error:
             raise DataError(f"{self.path}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
         return FileImage(self.name, self.images_dir).read() if data is None else data
 
 
-@dataclass(frozen=True, slots=True)
-class ArrowImage:
-    """An image inside a data set on disk: row `row` of its memory-mapped table."""
-
-    name: str
-    folder: Path
-    row: int
-    named: bool
-
-    def read(self) -> bytes:
-        """The bytes. Raises DataError."""
-        try:
-            return _bytes_of(_arrow_table(str(self.folder))["image"][self.row]) or b""
-        except _DAMAGED as error:
-            raise DataError(f"{self.folder}: image {quoted(self.name)} cannot be read: {one_line(error)}") from None
-
-
 @dataclass(frozen=True)
-class ParquetFiles:
+class ParquetFiles(Format):
     """One Parquet file, or the shards of one split in order."""
 
-    paths: tuple[Path, ...]
+    files: tuple[Path, ...]
     images_dir: Path
     split: str
+    layouts: ClassVar[tuple[str, ...]] = ("{0}.parquet", "{0}-00000-of-0000N.parquet")
+
+    @classmethod
+    def find(cls, place: Place) -> Iterable[Format]:
+        """See Format."""
+        path, shards = place.folder / f"{place.stem}.parquet", _shards(place.folder, place.stem)
+        found: list[tuple[Path, ...]] = [(path,)] if is_file(path) else []
+        found += [shards] if shards else []
+        return [cls(files, place.images_dir, place.split) for files in found]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in order."""
+        return self.files
 
     @property
     def float_fields(self) -> tuple[str, ...]:
-        """See vizsage.data.formats.Format."""
-        return Columns(self.paths[0], _parquet_file(str(self.paths[0])).schema_arrow).float_fields
+        """See Format."""
+        from vizsage.data.formats.columns import Columns
+
+        return Columns(self.files[0], parquet_file(str(self.files[0])).schema_arrow).float_fields
 
     def records(self, start: int = 0) -> Iterator[Any]:
-        """See vizsage.data.formats.Format: row groups before `start` are passed over unread."""
+        """See Format: row groups before `start` are not read."""
+        from vizsage.data.formats.columns import DAMAGED, Columns
+
         number = 0
-        for path in self.paths:
+        for path in self.files:
             try:
-                file = _parquet_file(str(path))
+                file = parquet_file(str(path))
                 columns = Columns(path, file.schema_arrow)
                 for group in range(file.metadata.num_row_groups):
                     first = number
                     number += file.metadata.row_group(group).num_rows
                     if number > start:
                         yield from self._row_group(path, file, columns, group, first, start)
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 raise DataError(f"{path}: cannot be read as Parquet: {one_line(error)}") from None
 
     def _row_group(
@@ -114,48 +115,19 @@ class ParquetFiles:
             row += batch.num_rows
 
 
-@dataclass(frozen=True)
-class ArrowFolder:
-    """A split that `datasets.Dataset.save_to_disk` wrote: Arrow streams, read without the images in them."""
-
-    folder: Path
-    split: str
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The folder."""
-        return (self.folder,)
-
-    @property
-    def float_fields(self) -> tuple[str, ...]:
-        """See vizsage.data.formats.Format."""
-        return Columns(self.folder, _arrow_table(str(self.folder)).schema).float_fields
-
-    def records(self, start: int = 0) -> Iterator[Any]:
-        """See vizsage.data.formats.Format: row `start` is gone to directly."""
-        try:
-            table = _arrow_table(str(self.folder))
-            columns = Columns(self.folder, table.schema)
-            for batch in table.slice(start).to_batches(max_chunksize=ROWS_A_BATCH):
-                batch.validate(full=True)  # a damaged one would otherwise end the process
-                yield from columns.records(
-                    batch,
-                    columns.embedded,
-                    lambda name, i, start=start: ArrowImage(  # type: ignore[misc]
-                        name or f"{self.split}-{start + i}", self.folder, start + i, bool(name)
-                    ),
-                )
-                start += batch.num_rows
-        except _DAMAGED as error:
-            raise DataError(f"{self.folder}: cannot be read as a data set on disk: {one_line(error)}") from None
-
-
-def _bytes_of(value: pa.Scalar) -> bytes | None:
-    """What an embedded image holds: bytes, a list of the numbers 0 to 255, or a struct that has either."""
-    if isinstance(value, pa.StructScalar):
-        value = value["bytes"]
-    content = value.as_py()
-    return bytes(content) if isinstance(content, list) else content
+def _shards(folder: Path, stem: str) -> tuple[Path, ...]:
+    """`<stem>-00000-of-00003.parquet` and the others of its set; none where there is none. Raises DataError."""
+    if not folder.is_dir():
+        return ()
+    matches = {p: m for p in sorted(folder.iterdir()) if p.name.startswith(f"{stem}-") and (m := _SHARD.search(p.name))}
+    matches = {p: m for p, m in matches.items() if p.name == stem + m.group(0) and is_file(p)}
+    if matches:
+        total = max(int(m.group(2)) for m in matches.values())
+        missing = sorted(set(range(total)) - {int(m.group(1)) for m in matches.values()})
+        if missing or len(matches) != total:
+            what = f"{stem}-{missing[0]:05d}-of-{total:05d}.parquet is missing" if missing else "two sets of shards"
+            raise DataError(f"{folder}: {what}; expected {total} files {stem}-*-of-{total:05d}*.parquet of one set")
+    return tuple(matches)
 
 
 def _image_chunk(row_group: pq.RowGroupMetaData) -> pq.ColumnChunkMetaData | None:
@@ -174,6 +146,8 @@ def _all_null(row_group: pq.RowGroupMetaData) -> bool:
 
 def _rows_a_batch(row_group: pq.RowGroupMetaData) -> int:
     """How many rows without their images take no more than BATCH_BYTES, as far as the file tells."""
+    from vizsage.data.formats.columns import BATCH_BYTES, ROWS_A_BATCH
+
     chunks = (row_group.column(i) for i in range(row_group.num_columns))
     size: int = sum(c.total_uncompressed_size for c in chunks if not _IMAGE_CHUNK.match(c.path_in_schema))
     rows: int = row_group.num_rows
@@ -181,7 +155,10 @@ def _rows_a_batch(row_group: pq.RowGroupMetaData) -> int:
 
 
 @lru_cache(maxsize=16)
-def _parquet_file(path: str) -> pq.ParquetFile:
+def parquet_file(path: str) -> pq.ParquetFile:
+    """The open file, its footer read; shared by all that read rows or images of it."""
+    import pyarrow.parquet as pq
+
     # Buffered, because pyarrow would otherwise hold a row group's whole image column to read one batch of it. What is
     # stored as a dictionary stays one: a page of 1 MB may stand for a text in each of a million rows.
     options = {"buffer_size": 2**20, "pre_buffer": False}
@@ -192,11 +169,13 @@ def _parquet_file(path: str) -> pq.ParquetFile:
     return pq.ParquetFile(path, metadata=file.metadata, read_dictionary=sorted(names), **options)
 
 
-def _parquet_image_bytes(path: str, row_group: int, row: int) -> bytes | None:
-    file = _parquet_file(path)
+def _embedded_bytes(path: str, row_group: int, row: int) -> bytes | None:
+    from vizsage.data.formats.columns import image_bytes
+
+    file = parquet_file(path)
     chunk = _image_chunk(file.metadata.row_group(row_group))
     if chunk is None or chunk.total_uncompressed_size <= CACHED_ROW_GROUP_BYTES:
-        return _bytes_of(_image_column(path, row_group)[row])
+        return image_bytes(image_column(path, row_group)[row])
     return _in_order.bytes_of(path, row_group, chunk.path_in_schema, row)
 
 
@@ -209,8 +188,10 @@ class _InOrder(threading.local):
     values: Iterator[pa.Scalar] = iter(())
 
     def bytes_of(self, path: str, row_group: int, column: str, row: int) -> bytes | None:
+        from vizsage.data.formats.columns import image_bytes
+
         if self.place != (path, row_group) or row < self.row:
-            batches = _parquet_file(path).iter_batches(16, [row_group], [column], use_threads=False)
+            batches = parquet_file(path).iter_batches(16, [row_group], [column], use_threads=False)
             self.values = (value for batch in batches for value in batch.column(0))
             self.place, self.row = (path, row_group), -1
         if row > self.row:
@@ -218,49 +199,16 @@ class _InOrder(threading.local):
             self.row = row
         if self.value is None:
             raise OSError(f"row group {row_group} is shorter than it says")
-        return _bytes_of(self.value)
+        return image_bytes(self.value)
 
 
 _in_order = _InOrder()
 
 
 @lru_cache(maxsize=2)
-def _image_column(path: str, row_group: int) -> pa.ChunkedArray:
-    file = _parquet_file(path)
+def image_column(path: str, row_group: int) -> pa.ChunkedArray:
+    """The images of a row group."""
+    file = parquet_file(path)
     chunk = _image_chunk(file.metadata.row_group(row_group))
     column = chunk.path_in_schema if chunk is not None else "image"
     return file.read_row_group(row_group, columns=[column], use_threads=False).column(0)
-
-
-@lru_cache(maxsize=4)
-def _arrow_table(folder: str) -> pa.Table:
-    """The table of a saved data set, memory-mapped: nothing is read before it is used. Raises DataError, OSError."""
-    tables = []
-    for name in _data_files(Path(folder)):
-        with open_inside(Path(folder), name) as file:
-            mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
-        tables.append(pa.ipc.open_stream(pa.py_buffer(mapped)).read_all())
-    table = pa.concat_tables(tables)
-    table.validate()
-    if "image" in table.schema.names:
-        table["image"].validate(full=True)  # where each image is, which reads none
-    return table
-
-
-def _data_files(folder: Path) -> list[str]:
-    """The names in state.json. Raises DataError where they are none, or not those of files in `folder`."""
-    with open_inside(folder, "state.json") as file:
-        text = file.read()
-    try:
-        names = [entry["filename"] for entry in json.loads(text)["_data_files"]]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        names = []
-    if not names or not all(isinstance(name, str) for name in names):
-        raise DataError(
-            f"{folder / 'state.json'}: names no data files; expected what Dataset.save_to_disk writes: "
-            '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'
-        )
-    for name in names:
-        if reason := leaves_folder(name, folder):
-            raise DataError(f"{folder / 'state.json'}: the data file {quoted(name)} {reason}")
-    return names

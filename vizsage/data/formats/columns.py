@@ -20,6 +20,10 @@ from vizsage.errors import DataError, one_line, quoted, shortened
 BATCH_BYTES = 32 * 2**20
 # Columns that may name an image which is embedded without a path of its own.
 NAME_COLUMNS = ("image_file", "file_name", "image_name", "image_path")
+# How many rows at most are held as Python objects, images left out.
+ROWS_A_BATCH = 1024
+# What pyarrow raises on damaged files.
+DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, TypeError)
 _SCALARS = ("id", "question", "answer", "need_external_knowledge")
 _LISTS = ("answers", "choices")
 _SHORT_FLOATS: dict[Any, type[np.floating[Any]]] = {pa.float16(): np.float16, pa.float32(): np.float32}
@@ -238,3 +242,11 @@ def _is_binary(kind: pa.DataType) -> bool:
         or pa.types.is_fixed_size_binary(kind)
         or pa.types.is_binary_view(kind)
     )
+
+
+def image_bytes(value: pa.Scalar) -> bytes | None:
+    """What an embedded image holds: bytes, a list of the numbers 0 to 255, or a struct that has either."""
+    if isinstance(value, pa.StructScalar):
+        value = value["bytes"]
+    content = value.as_py()
+    return bytes(content) if isinstance(content, list) else content

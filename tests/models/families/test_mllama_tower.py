@@ -16,8 +16,8 @@ from tests.families.data import randomise_adapter, samples, settings
 from vizsage.config import Config
 from vizsage.data.collate import TrainCollator
 from vizsage.models.adapters.lora import add_adapter
+from vizsage.models.families.mllama_tower import fast_tower
 from vizsage.models.loading.hf import load_base
-from vizsage.models.shared_image.tower import fast_tower
 
 # Supported aspect ratios of the family's model, by number of tiles; ids begin at 1.
 IDS = {1: 1, 2: 2, 3: 3, 4: 4}

@@ -1,0 +1,57 @@
+"""Jobs of this machine that take milliseconds: in the place of `jobs.run`, they do what a test says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.jobs.schedulers.local.machine import ROOT, Machine, supervisors
+
+# Python runs this before anything else. `begin` and `end` tell in one file what ran beside what.
+LAUNCHER = """
+import os, sys
+if sys.orig_argv[1:4] == ["-u", "-m", "jobs.run"]:
+    import pathlib, signal, time
+    kind, settings = sys.orig_argv[4:6]
+    run = pathlib.Path(settings).parents[1]
+    name = run.name
+    def tell(what):
+        with open(os.environ["HISTORY"], "a") as file:
+            file.write(f"{what} {kind} {name}\\n")
+    def until(file):
+        while not (run / file).exists():
+            time.sleep(0.02)
+    def end(code):
+        tell("end")
+        codes = pathlib.Path(os.environ["EXIT_CODES_DIR"])
+        codes.mkdir(parents=True)
+        (codes / "0").write_text(f"{code}\\n")
+        os._exit(code)
+    signal.signal(signal.SIGTERM, lambda number, frame: end(75))
+    tell("begin")
+    exec(os.environ["BODY"])
+    end(0)
+"""
+
+
+@pytest.fixture
+def machine(
+    here: Path, state_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """The folder `here`, from which jobs are submitted that do what `Machine.body` says."""
+    folder = tmp_path_factory.mktemp("launcher")
+    (folder / "sitecustomize.py").write_text(LAUNCHER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
+    monkeypatch.setenv("HISTORY", str(folder / "history"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = Machine(here, state_home, folder / "history", monkeypatch)
+    found.body("pass")
+    yield found
+    for process in [*supervisors(state_home), *found.processes()]:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(supervisors(state_home), timeout=10)

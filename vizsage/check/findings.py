@@ -1,0 +1,68 @@
+"""How `vizsage check` shows what it found: a table, the first cases of each kind of problem, one line for an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from vizsage.config import Config
+from vizsage.data.survey import SHOWN, Kind, Survey
+from vizsage.errors import printable
+
+
+def show(console: Console, config: Config, survey: Survey, notes: list[str]) -> None:
+    """Print the table of splits, the notes, and of each kind of problem its number and first cases."""
+    _print(console, str(config.split_dir), style="bold")
+    table = Table("split")
+    for column in ("samples", "images", "with knowledge", "without", "left out"):
+        table.add_column(column, justify="right")
+    for row in survey.rows:
+        numbers = (row.samples, row.images, row.with_knowledge, row.without_knowledge, row.left_out)
+        table.add_row(row.name, *(f"{number:,}" for number in numbers))
+    for name in survey.missing:
+        table.add_row(name, "not there", *[""] * 4)
+    console.print(table)
+    if sum(row.left_out for row in survey.rows):
+        console.print("left out: questions that need a description, because external_knowledge is false", style="dim")
+    needed = sum(row.with_knowledge for row in survey.rows)
+    if needed:
+        absent = survey.kinds.get("external knowledge", Kind(warning=True)).count
+        console.print(f"descriptions: {needed - absent:,} of the {needed:,} that are needed are in the table")
+    for note in notes:
+        _print(console, note)
+    for name, kind in sorted(survey.kinds.items(), key=lambda item: item[1].warning):
+        word, style = ("warning", "yellow") if kind.warning else ("error", "red")
+        shown = f", the first {SHOWN}" if kind.count > SHOWN else ""
+        console.print(f"{word}: {name} ({kind.count:,}{shown})", style=style, highlight=False)
+        for case in kind.first:
+            _print(console, f"  {case}")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """One line with texts of the data in it: never markup, and nothing that would control a terminal."""
+    console.print(Text(printable(text), style), highlight=False, soft_wrap=True)
+
+
+def summary_line(config: Config, kinds: dict[str, Kind]) -> str:
+    """One line: how many problems of each kind, and the first."""
+    stopping = {name: kind for name, kind in kinds.items() if not kind.warning}
+    counts = ", ".join(f"{name}: {kind.count}" for name, kind in stopping.items())
+    first = next(iter(stopping.values())).first[0]
+    if sum(kind.count for kind in stopping.values()) == 1:
+        return first
+    return f"{config.split_dir}: problems found ({counts}); the first: {first}"
+
+
+@contextmanager
+def decoding_progress(images: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, and the function that moves it on."""
+    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=images)
+        yield lambda done: progress.advance(task, done)
