@@ -170,7 +170,7 @@ def _prepare() -> bytes | None:
     try:
         # The executor would unpickle a step as soon as it is prepared: see _receive_next.
         buffer = io.BytesIO()
-        _StepPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(step)
+        _StepPickler(buffer).dump(step)
         return buffer.getvalue()
     except Exception as error:  # pickle and torch raise errors of many types
         raise _failed(one_line(error)) from error
@@ -191,7 +191,7 @@ def _receive(prepared: Future[bytes | None], pin_memory: bool) -> Any:
     if (pickled := prepared.result()) is None:
         return None
     try:
-        step = pickle.loads(pickled)
+        step = pickle.loads(pickled)  # from a child of this process, by a pipe that nobody else reaches
     except Exception as error:  # so do they if the worker has died in the meantime
         raise _failed(one_line(error)) from error
     return pinned(step) if pin_memory else step
