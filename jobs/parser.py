@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs.schedulers.base import Option, path_or_name
-from jobs.schedulers.registry import NAMES, schedulers
+from jobs.schedulers.registry import SCHEDULERS, schedulers
 from vizsage.errors import printable
 from vizsage.hints import dashed_settings
 
-# Those that only an evaluation has.
+# Options that only an evaluation has.
 _EVALUATION = ("split", "limit", "base", "adapter", "blind", "other_data")
 
 
@@ -19,7 +19,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, `command` among them. Exits with code 2 and one line on stderr where they are wrong."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    # argparse gives a list of positionals only one place; overrides after an option come back as unknown.
+    # argparse reads a list of positionals at one place only; overrides behind an option are returned as unknown.
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if unknown:
         from vizsage.config import Config
@@ -29,15 +29,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if rest:
         options.overrides = [*options.overrides, *rest]
     if scheduler := getattr(options, "scheduler", None):
-        _check_numbers(parser, options)
         _check_own_options(parser, options, scheduler)
+        _check_numbers(parser, options)
     if options.command == "submit":
         _check_evaluation(parser, options)
     return options
 
 
 def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Whatever the scheduler, and before anything is worked out from them."""
+    """Exit where a number is out of range, whatever the scheduler."""
     if options.nodes is not None and options.nodes < 1:
         parser.error(f"--nodes: expected 1 or more, found {options.nodes}")
     if options.gpus_per_node is not None and options.gpus_per_node < 0:
@@ -45,7 +45,7 @@ def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace)
 
 
 def _check_own_options(parser: argparse.ArgumentParser, options: argparse.Namespace, scheduler: str) -> None:
-    """Options that the chosen scheduler does not have, and values that it would refuse later."""
+    """Exit where an option is of another scheduler, or its value is not valid."""
     for option, owners in _own_options().items():
         value = getattr(options, option.key)
         if value is None:
@@ -57,7 +57,7 @@ def _check_own_options(parser: argparse.ArgumentParser, options: argparse.Namesp
 
 
 def _own_options() -> dict[Option, list[str]]:
-    """The options that only some schedulers have, each with the names of these."""
+    """The options that only some schedulers have, each with the names of these schedulers."""
     found: dict[Option, list[str]] = {}
     for scheduler in schedulers():
         for option in scheduler.options:
@@ -66,7 +66,7 @@ def _own_options() -> dict[Option, list[str]]:
 
 
 def _check_evaluation(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """What `vizsage eval` would refuse after hours in a queue, and what a training does not know."""
+    """Exit where `vizsage eval` would refuse the options after hours in a queue, or a training does not have them."""
     given = [name for name in _EVALUATION if getattr(options, name) not in (None, False)]
     if given and options.kind != "eval":
         parser.error(f"--{given[0].replace('_', '-')} is for eval")
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def sending(name: str, summary: str, kinds: tuple[str, ...]) -> None:
         added = command(name, summary)
-        added.add_argument("scheduler", choices=NAMES, help="where to")
+        added.add_argument("scheduler", choices=tuple(SCHEDULERS), help="where to")
         added.add_argument("kind", choices=kinds, help="what to run")
         added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
         added.add_argument(  # without a default, argparse calls it required

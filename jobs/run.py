@@ -8,8 +8,8 @@ every exit code into 1: here the code of the first process that failed comes bac
 Signals reach every process, which gets all the time that the scheduler grants.
 
 Nothing of a scheduler is known here, only neutral variables: NNODES and NODE_RANK (defaults 1 and 0), MASTER_ADDR and
-MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any). One comes
-from outside: the pods of an Indexed Job differ in JOB_COMPLETION_INDEX only, which stands in for NODE_RANK.
+MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any). Where a
+scheduler sets a variable of its own for NODE_RANK, its class in jobs/schedulers/ names it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.rendezvous import Meeting, meet
+from jobs.schedulers.registry import schedulers
 from jobs.workers import forget_places, launch, meeting_place, open_store, worker_environments
 from vizsage.config import Config, load_config
 from vizsage.contract import (
@@ -77,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] in (["--help"], ["-h"]):
         sys.stdout.write(f"{USAGE}\n")
         return EXIT_DONE
-    if "JOB_COMPLETION_INDEX" in os.environ:
-        os.environ.setdefault("NODE_RANK", os.environ["JOB_COMPLETION_INDEX"])
+    for variable in [one.node_rank_variable for one in schedulers() if one.node_rank_variable in os.environ]:
+        os.environ.setdefault("NODE_RANK", os.environ[variable])
     code = _attempt(arguments, received)
     if folder := os.environ.get("EXIT_CODES_DIR"):
         try:

@@ -156,7 +156,8 @@ def test_launchers_import_without_torch() -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
     assert {"jobs.run", "jobs.runs_table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
-    assert loaded_by("jobs.cli", heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
+    light = ("jobs.cli", "jobs.parser", "jobs.sending")
+    assert loaded_by(*light, heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -165,6 +166,26 @@ def test_only_the_command_line_of_launchers_prints(path: Path) -> None:
         n for n in ast.walk(ast.parse(path.read_text())) if getattr(getattr(n, "func", None), "id", "") == "print"
     ]
     assert path.stem == "terminal" or not prints
+
+
+# A folder of schedulers/, and those that it may build on: kubectl, for example, for another kind of job.
+BUILDS_ON: dict[str, set[str]] = {}
+OF_A_SCHEDULER = re.compile(r"slurm|sbatch|squeue|sacct|\bsrun|kube|\bk8s\b|\bpods?\b", re.IGNORECASE)
+SCHEDULER_FOLDERS = {path.parent for path in (ROOT / "jobs" / "schedulers").glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_schedulers_are_known_by_the_registry_only(path: Path) -> None:
+    """And none of them uses what belongs to another one."""
+    if path.parent in SCHEDULER_FOLDERS:
+        allowed = {path.parent.name, *BUILDS_ON.get(path.parent.name, ())}
+        others = {f"jobs.schedulers.{folder.name}" for folder in SCHEDULER_FOLDERS if folder.name not in allowed}
+        assert not [name for name, _ in imports(path) if ".".join(name.split(".")[:3]) in others]
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.stem == "registry":  # one line each
+        lines = [line for line in lines if not re.fullmatch(r' +"\w+": "jobs\.schedulers\.[\w.]+:\w+",', line)]
+    assert not [line for line in lines if OF_A_SCHEDULER.search(line)]
 
 
 OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}

@@ -119,7 +119,8 @@ class Scheduler(Protocol[Prepared]):
         title: in messages.
         options: those that only some schedulers have.
         time_limit: what --time limits, for its help: `of one attempt`.
-        timed_out: the detail of a job that its time limit ended; the same submission continues it.
+        timed_out: the detail of a job that its time limit ended, if there is one detail that says so. The same
+            submission continues such a job.
         shares_files: whether jobs see the run directory under the path that it has here. If not, jobs are also looked
             up in the list of all submissions, and steps and errors are asked of the scheduler.
         own_lines: a regular expression for the beginning of lines that the scheduler writes into logs and that are no
@@ -134,7 +135,7 @@ class Scheduler(Protocol[Prepared]):
     title: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
     time_limit: ClassVar[str]
-    timed_out: ClassVar[str] = ""
+    timed_out: ClassVar[str | None] = None
     shares_files: ClassVar[bool] = True
     own_lines: ClassVar[str] = ""
     pattern_characters: ClassVar[str] = ""

@@ -9,23 +9,22 @@ from typing import Any
 from jobs.schedulers.base import Scheduler
 from vizsage.errors import ConfigError
 
-_CLASSES = {
+SCHEDULERS = {
     "slurm": "jobs.schedulers.slurm.slurm_scheduler:Slurm",
     "kubernetes": "jobs.schedulers.kubernetes.kubernetes_scheduler:Kubernetes",
     "local": "jobs.schedulers.local.local_scheduler:Local",
 }
-NAMES = tuple(_CLASSES)
 
 
 @functools.cache
 def scheduler_named(name: str) -> Scheduler[Any]:
     """The scheduler of that name. Raises ConfigError where there is none."""
-    if name not in _CLASSES:
-        raise ConfigError(f"{name}: no such scheduler; there are {', '.join(NAMES)}")
-    scheduler: Scheduler[Any] = pkgutil.resolve_name(_CLASSES[name])()
+    if name not in SCHEDULERS:
+        raise ConfigError(f"{name}: no such scheduler; there are {', '.join(SCHEDULERS)}")
+    scheduler: Scheduler[Any] = pkgutil.resolve_name(SCHEDULERS[name])()
     return scheduler
 
 
 def schedulers() -> list[Scheduler[Any]]:
     """All of them, in the order of the registry."""
-    return [scheduler_named(name) for name in NAMES]
+    return [scheduler_named(name) for name in SCHEDULERS]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from jobs.log_errors import last_error
 from jobs.schedulers.slurm import slurm_queue
 from jobs.schedulers.slurm.slurm_queue import ACTIVE
-from jobs.status import last_error, state_of, state_of_run
+from jobs.status import state_of, state_of_run
 from jobs.submissions import Submission, find, note, now, of_run, project
 from tests.jobs.conftest import SILENT
 from vizsage.errors import ConfigError, VizSageError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.schedulers.local.local_entries import Ended, Entry
-from vizsage.errors import EXIT_DONE, EXIT_INTERRUPTED, TELLING
+from vizsage.contract import EXIT_DONE, EXIT_INTERRUPTED, EXITS_WITH_CAUSE
 
 BY_CANCEL = "by python -m jobs cancel"
 
@@ -11,15 +11,14 @@ BY_CANCEL = "by python -m jobs cancel"
 def end_of(entry: Entry, code: int, failures: int, *, cancelled: bool) -> Ended | None:
     """How a job has ended with an attempt that ended with `code`; None: it runs again.
 
-    Args:
-        failures: attempts of the job that failed, this one included.
-        cancelled: whether the job was to be stopped; one that was done before the signal arrived counts as done.
+    `failures` counts the attempts that failed, this one included. A job that was done before a cancellation reached it
+    counts as done.
     """
     if code == EXIT_DONE:
         return Ended("completed", exit_code=code)
     if cancelled:
         return Ended("cancelled", BY_CANCEL, code)
-    if code in TELLING:
+    if code in EXITS_WITH_CAUSE:
         return Ended("failed", f"exit code {code}", code)
     if code != EXIT_INTERRUPTED and failures > entry.max_retries:
         return Ended("failed", f"exit code {code}, given up after {entry.max_retries} retries", code)
@@ -37,4 +36,4 @@ def report(entry: Entry, code: int, failures: int, ended: Ended | None) -> str:
 
 def is_failure(code: int) -> bool:
     """Whether an attempt that ended with `code` counts among those that are retried a few times."""
-    return code not in (EXIT_DONE, EXIT_INTERRUPTED, *TELLING)
+    return code not in (EXIT_DONE, EXIT_INTERRUPTED, *EXITS_WITH_CAUSE)

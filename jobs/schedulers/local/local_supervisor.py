@@ -22,7 +22,8 @@ from jobs.schedulers.local.local_processes import MARK, Process, living, process
 from jobs.schedulers.local.local_queue import Queue, this_host
 from jobs.schedulers.local.visible_gpus import VARIABLE
 from jobs.spec import FOLDER
-from vizsage.errors import EXIT_UNKNOWN, VizSageError
+from vizsage.contract import EXIT_UNKNOWN
+from vizsage.errors import VizSageError
 from vizsage.files import write_text
 
 log = logging.getLogger(__name__)
