@@ -20,7 +20,7 @@ CODE  := vizsage jobs tests tools benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-local submit-slurm submit-k8s check
-.PHONY: schema settings-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
+.PHONY: schema settings-table metrics-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
 .PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
 
 help: ## this list
@@ -136,6 +136,9 @@ schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for 
 
 settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config/settings.py
 	$(BIN)/python -m tools.settings_table README.md
+
+metrics-table: $(STAMP) ## rewrite the table of metrics in README.md from vizsage/scoring/registry.py
+	$(BIN)/python -m tools.metrics_table README.md
 
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
 	$(BIN)/python -m benchmarks.data_speed $(ARGS)

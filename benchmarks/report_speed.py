@@ -26,11 +26,11 @@ from rich.table import Table
 
 from tools.browser import browser, browser_missing
 from vizsage.config import build_config
+from vizsage.contract.results_file import SCHEMA_VERSION
 from vizsage.evaluation.report.report_file import write_report
-from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json
 from vizsage.json_lines import write_jsonl
-from vizsage.scoring.metrics import score_row
+from vizsage.scoring.registry import score_row
 from vizsage.scoring.summary import summarise
 
 QUESTIONS_AN_IMAGE = 4.8  # AQUA's test split

@@ -1,11 +1,11 @@
-"""Nodes wait for each other before their processes start: for as long as it takes, and a signal ends it.
+"""Nodes wait for each other before their processes start, without a time limit; a signal ends the wait.
 
-torch's own rendezvous gives up after minutes and hears no signal meanwhile. On a cluster without gang scheduling one
-node may be there hours before the next. The first node listens at a port that all know beforehand, and tells the others
-the port of the store that their processes meet at, which nobody can know beforehand.
+torch's own rendezvous gives up after minutes and does not react to signals. On a cluster without gang scheduling one
+node may start hours before the next. The first node listens at a port that all nodes know, and sends the others the
+port of the store at which their processes meet, which is chosen only then.
 
-Each side proves that it knows a secret of this attempt, which the first node leaves in the run directory: whoever only
-reaches the port can neither take a node's place nor send a node elsewhere.
+Each side proves that it knows a secret of this attempt, which the first node writes into the run directory. A program
+that only reaches the port can neither act as a node nor send a node to another address.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _GO = re.compile(rb"go (\d+) ([0-9a-f]{64})\n")
 _LOOK_AGAIN_S = 0.5
 _ANSWER_S = 2.0
 _TELL_EVERY_S = 300.0
-_FORGOTTEN_S = 24 * 3600.0  # a secret that nobody has touched for so long is one of a first node that was killed
+_FORGOTTEN_S = 24 * 3600.0  # a secret that was not updated for so long belongs to a first node that was killed
 
 
 class Meeting(NamedTuple):
-    """Where the processes of all nodes meet, and the secret by which they recognise each other."""
+    """The port at which the processes of all nodes meet, and the secret by which they authenticate each other."""
 
     port: int
     secret: str
@@ -51,13 +51,24 @@ def meet(
     folder: Path,
     open_store: Callable[[], int],
 ) -> Meeting | None:
-    """Wait until all nodes are there; None when a signal came to lie in `received` before that.
+    """Wait until all nodes have started.
 
-    `address` and `port` are where the first node listens, and `folder` is one that all nodes share. When all are there
-    the first node calls `open_store`, whose port it tells the others. Raises OSError where it cannot listen, or where
-    `folder` cannot be used.
+    Args:
+        node: number of this node, from 0.
+        nodes: how many there are.
+        address: name of the first node.
+        port: where the first node listens.
+        received: the numbers of the signals that this process got; one of them ends the wait.
+        folder: a folder that all nodes share, for the secret.
+        open_store: called by the first node when all are there; returns the port of the store.
+
+    Returns:
+        Where the processes meet; None after a signal.
+
+    Raises:
+        OSError: the first node cannot listen, or `folder` cannot be used.
     """
-    # Known to all nodes without a word, and another job's are others: two may work in one folder.
+    # Every node can compute this name, and that of another job is different: two jobs may use one folder.
     place = folder / f".meeting-{hashlib.sha256(f'{address}:{port}'.encode()).hexdigest()[:16]}"
     if node == 0:
         return _wait_for_others(nodes, address, port, received, place, open_store)
@@ -81,10 +92,10 @@ def _wait_for_others(
             complete = len(there) == nodes - 1
             connections = [connection for connection, _ in there.values()]
             ready, _, _ = select.select([server, *connections], [], [], 0 if complete else _LOOK_AGAIN_S)
-            if complete and not ready:  # all are there, and none has gone meanwhile
+            if complete and not ready:  # all have started, and none has ended since
                 break
             for gone in [number for number, (one, _) in there.items() if one in ready]:
-                there.pop(gone)[0].close()  # it says nothing until it is told to go: its end is gone
+                there.pop(gone)[0].close()  # a waiting node sends nothing, so that this is the end of its connection
             if server in ready:
                 connection, _ = server.accept()
                 number, proof = _greeted(connection, address, secret) or (0, None)
@@ -104,13 +115,13 @@ def _wait_for_others(
             with contextlib.suppress(OSError):
                 connection.settimeout(_ANSWER_S)
                 connection.sendall(b"go %d %s\n" % (store_port, proof("go", store_port)))
-                connection.recv(1)  # it closes first: the port is then free for the next attempt at once
+                connection.recv(1)  # let it close first: then the port is free for the next attempt at once
         return Meeting(store_port, secret)
 
 
 @contextlib.contextmanager
 def _secret_at(place: Path) -> Iterator[str]:
-    """A new secret, which stands in the file `place` during the block. Only the owner can read it."""
+    """A new secret, which is in the file `place` during the block. Only the owner can read the file."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for other in place.parent.glob(".meeting-*"):
         with contextlib.suppress(FileNotFoundError):
@@ -128,7 +139,7 @@ def _secret_at(place: Path) -> Iterator[str]:
 
 
 class _Proof:
-    """Shows that one who says something on a connection knows the secret; each connection has words of its own."""
+    """HMACs by which each side of a connection proves that it knows the secret; those of another connection differ."""
 
     def __init__(self, secret: str, number: int, *nonces: bytes) -> None:
         self._secret, self._connection = secret.encode(), b"%d %s" % (number, b" ".join(nonces))
@@ -142,7 +153,7 @@ class _Proof:
 
 
 def _greeted(connection: socket.socket, address: str, secret: str) -> tuple[int, _Proof] | None:
-    """The number of the node at the other end; None for whoever else found the port, another job's node included."""
+    """The number of the node at the other end; None for any other program, a node of another job included."""
     connection.settimeout(_ANSWER_S)
     try:
         _keep_alive(connection)
@@ -160,7 +171,7 @@ def _greeted(connection: socket.socket, address: str, secret: str) -> tuple[int,
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Notice within two minutes that the other host has vanished without a word."""
+    """Let the system notice within two minutes that the other host has vanished without closing the connection."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6)):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -173,8 +184,8 @@ def _wait_for_first(node: int, address: str, port: int, received: Sequence[int],
             with socket.create_connection((address, port), timeout=10.0) as connection:
                 if meeting := _told_to_go(connection, node, address, received, place):
                     return meeting
-        except OSError as error:  # its name is not known yet, or nobody listens, or it is gone again
-            if error.filename is not None:  # the secret's
+        except OSError as error:  # its name is not known yet, nobody listens yet, or it has ended
+            if error.filename is not None:  # the file of the secret cannot be read
                 raise
         if time.monotonic() > told + _TELL_EVERY_S:
             told = time.monotonic()
@@ -187,7 +198,7 @@ def _wait_for_first(node: int, address: str, port: int, received: Sequence[int],
 def _told_to_go(
     connection: socket.socket, node: int, address: str, received: Sequence[int], place: Path
 ) -> Meeting | None:
-    """Greet the first node and wait for its word; None for a signal, and for whoever else listens there."""
+    """Greet the first node and wait until it says go; None after a signal, and if another program listens there."""
     _keep_alive(connection)
     nonce = secrets.token_hex(16).encode()
     connection.sendall(b"vizsage node %d of %s %s\n" % (node, address.encode(), nonce))

@@ -1,11 +1,11 @@
-"""`python -m jobs.run train|eval CONFIG [key=value ...]`: `vizsage` with one process a GPU, on this node and its peers.
+"""`python -m jobs.run train|eval CONFIG [key=value ...]`: `vizsage` with one process per GPU, on one or several nodes.
 
 The command of every job, and of the container image. `train ... --then-eval` evaluates when the training has succeeded,
-on the first node and its GPUs; `eval` by itself runs on as many nodes as there are.
+on the first node and its GPUs; `eval` by itself runs on all nodes.
 
 torch.distributed's own launcher starts and watches the processes. It is called as a library, because `torchrun` turns
-every exit code into 1: here the code of the first process that failed comes back, 128 + n for one killed by signal n.
-Signals reach every process, which gets all the time that the scheduler grants.
+every exit code into 1. Here the exit code is that of the first process that failed, or 128 + n if signal n killed it.
+Signals are passed on to every process, which may take as long to end as the scheduler allows.
 
 Nothing of a scheduler is known here, only neutral variables: NNODES and NODE_RANK (defaults 1 and 0), MASTER_ADDR and
 MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any). Where a
@@ -47,9 +47,9 @@ usage: python -m jobs.run train CONFIG [key=value ...] [--then-eval]
        python -m jobs.run eval CONFIG [key=value ...] [--split SPLIT] [--limit N] [--base | --adapter DIR] [--blind]
                                                           [--other-data]
 
-Runs `vizsage train` or `vizsage eval` with one process a GPU, and returns its exit code: 0 done, 2 wrong command or
+Runs `vizsage train` or `vizsage eval` with one process per GPU, and returns its exit code: 0 done, 2 wrong command or
 configuration, 3 unusable data, 4 a failure that will repeat, 75 interrupted with what was done safe on disk (the same
-command continues), others unknown. SIGTERM saves a checkpoint first, or the answers under way.
+command continues), others unknown. SIGTERM saves a checkpoint first, or the answers so far.
 
   CONFIG       a YAML file, see config/, or the folder of a run; key=value overrides a setting of it
   --then-eval  evaluate on the first node, with all its GPUs, when the training has succeeded
@@ -57,9 +57,9 @@ command continues), others unknown. SIGTERM saves a checkpoint first, or the ans
 Several nodes: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment. PROCESSES_PER_NODE: instead of the
 number of GPUs. `vizsage` itself (check, predict, config, demo) is installed beside this command."""
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-# A node sees what another one wrote when their shared storage shows it.
+# Shared storage may show a file that another node has written only after some time.
 _OUTCOME_S = 120.0
-# Options of `vizsage eval` whose value is the next word, which may have a = of its own.
+# Options of `vizsage eval` whose value is the next word, which may contain a =.
 _VALUED = ("--split", "--limit", "--adapter")
 _GROUP = ("NNODES", "NODE_RANK")
 
@@ -67,10 +67,10 @@ _GROUP = ("NNODES", "NODE_RANK")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one attempt; return the exit code of README.md's table, or 1 for an interruption without a step forward.
 
-    In EXIT_CODES_DIR, where that is set, the code is also left in a file with the node's number for a name.
+    If EXIT_CODES_DIR is set, the code is also written into a file in that folder, named by the node's number.
     """
     received: list[int] = []
-    for name in SIGNALS:  # from now on: one that comes while torch is imported is as good as a later one
+    for name in SIGNALS:  # before torch is imported, which takes seconds: a signal during that time must not be lost
         if name == "SIGHUP" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
             continue  # nohup
         signal.signal(getattr(signal, name), lambda number, frame: received.append(number))
@@ -95,17 +95,19 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
     arguments = [word for word in arguments if word != "--then-eval"]
     try:
         if len(arguments) < 2 or arguments[0] not in ("train", "eval"):
-            raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]; --help tells more")
+            raise ConfigError("usage: python -m jobs.run train|eval CONFIG [key=value ...]; see --help")
         if "--fresh" in arguments:
-            raise ConfigError("--fresh: an attempt that begins anew each time would never end; leave it out here")
+            raise ConfigError(
+                "--fresh: each attempt would begin from the start, and none might reach the end; leave it out here"
+            )
         command, config = arguments[0], _path(arguments[1])
         if then_eval and command != "train":
             raise ConfigError("--then-eval follows a training")
         settings = load_config(config, _overrides(arguments[2:]))
         if then_eval and not settings.resume:
             raise ConfigError(
-                "--then-eval with resume: false: an evaluation that is interrupted would begin the training anew; "
-                "evaluate by itself"
+                "--then-eval with resume: false: after an interruption of the evaluation, the training would begin "
+                "from the start; run the evaluation by itself"
             )
         environments = worker_environments(os.environ, _processes())
         forget_places(os.environ)
@@ -115,25 +117,25 @@ def _attempt(arguments: list[str], received: list[int]) -> int:
     code = _command(command, arguments[1:], settings, environments, received)
     if code != EXIT_DONE or not then_eval or environments[0].get("GROUP_RANK", "0") != "0":
         return code
-    if received:  # it came too late to stop the training, and asks to stop all the same
+    if received:  # a signal that came too late to stop the training must still stop this job
         return _say(
             f"{settings.output_dir}: interrupted between training and evaluation",
             EXIT_INTERRUPTED if _marks("train", settings.output_dir) != marks else EXIT_UNKNOWN,
         )
-    alone = {name: text for name, text in os.environ.items() if name not in _GROUP}  # the other nodes are gone
+    alone = {name: text for name, text in os.environ.items() if name not in _GROUP}  # the other nodes have ended
     return _command("eval", arguments[1:], settings, worker_environments(alone, len(environments)), received)
 
 
 def _command(
     command: str, arguments: list[str], settings: Config, environments: list[dict[str, str]], received: list[int]
 ) -> int:
-    """Run `vizsage COMMAND ARGUMENTS` in one process for each environment; see `main` for what is returned."""
+    """Run `vizsage COMMAND ARGUMENTS` in one process per environment. Returns the exit code as `main` does."""
     output_dir = settings.output_dir
     marks = _marks(command, output_dir)
     group = environments[0]
     node, nodes = int(group.get("GROUP_RANK", "0")), int(group.get("WORLD_SIZE", "1")) // len(environments)
-    stores: list[Any] = []  # of this launcher; held until the processes have ended
-    # A training that is done joins nobody: its other nodes may be gone for good.
+    stores: list[Any] = []  # kept until the processes have ended, which need it
+    # A training that is done must not wait for the other nodes: they may have ended for good.
     if "WORLD_SIZE" in group and not (nodes > 1 and command == "train" and _is_done(settings)):
         try:
             meeting = _meeting(node, nodes, group, received, output_dir, stores)
@@ -141,21 +143,21 @@ def _command(
             code = EXIT_USAGE if isinstance(error, (PermissionError, NotADirectoryError)) else EXIT_UNKNOWN
             return _say(f"{output_dir}: the processes cannot meet: {error}", code)
         if meeting is None:
-            return _say(f"{output_dir}: interrupted before all nodes were there: a failure", EXIT_UNKNOWN)
+            return _say(f"{output_dir}: interrupted before all nodes had started: a failure", EXIT_UNKNOWN)
         environments = [one | meeting_place(*meeting) for one in environments]
     code = launch([sys.executable, "-u", "-m", "vizsage", command, *arguments], environments, received)
     stores.clear()
     if code and node > 0:  # only the first node's processes log
         _say(f"node {node} ended with exit code {code}", code)
     if code > 128 and command == "train" and _marks(command, output_dir) != marks:
-        # Killed after the end: outcome.json is the last that an attempt writes, and says how it ended.
+        # Killed after its end: outcome.json, the last file that an attempt writes, has the exit code.
         code = _outcome(output_dir, code)
     if code == EXIT_INTERRUPTED and not _went_forward(command, output_dir, marks, nodes):
-        # Whoever retries interruptions for ever would do so with a job that cannot get anywhere.
+        # Schedulers repeat interrupted jobs without a limit: one that makes no progress would never end.
         return _say(f"{output_dir}: interrupted before the first step of this attempt: a failure", EXIT_UNKNOWN)
     if code == EXIT_DONE and command == "train" and node > 0:
-        # The first node still saves the adapter. If it dies then, this one is needed again and may not end well.
-        # (The processes of an evaluation end when the first one has written the results.)
+        # The first node is still saving the adapter. If it fails now, the next attempt needs this node, which must not
+        # have reported success. (The processes of an evaluation end when the first one has written the results.)
         waited = time.monotonic() + _OUTCOME_S
         while (code := _outcome(output_dir, EXIT_UNKNOWN)) != EXIT_DONE and time.monotonic() < waited and not received:
             time.sleep(0.5)
@@ -174,11 +176,11 @@ def _path(text: str) -> Path:
 def _meeting(
     node: int, nodes: int, group: Mapping[str, str], received: Sequence[int], output_dir: Path, stores: list[Any]
 ) -> Meeting | None:
-    """Where the processes of all nodes meet, once all are there; None for a signal. Raises OSError, see `meet`.
+    """Where the processes of all nodes meet, once all nodes have started; None after a signal.
 
-    The first node's store comes to lie in `stores`.
+    The store that the first node opens is appended to `stores`. Raises OSError, see `meet`.
     """
-    # Takes seconds, which must not part the nodes once they are told to go.
+    # Imported now, because it takes seconds: after the rendezvous the nodes must start at the same time.
     import torch.distributed.elastic.multiprocessing  # noqa: F401
 
     def opened() -> int:
@@ -199,13 +201,13 @@ def _meeting(
 
 
 def _overrides(words: Sequence[str]) -> list[str]:
-    """Those of the words behind the file of settings that override one of them."""
+    """Those of the words after the file of settings that override a setting."""
     behind = zip(["", *words], words, strict=False)
     return [word for before, word in behind if "=" in word and word[0] != "-" and before not in _VALUED]
 
 
 def _processes() -> int:
-    """Processes on this node."""
+    """The number of processes on this node."""
     text = os.environ.get("PROCESSES_PER_NODE", "")
     if text:
         if not text.isdecimal() or int(text) < 1:
@@ -217,14 +219,14 @@ def _processes() -> int:
 
 
 def _marks(command: str, output_dir: Path) -> Any:
-    """What a step forward changes: the file that an attempt writes last, or those that answers are appended to."""
+    """The state of the files that progress changes: the last one that an attempt writes, or those of answers."""
     names = OUTCOME if command == "train" else ANSWERS_OF_ANY
     found = {path: path.stat() for path in output_dir.glob(names)}
     return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 def _went_forward(command: str, output_dir: Path, before: Any, nodes: int) -> bool:
-    """Whether the attempt that ended just now made a step. All nodes read the same files and so agree."""
+    """Whether the attempt that has just ended did a step. All nodes read the same files, so they agree."""
     training = command == "train"
     waited = time.monotonic() + (_OUTCOME_S if training or nodes > 1 else 0.0)
     while _marks(command, output_dir) == before or (training and not (output_dir / OUTCOME).exists()):
@@ -238,7 +240,7 @@ def _went_forward(command: str, output_dir: Path, before: Any, nodes: int) -> bo
     try:
         return read_run(output_dir).last_attempt.went_forward
     except (OSError, ValueError) as error:
-        _say(f"{output_dir / RUN}: does not tell how far this attempt came: {one_line(error)}", EXIT_UNKNOWN)
+        _say(f"{output_dir / RUN}: does not say how far this attempt came: {one_line(error)}", EXIT_UNKNOWN)
         return False
 
 
@@ -269,6 +271,6 @@ def _say(message: str, code: int) -> int:
 if __name__ == "__main__":
     keep_streams(product=False)
     ended = main()
-    for each in SIGNALS:  # while Python shuts down, none may change the exit code any more
+    for each in SIGNALS:  # a signal while Python shuts down must not change the exit code
         signal.signal(getattr(signal, each), signal.SIG_IGN)
     sys.exit(ended)

@@ -25,6 +25,7 @@ from jobs.run_reading import (
 from vizsage.config import Config
 from vizsage.contract import JOBS, RUN_FILES
 from vizsage.errors import ConfigError, VizSageError, printable
+from vizsage.scoring.registry import EXACT_MATCH
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ def render(runs: Sequence[Run]) -> Table:
     table = Table(caption_justify="left")
     for column in ("run", *keys):
         table.add_column(column, overflow="fold")
-    for column in ("best validation exact match", "test exact match"):
-        table.add_column(column, justify="right")
+    for of_split in ("best validation", "test"):
+        table.add_column(f"{of_split} {EXACT_MATCH.title}", justify="right")
     table.add_column("state", overflow="fold")
     notes = []
     for run, row in zip(runs, rows(runs), strict=True):

@@ -1,4 +1,4 @@
-"""What is to be run, independent of where: the command, its settings as they are now, and the run directory."""
+"""What is to be run, whatever the scheduler: the command, its settings as they are now, and the run directory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vizsage.errors import ConfigError
 from vizsage.files import write_text
 
 _LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
-_LONGEST_PATH_BYTES = 3500  # PATH_MAX, less what lies below a run directory
+_LONGEST_PATH_BYTES = 3500  # PATH_MAX, less what is below a run directory
 FOLDER = JOBS  # below the run directory: scripts, logs and frozen settings of its jobs
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `vizsage eval` is told beside its settings; the defaults are its own. `adapter` as the job finds it."""
+    """The options of `vizsage eval`, with its defaults. `adapter` is the path that the job can open."""
 
     split: str | None = None
     limit: int | None = None
@@ -32,7 +32,7 @@ class Evaluation:
 
     @property
     def words(self) -> list[str]:
-        """As options, a word each, whatever they begin with."""
+        """As arguments. An option and its value are one word, so that a value may begin with a dash."""
         given = {"split": self.split, "limit": self.limit, "adapter": self.adapter}
         switches = {"base": self.base, "blind": self.blind, "other-data": self.other_data}
         return [
@@ -43,7 +43,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Work:
-    """One `vizsage train` or `vizsage eval`. Paths are absolute, but for those that a pod finds."""
+    """One `vizsage train` or `vizsage eval`. Paths are absolute, except those that only the job can resolve."""
 
     command: str
     config: Config
@@ -52,14 +52,14 @@ class Work:
 
     @property
     def folder(self) -> Path:
-        """Where the jobs of the run keep their files."""
+        """Where the files of the run's jobs are."""
         return self.run_dir / FOLDER
 
     @property
     def settings_file(self) -> Path:
-        """The settings as they were when the job was sent: an edit while it waits in the queue does not reach it.
+        """The settings as they were when the job was sent: a later edit of the original file does not change the job.
 
-        The name follows from the content, so that another submission never changes the file of a waiting job.
+        The name contains a hash of the content, so that another submission does not change the file of a waiting job.
         """
         digest = hashlib.sha256(config_to_yaml(self.config).encode()).hexdigest()[:12]
         return self.folder / f"settings-{digest}.yaml"
@@ -82,7 +82,7 @@ def work(command: str, config: Config, evaluation: Evaluation = Evaluation()) ->
 
 
 def _check_name(run_dir: Path) -> None:
-    """Raise ConfigError for a folder that cannot be made, or that a batch script would mistake."""
+    """Raise ConfigError for a folder that cannot be created, or whose name a script would not read as it is."""
     text = str(run_dir)
     shown = ascii(text) if len(text) <= 100 else f"{ascii(text[:60])[:-1]}...{ascii(text[-30:])[1:]}"
     if not text.isprintable():

@@ -1,4 +1,4 @@
-"""What was sent: a line for each job in its run directory, and in one list for whoever asks for the latest run."""
+"""The jobs that were sent: one line per job in its run directory, and in one list of all jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def project() -> Path:
 
 
 def note(submission: Submission) -> str | None:
-    """Write it into the run directory and into the list of all. Returns what could not be written: the job is sent."""
+    """Add it to the lists of the run directory and of all jobs. Returns a text about a list that cannot be written.
+
+    That is no error, because the job was sent.
+    """
     line = dataclasses.asdict(submission) | {"project": submission.project or str(project())}
     problems = []
     for path in (submission.folder / SUBMISSIONS, list_of_all()):
@@ -62,10 +65,14 @@ def of_run(run_dir: Path) -> list[Submission]:
 
 
 def find(run: str | None) -> list[Submission]:
-    """The jobs of the run that `run` names: its directory, that directory's name, or a job id.
+    """The jobs of a run, oldest first.
 
-    None: the latest run of this project. Of a name or id that several projects have, this project's is meant. Oldest
-    first. Raises ConfigError where there is no such run.
+    Args:
+        run: its directory, that directory's name, or the id of one of its jobs. Where several projects have that name
+            or id, it is the run of this project. None: the latest run of this project.
+
+    Raises:
+        ConfigError: there is no such run.
     """
     if run is not None and _exists(Path(run) / JOBS / SUBMISSIONS):
         return of_run(Path(run).absolute())
@@ -84,7 +91,7 @@ def find(run: str | None) -> list[Submission]:
 
 
 def whose(run: str | None, found: Submission) -> str:
-    """What is to be said beside a run directory: that it was chosen, or that it is another project's."""
+    """The text behind a run directory that says that it was chosen, or that it is of another project; often empty."""
     if run is None:
         return f" (the latest that was sent from {project()})"
     return f" (sent from {found.project})" if found.project and not _is_of(found, project()) else ""
@@ -95,7 +102,7 @@ def _is_of(one: Submission, folder: Path) -> bool:
 
 
 def find_to_cancel(run: str | None) -> list[Submission]:
-    """The jobs that are meant: one by its id, all of an array by its id, all of a sweep by its folder, else a run's."""
+    """The jobs to cancel: the one or the array with that id, those of a sweep by its folder, or else those of a run."""
     everything = _read(list_of_all())
     if run is not None:
         exact = [one for one in everything if one.job_id == run]
@@ -108,7 +115,7 @@ def find_to_cancel(run: str | None) -> list[Submission]:
 
 
 def of_sweep(run: str | None) -> list[list[Submission]]:
-    """The jobs of each run of the sweep in the folder `run`; empty where that is no sweep's."""
+    """The jobs of each run of the sweep in the folder `run`; empty where that is not the folder of a sweep."""
     if run is None or not _exists(Path(run) / SWEEP):
         return []
     lists = sorted(Path(run).absolute().glob(f"*/{JOBS}/{SUBMISSIONS}"))
@@ -118,7 +125,7 @@ def of_sweep(run: str | None) -> list[list[Submission]]:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that is too long for one of a file
+    except OSError:  # too long for the name of a file
         return False
 
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from vizsage.config import Config, load_config, settings_file
 from vizsage.errors import ConfigError
 
-# Whatever else stands in a value means something to a shell, to SLURM (%) or to a list of mounts (:).
+# Other characters have a meaning in a shell, in a pattern for names of logs (%) or in a list of mounts (:).
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=,+-]+")
-# A folder name has at most 255 bytes; job names and paths below the folder want room as well.
+# A folder name has at most 255 bytes, of which names of jobs need some too.
 _LONGEST_NAME = 120
 _CLOSING = {"[": "]", "{": "}"}
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep. `overrides` are all of them, output_dir last: with the file they give `config`."""
+    """One run of a sweep. The settings file with `overrides`, of which output_dir is the last, gives `config`."""
 
     run_dir: Path
     overrides: tuple[str, ...]
@@ -31,8 +31,8 @@ class Member:
 def combinations(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     """Every combination of the listed values, the last override changing fastest; `key=value` texts in the order given.
 
-    A comma separates values unless it stands inside brackets, braces or quotes. Raises ConfigError for a key given
-    twice, a value given twice or empty, and where no override has several values.
+    A comma separates values unless it is inside brackets, braces or quotes. Raises ConfigError for a repeated key, a
+    repeated or empty value, and where no override has several values.
     """
     return list(itertools.product(*_choices(overrides)))
 
@@ -40,7 +40,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 def run_name(swept: Sequence[str]) -> str:
     """The folder name of a member: its overrides that have several values, `lr=1e-4,lora_r=16`.
 
-    What is unsafe in a shell or in SLURM becomes `_`, and a long name is cut; a hash then keeps names apart.
+    Unsafe characters are replaced by `_`, and a long name is cut. A hash is then added, so that names stay different.
     """
     whole = ",".join(swept)
     safe = _UNSAFE.sub("_", whole)
@@ -53,8 +53,9 @@ def run_name(swept: Sequence[str]) -> str:
 def members(config_path: Path, overrides: Sequence[str]) -> list[Member]:
     """The runs of a sweep, each with its own folder below output_dir, in the order of `combinations`.
 
-    Raises ConfigError with the problems of all members, and where two of them would be the same run or deliver their
-    adapters into the same folder; nothing is returned unless every member is valid.
+    Raises:
+        ConfigError: with the problems of all members; also where two of them would be the same run or would save
+            their adapters in the same folder.
     """
     choices = _choices(overrides)
     swept = [index for index, texts in enumerate(choices) if len(texts) > 1]
@@ -66,7 +67,7 @@ def members(config_path: Path, overrides: Sequence[str]) -> list[Member]:
     for combination in itertools.product(*choices):
         try:
             config = load_config(config_path, combination)
-        except ConfigError as error:  # a wrong value is wrong in many members; each clause is told once
+        except ConfigError as error:  # a wrong value is wrong in many members; each clause is reported once
             problems |= dict.fromkeys(str(error).removeprefix(f"{source}: ").split("; "))
             continue
         run_dir = config.output_dir / run_name([combination[index] for index in swept])
@@ -80,7 +81,7 @@ def members(config_path: Path, overrides: Sequence[str]) -> list[Member]:
 
 
 def _choices(overrides: Sequence[str]) -> list[list[str]]:
-    """The `key=value` texts that each override stands for."""
+    """The `key=value` texts of each override, one per value."""
     choices, keys = [], set()
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -88,7 +89,7 @@ def _choices(overrides: Sequence[str]) -> list[list[str]]:
         if not equals or not key:
             raise ConfigError(f"{override!r} is not an override; write key=value or key=value,value")
         if key in keys:
-            raise ConfigError(f"{key}: given twice; write all its values behind one {key}=")
+            raise ConfigError(f"{key}: given more than once; write all its values behind one {key}=")
         keys.add(key)
         choices.append([f"{key}={value}" for value in _values(key, text)])
     if all(len(texts) == 1 for texts in choices):
@@ -103,7 +104,7 @@ def _values(key: str, text: str) -> list[str]:
         raise ConfigError(f"{key}: an empty value in {text!r}; write null for none, quotes around a value with commas")
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{key}: the value {twice} stands twice in {text!r}")
+        raise ConfigError(f"{key}: the value {twice} is repeated in {text!r}")
     return values
 
 
@@ -135,7 +136,7 @@ def _split(key: str, text: str) -> Iterable[str]:
 
 
 def _check_apart(found: Sequence[tuple[Config, Member]]) -> None:
-    """Raise ConfigError where two members differ in how they are written only, or would overwrite each other."""
+    """Raise ConfigError where two members differ only in how they are written, or would overwrite each other."""
     runs: dict[str, Member] = {}
     adapters: dict[Path, Member] = {}
     for config, member in found:

@@ -1,4 +1,4 @@
-"""The processes of this node: what they find in their environment, the store they meet at, and their launcher."""
+"""The processes of this node: their environment variables, the store they meet at, and their launcher."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vizsage.contract import EXITS_WITH_CAUSE
 from vizsage.errors import LAUNCHER, ConfigError
 
 LOOPBACK = "127.0.0.1"
-# The scheduler ends the job when its own patience ends.
+# How long processes may take to end after a signal: longer than any scheduler waits.
 _GRACE_S = 24 * 3600
-# What torchrun, accelerate and MPI tell processes of their place among others. What comes from outside is not the place
-# of the processes that are started here.
+# By these variables torchrun, accelerate and MPI tell a process its rank in a group. Those that this launcher was given
+# are not about the processes that it starts.
 _PLACES = [
     *"RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_NAME ROLE_WORLD_SIZE "
     "MASTER_ADDR MASTER_PORT PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS VIZSAGE_SECRET".split(),
@@ -28,15 +28,20 @@ _PLACES_BEGIN = ("TORCHELASTIC_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
 
 def forget_places(environment: MutableMapping[str, str]) -> None:
-    """Take out of `environment` what would tell a process started from here that it is one of others."""
+    """Delete the variables that would make a process started from here take itself for one of another group."""
     for name in [name for name in environment if name in _PLACES or name.startswith(_PLACES_BEGIN)]:
         del environment[name]
 
 
 def worker_environments(given: Mapping[str, str], processes: int) -> list[dict[str, str]]:
-    """What each process of this node finds in its environment; one process in all needs nothing and joins nobody.
+    """The variables for each process of this node. A process without any peer gets none and joins no group.
 
-    Raises ConfigError where the variables do not describe a node of a group.
+    Args:
+        given: the variables of this launcher.
+        processes: how many to start on this node.
+
+    Raises:
+        ConfigError: the variables do not describe a node of a group.
     """
     try:
         nodes, node = int(given.get("NNODES", "1")), int(given.get("NODE_RANK", "0"))
@@ -54,23 +59,23 @@ def worker_environments(given: Mapping[str, str], processes: int) -> list[dict[s
     if nodes > 1:
         common |= {"MASTER_ADDR": address, "MASTER_PORT": port}
     else:
-        # Nobody else has to reach these processes. What they tell each other through gloo and NCCL is not signed.
+        # Only processes of this host need to be reached, and messages through gloo and NCCL are not authenticated.
         common["MASTER_ADDR"] = LOOPBACK
         common |= {name: "lo" for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name not in given}
-    if "OMP_NUM_THREADS" not in given:  # all processes together take the cores that this node lends
+    if "OMP_NUM_THREADS" not in given:  # the processes share the cores that this job may use
         common["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
     return [{**common, "RANK": str(node * processes + i), "LOCAL_RANK": str(i)} for i in range(processes)]
 
 
 def meeting_place(port: int, secret: str) -> dict[str, str]:
-    """What tells the processes where the launcher's store is, and the secret by which they recognise each other."""
+    """Variables with the port of the launcher's store and the secret by which the processes authenticate each other."""
     return {"MASTER_PORT": str(port), "VIZSAGE_SECRET": secret, "TORCHELASTIC_USE_AGENT_STORE": "True"}
 
 
 def open_store(*, everywhere: bool) -> Any:
-    """A store for the processes, at a free port, which is its `port`: on this host's loopback, or `everywhere`.
+    """A store for the processes at a free port of the loopback interface, or with `everywhere` of all interfaces.
 
-    It is the launcher's, so that no other program can take the port between its choice and its use.
+    The launcher opens it, because another program could take the port between its choice and its use by the processes.
     """
     from torch import distributed
 
@@ -84,17 +89,26 @@ def open_store(*, everywhere: bool) -> Any:
 
 
 def launch(command: list[str], environments: list[dict[str, str]], received: list[int]) -> int:
-    """Run `command` once for each environment and return the first failing process's exit code, or 0.
+    """Run `command` once per environment.
 
-    Signals that lie in `received`, or come to lie there, are passed on, and stay there. How long the processes may take
-    to answer is the scheduler's to say: this launcher must not be the one that cuts a checkpoint short.
+    There is no time limit after a signal: only the scheduler may end a process that is writing a checkpoint.
+
+    Args:
+        command: program and arguments.
+        environments: additional variables of each process.
+        received: the numbers of the signals that this launcher got; the handlers append to it. Each is passed on.
+
+    Returns:
+        The exit code of the first process that failed, or 0.
     """
     import logging
 
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # vizsage says what happened, in a line
-    # torch's own handlers would raise an exception wherever the launcher is, and tell no exit codes afterwards.
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # vizsage reports what happened in one line
+    # torch's own handlers would raise an exception anywhere in the launcher, and exit codes would be lost.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
     with tempfile.TemporaryDirectory(prefix="jobs-run-") as logs:
         processes = start_processes(
@@ -110,7 +124,7 @@ def launch(command: list[str], environments: list[dict[str, str]], received: lis
             while passed_on < len(received):
                 number = received[passed_on]
                 passed_on += 1
-                # The first to end must not have torch kill the others, 30 seconds later, while they write.
+                # Without this, torch would kill the others 30 seconds after the first has ended, while they write.
                 processes.close = functools.partial(close, timeout=_GRACE_S)  # type: ignore[method-assign]
                 for pid in processes.pids().values():  # each leads a process group of its own
                     with contextlib.suppress(ProcessLookupError):
@@ -118,10 +132,10 @@ def launch(command: list[str], environments: list[dict[str, str]], received: lis
             result = processes.wait(timeout=0.2, period=0.1)
     failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
     codes = [failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode for failure in failures]
-    # Times are whole seconds: of failures in one of them, the one that tells most.
+    # Times are in whole seconds: of the failures in the same second, prefer a code that names a cause.
     return int(next((code for code in codes if code in EXITS_WITH_CAUSE), codes[0] if codes else 0))
 
 
 def _asking_to_stop(number: int) -> int:
-    """SIGHUP and SIGQUIT would end the training on the spot."""
+    """SIGTERM instead of SIGHUP and SIGQUIT, which would end a training without a checkpoint."""
     return signal.SIGTERM if number in (signal.SIGHUP, signal.SIGQUIT) else number

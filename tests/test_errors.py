@@ -14,6 +14,6 @@ def test_an_error_is_one_short_line_that_says_something() -> None:
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, ConfigError), (75, Interrupted), (1, VizSageError), (9, VizSageError)])
-def test_what_another_process_tells_is_the_same_kind_of_error(code: int, kind: type[VizSageError]) -> None:
+def test_an_error_that_another_process_reports_has_the_same_class(code: int, kind: type[VizSageError]) -> None:
     error = error_of(code, "out: broken")
     assert (type(error), error.exit_code, str(error)) == (kind, code, "out: broken")

@@ -57,7 +57,7 @@ def test_a_written_file_has_the_ordinary_mode(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
-    """A file and a folder that were being replaced; a folder moved aside comes back where it has no successor."""
+    """A file and a folder that were being replaced. A folder that was moved aside and not replaced is moved back."""
     with files.replacing(tmp_path / "run.json"):
         [left] = temporary_files(tmp_path)
     (tmp_path / left).write_text("half")
@@ -126,7 +126,7 @@ def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("", ""),
     ],
 )
-def test_the_sign_of_a_home_folder_stands_for_it(typed: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_replaced_by_the_home_folder(typed: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/users/me")
     assert files.expanded(typed) == meant
     with pytest.raises(

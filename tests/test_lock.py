@@ -45,7 +45,7 @@ def test_the_second_process_is_told_of_the_first(tmp_path: Path) -> None:
     "content", [b"", b"\xff", b"[1]", b'{"pid": 1}', b'{"pid": 1, "host": "\\u001b[2J", "doing": "x", "since": "y"}']
 )
 def test_a_lock_of_somebody_unknown(tmp_path: Path, content: bytes) -> None:
-    """Of an earlier version, say; what stands in the file never reaches the terminal as control codes."""
+    """Of an earlier version, for example. Control codes in the file are not written to the terminal."""
     with only_one(tmp_path, "training"):
         (tmp_path / ".lock").chmod(0o644)
         fd = os.open(tmp_path / ".lock", os.O_WRONLY | os.O_TRUNC)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import metrics_table
 from tools.before_after import main as before_after
 from tools.settings_table import settings_table, with_table
 from vizsage import cli
@@ -28,6 +29,11 @@ def makefile_targets() -> set[str]:
 def test_the_table_of_settings_is_current() -> None:
     text = page("README.md")
     assert with_table(text) == text, "run `make settings-table`"
+
+
+def test_the_table_of_metrics_is_current() -> None:
+    text = page("README.md")
+    assert metrics_table.with_table(text) == text, "run `make metrics-table`"
 
 
 def test_the_table_has_a_row_for_every_setting() -> None:

@@ -108,14 +108,14 @@ def _score(options: argparse.Namespace) -> None:
     if options.json:
         import json
 
-        print(printable_json(json.dumps(rescored.scores, indent=2, ensure_ascii=False)))
+        print(printable_json(json.dumps(rescored.scores.content(), indent=2, ensure_ascii=False)))
         return
     from rich.console import Console
 
     from vizsage.evaluation.results_table import score_tables
 
     console = Console()
-    for table in score_tables({**rescored.scores, **rescored.conditions}):
+    for table in score_tables(rescored.scores, rescored.conditions):
         console.print(table)
 
 

@@ -1,6 +1,6 @@
 """The errors a user can cause or must react to, and the exit codes of every command.
 
-A message is one line: what was found, where (file, key or record), what is allowed, how to mend it.
+A message is one line: what was found, where (file, key or record), what is allowed, how to fix it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import re
 from vizsage.contract import EXIT_DATA, EXIT_INTERRUPTED, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
 
 LAUNCHER = "VIZSAGE_LAUNCHER"
-"""The variable with the process id of the launcher that has started this process."""
-# In the words of the libraries that report it otherwise than as an OSError, such as safetensors and tokenizers.
+"""Name of the environment variable with the process id of the launcher that started this process."""
+# The messages of libraries that do not raise OSError for it, such as safetensors and tokenizers.
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
-# A terminal obeys control codes (C0, here without the tab, DEL and C1). After an override of the text's direction it
-# shows characters in another order than they are written. Half of a surrogate pair cannot be written to it.
+# A terminal executes control codes (C0, here without the tab, DEL and C1). After a character that overrides the
+# direction of text it shows characters in another order than the file has them. Half of a surrogate pair cannot be
+# encoded.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|(?i:cuda)\b.*\bout of memory")
 
@@ -34,10 +35,10 @@ class ConfigError(VizSageError):
 
 
 class FolderInUse(ConfigError):
-    """Another process works in the folder that a command would write into.
+    """Another process is writing in the folder that a command would write into.
 
-    Whoever typed the command has to decide. A launcher's exit code is read by a scheduler, for which another try is
-    right: the processes of an attempt that was killed may be saving still.
+    A user who typed the command has to decide what to do. Under a launcher the exit code makes the scheduler try again,
+    because the processes of an attempt that was killed may still be saving.
     """
 
     exit_code = EXIT_UNKNOWN if os.environ.get(LAUNCHER) else EXIT_USAGE
@@ -68,7 +69,7 @@ class Interrupted(VizSageError):
 
 
 def error_of(exit_code: int, message: str) -> VizSageError:
-    """The error with that exit code and message, as another process has told of it."""
+    """The error with that exit code and message, which another process has reported."""
     kinds: tuple[type[VizSageError], ...] = (ConfigError, DataError, RepeatingError, Interrupted)
     error = next((kind for kind in kinds if kind.exit_code == exit_code), VizSageError)(message)
     error.exit_code = exit_code
@@ -76,15 +77,15 @@ def error_of(exit_code: int, message: str) -> VizSageError:
 
 
 def one_line(error: BaseException) -> str:
-    """What `error`, as a rule a library's, says: its first 300 characters in one line; its type where it is silent."""
+    """The message of `error`: its first 300 characters in one line, or the name of its type if it has no message."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""`text` for a terminal: what would control it is written as Python writes it, `\x1b` or `\u202e`.
+    r"""`text` for a terminal, with control characters as Python escapes them: `\x1b`, `\u202e`.
 
-    Everything that a command prints for people goes through here, because texts of data, models and file names may hold
-    anything. With `lines`, line breaks stay.
+    Everything that a command prints for people is passed through this function, because data, models and file names may
+    contain any character. With `lines`, line breaks are kept.
     """
     return _UNPRINTABLE.sub(
         lambda match: "\n" if lines and match[0] == "\n" else match[0].encode("unicode_escape").decode(), text
@@ -92,34 +93,34 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""JSON text for a terminal, of the same value: such characters, which are in strings only, become \uXXXX."""
+    r"""JSON text of the same value for a terminal: control characters, which only strings contain, become \uXXXX."""
     return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def shortened(text: str, most: int = 200) -> str:
-    """`text` for a message: where it has more than `most` characters, the middle is left out and counted."""
+    """`text` for a message: of more than `most` characters the middle is left out, and the message says how many."""
     if len(text) <= most:
         return text
-    kept = most // 2 - 15  # on either side of the words between them
+    kept = most // 2 - 15  # on each side; the rest is for the words between them
     return f"{text[:kept]}... {len(text) - 2 * kept} characters more ...{text[-kept:]}"
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a file could not be written because the disk, or the user's part of it, is full."""
+    """Whether a file could not be written because the disk, or the user's quota, is full."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return bool(_NO_ROOM.search(str(error)))
 
 
 def quoted(value: object) -> str:
-    """A user's name or text for a message: in quotes, without control characters, shortened."""
+    """A name or text of the user for a message: in quotes, without control characters, shortened."""
     return shortened(repr(value))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether GPU memory ran out. PyTorch's own error is known by name, because torch is not imported here.
+    """Whether GPU memory ran out. PyTorch's own error is recognised by name, because torch is not imported here.
 
-    CUDA itself, NCCL and libraries such as cuBLAS, which allocate beside PyTorch, only say so in their messages.
+    CUDA itself, NCCL and libraries such as cuBLAS allocate memory without PyTorch and report it in messages only.
     """
     if type(error).__name__ == "OutOfMemoryError":
         return True

@@ -30,9 +30,9 @@ def fsync_dir(directory: Path) -> None:
 
 
 def settle_tree(directory: Path) -> None:
-    """Flush every file and folder below `directory` to disk, each file with the mode that a new one gets here.
+    """Flush every file and folder below `directory` to disk, and give each file the mode that a new file gets there.
 
-    Libraries write weights so that only their owner can read them; in a shared folder colleagues and pods have to.
+    Libraries write weights with a mode that lets only the owner read them; colleagues and pods need to read them, too.
     """
     mode = _ordinary_mode(directory)
     for root, _, names in os.walk(directory):
@@ -49,10 +49,10 @@ def settle_tree(directory: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` when the block ends: whole, or not at all.
+    """A file to write to, which replaces `path` when the block ends: whole, or not at all.
 
-    Each has a name of its own until then, so that two processes never write into one. Raises OSError (a full disk, a
-    missing permission); the earlier file then still stands.
+    Its temporary name is unique, so that two processes never write into the same file. Raises OSError (a full disk, a
+    missing permission); the earlier file is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, fd = _new_file(path)
@@ -64,14 +64,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk, met while writing
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk, while writing
             error.filename = str(path)
         raise
     fsync_dir(path.parent)
 
 
 def new_folder(path: Path) -> Path:
-    """An empty folder beside `path`, to be renamed to it once it is filled; `remove_remains` knows its name."""
+    """An empty folder beside `path`, to be renamed to it when it is complete; `remove_remains` recognises its name."""
     while True:
         folder = _temporary_name(path)
         with contextlib.suppress(FileExistsError):
@@ -80,7 +80,7 @@ def new_folder(path: Path) -> Path:
 
 
 def exchange(new: Path, folder: Path) -> None:
-    """Put the folder `new`, one of `new_folder`, in the place of `folder`, which is moved back if that fails."""
+    """Replace `folder` with `new`, a folder made by `new_folder`. If that fails, `folder` is moved back."""
     old = new.with_suffix(".old")
     folder.rename(old)
     try:
@@ -92,10 +92,10 @@ def exchange(new: Path, folder: Path) -> None:
 
 
 def remove_remains(folder: Path, names: Iterable[str]) -> None:
-    """Delete what a kill left in `folder` of files and folders called `names` that were being replaced.
+    """Delete the temporary files and folders that a kill left in `folder` while those called `names` were replaced.
 
-    For who holds the lock of `folder`: nobody else is writing there then. A folder that was moved aside by `exchange`
-    and has no successor is put back.
+    Only for the process that has the lock of `folder`: otherwise they may be those of another process that is writing.
+    A folder that `exchange` moved aside and did not replace is moved back.
     """
     remains = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[a-z0-9_]{{8}}\.(tmp|old)")
     for path in list(folder.iterdir()):
@@ -116,17 +116,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` with UTF-8 `text`: whole or not at all."""
+    """Replace `path` with UTF-8 `text`; see `replacing`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` with `value` as indented JSON; refuses NaN and infinity, which JSON has not."""
+    """Replace `path` with `value` as indented JSON. Raises ValueError for NaN and infinity: JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """What a file holds that `write_json` could have written. Raises OSError, or ValueError where it holds no such."""
+    """The value in a file that `write_json` could have written. Raises OSError, or ValueError for any other content."""
     return parse_json(path.read_text(encoding="utf-8"), rewritable=True)
 
 
@@ -150,9 +150,9 @@ def parse_json(text: str | bytes, *, rewritable: bool = False) -> Any:
 
 
 def disk_full(folder: Path) -> OSError | None:
-    """The error of a full disk, asked for by writing a MiB into `folder`; None where there is room.
+    """The error of a full disk, found by writing 1 MiB into `folder`; None where there is room.
 
-    For libraries that fail to write without saying why.
+    For libraries whose error does not say why they could not write.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -166,9 +166,9 @@ def disk_full(folder: Path) -> OSError | None:
 
 
 def expanded(path: str) -> str:
-    """A path as a user types it, with the home folder in the place of `~` or `~name` at its beginning.
+    """A path as a user types it, with `~` or `~name` at its beginning replaced by the home folder.
 
-    Not every shell does this behind `=`, and none in a file. Raises ValueError where there is no such home folder.
+    Some shells do not replace it after `=`, and none does in a file. Raises ValueError for an unknown home folder.
     """
     found = os.path.expanduser(path)  # noqa: PTH111 -- Path's drops a ./ at the beginning and / at the end
     if found == path and path.startswith("~"):
@@ -180,9 +180,9 @@ def expanded(path: str) -> str:
 
 
 def unreadable(paths: Iterable[Path]) -> str | None:
-    """The first of `paths` that is there and must not be read, and why; None where there is no such one.
+    """A message about the first of `paths` that exists and must not be read by this process; None if there is none.
 
-    Libraries say "No such file" of a file that belongs to somebody else.
+    Libraries report "No such file" for a file without read permission, which would send the user to the wrong cause.
     """
     for path in paths:
         try:
@@ -191,21 +191,21 @@ def unreadable(paths: Iterable[Path]) -> str | None:
             path.stat()
         except PermissionError:  # of a folder above
             pass
-        except (OSError, ValueError):  # not there
+        except (OSError, ValueError):  # it does not exist
             continue
         return f"{path}: {os.strerror(errno.EACCES)}; its owner or an administrator has to allow reading it"
     return None
 
 
 def set_aside_path(folder: Path, suffix: str = "") -> Path:
-    """A name in `folder` that is not taken, of the present time, for what is to be kept of an earlier start."""
+    """An unused path in `folder`, named after the current time, for files of an earlier start that are kept."""
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     names = (f"earlier-{stamp}{number}{suffix}" for number in chain([""], (f"-{n}" for n in count(2))))
     return next(path for name in names if not (path := folder / name).exists())
 
 
 def nearest_existing(path: Path) -> Path:
-    """`path`, or the nearest one above it that exists."""
+    """`path`, or the nearest folder above it that exists."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
@@ -223,7 +223,7 @@ def _temporary_name(path: Path) -> Path:
 
 
 def _new_file(path: Path) -> tuple[Path, int]:
-    """A new file beside `path` with the mode of any new file there: as umask, or the folder's ACL, says."""
+    """A new file beside `path`, with the mode that umask, or the folder's ACL, gives to any new file."""
     while True:
         temporary = _temporary_name(path)
         with contextlib.suppress(FileExistsError):

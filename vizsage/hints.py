@@ -1,4 +1,7 @@
-"""What a setting of another tool is called here: for messages on unknown keys. Standard library only."""
+"""The names of other tools' settings and what they are called here, for messages on unknown keys.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 
 _STEPS = "a number of optimizer steps"
-_VISION = "true where that one is false"
+_VISION = "with the opposite value"
 _NUMBER_OF_STEPS = {
     "eval_strategy": f"eval_steps, {_STEPS}",
     "evaluation_strategy": f"eval_steps, {_STEPS}",
@@ -18,8 +21,8 @@ _NUMBER_OF_STEPS = {
 }
 _MODULES = "finetune_vision_layers, finetune_language_layers, finetune_attention_modules, finetune_mlp_modules"
 
-# The names in transformers' TrainingArguments, TRL, PEFT, unsloth, LLaMA-Factory and axolotl -> the key here, and after
-# a comma what else its value means.
+# Names in transformers' TrainingArguments, TRL, PEFT, unsloth, LLaMA-Factory and axolotl -> the key here and, after a
+# comma, how its value differs.
 OTHER_TOOLS = {
     # model
     "model": "model_name",
@@ -100,15 +103,15 @@ OTHER_TOOLS = {
     "generation_max_length": "max_new_tokens",
     "beams": "num_beams",
     # data
-    "data": "dataset and base_path, folders: the splits lie in base_path/dataset",
-    "datasets": "dataset and base_path, folders: the splits lie in base_path/dataset",
+    "data": "dataset and base_path, folders: the splits are in base_path/dataset",
+    "datasets": "dataset and base_path, folders: the splits are in base_path/dataset",
     "dataset_name": "dataset",
     "data_path": "base_path",
     "data_dir": "base_path",
     "dataset_dir": "base_path",
-    "image_dir": "base_path, the folder that holds Images/",
-    "image_folder": "base_path, the folder that holds Images/",
-    "media_dir": "base_path, the folder that holds Images/",
+    "image_dir": "base_path, the folder that contains Images/",
+    "image_folder": "base_path, the folder that contains Images/",
+    "media_dir": "base_path, the folder that contains Images/",
     "image_max_pixels": "resize_px",
     "max_pixels": "resize_px",
     "streaming": "use_streaming",
@@ -125,7 +128,7 @@ _COMMANDS = "vizsage train and vizsage eval are commands"
 _ONE_GPU = "a model has to fit on one GPU"
 _CHAT = "the chat template of the base model is used"
 
-# Names of settings that have no like here -> what there is instead.
+# Names of settings that do not exist here -> what there is instead.
 NOT_HERE = {
     "adapter": _LORA,
     "use_peft": _LORA,
@@ -152,9 +155,9 @@ NOT_HERE = {
 
 
 def hint_for(key: str, known: Collection[str]) -> str:
-    """What follows `unknown key 'x'`: the one of `known` that is meant, as far as that can be told, else nothing.
+    """What follows `unknown key 'x'` in a message: the probable one of `known`, or nothing.
 
-    Written with dashes or in capitals, a key means the same.
+    Dashes instead of underscores, and capitals, make no difference.
     """
     plain = key.strip().lower().replace("-", "_")
     meant = plain if plain in known else OTHER_TOOLS.get(plain, "")
@@ -168,7 +171,13 @@ def hint_for(key: str, known: Collection[str]) -> str:
 
 
 def dashed_settings(arguments: Sequence[str], unknown: Sequence[str], known: Collection[str]) -> str:
-    """What follows a message on `unknown` options of a command line: how those of the `known` settings are written."""
+    """What follows a message on `unknown` options of a command line: how to write those that are `known` settings.
+
+    Args:
+        arguments: all words of the command line.
+        unknown: those that the parser did not accept.
+        known: names of settings.
+    """
     written = []
     for option in unknown:
         name, equals, value = option.lstrip("-").partition("=")
@@ -179,6 +188,6 @@ def dashed_settings(arguments: Sequence[str], unknown: Sequence[str], known: Col
         if not equals:
             value = next(iter(arguments[arguments.index(option) + 1 :]), "-")
         if note or (not equals and (value.startswith("-") or "=" in value)):
-            value = "..."  # it means something else here, or the option has none
+            value = "..."  # its value means something else here, or it has none
         written.append(f"{key}={value}")
     return f"; a setting is written without dashes: {' '.join(written)}" if written else ""

@@ -1,4 +1,4 @@
-"""Files with a JSON object per line, which several processes may append to."""
+"""Files with a JSON object per line, to which several processes may append."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Replace `path` with one line a record: whole or not at all."""
+    """Replace `path` with one line per record: whole, or not at all."""
     write_text(path, _lines(records))
 
 
 def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Append one line a record and fsync; processes that append to one file take turns.
+    """Append one line per record and fsync; processes that append to the same file take turns.
 
-    What a kill left of a last line is cut off first, and a last record that lacks its line break only gets it.
+    First, a last line that a kill left incomplete is cut off; a last line that only lacks its line break gets one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:  # unbuffered: close() must have nothing left to write
@@ -35,7 +35,7 @@ def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
         lines = _lines(records).encode("utf-8")
         if _is_record(last):
             end, lines = end + len(last), b"\n" + lines
-        elif last:  # never without need: on a file system without locks, another process may have appended by now
+        elif last:  # only then: on a file system without locks, another process may have appended since
             file.truncate(end)
         rest = memoryview(lines)
         try:
@@ -48,9 +48,15 @@ def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path, *, rewritable: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file that `append_jsonl` wrote; a torn last line is left out.
+    """Yield the records of a file that `append_jsonl` wrote; an incomplete last line is left out.
 
-    Raises ValueError for a line that is no object, or that `parse_json` does not accept.
+    Args:
+        path: the file.
+        rewritable: see vizsage.files.parse_json.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line is not JSON, or not an object.
     """
     with path.open("rb") as file:
         for line in file:
@@ -66,13 +72,13 @@ def _lines(records: Iterable[dict[str, Any]]) -> str:
 
 
 def _wait_for_turn(file: FileIO, path: Path) -> None:
-    """Hold the file until it is closed. Locks of this kind reach other hosts over NFS, too."""
+    """Lock the file until it is closed. Locks of this kind also work between hosts that share it by NFS."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        log.debug("%s: the file system has no locks; lines of several processes are not kept apart", path)
+        log.debug("%s: the file system has no locks; lines of several processes may be mixed up", path)
 
 
 def _tail(file: FileIO, start: int) -> bytes:
@@ -81,7 +87,7 @@ def _tail(file: FileIO, start: int) -> bytes:
 
 
 def _is_record(text: bytes) -> bool:
-    """Whether it is a whole record: what is cut off anywhere does not close its braces."""
+    """Whether it is a whole record. A record that was cut off is not: its last brace is missing."""
     try:
         return isinstance(parse_json(text), dict)
     except ValueError:

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, also where several hosts share its file system."""
+"""One process at a time writes in a folder, also where several hosts share its file system."""
 
 from __future__ import annotations
 
@@ -23,16 +23,22 @@ log = logging.getLogger(__name__)
 
 
 class Held:
-    """A folder, and the lock file by which this process holds it; a process that does not hold it has none."""
+    """A folder that this process, or the main process of its group, has locked."""
 
     def __init__(self, folder: Path, file: BinaryIO | None = None, *, locked: bool = False) -> None:
-        """`locked`: the file system has locks, so that nobody else is writing in the folder."""
+        """Describe the lock.
+
+        Args:
+            folder: where the process writes.
+            file: the open lock file; None in a process of the group that does not have the lock itself.
+            locked: the file system has locks, so that no other process is writing in the folder.
+        """
         self.folder, self._file, self._locked = folder, file, locked
 
     def clean(self, names: Iterable[str], partial: str | None = None) -> None:
-        """Delete what a kill left of files and folders called `names` and of folders that match `partial`.
+        """Delete the temporary files and folders that a kill left for `names`, and folders that match `partial`.
 
-        Not without a lock: they may be those of a process that lives.
+        Does nothing without a lock, because they may be those of a process that is still running.
         """
         if self._locked:
             remove_remains(self.folder, names)
@@ -40,7 +46,7 @@ class Held:
                 shutil.rmtree(remains)
 
     def is_there(self) -> bool:
-        """Whether the folder is still the one that was taken: not deleted, and not another one since."""
+        """Whether the folder is still the one that was locked: neither deleted nor replaced by another."""
         if self._file is None:
             return True
         try:
@@ -49,30 +55,33 @@ class Held:
             return False
 
     def require(self) -> None:
-        """Raise RepeatingError where the folder is gone: what is written into it now would lack its beginning."""
+        """Raise RepeatingError where the folder is gone: what is written now would be a run without its start."""
         if not self.is_there():
             raise RepeatingError(
                 f"{self.folder}: was deleted or replaced while this process was writing into it, with what was there; "
-                "it writes nothing more and ends. Run the command again to start anew; cancel a run before you delete "
-                "its folder"
+                "it writes nothing more and ends. Run the command again to start from the beginning; cancel a run "
+                "before you delete its folder"
             )
 
 
 @contextmanager
 def only_one(folder: Path, doing: str) -> Iterator[Held]:
-    """Create `folder` and hold it for the length of the block.
+    """Create `folder` and lock it during the block.
 
-    The lock ends with the process, however that ends; the file stays and tells a second process who holds it.
+    The lock ends with the process, also when that is killed. The lock file remains; a second process reads in it which
+    one has the lock.
 
     Args:
         folder: where results are written.
-        doing: what for, as a message says it: "training", "evaluating".
+        doing: what the process does, as a message says it: "training", "evaluating".
 
-    Raises FolderInUse while another process holds it, ConfigError where it cannot be written.
+    Raises:
+        FolderInUse: another process has the lock.
+        ConfigError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Neither "w", which would empty the file of the process that holds it, nor "a", which writes at the end only.
+        # Not "w", which would empty the file of the process that has the lock; nor "a", which only writes at the end.
         file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
     except OSError as error:
         if is_disk_full(error):
@@ -81,8 +90,8 @@ def only_one(folder: Path, doing: str) -> Iterator[Held]:
     with file:
         locked = True
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would hold it too
-        except (BlockingIOError, PermissionError):  # POSIX lets a system choose either for a lock that is held
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would have that lock, too
+        except (BlockingIOError, PermissionError):  # POSIX allows both for a lock that another process has
             raise FolderInUse(f"{folder}: {_holder(file)} in it; wait for its end or name another output_dir") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
@@ -94,20 +103,20 @@ def only_one(folder: Path, doing: str) -> Iterator[Held]:
 
 
 def _sign(file: BinaryIO, doing: str) -> None:
-    """Write down who holds the lock. On a full disk the lock holds without it."""
+    """Write into the lock file which process has the lock. On a full disk the lock works without it."""
     since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     who = {"host": socket.gethostname(), "pid": os.getpid(), "doing": doing, "since": since}
     try:
         os.truncate(file.fileno(), 0)
         os.pwrite(file.fileno(), json.dumps(who).encode(), 0)
-        os.fsync(file.fileno())  # other hosts of a network file system read it while it is open
+        os.fsync(file.fileno())  # other hosts read it over a network file system while it is open here
     except OSError as error:
         if not is_disk_full(error):
             raise
 
 
 def _holder(file: BinaryIO) -> str:
-    """Who holds the lock, and what for, as the clause of a message."""
+    """Which process has the lock, and what it does, as the clause of a message."""
     try:
         who = json.loads(file.read(1000))
         text = f"process {int(who['pid'])} on host {who['host']} has been {who['doing']} since {who['since']}"

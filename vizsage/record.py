@@ -23,8 +23,8 @@ from vizsage.contract.run_files import SCHEMA_VERSION, Attempt, Identity, Outcom
 from vizsage.errors import CheckpointError, one_line
 from vizsage.files import write_json
 
-# Settings that may differ when a run is continued: none of them changes the weights that come out, or which of them
-# are kept as the best. batch_size and grad_accum may differ while their product with the processes stays.
+# Settings that may differ when a run is continued, because none of them changes the weights of a step or which step is
+# kept as the best. batch_size and grad_accum may differ if their product with the number of processes is the same.
 FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size eval_batch_tokens do_sample temperature top_p "
     "top_k num_beams debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model "
@@ -32,7 +32,7 @@ FREE_SETTINGS = frozenset(
     "grad_accum share_images torch_compile use_gradient_checkpointing seed reproducible".split()
 )
 GLOBAL_BATCH = "batch_size x grad_accum x processes"
-"""Name in an identity of the samples of one optimizer step."""
+"""The key in an identity for the number of samples per optimizer step."""
 
 
 class RunFacts(TypedDict):
@@ -60,7 +60,7 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of Python and of the libraries that can change a result."""
     found = {"vizsage": __version__, "python": platform.python_version()}
     packages = "torch transformers peft trl accelerate tokenizers pillow bitsandbytes unsloth vllm".split()
     for name in packages:
@@ -80,9 +80,13 @@ def hardware() -> Hardware:
 
 
 def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> Identity:
-    """What a continued run must share with its beginning: the settings that change the weights, seed and data.
+    """What must be the same when a run is continued: the settings that change the weights, seed and data.
 
-    `global_batch` is a text as long as a batch size is still to be found.
+    Args:
+        config: the settings.
+        global_batch: samples per optimizer step; a text until a batch size has been found.
+        seed: the seed in use.
+        data: see vizsage.data.sources.data_identity.
     """
     settings = config.model_dump(mode="json", exclude=set(FREE_SETTINGS))
     return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data}

@@ -1,4 +1,4 @@
-"""Weights & Biases: online where it can be reached, offline otherwise; never a reason for a run to stop or to hang."""
+"""Weights & Biases: online where it can be reached, else offline. Its failures never stop a run or make it wait."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _FINISH_S = 60.0
 
 
 class Tracker:
-    """A tracker that tracks nothing: use_wandb is false, or this is not the main process."""
+    """A tracker that does nothing: use_wandb is false, or this is not the main process."""
 
     run_id: str | None = None
 
     def log(self, line: dict[str, Any]) -> None:
-        """Take one line of metrics.jsonl."""
+        """Log one line of metrics.jsonl."""
 
     def finish(self, exit_code: int, summary: dict[str, Any] | None = None) -> None:
-        """End the run there."""
+        """End the W&B run."""
 
 
 class WandbTracker(Tracker):
@@ -56,7 +56,7 @@ class WandbTracker(Tracker):
                 config=settings,
                 dir=str(config.output_dir),
                 mode=mode,
-                # Offline files of one id are joined by `wandb sync --append`; only a server knows `resume`.
+                # Only a server can resume; the offline files of one id are joined by `wandb sync --append`.
                 resume="allow" if mode == "online" else None,
                 settings=quiet,
             )
@@ -68,16 +68,19 @@ class WandbTracker(Tracker):
         self._run = run
 
     def log(self, line: dict[str, Any]) -> None:
-        """Log one line of metrics.jsonl, its step as the step."""
+        """Log one line of metrics.jsonl under its step."""
         self._try(lambda run: run.log({key: value for key, value in line.items() if value is not None}))
 
     def finish(self, exit_code: int, summary: dict[str, Any] | None = None) -> None:
-        """Upload what is left, for at most a minute, and end the run."""
+        """Upload the rest, for at most `_FINISH_S`, and end the W&B run."""
         self._try(lambda run: run.summary.update(summary or {}))
         self._try(lambda run: run.finish(exit_code=exit_code))
 
     def _try(self, action: Callable[[Any], object]) -> None:
-        """W&B's own process may have died, by the signal that stops this one: no reason to lose a checkpoint."""
+        """Call `action`; after a failure nothing more is logged.
+
+        The signal that stops this process may have ended W&B's own process. Its error must not cost a checkpoint.
+        """
         if (run := self._run) is None:
             return
 
@@ -90,7 +93,7 @@ class WandbTracker(Tracker):
 
 
 def guarded(action: Callable[[], T], otherwise: str) -> T | None:
-    """What `action`, which calls W&B, returns; where it fails a warning, that ends with `otherwise`, and None."""
+    """The result of `action`, which calls W&B; None after a failure, which is a warning that ends with `otherwise`."""
     try:
         return action()
     except Exception as error:  # noqa: BLE001 -- W&B's connection and mailbox raise classes without a common base
@@ -99,17 +102,17 @@ def guarded(action: Callable[[], T], otherwise: str) -> T | None:
 
 
 Mode = Literal["online", "offline", "disabled", "shared"]
-_MODES = (*get_args(Mode), "dryrun", "run")  # of the environment; the last two are earlier names
+_MODES = (*get_args(Mode), "dryrun", "run")  # values of WANDB_MODE; the last two are earlier names
 
 
 def check_environment(config: Config) -> None:
-    """Raise ConfigError where W&B is to be used and WANDB_MODE is none of its modes. W&B would raise much later."""
+    """Raise ConfigError where use_wandb is true and WANDB_MODE has no valid value; W&B would raise much later."""
     if config.use_wandb and (found := os.environ.get("WANDB_MODE", "")) and found not in _MODES:
         raise ConfigError(f"WANDB_MODE: expected one of {', '.join(_MODES)}, found {found[:64]!r}; correct or unset it")
 
 
 def wandb_mode() -> Mode:
-    """WANDB_MODE if it is set; "online" with a login and a reachable server; else "offline", with a notice why."""
+    """WANDB_MODE if it is set; "online" with a login and a reachable server; else "offline" and a warning why."""
     import wandb
 
     if mode := os.environ.get("WANDB_MODE"):

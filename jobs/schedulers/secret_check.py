@@ -1,6 +1,6 @@
-"""Secrets in what would be written into a script or a manifest, found by names, by commands, and by their form.
+"""Secrets in a script or a manifest, found by names, by commands, and by the form of keys and tokens.
 
-Names and commands are this project's; the forms of keys and tokens are those of detect-secrets. No value is ever told.
+Names and commands are listed here; the forms are those of detect-secrets and a few more. No message contains a value.
 """
 
 from __future__ import annotations
@@ -8,17 +8,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
-from vizsage.errors import ConfigError
-
-NOT_SECRETS = "vizsage/not-secrets"
-
-# Parts of a name, in any place, as the end of a part, and as the last part only: SORT_KEY, but not KEYBOARD.
+# Endings of any part of a name; names of its last part (SORT_KEY, not KEYBOARD); sequences of parts.
 _ANYWHERE = ("token", "password", "passwd", "passphrase", "secret", "secrets", "apikey", "credential", "credentials")
 _LAST = frozenset("key keys auth pass pw pwd pat jwt cred creds bearer".split())
 _KEYS = ("access_key", "api_key", "private_key", "secret_key", "account_key")
-# A name that ends so says where a secret is, or how it is handled.
+# A name with one of these as its last part tells where a secret is, or how it is used.
 _NO_SECRET = frozenset(
     "path file dir sock socket name type url uri host port endpoint cmd command helper ttl timeout limit length size "
     "count mode method provider parallelism stdin".split()
@@ -50,7 +45,7 @@ _NETRC = re.compile(rf"\bmachine\s+\S+.*?\bpassword\s+({_WORD})")
 _SHORT_OPTION = re.compile(
     rf"\b(sshpass|(?:docker|podman|skopeo|apptainer)\s+(?:registry\s+)?login)\b[^;|&]*?\s-p\s*({_WORD})"
 )
-# What a command that logs in reads from its stdin: `echo KEY | wandb login`, `wandb login <<< KEY`.
+# The standard input of a command that logs in: `echo KEY | wandb login`, `wandb login <<< KEY`.
 _LOGIN = r"\b((?:wandb|hf|huggingface-cli|docker|podman|skopeo|apptainer|gh)\s+(?:auth\s+|registry\s+)?login)\b"
 _PIPED = re.compile(rf"\b(?:echo|printf)\b([^;&|]*)\|[^;&|]*?{_LOGIN}")
 _HERE_STRING = re.compile(rf"{_LOGIN}[^;&|]*?<<<\s*({_WORD})")
@@ -67,7 +62,7 @@ _FORMS = {
 
 
 def in_variables(variables: Mapping[str, str], allowed: Iterable[str] = ()) -> list[str]:
-    """The names of those that look like a secret, by name or value. The values are taken as they are, `$NAME` too."""
+    """The names of variables that look like a secret, by name or value. `$NAME` in a value is not expanded."""
     return [
         name
         for name, value in variables.items()
@@ -78,9 +73,9 @@ def in_variables(variables: Mapping[str, str], allowed: Iterable[str] = ()) -> l
 
 
 def in_lines(text: str, allowed: Iterable[str] = ()) -> list[tuple[int, str]]:
-    """Number of the line and name of what looks like a secret there, for lines of bash.
+    """The number of the line, from 1, and the name of each text that looks like a secret in lines of bash.
 
-    What is fetched when the script runs is none: $NAME, $(cat FILE).
+    What is read when the script runs is no secret: $NAME, $(cat FILE).
     """
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -90,62 +85,15 @@ def in_lines(text: str, allowed: Iterable[str] = ()) -> list[tuple[int, str]]:
     return found
 
 
-def refuse_in_manifest(documents: Iterable[dict[str, Any]]) -> None:
-    """Raise ConfigError where a container's variables, command or arguments, or a ConfigMap, hold a secret.
-
-    Whoever may read the object sees it there. The annotation vizsage/not-secrets lists names that are none.
-    """
-    found = []
-    for document in documents:
-        kind, metadata = str(document.get("kind")), document.get("metadata") or {}
-        listed = str((metadata.get("annotations") or {}).get(NOT_SECRETS, ""))
-        allowed = {name.strip() for name in listed.split(",")}
-        here = [f"data: {name}" for name in in_variables(_texts(document.get("data") or {}), allowed)] * (
-            kind == "ConfigMap"
-        )
-        for container in _containers(document):
-            values = {one.get("name"): one.get("value") for one in container.get("env") or ()}
-            here += [
-                f"env of container {container.get('name')}: {name}" for name in in_variables(_texts(values), allowed)
-            ]
-            for key in ("command", "args"):
-                text = " ".join(word for word in container.get(key) or () if isinstance(word, str))
-                here += [f"{key} of container {container.get('name')}: {name}" for _, name in in_lines(text, allowed)]
-        found += [f"{kind} {metadata.get('name')}: {place}" for place in here]
-    if found:
-        raise ConfigError(
-            f"{', '.join(dict.fromkeys(found))}: looks like a secret, which whoever may read the object would "
-            "see: keep it in a Secret and name that one with envFrom or secretKeyRef, or, if it is none, list its name "
-            f"in the annotation {NOT_SECRETS} there"
-        )
-
-
-def _containers(value: Any) -> Iterator[dict[str, Any]]:
-    """Those of the pods in a document, however deep they are."""
-    if isinstance(value, dict):
-        for key, below in value.items():
-            if key in ("containers", "initContainers") and isinstance(below, list):
-                yield from (one for one in below if isinstance(one, dict))
-            else:
-                yield from _containers(below)
-    elif isinstance(value, list):
-        for below in value:
-            yield from _containers(below)
-
-
-def _texts(values: Mapping[Any, Any]) -> dict[str, str]:
-    return {str(name): value for name, value in values.items() if isinstance(value, str)}
-
-
 def _is_secret(name: str, value: str) -> bool:
-    """Whether a variable of this name holds a secret, as a rule. Keys and credentials may be files."""
+    """Whether a variable of this name usually is a secret. Keys and credentials may be paths of files."""
     words = [word for word in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) if word]
     if not words or words[-1] in _NO_SECRET or name in _SHELL_NAMES:
         return False
     if words[-1].startswith(("key", "cred")) and _FILE.fullmatch(value):
         return False
     joined = "_".join(words)
-    if joined in ("key", "keys", "pat"):  # of a sort, a dictionary, a pattern
+    if joined in ("key", "keys", "pat"):  # may be the key of a dictionary, or a pattern
         return len(value) >= 16
     return words[-1] in _LAST or any(word.endswith(_ANYWHERE) for word in words) or any(key in joined for key in _KEYS)
 
@@ -156,7 +104,7 @@ def _in_line(line: str) -> Iterator[str]:
             if _is_secret(name, word.strip("\"'")) and _is_literal(word):
                 yield name
     for name, word in _OPTION.findall(line):
-        # --key and --auth take the name of a file or of a method.
+        # The values of --key and --auth are files or methods.
         if _is_secret(name, word) and name.lower() not in ("key", "auth") and _is_literal(word):
             yield f"--{name}"
     for name, _ in _HEADER.findall(line):
@@ -185,7 +133,7 @@ def _in_line(line: str) -> Iterator[str]:
 
 
 def _is_literal(word: str) -> bool:
-    """Whether a word of bash holds text of its own, beside what is fetched when the script runs."""
+    """Whether a word of bash contains text of its own, besides what is read when the script runs."""
     rest = ""
     for part in _PART.finditer(word):
         if part["single"] is not None:
@@ -208,7 +156,7 @@ def _without(text: str) -> str:
 
 
 def _forms(text: str) -> Iterator[str]:
-    """What the text has the form of: "GitHub Token"."""
+    """The names of the forms that the text contains: "GitHub Token"."""
     for name, pattern in _FORMS.items():
         if pattern.search(text):
             yield name
@@ -219,11 +167,11 @@ def _forms(text: str) -> Iterator[str]:
 
 @functools.cache
 def _detectors() -> dict[str, Callable[[str], Iterable[str]]]:
-    """detect-secrets' regular expressions. Imported here: most commands read no profile. They ask no network."""
+    """The regular expressions of detect-secrets, which use no network. Imported here because few commands need them."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import BasePlugin
 
-    # Guesses by entropy take every hash for a secret, guesses by keyword are this module's own, addresses are none.
+    # Left out: entropy, which finds every hash; keywords, which this module looks for; IP addresses, which are public.
     guesses = ("Base64HighEntropyString", "HexHighEntropyString", "KeywordDetector", "IPPublicDetector")
     known: Mapping[str, type[BasePlugin]] = get_mapping_from_secret_type_to_class()
     return {name: plugin().analyze_string for name, plugin in known.items() if plugin.__name__ not in guesses}

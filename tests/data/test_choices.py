@@ -39,7 +39,7 @@ def test_choices_of_a_parquet_file(tmp_path: Path) -> None:
         ("a dog", "choices is 'a dog'; write a list of 2 to 26 texts"),
         (["a dog"], "choices is a list of 1; write 2 to 26 texts"),
         ([*map(str, range(26)), "a dog"], "choices is a list of 27"),
-        (["a dog", "a cat", "a dog "], "choices holds 'a dog' more than once"),
+        (["a dog", "a cat", "a dog "], "choices contains 'a dog' more than once"),
         (["a dog", ""], "choices[1] is empty"),
         (["a dog", None], "choices[1] is missing"),
         (

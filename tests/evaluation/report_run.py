@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.config import Config
+from vizsage.contract.results_file import SCHEMA_VERSION
 from vizsage.data.sources import open_split
 from vizsage.evaluation.report.report_file import write_report
-from vizsage.evaluation.results import SCHEMA_VERSION
 from vizsage.files import write_json
 from vizsage.json_lines import write_jsonl
-from vizsage.scoring.metrics import score_row
+from vizsage.scoring.registry import score_row
 from vizsage.scoring.summary import summarise
 
 Row = dict[str, Any]

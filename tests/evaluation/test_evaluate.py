@@ -76,7 +76,7 @@ def test_a_name_of_two_images_is_warned_of(stage: Stage, config: Config, caplog:
         samples[i] = replace(samples[i], images=(BytesImage(samples[i].images[0].name, png("red")),))
     stage.split = FakeSplit(samples)
     evaluate(config)
-    assert "2 image names stand for different images, such as 1.png" in caplog.text
+    assert "2 image names are those of several different images, such as 1.png" in caplog.text
 
 
 def test_a_line_holds_what_was_asked_and_answered(stage: Stage, config: Config) -> None:

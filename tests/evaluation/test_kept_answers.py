@@ -18,7 +18,7 @@ from vizsage.config import Config
 from vizsage.errors import FolderInUse, Interrupted
 from vizsage.evaluation import predictions
 from vizsage.evaluation.evaluate import evaluate
-from vizsage.scoring.metrics import score_row
+from vizsage.scoring.registry import score_row
 
 from .conftest import BytesImage, FakeModel, FakeSplit, Stage, content, kept, make_samples, png, rows, set_aside
 
@@ -146,7 +146,7 @@ def test_a_damaged_line_is_answered_again(stage: Stage, config: Config, damage: 
     [
         {"adapter_sha256": "bb", "generation": {"num_beams": 1}},
         {"adapter_sha256": "aa", "generation": {"num_beams": 2}},
-        {"adapter_sha256": "aa", "generation": {"num_beams": 1}, "precision": "bfloat16"},
+        {"adapter_sha256": "aa", "generation": {"num_beams": 1}, "precision": {"dtype": "bfloat16"}},
     ],
 )
 def test_results_of_another_model_are_set_aside_and_its_answers_kept(

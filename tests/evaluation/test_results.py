@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from vizsage.contract.results_file import Scores
 from vizsage.evaluation.results import complaints, score
 
 
@@ -56,6 +57,6 @@ def test_the_hash_of_the_data_knows_order_questions_and_answers_but_no_predictio
 
 @pytest.mark.parametrize(("failed", "error"), [(0, False), (1, False), (2, True)])
 def test_complaints(failed: int, error: bool) -> None:
-    summary = {"total_samples": 100, "failed_predictions": failed, "truncated_predictions": failed}
-    found = complaints(summary, 64)
+    scores = Scores.model_construct(total_samples=100, failed_predictions=failed, truncated_predictions=failed)
+    found = complaints(scores, 64)
     assert [text is not None for text in found] == [error, error]

@@ -6,8 +6,11 @@ from io import StringIO
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 
-from vizsage.evaluation.results_table import comparison_table, error_table, metrics_table, overall_table, preview_table
+from vizsage.contract.results_file import Conditions, Scores
+from vizsage.evaluation import results_table
+from vizsage.evaluation.results_table import comparison_table, error_table, preview_table
 
 
 def text_of(renderable: RenderableType) -> str:
@@ -40,6 +43,9 @@ def group(samples: int) -> dict[str, Any]:
 
 def results(**changes: Any) -> dict[str, Any]:
     return {
+        "schema_version": 3,
+        "correct_predictions": 1,
+        "incorrect_predictions": 3,
         "mode": "squad",
         "split": "test",
         "limit": None,
@@ -62,6 +68,14 @@ def results(**changes: Any) -> dict[str, Any]:
         "left_out": {"need_external_knowledge": 0},
         "missing_descriptions": 0,
     } | changes
+
+
+def overall_table(told: dict[str, Any]) -> Table:
+    return results_table.overall_table(Scores.model_validate(told), Conditions.model_validate(told))
+
+
+def metrics_table(told: dict[str, Any]) -> Table:
+    return results_table.metrics_table(Scores.model_validate(told))
 
 
 def cells(line: str) -> list[str]:
@@ -123,6 +137,12 @@ def test_metrics_table() -> None:
     lines = [cells(line) for line in text_of(metrics_table(results())).splitlines()]
     assert ["25.00 %", "37.55 %", "-"] in lines
     assert any("token F1" in line[0] for line in lines)
+
+
+def test_a_metric_that_scored_a_part_says_how_many() -> None:
+    told = results(metrics={"exact_match": 0.25, "multiple_choice": 0.5}, scored_samples={"multiple_choice": 2})
+    header, *_ = [line for line in text_of(metrics_table(told)).splitlines() if "exact match" in line]
+    assert "multiple choice (2 samples)" in header
 
 
 def test_overall_table_of_a_part_of_the_data() -> None:

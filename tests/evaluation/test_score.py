@@ -141,7 +141,7 @@ def test_tables_say_under_what_conditions(stage: Stage, config: Config, capsys: 
 def test_a_damaged_results_json_is_said(written: Any, caplog: Any) -> None:
     path = written(line())
     (path.parent / "results.json").write_text("{", encoding="utf-8")
-    assert score_file(path).conditions == {"split": str(path), "mode": "squad"}
+    assert score_file(path).conditions.content() == {"split": str(path), "mode": "squad"}
     assert "results.json: cannot be read" in caplog.text
 
 
@@ -159,20 +159,20 @@ def test_another_tool_s_lines(written: Any) -> None:
     with path.open("a") as file:
         file.write('\n  \n{"answer": 1.50, "prediction": 1.50, "image": "b.png"}')  # no newline at the end
     scored = score_file(path)
-    scores = scored.scores
+    scores = scored.scores.content()
     assert (scores["total_samples"], scores["images"], scores["correct_predictions"]) == (6, 3, 4)
     assert scores["with_external_knowledge"]["samples"] == 1
     assert scores["failed"] == [{"sample_id": "17", "error": None}]
     assert scores["by_tag"].keys() == {"school", "year"}
     assert scores["by_question_word"]["what"]["samples"] == 3
-    assert scored.conditions == {"split": str(path), "mode": "squad"}
-    assert score_file(path, mode="rigorous").scores["correct_predictions"] == 3
+    assert scored.conditions.content() == {"split": str(path), "mode": "squad"}
+    assert score_file(path, mode="rigorous").scores.correct_predictions == 3
 
 
 def test_repeated_lines_without_sample_id_are_counted_and_said(written: Any, caplog: Any) -> None:
     other = line(question="who")
     path = written(line(), other, line(), line(prediction="dog"), line(image="b.png"), other)
-    assert score_file(path).scores["total_samples"] == 6
+    assert score_file(path).scores.total_samples == 6
     assert "3 lines without sample_id ask what an earlier one asks of the same image" in caplog.text
     assert "(the first: line 3, as line 1)" in caplog.text
     caplog.clear()
@@ -246,7 +246,7 @@ def test_numbers_and_nesting_beyond_reason_are_a_bad_line(tmp_path: Path, capsys
     assert told in message
     assert len(message) < 500
     path.write_text('{"answer": 1E999999999999999999, "prediction": "1E999999999999999999"}\n')
-    assert score_file(path).scores["metrics"]["rigorous_match"] == 1
+    assert score_file(path).scores.metrics["rigorous_match"] == 1
 
 
 def test_a_results_json_that_is_nested_too_deep(written: Any, capsys: Any) -> None:
@@ -256,7 +256,7 @@ def test_a_results_json_that_is_nested_too_deep(written: Any, capsys: Any) -> No
     assert cli.main(["score", str(path)]) == 0
     assert "results.json: cannot be read (it is nested too deep)" in capsys.readouterr().err
     assert cli.main(["compare", str(path), str(path)]) == 3
-    assert "results.json: not JSON (it is nested too deep)" in capsys.readouterr().err
+    assert "results.json: cannot be read: it is nested too deep" in capsys.readouterr().err
     assert cli.main(["report", str(path.parent)]) == 3
     assert "results.json: cannot be read: it is nested too deep" in capsys.readouterr().err
 
@@ -265,7 +265,7 @@ def test_a_results_json_that_is_nested_too_deep(written: Any, capsys: Any) -> No
 def test_an_empty_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"empty\.jsonl: holds no predictions"):
+    with pytest.raises(DataError, match=r"empty\.jsonl: contains no predictions"):
         score_file(path)
 
 
@@ -305,7 +305,7 @@ def test_answers_that_normalisation_empties_or_merges_are_counted_and_said(
     written: Any, capsys: Any, caplog: Any
 ) -> None:
     path = written(*(line(answer=each[0], prediction=each[1], sample_id=i) for i, each in enumerate(HARD)))
-    scores = score_file(path).scores
+    scores = score_file(path).scores.content()
     assert scores["correct_predictions"] == sum(squad for _, _, squad, _, _ in HARD)
     assert scores["normalisation"] == {
         "emptied": {"samples": 5, "affected": 3},
@@ -330,7 +330,7 @@ def test_answers_that_normalisation_empties_or_merges_are_counted_and_said(
 
 def test_many_failed_records_are_a_warning_only(written: Any, caplog: Any) -> None:
     lines = [line(prediction=None) if i < 2 else line(finish_reason="length") for i in range(100)]
-    scores = score_file(written(*lines)).scores
+    scores = score_file(written(*lines)).scores.content()
     assert (scores["failed_predictions"], scores["exact_match_score"]) == (2, 0.98)
     assert "2 of 100 records failed; they score 0" in caplog.text
     assert "98 of 100 answers were cut short" in caplog.text
@@ -369,7 +369,7 @@ def test_rows_without_scores_are_scored(stage: Stage, config: Config) -> None:
         {name: row[name] for name in row if name not in ("scores", "tags", "description")} for row in read_jsonl(path)
     ]
     write_jsonl(path, old)
-    assert score_file(path).scores["metrics"] == results["metrics"]
+    assert score_file(path).scores.metrics == results["metrics"]
 
 
 def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_killed_process_is_128_and_its_signal(tmp_path: Path) -> None:
     assert Launch(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)").end()[0] == 137
 
 
-def test_a_process_killed_before_its_attempt_had_ended_is_not_excused_by_an_earlier_one(tmp_path: Path) -> None:
+def test_a_process_killed_before_its_attempt_had_ended_is_not_taken_for_an_earlier_one(tmp_path: Path) -> None:
     write_outcome(tmp_path, Outcome(exit_code=0, reason="done", step=9, attempt=1))
     assert Launch(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)").end()[0] == 137
 
@@ -127,7 +127,7 @@ os._exit(1)
 
 
 def test_the_exit_code_is_left_for_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """srun tells the highest code of all nodes, which need not be the one that tells most."""
+    """srun returns the highest code of all nodes, which need not be the one that names a cause."""
     monkeypatch.setenv("EXIT_CODES_DIR", str(tmp_path / "jobs" / "7.codes"))
     assert Launch(tmp_path, "os._exit(3)").end()[0] == 3
     assert (tmp_path / "jobs" / "7.codes" / "0").read_text() == "3\n"
@@ -153,16 +153,16 @@ def test_a_second_signal_is_passed_on_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"attempts": []}', None])
-def test_without_a_word_on_the_steps_an_interruption_is_a_failure(tmp_path: Path, damage: str | None) -> None:
-    mend = f"(folder / 'run.json').write_text({damage!r})" if damage else "(folder / 'run.json').unlink()"
-    found, printed = Launch(tmp_path, f"attempt(0, 5, 75); {mend}; os._exit(75)").end()
+def test_without_a_record_of_the_steps_an_interruption_is_a_failure(tmp_path: Path, damage: str | None) -> None:
+    damaging = f"(folder / 'run.json').write_text({damage!r})" if damage else "(folder / 'run.json').unlink()"
+    found, printed = Launch(tmp_path, f"attempt(0, 5, 75); {damaging}; os._exit(75)").end()
     assert found == 1
     assert "run.json" in printed
     assert "Traceback" not in printed
 
 
 @pytest.mark.slow
-def test_a_process_that_still_writes_is_not_hurried_by_one_that_has_ended(tmp_path: Path) -> None:
+def test_a_process_that_still_writes_is_not_killed_because_another_has_ended(tmp_path: Path) -> None:
     """torch's launcher gives the others 30 seconds after the first has ended; a checkpoint may take longer."""
     body = "wait_for_signal(0 if rank else 35); rank or attempt(0, 5, 75); os._exit(75)"
     launch = Launch(tmp_path, body, processes=2)
@@ -199,7 +199,7 @@ def test_an_evaluation_has_a_process_for_each_gpu_and_its_options(tmp_path: Path
     assert len(list(tmp_path.glob("ran-*"))) == 3
 
 
-# A training that leaves its traces, and an evaluation that tells that it ran, and in what surroundings.
+# A training that leaves its files, and an evaluation that records that it ran, with which variables.
 TRAIN_THEN_EVAL = """
 command = sys.orig_argv[sys.orig_argv.index("vizsage") + 1]
 (folder / f"ran-{command}-{os.environ.get('GROUP_RANK', '0')}").write_text(os.environ.get("WORLD_SIZE", ""))
@@ -285,7 +285,7 @@ def test_nodes_of_an_evaluation_wait_for_each_other_although_the_run_is_done(tmp
     time.sleep(8)
     launch.process.send_signal(signal.SIGTERM)
     code, printed = launch.end()
-    assert (code, "before all nodes were there" in printed) == (1, True)
+    assert (code, "before all nodes had started" in printed) == (1, True)
     assert not list(tmp_path.glob("ran-*"))
 
 
@@ -314,15 +314,15 @@ def test_nodes_wait_for_each_other_and_start_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_ends_the_waiting_for_other_nodes(tmp_path: Path, rank: int) -> None:
     launch = Launch(tmp_path, TRAIN_THEN_EVAL, variables=nodes()[rank])
-    time.sleep(8)  # its start: no file tells that it waits
+    time.sleep(8)  # its start: no file shows that it waits
     launch.process.send_signal(signal.SIGTERM)
     code, printed = launch.end()
-    assert (code, "before all nodes were there" in printed) == (1, True)
+    assert (code, "before all nodes had started" in printed) == (1, True)
     assert not list(tmp_path.glob("ran-*"))
 
 
 def finish(run_dir: Path) -> None:
-    """What tells that the training is done."""
+    """The files by which a training is recognised as done."""
     write_outcome(run_dir, Outcome(exit_code=0, reason="done", step=9, attempt=1))
     (run_dir / "vizsage-adapter").mkdir()
     (run_dir / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
@@ -340,7 +340,7 @@ def test_a_run_that_only_looks_done_waits_for_its_nodes(tmp_path: Path, setting:
     launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=(setting,), variables=nodes()[0])
     time.sleep(8)
     launch.process.send_signal(signal.SIGTERM)
-    assert "before all nodes were there" in launch.end()[1]
+    assert "before all nodes had started" in launch.end()[1]
     assert not list(tmp_path.glob("ran-*"))
 
 

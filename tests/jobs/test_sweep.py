@@ -57,9 +57,9 @@ def test_commas_inside_brackets_and_quotes_belong_to_the_value(text: str, values
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["lr=1e-4,1e-4"], "lr: the value 1e-4 stands twice"),
-        (["lr=1e-4, 1e-4"], "lr: the value 1e-4 stands twice"),
-        (["lr=1e-4,2e-4", "lr=3e-4"], "lr: given twice"),
+        (["lr=1e-4,1e-4"], "lr: the value 1e-4 is repeated"),
+        (["lr=1e-4, 1e-4"], "lr: the value 1e-4 is repeated"),
+        (["lr=1e-4,2e-4", "lr=3e-4"], "lr: given more than once"),
         (["lr=1e-4,"], "lr: an empty value"),
         (["lr=,1e-4"], "lr: an empty value"),
         (["lr=1e-4,2e-4", "wandb_run_name="], "wandb_run_name: an empty value"),

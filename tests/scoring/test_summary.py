@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vizsage.scoring.metrics import METRICS, score_row
+from vizsage.scoring.registry import METRICS, score_row
 from vizsage.scoring.statistics import INTERVAL_METHOD
 from vizsage.scoring.summary import summarise
 
@@ -128,6 +128,17 @@ def test_rigorous_mode() -> None:
 def test_scores_that_stand_in_a_row_are_computed_anew() -> None:
     stale = {**row("cat", "dog"), "exact_match": True, "scores": dict.fromkeys(METRICS, 1)}
     assert set(summarise([stale])["metrics"].values()) == {0}
+
+
+def test_a_metric_that_scores_a_part_is_a_mean_over_that_part_and_tells_its_size() -> None:
+    asked = {**row("(b)", "dog"), "choices": ["cat", "dog"]}
+    rows = [asked, {**asked, "prediction": "cat"}, {**asked, "prediction": None}, {**asked, "answer": "cow"}]
+    summary = summarise([*rows, row("cat", "cat")])
+    assert summary["metrics"]["multiple_choice"] == pytest.approx(1 / 3)
+    assert summary["scored_samples"] == {"multiple_choice": 3}  # "cow" is no option, so nothing is right there
+    without = summarise([row("cat", "cat"), {**row("cat", "cat"), "choices": []}])
+    assert "multiple_choice" not in without["metrics"]
+    assert "scored_samples" not in without
 
 
 def test_questions_on_one_image_widen_the_interval() -> None:

@@ -340,7 +340,7 @@ def test_a_done_run_is_recognised_without_a_model(
         train(make_config(batch_size="auto", lr=1e-3))
 
 
-def test_a_kill_in_the_search_leaves_a_run_that_begins_anew(
+def test_a_kill_in_the_search_leaves_a_run_that_searches_again(
     make_config: MakeConfig, limit: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(10**6)
@@ -370,7 +370,7 @@ def test_resume_false_interrupted_goes_on_with_the_number(
     assert [attempt["resumed_from_step"] for attempt in recorded(config)["attempts"]] == [0, 5]
 
 
-def test_where_other_settings_mend_a_failure_the_number_is_found_anew(
+def test_where_other_settings_fix_a_failure_the_search_is_repeated(
     make_config: MakeConfig,
     limit: Callable[[int], None],
     tokens_of: Callable[..., int],

@@ -41,7 +41,7 @@ def test_a_run_with_no_sample_left_is_refused(
 ) -> None:
     if harm == "too long":
         lengthen(data_dir)
-        expected = "all 18 training samples are left out: 18 too long, which a higher max_seq_length mends; the first: "
+        expected = "all 18 training samples are left out: 18 too long, which a higher max_seq_length fixes; the first: "
     else:
         for number in range(6):
             (data_dir / "Images" / f"{number}.png").write_bytes(b"no image")
@@ -103,7 +103,7 @@ def test_many_left_out_are_said_with_their_reasons(
     lengthen(data_dir, only="1.png")
     (data_dir / "Images" / "2.png").write_bytes(b"")
     train(make_config(max_seq_length=SHORT, on_bad_image="skip", save_steps=100))
-    counts = "3 too long, which a higher max_seq_length mends, 3 with an image that cannot be used"
+    counts = "3 too long, which a higher max_seq_length fixes, 3 with an image that cannot be used"
     assert caplog.text.count(f"6 of 18 training samples (33.3%) are left out: {counts}; the first: ") == 2
 
 

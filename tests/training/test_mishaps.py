@@ -1,4 +1,4 @@
-"""What a run meets besides interruptions: services that fail, mistakes mended, folders that hold something else."""
+"""What can go wrong besides interruptions: services that fail, mistakes that are fixed, folders with other content."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_bad_validation_image_stops_the_run_unless_told(make_config: MakeConfi
     assert [line["failed"] for line in scores] == [3, 3, 3]
 
 
-def test_a_mistake_in_the_first_try_can_be_mended(make_config: MakeConfig) -> None:
+def test_a_mistake_in_the_first_attempt_can_be_fixed(make_config: MakeConfig) -> None:
     """Nothing was trained, so nothing is lost by other settings."""
     with pytest.raises(ConfigError, match="max_seq_length"):
         train(make_config(max_seq_length=20))
@@ -216,7 +216,7 @@ def test_a_damaged_best_checkpoint_is_not_claimed(
     monkeypatch.setattr(checkpoints, "damage", lambda f: "harmed" if f.name == "checkpoint-4" else damage(f))
     config = make_config()
     train(config)
-    assert "holds the best weights but harmed" in caplog.text
+    assert "has the best weights but harmed" in caplog.text
     assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 9
     assert "0.9" not in (config.adapter_dir / "README.md").read_text().split("## Settings")[0]
 

@@ -15,7 +15,7 @@ from vizsage.files import write_json
 from vizsage.record import RunRecord, write_outcome
 from vizsage.training import checkpoints
 from vizsage.training.plan import make_plan
-from vizsage.training.resume import Begin, Continue, Done, is_done_without_peers, resumption
+from vizsage.training.resume import Begin, Continue, Done, done_without_peers, resumption
 
 MakeConfig = Callable[..., Config]
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_is_continued_however_the_attempt_ended(
     assert isinstance(answer, Continue)
     assert answer.checkpoint == config.output_dir / "checkpoint-3"
     assert answer.record.attempt == 1
-    assert not is_done_without_peers(config)
+    assert not done_without_peers(config)
 
 
 @pytest.mark.parametrize("exit_code", [None, 1, 2, 3, 4, 75])
@@ -73,10 +73,10 @@ def test_with_its_adapter_it_is_done(make_config: MakeConfig, world: PartialStat
     config = make_config()
     attempted(config, exit_code=0, step=9, adapter=True)
     assert resumption(config, world) == Done(9)
-    assert is_done_without_peers(config)
+    assert done_without_peers(config)
     (config.adapter_dir / "adapter_model.safetensors").unlink()
     assert isinstance(resumption(config, world), Continue)
-    assert not is_done_without_peers(config)
+    assert not done_without_peers(config)
     assert resumption(make_config(save_model=False), world) == Done(9)
 
 
@@ -92,7 +92,7 @@ def test_other_settings_are_refused_where_something_would_be_lost(
 def test_resume_false_sets_the_run_aside(make_config: MakeConfig, world: PartialState) -> None:
     attempted(make_config(), exit_code=0, step=9, adapter=True)
     config = make_config(resume=False)
-    assert not is_done_without_peers(config)
+    assert not done_without_peers(config)
     answer = resumption(config, world)
     assert isinstance(answer, Begin)
     assert not answer.record.exists

@@ -75,7 +75,7 @@ def seal(folder: Path) -> None:
 
 
 def told_in_one_line(work: Callable[[], object]) -> str:
-    """What ends `work`: an error of the table's codes 2 and 3, in one line; nothing where it goes on."""
+    """The message of the error that ends `work`, one line with exit code 2 or 3; an empty text where there is none."""
     try:
         work()
     except VizSageError as error:
@@ -110,7 +110,7 @@ def test_another_content_is_named(interrupted: Config) -> None:
 
 @pytest.mark.slow
 def test_any_shape_of_a_file_is_told_in_one_line(interrupted: Config) -> None:
-    """A part of a file's content is replaced by any JSON, or the file by any text; the run goes on or names it."""
+    """A part of a file is replaced by any JSON, or the file by any text; the run continues, or the error names it."""
 
     @settings(
         max_examples=10,
@@ -137,7 +137,7 @@ def test_any_shape_of_a_file_is_told_in_one_line(interrupted: Config) -> None:
 
 @pytest.mark.slow
 def test_any_shape_of_an_adapters_configuration_is_told_in_one_line(tmp_path: Path) -> None:
-    """As an evaluation reads it: no manifest tells that it was changed."""
+    """As an evaluation reads it: there is no manifest by which the change is noticed."""
     _, config, folder, _ = saved_adapter(tmp_path)
     path = folder / "adapter_config.json"
     whole = path.read_text()

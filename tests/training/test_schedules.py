@@ -11,7 +11,7 @@ from transformers import get_scheduler
 
 from vizsage.config import SCHEDULERS, build_config
 from vizsage.errors import ConfigError
-from vizsage.training.trainer import trainer_arguments
+from vizsage.training.trainer_arguments import trainer_arguments
 
 
 @pytest.mark.parametrize("scheduler", get_args(SCHEDULERS))

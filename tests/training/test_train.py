@@ -365,7 +365,7 @@ def test_early_stopping_ends_the_run_and_delivers_the_best(
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
-    """A real file system that fills up: the checkpoint of step 3 is whole, and with room again the run goes on."""
+    """A real file system that fills up: the checkpoint of step 3 is whole, and with free space the run continues."""
     import os
     import subprocess
 
@@ -403,7 +403,7 @@ def test_several_visible_gpus_without_torchrun_use_one(
     """The Trainer counts the GPUs it sees; here it is told that there are two."""
     from trl import SFTConfig
 
-    from vizsage.training.trainer import trainer_arguments
+    from vizsage.training.trainer_arguments import trainer_arguments
 
     monkeypatch.setattr(SFTConfig, "n_gpu", 2)
     arguments = trainer_arguments(make_config(), total_steps=1, seed=0)

@@ -1,4 +1,4 @@
-"""How `vizsage check` shows what it found: a table, the first cases of each kind of problem, one line for an error."""
+"""The report of `vizsage check`: a table, the first cases of each kind of problem, and the error in one line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def show(console: Console, config: Config, survey: Survey, notes: list[str]) -> 
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    """One line with texts of the data in it: never markup, and nothing that would control a terminal."""
+    """Print one line that contains texts of the data: no markup is applied, control characters are replaced."""
     console.print(Text(printable(text), style), highlight=False, soft_wrap=True)
 
 
@@ -60,7 +60,7 @@ def summary_line(config: Config, kinds: dict[str, Kind]) -> str:
 
 @contextmanager
 def decoding_progress(images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, and the function that moves it on."""
+    """Show a bar on stderr; gives the function that advances it by a number of images."""
     columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

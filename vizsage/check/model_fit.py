@@ -25,9 +25,17 @@ _STATE_BYTES = 2**20  # random states, position and manifest of a checkpoint
 
 
 def check_model(config: Config, survey: Survey, pixels: dict[ImageRef, int], notes: list[str]) -> None:
-    """Lengths in tokens and room on disk, where the base model's processor and configuration are at hand.
+    """Check lengths in tokens and room on the disk, as far as the base model's processor and configuration are there.
 
-    Raises ConfigError when the settings do not fit the base model, CheckpointError when its files are damaged.
+    Args:
+        config: the run.
+        survey: has the splits, and takes the problems.
+        pixels: of each image that can be decoded.
+        notes: takes lines for the report.
+
+    Raises:
+        ConfigError: the settings do not fit the base model.
+        CheckpointError: the files of the base model are damaged.
     """
     from vizsage.models.loading.hf import HubUnreachable, load_processor
 
@@ -49,7 +57,7 @@ def check_model(config: Config, survey: Survey, pixels: dict[ImageRef, int], not
 
 
 def _measure_lengths(config: Config, survey: Survey, pixels: dict[ImageRef, int], processor: Any) -> str:
-    """Encode the samples that are likely to be the longest; note those that do not fit. Raises ConfigError."""
+    """Encode the samples that are likely to be the longest and note those that do not fit. Raises ConfigError."""
     from vizsage.data.collate import TrainCollator
 
     collate = TrainCollator(processor, config)
@@ -71,7 +79,7 @@ def _measure_lengths(config: Config, survey: Survey, pixels: dict[ImageRef, int]
 
 
 def _check_share(config: Config, survey: Survey, collate: Callable[..., Any]) -> None:
-    """Note where training would leave out many of its samples, judged by some spread over the split, or all."""
+    """Note it if training would leave out many of its samples, by a share of them, or all."""
     total = next((row.samples for row in survey.rows if row.name == "train"), 0)
     every = max(1, total // _SPREAD)
     reasons, looked_at = list[str](), 0
@@ -79,7 +87,7 @@ def _check_share(config: Config, survey: Survey, collate: Callable[..., Any]) ->
         looked_at += 1
         try:
             reasons += [reason for _, reason in collate([sample])["left_out"]]
-        except DataError:  # an answer that is noted already
+        except DataError:  # an answer without a token, which _measure_lengths has noted
             continue
     if len(reasons) == looked_at:
         try:
@@ -108,9 +116,9 @@ def long_samples(config: Config, split: str, pixels: dict[ImageRef, int]) -> lis
 
 
 def _bytes_needed(config: Config) -> int:
-    """Room for the checkpoints that are kept, the best one, one that is being written, and the adapter.
+    """Bytes for the kept checkpoints, the best one, one that is being written, and the adapter.
 
-    Counted on the architecture alone: the model is built on PyTorch's meta device, without weights.
+    The model is built on PyTorch's meta device, which has no memory for weights, and its parameters are counted.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -127,7 +135,7 @@ def _bytes_needed(config: Config) -> int:
         layer = model.get_submodule(name)
         parameters += config.lora_r * (layer.in_features + layer.out_features)
     parameters += sum(int(weight.numel()) for name in norms for weight in model.get_submodule(name).parameters())
-    # 4 bytes for a weight in fp32 and 8 for Adam's two moments.
+    # 4 bytes per weight in float32 and 8 for Adam's two moments.
     return (config.n_saves + 2) * (12 * parameters + _STATE_BYTES) + 4 * parameters + _PROCESSOR_BYTES
 
 

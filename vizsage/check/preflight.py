@@ -33,7 +33,9 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
         console: gets the report; progress bars go to stderr.
         decode: decode every image and measure lengths; otherwise only look whether the image files are there.
 
-    Raises ConfigError or DataError when something would stop the run, once all of it is shown.
+    Raises:
+        ConfigError: a setting would stop the run; raised after everything is shown.
+        DataError: the data would, raised likewise.
     """
     check_environment(config)
     survey, notes = Survey(), list[str]()
@@ -63,9 +65,11 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
 
 
 def quick_check(config: Config) -> None:
-    """Records, image files, descriptions and a writable output_dir: seconds, before the model is loaded.
+    """Check records, image files, descriptions and output_dir, without a model. Warnings are logged.
 
-    Warnings are logged. Raises ConfigError (output_dir, WANDB_MODE) or DataError (the data), in one line.
+    Raises:
+        ConfigError: output_dir or WANDB_MODE cannot be used.
+        DataError: the data would stop the run; one line.
     """
     check_environment(config)
     if problems := output_problems(config):
@@ -73,7 +77,7 @@ def quick_check(config: Config) -> None:
     survey = Survey()
     survey_splits(config, survey)
     find_missing_files(survey)
-    # Training on what will be tested is a mistake, but not one that stops a run.
+    # Training on test samples makes scores too high, but does not stop a run: here it is a warning.
     stopping = {name: kind for name, kind in survey.kinds.items() if not kind.warning and name != OVERLAP}
     for name, kind in survey.kinds.items():
         if name not in stopping:
@@ -83,7 +87,7 @@ def quick_check(config: Config) -> None:
 
 
 def output_problems(config: Config) -> list[str]:
-    """What stands in the way of output_dir and of the adapter's folder. Leaves nothing behind, creates no folder."""
+    """Why output_dir and the adapter's folder cannot be used. Creates no folder and leaves no file."""
     folders = {"output_dir": config.output_dir} | ({"save_path": config.save_path} if config.save_path else {})
     problems = [_write_problem(key, folder) for key, folder in folders.items()]
     for name in RUN_FILES:

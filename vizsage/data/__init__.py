@@ -1,1 +1,1 @@
-"""From files to model inputs: sources, knowledge, images, prompts, batches."""
+"""From files to model inputs: formats, records, images, descriptions, prompts, batches."""

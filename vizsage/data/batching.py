@@ -1,9 +1,11 @@
 """The order in which samples are seen, and how it is cut into optimizer steps.
 
-The unit of work is an image group: an image with its questions, which stand next to each other, so that they travel
-together into a batch. Images are told apart by their names, and by their bytes where they have no name of their own.
-An order is a pure function of seed and epoch, and a position in it is one integer: the samples seen since the start of
-the run. Only `random.Random.random` is used, whose sequence for a seed Python guarantees on every platform and version.
+The unit of work is the image group: images with their questions, which follow each other so that they are in the same
+batch. Images are told apart by their names, and by their bytes where the data set gives them none.
+
+An order is a pure function of seed and epoch. A position in it is one integer, the samples seen since the start of the
+run. Only `random.Random.random` is used: Python guarantees its sequence for a seed on every platform and version, so
+that a run can be continued on another machine.
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ class SampleOrder(Protocol):
     """An endless sequence of samples, epoch after epoch. Picklable."""
 
     total: int
-    """Samples an epoch."""
+    """Samples per epoch."""
 
     def from_position(self, seen: int) -> Iterator[Sample]:
         """The sequence without its first `seen` samples. Raises DataError.
 
-        Images are read only where a stream holds some that have no name of their own, to see which are the same.
+        No image is read, except by a stream whose images have no name of their own: their bytes tell which are equal.
         """
 
 
 def memory_order(samples: Sequence[Sample], seed: int) -> SampleOrder:
-    """Image groups shuffled over the whole split, and the questions inside of each, anew every epoch.
+    """Image groups shuffled over the whole split, and the questions within each group; other shuffles in each epoch.
 
-    AQUA keeps the visual and the knowledge questions on a painting in two places; here they become one group. Images
+    Questions on one image may be anywhere in the file: AQUA has visual and knowledge questions in two places. Images
     that have no name of their own are read here, once. Raises DataError.
     """
     return _MemoryOrder(samples, seed)
@@ -49,8 +51,8 @@ def memory_order(samples: Sequence[Sample], seed: int) -> SampleOrder:
 def stream_order(split: Split, seed: int, buffer_size: int) -> SampleOrder:
     """Image groups shuffled within blocks of `buffer_size` consecutive records, one block in memory at a time.
 
-    Scans the split once: every record is checked and the kept samples of each block are counted, so that a position is
-    found again without building the samples before its block. Raises DataError that lists the bad records.
+    Reads the split once: every record is checked and the kept samples of each block are counted, so that a continued
+    run begins at its block without making the samples before it. Raises DataError that lists the bad records.
     """
     return _StreamOrder(split, seed, buffer_size, split.scan(buffer_size))
 
@@ -76,13 +78,13 @@ def answer_batches(
 
     A batch has at most `questions` samples and, unless it is a single one, at most `tokens` tokens of prompts, padding
     included. With `shared` a row is an image with all its questions, otherwise an image with one. The longest come
-    first: what does not fit into memory shows at once and not after hours. The batches depend on nothing but the
-    samples and their order.
+    first, so that memory that does not suffice is noticed at once and not after hours. The batches are a function of
+    the samples and their order.
 
     Args:
         samples: with different ids.
         prompt_ids: the token ids of a prompt, the image a placeholder.
-        image_tokens: about how many tokens the image takes in the place of that.
+        image_tokens: about how many tokens replace the placeholder of an image.
         questions: most samples of a batch.
         tokens: most tokens of a batch.
         shared: whether an image is computed once for all its questions.
@@ -94,7 +96,7 @@ def answer_batches(
         row: list[Sample] = []
         length = 0
         for ids, sample in asked:
-            # Rows of one image share at least what this one shares with the longest.
+            # A lower bound of what the row shares with the others: the prefix that it shares with the longest.
             alike = common_prefix(asked[0][0], ids) if shared and row else 0
             if row and (not shared or len(row) == questions or length + len(ids) - alike > tokens):
                 pieces.append((length, row))
@@ -104,7 +106,7 @@ def answer_batches(
         pieces.append((length, row))
     batches: list[list[Sample]] = []
     longest = rows = 0
-    for length, row in sorted(pieces, key=lambda piece: -piece[0]):  # stable: pieces of one image stay together
+    for length, row in sorted(pieces, key=lambda piece: -piece[0]):  # stable: rows of one image stay together
         full = not batches or len(batches[-1]) + len(row) > questions or (rows + 1) * longest > tokens
         if full:
             batches.append([])
@@ -125,11 +127,11 @@ def step_samples(
     worker: int = 0,
     workers: int = 1,
 ) -> Iterator[list[Sample]]:
-    """What one DataLoader worker of one process prepares: the process's samples of an optimizer step, step by step.
+    """What one worker of one process prepares: the process's samples of an optimizer step, step by step.
 
-    Step s takes the G = of_process * world_size samples [s * G, (s + 1) * G) of the endless sequence; a rank takes its
-    contiguous part. Of the `steps` steps from `first_step` on, worker w prepares those whose number, counted from
-    `first_step`, leaves w when divided by `workers`: a DataLoader asks its workers in turn.
+    Step s takes the G = of_process * world_size samples [s * G, (s + 1) * G) of the endless sequence; each rank takes
+    its contiguous part. Worker w prepares the steps first_step + w, first_step + w + workers and so on, because workers
+    are asked in turn.
     """
     if not (0 <= rank < world_size and 0 <= worker < workers):
         raise ValueError(f"rank {rank} of {world_size} or worker {worker} of {workers} does not exist")
@@ -181,7 +183,7 @@ class _StreamOrder:
 
 
 def images_joined(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """`samples` with one reference, the first, for all images of the same bytes that have no name of their own."""
+    """`samples` in which images of the same bytes without a name of their own have one reference, that of the first."""
     first: dict[bytes, ImageRef] = {}
     for sample in samples:
         if all(image.named for image in sample.images):

@@ -1,4 +1,4 @@
-"""Samples -> model inputs and answer-only labels.
+"""Samples -> the inputs of a model, with labels for the answer only.
 
 Shapes: B samples, P prompt tokens, T tokens with the answer, N tokens of a packed row, I images.
 """
@@ -19,22 +19,30 @@ from vizsage.data.packing import plant
 from vizsage.data.sample import Sample
 from vizsage.errors import DataError, quoted
 
-_WIDTHS = 32  # trees are padded to a multiple, so that products of few sizes are asked for
+_WIDTHS = 32  # trees are padded to a multiple of this: fewer sizes of products for which kernels are chosen
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
 
 class PromptCollator:
-    """samples -> inputs of an answer, and "failed": (index, reason) of those that cannot be asked.
+    """Samples -> the inputs for an answer to each, and "failed": (index, reason) of those that cannot be asked.
 
-    Unusable images and prompts that are too long fail.
+    Samples fail whose image is unusable or whose prompt is too long.
     """
 
     def __init__(
         self, processor: Any, config: Config, *, share_images: bool = False, pixels: torch.dtype = torch.float32
     ) -> None:
-        """`share_images`: the prompts on one image become a tree behind it (vizsage.data.packing).
+        """Prepares the processor.
 
-        `pixels`: their dtype, to which models round them first of all.
+        Args:
+            processor: as `load_processor` returns it.
+            config: the settings.
+            share_images: whether the prompts on one image become one tree of tokens (vizsage.data.packing).
+            pixels: the dtype of pixels; the model would round them to it first of all.
+
+        Raises:
+            ConfigError: the chat template cannot serve, the image alone exceeds max_seq_length, or the model has an
+                input that its family does not declare.
         """
         self.share_images, self.pixels, self.inputs = share_images, pixels, inputs_of(processor)
         if share_images:
@@ -49,18 +57,17 @@ class PromptCollator:
         return {k: v.to(self.pixels) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
 
     def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Left-padded rows: tensors [B, P] and those of the images. A failed sample is stood in for."""
+        """Left-padded rows: tensors [B, P] and those of the images. A placeholder takes the row of a failed sample."""
         encoded = self._encode(samples)
         return {**encoded.inputs, "failed": sorted(encoded.rejected.items())}
 
     def trees(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A row for each image, right-padded to W tokens, a little more than the widest tree has.
+        """One row per image, right-padded to W tokens, a little more than the widest tree has.
 
-        Failed samples have no part in it.
-
-        Returns tensors [I, W] of the tokens, "depth" and "subtree_end" (see TokenTree) among them; those of the
-        images, one entry per image; "asked": by image, the indices of its samples; "last": by image, the node
-        that ends the prompt of each. Without a usable sample there is nothing but "failed".
+        Returns:
+            Tensors [I, W] of the tokens, among them "depth" and "subtree_end" (see TokenTree); the tensors of the
+            images, one entry per image; "asked": per image, the indices of its samples; "last": per image, the node
+            that ends the prompt of each of them; "failed". If all samples failed, only "failed".
         """
         failed: dict[int, str] = {}
         asked = list(range(len(samples)))
@@ -79,12 +86,12 @@ class PromptCollator:
         groups = by_image(encoded.images)
         self.once.require(len(groups))
         keep = encoded.inputs["attention_mask"].bool()
-        first = keep.int().argmax(dim=1)  # of a row's tokens: padding stands on the left
+        first = keep.int().argmax(dim=1)  # the first token of a row, behind its padding
         rows = [ids[kept].tolist() for ids, kept in zip(encoded.inputs["input_ids"], keep, strict=True)]
         trees = [plant(rows, [len(row) for row in rows], [group]) for group in groups]
         width = -(-max(map(len, trees)) // _WIDTHS) * _WIDTHS
         row, depth = (torch.zeros(len(trees), width, dtype=torch.long) for _ in range(2))
-        subtree_end = torch.arange(1, width + 1).repeat(len(trees), 1)  # padding sees itself
+        subtree_end = torch.arange(1, width + 1).repeat(len(trees), 1)  # padding sees itself only
         padding = torch.ones(len(trees), width, dtype=torch.bool)
         for i, tree in enumerate(trees):
             row[i, : len(tree)], depth[i, : len(tree)] = torch.tensor(tree.row), torch.tensor(tree.depth)
@@ -110,7 +117,7 @@ class PromptCollator:
 
 
 class TrainCollator:
-    """samples -> inputs with labels on the answer and the end of the turn only: plain rows or trees.
+    """Samples -> inputs with labels for the answer and the end of the turn only: rows of their own or trees.
 
     A sample that is left out adds nothing to the loss.
     """
@@ -124,11 +131,20 @@ class TrainCollator:
         pixels: torch.dtype = torch.float32,
         row_tokens: int | None = None,
     ) -> None:
-        """`share_images`: questions on one image become a tree behind it (vizsage.data.packing).
+        """Prepares the processor.
 
-        `pixels`: their dtype in packed rows. Models round them to their own first of all; done here, half of the bytes
-        go from worker to GPU. `row_tokens`: a packed row shall not be longer, of one image what its questions do not
-        share.
+        Args:
+            processor: as `load_processor` returns it.
+            config: the settings.
+            share_images: whether the questions on one image become one tree of tokens (vizsage.data.packing).
+            pixels: the dtype of pixels in packed rows. The model would round them to it first of all; rounded here,
+                half of the bytes are copied from a worker to the GPU.
+            row_tokens: maximum tokens of a packed row; for a row with one image only the tokens that its questions do
+                not share are counted.
+
+        Raises:
+            ConfigError: the chat template cannot serve, the image alone exceeds max_seq_length, or the model has an
+                input that its family does not declare.
         """
         if share_images:
             self.once = ImagesOnce(processor)
@@ -143,10 +159,14 @@ class TrainCollator:
         return self.packed(samples) if self.share_images else self.plain(samples)
 
     def plain(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Right-padded rows: tensors [B, T], those of the images, "labels" [B, T], "left_out": (sample_id, reason).
+        """Right-padded rows, one per sample; a placeholder without labels takes the row of one that is left out.
 
-        A sample that is left out keeps its row, with no label. Raises BadImage (on_bad_image: fail) and DataError (a
-        sample without any supervised token).
+        Returns:
+            Tensors [B, T] of the tokens, those of the images, "labels" [B, T], and "left_out": (sample_id, reason).
+
+        Raises:
+            BadImage: an image is unusable, and on_bad_image is "fail".
+            DataError: a sample has no token to learn from.
         """
         answers = self._answers(samples)
         encoded = self._encode(samples, answers)
@@ -157,8 +177,9 @@ class TrainCollator:
     def packed(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """One row of N tokens with a tree for each of I images; raises like `plain`.
 
-        Returns tensors [1, N] of the tokens; those of the images, one entry per image in the order of the trees;
-        "depth", "subtree_end" and "tree" [N] (see TokenTree); "target_positions" and "targets" [K]; and "left_out".
+        Returns:
+            Tensors [1, N] of the tokens; those of the images, one entry per image in the order of the trees; "depth",
+            "subtree_end" and "tree" [N], "target_positions" and "targets" [K] (see TokenTree); and "left_out".
         """
         left_out: dict[str, str] = {}
         while True:
@@ -168,7 +189,7 @@ class TrainCollator:
             kept = [sample for i, sample in enumerate(samples) if i not in encoded.rejected]
             if len(kept) == len(samples) or (not kept and len(samples) == 1):
                 break
-            samples = kept or samples[:1]  # the stand-in of one that is left out: a loss of 0 that has a gradient
+            samples = kept or samples[:1]  # its placeholder: the loss is 0, but it needs a gradient
         groups = by_image(encoded.images)
         self.once.require(len(groups))
         batch = _pack(_append_answers(encoded, answers, self.inputs, 0), groups, self.inputs)

@@ -69,8 +69,8 @@ class _Row:
 class PromptEncoder:
     """Samples -> left-padded prompts that fit into max_seq_length, the same for training and for generation.
 
-    A description is shortened until the prompt leaves room for an answer; what then does not fit is rejected. A
-    rejected sample is stood in for by a blank image without a question, so that shapes never become empty.
+    A description is shortened until the prompt leaves room for an answer; a sample that then does not fit is rejected.
+    A blank image without a question replaces a rejected sample, so that no batch is empty.
     """
 
     def __init__(self, processor: Any, config: Config) -> None:
@@ -98,7 +98,7 @@ class PromptEncoder:
         return EncodedPrompts(inputs, _rejected(rows), numbers)
 
     def fitted(self, samples: Sequence[Sample], answer_tokens: Sequence[int], *, skip_bad: bool) -> FittedPrompts:
-        """The prompts of `encode` without its tensors: each image is processed once, to learn how long it is.
+        """The prompts of `encode` without its tensors: each image is processed once, to count its tokens.
 
         Raises BadImage unless `skip_bad`.
         """
@@ -110,7 +110,7 @@ class PromptEncoder:
             if number not in lengths:
                 lengths[number] = self.processing.images_tokens(row.images)
             length, room = lengths[number], max(self.answer_room_tokens, answer_tokens[i])
-            # A text may be cut into a few tokens more or fewer beside its image, so what is close is measured.
+            # Beside its image a text may have a few tokens more or fewer, so prompts close to the limit are measured.
             if length is None or self.processing.text_tokens(row.text) + length + room + _SLACK > limit:
                 doubtful.append(i)
         if doubtful:
@@ -144,7 +144,7 @@ class PromptEncoder:
             row.text = self._render(row.sample, row.words)
             return False
         row.settled = True
-        if length + answer_tokens <= limit:  # less room than wanted, but enough
+        if length + answer_tokens <= limit:  # less room than for an answer of max_new_tokens, but enough for this one
             return True
         self._reject(row, f"{length + answer_tokens} tokens without a description, max_seq_length is {limit}")
         return False
@@ -154,7 +154,7 @@ class PromptEncoder:
         row.text, row.images = self.processing.blank_prompt, self.processing.blank_images
 
     def _reject_unfit_images(self, rows: list[_Row], *, skip_bad: bool) -> bool:
-        """Reject each image that the processor refuses (one far longer than wide, say); whether there was one.
+        """Reject each image that the processor refuses (far longer than wide, for example); whether there was one.
 
         Raises BadImage unless `skip_bad`.
         """
@@ -174,16 +174,16 @@ class PromptEncoder:
         return found
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a prompt with the whole description, the image still its placeholder."""
+        """The token ids of a prompt with its whole description; the image is one placeholder."""
         text = self._render(sample, len(_word_ends(sample.description)))
         return [int(i) for i in self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def answer_ids(self, sample: Sample) -> list[int]:
         """The supervised tokens of a sample: its answer and the end of the turn.
 
-        They are cut where the prompt's tokens end, so that the prompt has the same tokens without an answer. Within
-        its prompt an answer is split as the base model saw it in training: a SentencePiece tokenizer would begin a
-        text of its own with one more space.
+        The answer is tokenised behind a prompt, as the base model saw it in training: alone, a SentencePiece tokenizer
+        would put one more space before it. Where the prompt's own tokens would change, it is tokenised alone after all,
+        because generation has only the prompt.
         """
         tokenizer = self.processor.tokenizer
         suffix = self.layout.suffix(sample.answer)
@@ -194,7 +194,7 @@ class PromptEncoder:
         return [int(i) for i in tokenizer(suffix, add_special_tokens=False)["input_ids"]]
 
     def image_tokens(self, image: ImageRef) -> int:
-        """About how many tokens per image replace its placeholder: enough to fill batches by."""
+        """About how many tokens replace the placeholder of `image`: precise enough to fill batches."""
         return self.processing.image_tokens(image)
 
     def _render(self, sample: Sample, words: int) -> str:
@@ -202,9 +202,9 @@ class PromptEncoder:
         return render_prompt(self.processor, sample, self.config, description, reserved=self.layout.reserved)
 
     def _fitting_words(self, row: _Row, length: int, limit: int) -> int:
-        """The most description words with which `row` has at most `limit` tokens; always fewer than now.
+        """The largest number of words of its description with which `row` has at most `limit` tokens; fewer than now.
 
-        `length` counts the tokens of row.text with the image's; those of the image stay the same as words go.
+        `length` is the number of tokens of row.text with its image; those of the image do not depend on the words.
         """
         tokens_of_image = length - self.processing.text_tokens(row.text)
         low, high = 0, row.words - 1
@@ -217,7 +217,7 @@ class PromptEncoder:
         return low
 
     def _rows(self, samples: Sequence[Sample], images: Sequence[int], *, skip_bad: bool) -> list[_Row]:
-        """Render and decode; the questions of an image group share the decoded images."""
+        """Render and decode; the questions of an image group share its decoded images."""
         decoded: dict[int, list[Image.Image] | str] = {}
         rows = []
         for sample, number in zip(samples, images, strict=True):

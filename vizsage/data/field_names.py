@@ -1,4 +1,4 @@
-"""Records in the form of another tool, called what they are: fields under other names, conversations."""
+"""Recognises records written for other tools: fields under other names, conversations. For messages only."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def missing_field(field: str, raw: Mapping[str, Any]) -> str:
 
 
 def record_form(raw: Any) -> str | None:
-    """What a record is that has the form of another tool's training data; None for any other."""
+    """What to say of a record in the form of another tool's training data; None for any other record."""
     if not isinstance(raw, dict) or "question" in raw:
         return None
     found = next((name for name in _CONVERSATIONS if isinstance(raw.get(name), list)), None)
     if found is None:
         return None
     return (
-        f"the records hold {found!r}, as LLaVA's and LLaMA-Factory's do; a record is one question on one image here: "
-        f"write {_FORM} for each pair of turns, without <image> in the question"
+        f"the records contain {found!r}, as LLaVA's and LLaMA-Factory's do; a record is one question on one image "
+        f"here: write {_FORM} for each pair of turns, without <image> in the question"
     )

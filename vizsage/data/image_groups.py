@@ -9,10 +9,10 @@ from vizsage.data.sample import ImageRef, Sample
 
 
 def image_numbers(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the number of its images, counted from the first on: that of its image group in the batch.
+    """The number of each sample's image group, counted from 0 in the order of the samples.
 
-    One name may stand for several images: data sets that embed theirs often keep no more than the base name of a
-    file. So where a name refers to several places, their bytes decide. Raises DataError when they cannot be had.
+    One name may belong to several images: data sets with embedded images often keep only the base name of a file. So
+    where a name refers to several places, the bytes there decide. Raises DataError when they cannot be read.
     """
     places: dict[str, set[ImageRef]] = {}
     for sample in samples:
@@ -28,7 +28,7 @@ def image_numbers(samples: Sequence[Sample]) -> list[int]:
 
 
 def by_image(numbers: Iterable[int]) -> list[list[int]]:
-    """From the image of each sample to the samples of each image: their indices, in the order of the images."""
+    """From the image group of each sample to the indices of the samples of each group, in the order of the groups."""
     groups: dict[int, list[int]] = {}
     for i, number in enumerate(numbers):
         groups.setdefault(number, []).append(i)

@@ -1,4 +1,4 @@
-"""Opening an image safely: names that stay in their folder, files that are what they say, pixels that fit in memory."""
+"""Decoding images safely: names stay inside their folder, only image formats are parsed, pixels fit into memory."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from vizsage.data.opening import leaves_folder, open_inside
 from vizsage.data.sample import ImageRef
 from vizsage.errors import DataError, one_line, quoted
 
-# Pillow's own limit is one for the whole process and warns before it acts; `load_image` holds the one of the settings.
+# Pillow's own limit is global and warns before it raises; `load_image` enforces max_image_px of the settings instead.
 Image.MAX_IMAGE_PIXELS = None
 
-# Images only: Pillow would also hand EPS to Ghostscript and parse dozens of containers.
+# Without this list Pillow would also start Ghostscript for EPS, and parse dozens of container formats.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
-# Pixels that are converted at a time.
+# Pixels that are converted to RGB at a time.
 BAND_PX = 2**20
-# A JPEG is decoded once for each of its scans. Encoders make about ten; this many are decoded of an image that has
-# max_image_px pixels, and more of a smaller one. In compressed data 0xFF is followed by 0x00, so that counting the
-# marker finds all scans.
+# A progressive JPEG is decoded once per scan, so a small file with thousands of scans would take hours. Encoders make
+# about ten. The limit holds for an image of max_image_px pixels; smaller ones may have more. In compressed data 0xFF is
+# followed by 0x00, so that counting the marker counts the scans.
 MAX_SCANS = 20
 _SCAN = b"\xff\xda"
 
-# What Pillow's decoders raise on damaged bytes; they have no common base.
+# What Pillow's decoders raise on damaged bytes; they have no common base class.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
     RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
-# EXIF tag 0x0112 -> what brings the image upright (JEITA CP-3451, 4.6.4 A).
+# From the value of EXIF tag 0x0112 to the operation that turns the image upright (JEITA CP-3451, 4.6.4 A).
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,10 +52,10 @@ _UPRIGHT = {
 
 
 class BadImage(DataError):
-    """The bytes of an image are there but cannot be used: what `on_bad_image: skip` may leave out."""
+    """The bytes of an image can be read but not used. `on_bad_image: skip` leaves such images out."""
 
     def __init__(self, message: str, name: str = "") -> None:
-        super().__init__(message)  # a DataLoader builds it again in the main process from a message alone
+        super().__init__(message)  # pickled between processes, see __reduce__
         self.name = name
 
     def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
@@ -72,11 +72,11 @@ class FileImage:
 
     @property
     def path(self) -> Path:
-        """Where the file lies."""
+        """The path of the file."""
         return self.folder / self.name
 
     def read(self) -> bytes:
-        """The bytes of the file. Raises DataError when it is missing, unreadable or outside of the folder."""
+        """The bytes of the file. Raises DataError when it is missing, unreadable or outside the folder."""
         if reason := leaves_folder(self.name, self.folder):
             raise DataError(f"image {quoted(self.name)} {reason}")
         try:
@@ -102,23 +102,23 @@ class EmbeddedImage:
 
 
 def refuse_bad_images(refs: Iterable[ImageRef], config: Config) -> None:
-    """Raise BadImage where on_bad_image is "fail" and an image cannot be decoded: what to ask when a sample failed."""
+    """Raise BadImage if on_bad_image is "fail" and an image cannot be decoded; called for samples without an answer."""
     if config.on_bad_image == "fail":
         for ref in refs:
             load_image(ref, max_image_px=config.max_image_px)
 
 
 def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None) -> Image.Image:
-    """Decode an image to 8-bit RGB, upright by its EXIF tag, transparency laid over white.
+    """Decode an image to 8-bit RGB, turned upright by its EXIF tag, transparent parts white.
 
     Args:
         ref: the image; its bytes are read here.
-        max_image_px: a header that announces more pixels (width x height) is refused before any is decoded.
-        resize_px: an image with more pixels is scaled down to at most this many, keeping its aspect ratio.
+        max_image_px: an image whose header announces more pixels (width x height) is refused before it is decoded.
+        resize_px: an image with more pixels is scaled down to at most this many, its aspect ratio kept.
 
     Raises:
         BadImage: the bytes are empty, no image, damaged, too large or of a pixel type without a known range.
-        DataError: the bytes cannot be had.
+        DataError: the bytes cannot be read.
     """
     data = ref.read()
     if not data:
@@ -136,11 +136,11 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
                 allowed = f"of its size at most {MAX_SCANS * max_image_px // (width * height)} are decoded"
                 raise _bad(ref.name, f"is a progressive JPEG of {scans} scans; {allowed}, so save it again")
             target = _smaller_size(width, height, resize_px)
-            if target:  # a JPEG decodes at 1/2, 1/4 or 1/8 scale for less; twice the target leaves room to resample
+            if target:  # JPEG decodes faster at 1/2, 1/4 or 1/8 scale; twice the target is enough to resample from
                 image.draft(image.mode, (2 * target[0], 2 * target[1]))
             image.load()
             rgb = _to_rgb(ref.name, image)
-            # Read after loading: Pillow turns TIFF upright itself and then drops the tag.
+            # Read the tag after loading: Pillow turns TIFF upright itself and then removes it.
             turn = _UPRIGHT.get(_orientation(image))
             target = _smaller_size(rgb.width, rgb.height, resize_px)
             if target:
@@ -153,7 +153,7 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
 
 
 def header_px(ref: ImageRef) -> int:
-    """The pixels (width x height) that the header of an image announces, undecoded; 0 where there is none to read."""
+    """The pixels (width x height) that the header of an image announces, undecoded; 0 where none can be read."""
     try:
         with _opened(ref) as source, Image.open(source, formats=FORMATS) as image:
             return int(image.width * image.height)
@@ -162,7 +162,7 @@ def header_px(ref: ImageRef) -> int:
 
 
 def _opened(ref: ImageRef) -> BinaryIO:
-    """The bytes as a file; Pillow reads no more of it than it needs. Raises DataError, OSError."""
+    """The bytes as a file, of which Pillow reads no more than it needs. Raises DataError, OSError."""
     if isinstance(ref, FileImage) and not leaves_folder(ref.name, ref.folder):
         return open_inside(ref.folder, ref.name)
     return BytesIO(ref.read())
@@ -177,16 +177,16 @@ def _smaller_size(width: int, height: int, resize_px: int | None) -> tuple[int, 
     if resize_px is None or width * height <= resize_px:
         return None
     scale = math.sqrt(resize_px / (width * height))
-    # A strip thinner than one pixel keeps one, and its length gives way.
+    # An edge that would be shorter than one pixel is one, and the other is shortened.
     new_width = max(1, min(int(width * scale), resize_px))
     new_height = max(1, min(int(height * scale), resize_px))
     return new_width, new_height
 
 
 def _to_rgb(name: str, image: Image.Image) -> Image.Image:
-    """The image in RGB, made of bands: the steps between take several times its memory."""
+    """The image in RGB, converted in bands: intermediate steps take several times the memory of what they convert."""
     if image.mode == "F":
-        raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits a channel")
+        raise _bad(name, "has floating-point pixels without a known range; save it with 8 or 16 bits per channel")
     rows = max(1, BAND_PX // image.width)
     rgb = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
@@ -211,7 +211,7 @@ def _sixteen_to_eight_bits(name: str, image: Image.Image) -> Image.Image:
 
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise _bad(name, "has 32-bit pixels without a known range; save it with 8 or 16 bits a channel")
+        raise _bad(name, "has 32-bit pixels without a known range; save it with 8 or 16 bits per channel")
     return Image.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
@@ -219,4 +219,4 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _DECODER_ERRORS:
-        return 1  # damaged EXIF data on a sound image, as web downloads have: shown as stored
+        return 1  # an image with damaged EXIF data, as web downloads have, is shown as it is stored

@@ -1,7 +1,7 @@
-"""JSON values out of a file, one record at a time, with a limit to what a record may take.
+"""JSON values from a file, one record at a time, with a limit for the size of a record.
 
-The parser is Python's own, whose C code reads a record of a larger text where it is. A number keeps its text: 1.50
-stays 1.50, and 0.00000001 and 1e5 do not become 1E-8 and 1E+5.
+Records are parsed by Python's own parser, whose C code parses a value in the middle of a text without a copy. A number
+keeps its text: 1.50 stays 1.50, and 0.00000001 and 1e5 do not become 1E-8 and 1E+5.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, BinaryIO
 
-MAX_RECORD_BYTES = 8 * 2**20  # parsed, a record of nothing but `[],` takes twenty times as much
+MAX_RECORD_BYTES = 8 * 2**20  # once parsed, a record of `[],` repeated takes twenty times its size
 MAX_DEPTH = 100
 _CHUNK_BYTES = 2**18
-# A value that is cut off by the end of what was read fails within so many characters of it.
+# Where a value is cut by the end of what was read, the parser fails within this many characters before that end.
 _CUT_CHARACTERS = 32
 _SPACE = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
@@ -27,14 +27,14 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class JsonError(ValueError):
-    """What is wrong with a file of JSON, so that no further record can be read."""
+    """What is wrong with a JSON file; no further record of it can be read."""
 
 
 class Number(Decimal):
-    """A number with a decimal point or an exponent; its text is the one in the file."""
+    """A number with a decimal point or an exponent, whose text is the one in the file."""
 
     def __new__(cls, text: str) -> Number:
-        """The number that `text` spells. Raises ArithmeticError where it is out of range."""
+        """Parse `text`. Raises ArithmeticError where the number is out of range."""
         number = super().__new__(cls, text)
         number._text = text
         return number
@@ -47,13 +47,13 @@ class Number(Decimal):
 
 @dataclass(frozen=True)
 class BrokenRecord:
-    """Stands in the place of a record that cannot be parsed, so that the others can still be checked."""
+    """Replaces a record that cannot be parsed, so that the others can still be checked."""
 
     reason: str
 
 
 def array_values(file: BinaryIO) -> Iterator[Any]:
-    """The values of a JSON array in UTF-8, whose first character is `[`. Raises JsonError, OSError."""
+    """The values of a JSON array in UTF-8 that begins with `[`. Raises JsonError, OSError."""
     text = _Text(file)
     text.skip("[")
     more = text.following() != "]"
@@ -66,7 +66,7 @@ def array_values(file: BinaryIO) -> Iterator[Any]:
 
 
 def json_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file of JSON lines and their numbers, empty ones left out. Raises JsonError, OSError."""
+    """The lines of a file of JSON lines with their numbers, without empty ones. Raises JsonError, OSError."""
     for number, line in enumerate(iter(partial(file.readline, MAX_RECORD_BYTES + 1), b""), 1):
         if len(line) > MAX_RECORD_BYTES:
             raise JsonError(f"line {number} has more than {_LIMIT}")
@@ -92,7 +92,7 @@ def parse_line(line: bytes, line_number: int) -> Any:
 
 
 class _Text:
-    """The part of a file that is being parsed: what was read of it and is not used up."""
+    """The part of a file that is being parsed: what was read and not used yet."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -116,7 +116,7 @@ class _Text:
                 return self._text[self._at : self._at + 1]
 
     def skip(self, character: str) -> None:
-        """Pass over `character`, which has to follow."""
+        """Skip `character`. Raises JsonError where another one follows."""
         found = self.following()
         if found != character:
             raise JsonError(
@@ -125,7 +125,7 @@ class _Text:
         self._at += 1
 
     def comma(self) -> bool:
-        """Pass over a comma and the white space around it; False where the array ends instead."""
+        """Skip a comma and the white space around it; False where the array ends instead."""
         match = _COMMA.match(self._text, self._at)
         if match and match.end() < len(self._text):
             self._at = match.end()
@@ -141,7 +141,7 @@ class _Text:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
-                # The end of what was read may have cut 1.5 into 1.
+                # Near the end of what was read a number may be cut, 1.5 to 1.
                 if end + _CUT_CHARACTERS < len(self._text) or not self._read_on():
                     _refuse_depth(self._text, self._at, end)
                     self._at = end
@@ -157,7 +157,10 @@ class _Text:
                 raise JsonError(_reason(error)) from None
 
     def _read_on(self) -> bool:
-        """Read at least as much as is there, so that a long record is not parsed too often; False at the end."""
+        """Read more; False at the end of the file.
+
+        At least as much as is there is read: with pieces of a fixed size a long record would be parsed once per piece.
+        """
         rest = len(self._text) - self._at
         if self._ended:
             return False
@@ -176,7 +179,7 @@ class _Text:
 
 
 def _refuse_depth(text: str, start: int, end: int) -> None:
-    """Raise JsonError where a value is nested deeper than any record has reason to be."""
+    """Raise JsonError where a value has more than MAX_DEPTH levels."""
     if text.count("[", start, end) + text.count("{", start, end) <= MAX_DEPTH:
         return
     depth = 0
@@ -191,7 +194,7 @@ def _reason(error: BaseException) -> str:
         return _TOO_DEEP
     if isinstance(error, ArithmeticError):
         return "a number is out of range"
-    # Python's own words name a function to call.
+    # Python's own message tells to call a function of its own.
     return "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
 
 

@@ -26,8 +26,8 @@ _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|jp2)\s*$", re.IGN
 class KnowledgeTable:
     """Descriptions by image name.
 
-    A name is looked up as it stands, then without regard to case, then by its last part (`a/b.jpg` by `b.jpg`); a
-    last part that several images share with different descriptions finds nothing.
+    A name is looked up exactly, then with case ignored, then by its last part (`a/b.jpg` by `b.jpg`). A last part that
+    images with different descriptions have in common finds nothing.
     """
 
     def __init__(self, descriptions: Mapping[str, str]) -> None:
@@ -50,8 +50,8 @@ class KnowledgeTable:
     def load(cls, path: Path) -> KnowledgeTable:
         """Read a table, or all tables (.csv, .tsv, .txt) of a folder; the first row of an image counts.
 
-        Encoding (UTF-8, UTF-16 with a mark, else Latin-1), separator (tab, comma, semicolon) and quoting are found out
-        by looking. Raises DataError when there is no table, or one without the two columns.
+        Encoding (UTF-8, UTF-16 with a byte order mark, else Latin-1), separator (tab, comma, semicolon) and quoting are
+        detected. Raises DataError when there is no table, or one without the two columns.
         """
         if path.is_dir():
             paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
@@ -75,7 +75,7 @@ def _basename(name: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Image name and description of each row that has both. The file is gone through, never held."""
+    """Image name and description of each row that has both, one row in memory at a time."""
     encoding = _encoding(path)
     with _text(path, encoding) as file:
         header_line = next(line for line in file if line.strip())
@@ -140,7 +140,7 @@ def _columns(path: Path, header_line: str) -> tuple[str, int, int]:
 
 
 class _Reading(NamedTuple):
-    """What a table is, read as a CSV or with its quotes as part of the text."""
+    """What a table contains when it is read as CSV, or with its quotes as part of the text."""
 
     rows: int
     ragged: int  # rows that do not have the header's number of fields
@@ -148,12 +148,12 @@ class _Reading(NamedTuple):
 
 
 def _quoting(path: Path, encoding: str, separator: str, image_column: int) -> Quoting:
-    """Whether quotes in a table are those of a CSV.
+    """Whether quotes in a table are those of CSV (QUOTE_MINIMAL) or part of the text (QUOTE_NONE).
 
-    The reading in which more rows have the header's number of fields is right: as plain text, separators and line
-    breaks inside of quotes tear rows apart, and as a CSV, a stray quote swallows the rows up to the next. Where both
-    fit as well, a table whose quotes all open and close a field is a CSV, unless its quotes swallow lines with the name
-    of an image, as rows have it. Without rows of several lines both are the same: `_unwrap` takes the quotes off.
+    The right reading is the one in which more rows have as many fields as the header: as plain text, separators and
+    line breaks inside quotes split rows; as CSV, a single quote joins all rows up to the next one. Where both are
+    equal, a table whose quotes all open and close a field is CSV, unless they enclose lines that have the name of an
+    image where rows have it. If no row has several lines, both readings are the same: `_unwrap` removes the quotes.
     """
     plain, quoted = (
         _reading(path, encoding, separator, image_column, quoting) for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL)
@@ -176,7 +176,7 @@ def _quoting(path: Path, encoding: str, separator: str, image_column: int) -> Qu
 
 
 def _reading(path: Path, encoding: str, separator: str, image_column: int, quoting: Quoting) -> _Reading | None:
-    """What the table is, read with these quotes; None when a field seems never to end."""
+    """What the table contains, read with this quoting; None where a field exceeds the limit of the csv module."""
     rows = ragged = named = width = 0
     try:
         for row in _read(path, encoding, separator, quoting):
@@ -216,7 +216,7 @@ def _text(path: Path, encoding: str) -> TextIOWrapper:
 
 
 def _unwrap(field: str) -> str:
-    """The text of a field that is soundly quoted as a whole."""
+    """The text of a field without the quotes around it, if they are proper ones of CSV."""
     inner = field[1:-1].replace('""', "")
     return (
         field[1:-1].replace('""', '"')

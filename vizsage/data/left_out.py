@@ -1,4 +1,4 @@
-"""Samples that training leaves out: counted by reason, and a run that has nothing to learn from refused."""
+"""Samples that training leaves out: their number by reason, and an error where none is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vizsage.data.sample import Sample
 from vizsage.errors import DataError
 
 NOTICEABLE = 0.1
-"""Share of the samples from which on it is a warning that they are left out."""
+"""The share of samples left out from which on `vizsage check` warns."""
 _TOO_LONG = re.compile(r"\d+ tokens .*max_seq_length is \d+")
 
 Collate = Callable[[Sequence[Sample]], Mapping[str, Any]]
@@ -23,23 +23,23 @@ def summary(reasons: Collection[str], seen: int) -> str:
 
 
 def by_reason(reasons: Collection[str]) -> str:
-    """How many samples were left out for what, what helps, and the first reason."""
+    """How many samples were left out for which reason, which setting helps, and the first reason in full."""
     too_long = sum(bool(_TOO_LONG.fullmatch(reason)) for reason in reasons)
     unusable = len(reasons) - too_long
-    counts = [f"{too_long} too long, which a higher max_seq_length mends"] if too_long else []
+    counts = [f"{too_long} too long, which a higher max_seq_length fixes"] if too_long else []
     counts += [f"{unusable} with an image that cannot be used"] if unusable else []
     return f"{', '.join(counts)}; the first: {next(iter(reasons))}"
 
 
 def nothing_to_learn(reasons: Collection[str]) -> DataError:
-    """The error of a run whose samples were all left out."""
+    """The error of a run that left out all of its samples."""
     return DataError(f"nothing to learn from: all {len(reasons)} training samples are left out: {by_reason(reasons)}")
 
 
 def require_some(samples: Iterable[Sample], collate: Collate) -> None:
-    """Raise DataError unless one of `samples` can be trained on. As a rule the first one can.
+    """Raise DataError unless one of `samples` can be trained on; stops at the first that can.
 
-    `collate` is a vizsage.data.collate.TrainCollator; what it raises passes through.
+    `collate` is a vizsage.data.collate.TrainCollator; its errors are not caught.
     """
     reasons = []
     for sample in samples:

@@ -1,4 +1,4 @@
-"""What prompts and batches need to know of the inputs of a model. The families of `vizsage.models` declare it."""
+"""Inputs of a model, as far as prompts and batches depend on them; the families of `vizsage.models` declare them."""
 
 from __future__ import annotations
 
@@ -64,15 +64,14 @@ class ModelInputs:
 
 
 def declare_inputs(processor: Any, inputs: ModelInputs) -> None:
-    """Note on `processor` the inputs of its model.
+    """Note the inputs of its model on `processor`, an attribute that `save_pretrained` does not write.
 
-    On the processor itself, because that is what everything in this room is given, and because it has to reach the
-    worker processes that encode samples. `save_pretrained` does not write it.
+    All of this room is given the processor, also in the worker processes that encode samples.
     """
     setattr(processor, _ATTRIBUTE, inputs)
 
 
 def inputs_of(processor: Any) -> ModelInputs:
-    """What `declare_inputs` noted; the defaults where nothing was."""
+    """The inputs that `declare_inputs` noted, or the defaults."""
     found = getattr(processor, _ATTRIBUTE, None)
     return found if isinstance(found, ModelInputs) else ModelInputs()

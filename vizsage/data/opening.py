@@ -1,4 +1,4 @@
-"""Opening the files of a data set: regular files only, and none outside of its folder."""
+"""Opening the files of a data set: regular files only, and none outside its folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 def open_file(path: str | Path, dir_fd: int | None = None, flags: int = 0) -> BinaryIO:
     """Open a regular file to read. Raises OSError.
 
-    A folder, a pipe or a device is refused; opening a pipe without O_NONBLOCK would wait for a writer for ever. The
-    descriptor is what is checked, because the name may mean another file a moment later.
+    A folder, a pipe or a device is refused. O_NONBLOCK: opening a pipe would otherwise wait for ever for a writer. The
+    open descriptor is checked and not the name, which may be given to another file between check and opening.
     """
     descriptor = os.open(path, _READ | flags, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -29,15 +29,15 @@ def open_file(path: str | Path, dir_fd: int | None = None, flags: int = 0) -> Bi
 
 
 def open_inside(folder: Path, name: str) -> BinaryIO:
-    """Open the file `name` below `folder`, which may be a link itself; links below it must not leave it.
+    """Open the file `name` below `folder`. The folder may be a link; links below it must not lead out of it.
 
-    Each part of the name is opened on the descriptor of the folder before and without following a link, so that a file
-    that is swapped for a link between check and opening is refused. Raises OSError.
+    Each part of the name is opened relative to the descriptor of the folder above it, without following links: a file
+    that is replaced by a link between check and opening is refused. Raises OSError.
     """
     try:
         return _walk(str(folder), name)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR):  # what opening a link gives
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):  # the errors of opening a link with O_NOFOLLOW
             raise
     root = os.path.realpath(folder)
     target = os.path.realpath(os.path.join(root, name))
@@ -45,9 +45,9 @@ def open_inside(folder: Path, name: str) -> BinaryIO:
 
 
 def leaves_folder(name: str, folder: Path) -> str | None:
-    """Why the file `name` would not be inside of `folder`, or None when it is.
+    """Why the file `name` would not be inside `folder`, or None when it is.
 
-    Symlinks are followed only where `name` has one, so that the check costs one lstat per file.
+    Links are resolved only where `name` contains one, so that the check costs one lstat per part of the name.
     """
     if "\0" in name:
         return "holds a NUL character; write a file name below Images/"
@@ -69,7 +69,7 @@ def leaves_folder(name: str, folder: Path) -> str | None:
 
 
 def no_file_name(text: str) -> str | None:
-    """What `text` is instead of the name of a file, and what to do; None where it may be a name."""
+    """Why `text` cannot be the name of a file, and what to do instead; None where it may be one."""
     if len(text) <= 100 and ":" not in text:
         return None  # as nearly all are
     if _DATA_URL.match(text):

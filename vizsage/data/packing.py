@@ -1,13 +1,13 @@
 """Several questions on one image as a tree of tokens, laid out in one row.
 
-The rows of an image group begin alike: instruction, image, perhaps a description. What is alike stands once, what
-differs are branches behind it. The nodes are laid out depth first, so that the descendants of token k are the tokens
-k + 1 ... subtree_end[k] - 1, and a token sees exactly its own row:
+The rows of an image group begin with the same tokens: instruction, image, perhaps a description. The tree contains
+these once; the rest of each row is a branch. The nodes are in depth-first order, so that the descendants of token k are
+the tokens k + 1 ... subtree_end[k] - 1, and a token sees exactly its own row:
 
     q sees k  <=>  k <= q < subtree_end[k]
 
-With the position that a token has in its own row (its depth), a causal model computes for it what it computes in that
-row alone. Trees of several images follow each other in one row and do not see each other.
+If each token has the position that it has in its own row (its depth), a causal model computes the same for it as in
+that row alone. The trees of several images follow each other in one packed row and do not see each other.
 """
 
 from __future__ import annotations
@@ -18,40 +18,44 @@ from dataclasses import dataclass, field
 
 @dataclass
 class TokenTree:
-    """N tokens in depth-first order, and the K tokens that they are to predict."""
+    """N tokens in depth-first order, and K targets.
+
+    Attributes:
+        row: [N] the index of a row that contains the token.
+        depth: [N] the token's place in that row.
+        subtree_end: [N] one past the token's last descendant.
+        tree: [N] the number of the token's tree, which is that of its image.
+        target_positions: [K] the token that predicts the target.
+        targets: [K] a token id. A position has several targets where rows branch after it.
+        last: the last token of each row; equal rows have the same.
+    """
 
     row: list[int] = field(default_factory=list)
-    """[N] a row that the token stands in."""
     depth: list[int] = field(default_factory=list)
-    """[N] its place in that row."""
     subtree_end: list[int] = field(default_factory=list)
-    """[N] one past its last descendant."""
     tree: list[int] = field(default_factory=list)
-    """[N] number of its tree, which is that of its image."""
     target_positions: list[int] = field(default_factory=list)
-    """[K] the token that predicts."""
     targets: list[int] = field(default_factory=list)
-    """[K] the token id that it shall predict. One position has several where rows part after it."""
     last: dict[int, int] = field(default_factory=dict)
-    """By row, its last token. Rows that are alike have the same."""
 
     def __len__(self) -> int:
         return len(self.row)
 
 
 def plant(rows: Sequence[Sequence[int]], prompt_tokens: Sequence[int], groups: Sequence[Sequence[int]]) -> TokenTree:
-    """One tree for each group of rows.
+    """Build one tree per group of rows. The result does not depend on the order of the rows within a group.
 
     Args:
         rows: the token ids of each row, without padding.
         prompt_tokens: row r is supervised from rows[r][prompt_tokens[r]] on.
         groups: indices of the rows of each image.
 
-    The layout does not depend on the order of the rows within a group.
+    Returns:
+        The trees, one after the other.
     """
     out = TokenTree()
     for number, group in enumerate(groups):
-        path: list[int] = []  # the nodes of the row at hand, from the root on
+        path: list[int] = []  # the nodes of the current row, from the root on
         before: Sequence[int] = ()
         for index in sorted(group, key=lambda i: (list(rows[i]), prompt_tokens[i])):
             tokens = rows[index]
@@ -73,7 +77,7 @@ def plant(rows: Sequence[Sequence[int]], prompt_tokens: Sequence[int], groups: S
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two rows share from their beginning on."""
+    """The number of tokens with which both rows begin."""
     for i, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return i

@@ -55,9 +55,10 @@ class Processing:
                 )
 
     def inputs(self, texts: list[str], images: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
-        """The inputs of the model for left-padded rows, one per text with its images. Raises ValueError.
+        """The inputs of the model for left-padded rows, one per text with its images.
 
-        That is what processors raise over an image that they refuse.
+        Raises:
+            ValueError: the processor refuses an image.
         """
         batch = self.processor(
             text=list(texts),
@@ -70,7 +71,7 @@ class Processing:
         return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
 
     def text_tokens(self, text: str) -> int:
-        """The number of tokens of `text`, special tokens that the tokenizer adds left out."""
+        """The number of tokens of `text`, without special tokens that the tokenizer adds."""
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def images_tokens(self, images: list[Image.Image]) -> int | None:
@@ -87,12 +88,13 @@ class Processing:
         return whole - self.text_tokens(self.blank_prompt)
 
     def image_tokens(self, image: ImageRef) -> int:
-        """About how many tokens per image takes instead of its placeholder: enough to fill batches by.
+        """About how many tokens replace the placeholder of `image`: precise enough to fill batches.
 
-        As many as the processor says of a square image with as many pixels; as many as the blank one where it cannot
-        tell, or where the image cannot be read.
+        The number that the processor gives for a square image with as many pixels; that of the blank image where the
+        processor gives none, or the image cannot be read.
         """
-        count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # not of transformers' interface
+        # Private to transformers; this module alone uses the name. Not all processors have it.
+        count = getattr(self.processor, "_get_num_multimodal_tokens", None)
         if count is None:
             return self._blank_image_tokens
         try:
@@ -103,7 +105,10 @@ class Processing:
             return self._blank_image_tokens
 
     def _adds_special_tokens(self) -> bool:
-        """Whether the tokenizer must add its special tokens: not if the template wrote the first one already."""
+        """Whether the tokenizer must add its special tokens: not if the template wrote the first one already.
+
+        A prompt would otherwise begin with two of them, or end with an end of text.
+        """
         tokenizer = self.processor.tokenizer
         ids = self.inputs([self.blank_prompt], [self.blank_images])["input_ids"][0].tolist()
         doubled = tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2

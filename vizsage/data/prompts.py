@@ -1,7 +1,7 @@
 """The ONE place a prompt is built, for training, evaluation and prediction alike.
 
 A prompt is the user's turn (instruction, image, description if any, question) in the chat template of the model; the
-answer is what the template writes after it, up to and including the token that ends the assistant's turn.
+answer is the text that the template writes after it, up to and including the token that ends the assistant's turn.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vizsage.data.sample import LETTERS, Sample
 from vizsage.errors import CheckpointError, ConfigError, one_line
 from vizsage.interruption import time_limit
 
-# Counts up whenever `messages` writes something else: adapters trained on the old layout are then refused.
+# Increased whenever `messages` changes what it writes: adapters trained on another layout are then refused.
 PROMPT_LAYOUT = "1"
 _SENTINEL = "vizsage answer"
 _RENDER_S = 30.0  # a prompt takes a fraction of a millisecond
-# What a template may raise besides jinja2's own errors, which are those of Python's operators.
+# What a template may raise besides jinja2's own errors: those of Python's operators.
 _TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 
 
@@ -32,7 +32,7 @@ def messages(
 ) -> list[dict[str, Any]]:
     """The user's turn: instruction, images, description if any, question, one line per choice ("A. text") if any.
 
-    `reserved` are the special tokens of the model: none of these texts can contain one afterwards.
+    `reserved` are the special tokens of the model: none of these texts contains one afterwards.
     """
     lines = [f"Question: {plain_text(sample.question, reserved)}"]
     lines += (f"{letter}. {plain_text(choice, reserved)}" for letter, choice in zip(LETTERS, sample.choices))  # noqa: B905
@@ -53,13 +53,13 @@ def plain_text(text: str, reserved: Sequence[str]) -> str:
     """
     text = text.strip()
     for token in sorted(reserved, key=len, reverse=True):
-        while token in text:  # again: breaking one up can bring an overlapping one to light
+        while token in text:  # repeated: breaking one up can leave an overlapping one whole
             text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
     return text
 
 
 def reserved_tokens(processor: Any) -> list[str]:
-    """Texts that the tokenizer or the processor reads as something other than text, sorted."""
+    """Texts that the tokenizer or the processor takes for special tokens, sorted."""
     found = {str(token) for token in processor.tokenizer.all_special_tokens}
     found |= {t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special}
     for name in inputs_of(processor).image_tokens:
@@ -77,8 +77,18 @@ def render_prompt(
 ) -> str:
     """The prompt of `sample` as text, the image a placeholder, up to where the answer begins.
 
-    `reserved` are the `reserved_tokens` of the processor where the caller has them already.
-    Raises ConfigError when the processor has no chat template or the template refuses such a turn.
+    Args:
+        processor: of the model.
+        sample: the sample; its answer is not read.
+        config: the settings.
+        description: the description to show, or None.
+        reserved: the `reserved_tokens` of `processor`, if the caller has them already.
+
+    Returns:
+        The text that the processor takes.
+
+    Raises:
+        ConfigError: the processor has no chat template, or the template refuses such a turn.
     """
     if reserved is None:
         reserved = reserved_tokens(processor)
@@ -87,7 +97,7 @@ def render_prompt(
 
 
 def image_precedes_question(processor: Any, config: Config) -> bool:
-    """Whether prompts of different questions are the same up to and including the image."""
+    """Whether the prompts of all questions are equal up to and including the image."""
     one, other = (
         _render(
             processor,
@@ -102,7 +112,7 @@ def image_precedes_question(processor: Any, config: Config) -> bool:
 
 
 class AnswerLayout:
-    """What the chat template writes around an answer: `before` it (often nothing) and the `end_of_turn` token."""
+    """What the chat template writes around an answer: the text `before` it, often none, and the `end_of_turn` token."""
 
     def __init__(self, processor: Any, config: Config) -> None:
         """Find both by rendering a turn with a known answer.
@@ -133,7 +143,7 @@ class AnswerLayout:
         self.end_of_turn_id = int(processor.tokenizer.convert_tokens_to_ids(self.end_of_turn))
 
     def suffix(self, answer: str) -> str:
-        """What follows the prompt: the answer and the token that ends the turn."""
+        """The text after the prompt: the answer and the token that ends the turn."""
         return f"{self.before}{plain_text(answer, self.reserved)}{self.end_of_turn}"
 
 
@@ -143,11 +153,11 @@ def answer_suffix(processor: Any, answer: str, config: Config) -> str:
 
 
 def fingerprint(processor: Any, config: Config, base_identity: str) -> dict[str, str]:
-    """What an adapter was trained on and must be used with: prompt, template, pixels, base model."""
+    """All that an adapter depends on, as text to be compared: prompt layout, template, pixel limits, base model."""
     images = processor.image_processor
     limits = inputs_of(processor).pixel_limits
     pixels = {name: _plain(getattr(images, name)) for name in limits if getattr(images, name, None) is not None}
-    # Two names of one limit: which of them a processor has depends on the library that loads it.
+    # One limit may have two names. Which of them a processor has depends on the library that loads it.
     for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         if name in pixels and isinstance(pixels.get("size"), dict) and pixels["size"].get(edge) == pixels[name]:
             del pixels[name]
@@ -164,7 +174,7 @@ def fingerprint(processor: Any, config: Config, base_identity: str) -> dict[str,
 
 
 def compare_fingerprints(saved: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """The keys that differ. The base model's name alone is no difference: the same base may lie in another folder."""
+    """The keys that differ, base_model excepted: the same base may be in another folder; base_identity tells."""
     return [key for key in current if saved.get(key) != current[key] and key != "base_model"]
 
 
@@ -179,7 +189,7 @@ def _render(processor: Any, turns: list[dict[str, Any]], config: Config, *, add_
 
     def overdue() -> CheckpointError:
         return CheckpointError(
-            f"model_name {config.model_name}: its chat template has made no prompt in {_RENDER_S:.0f} s of computing: "
+            f"model_name {config.model_name}: its chat template made no prompt in {_RENDER_S:.0f} s of computing: "
             "it loops; fetch the model again, or use another one"
         )
 
@@ -210,7 +220,7 @@ def _template_text(template: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it. transformers holds sizes in a class of its own, which gives pairs and has all possible keys."""
+    """`value` as JSON. transformers' own class of sizes is iterated in pairs and has all possible keys."""
     if type(value).__name__ == "SizeDict":
         value = dict(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""One raw record -> the fields of a Sample, or what is wrong with it; and the checks that need a whole file."""
+"""From a raw record to a Sample, or to what is wrong with it; and the checks that need all records of a split."""
 
 from __future__ import annotations
 
@@ -27,11 +27,22 @@ _NO_TAGS: Mapping[str, str] = {}
 
 
 class BadRecord(Exception):
-    """What is wrong with one record; never leaves the data room."""
+    """What is wrong with one record. Caught in vizsage.data, which makes a DataError of it."""
 
 
 def read_record(raw: Any, number: int, split: str, images_dir: Path, table: KnowledgeTable | None) -> Sample:
-    """The sample of record `number` (from 0), with a description if it needs one. Raises BadRecord that names it."""
+    """Make the sample of one record.
+
+    Args:
+        raw: what a Format gives: a dict, a BrokenRecord, or any JSON value that should have been an object.
+        number: of the record in its split, from 0.
+        split: the name of the split, for the id of a record without one.
+        images_dir: the folder of image files.
+        table: where the description of a question comes from that needs one; None leaves it without.
+
+    Raises:
+        BadRecord: names the record and says what is wrong with it.
+    """
     if not isinstance(raw, dict):
         found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {show_value(raw)}"
         raise BadRecord(f"record {number + 1}: {found}")
@@ -54,7 +65,7 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
 
 
 class Problems:
-    """The first bad records (or what `kind` calls them) of a file and the count of all."""
+    """Counts bad records (or what `kind` calls them) and keeps the text of the first."""
 
     def __init__(self, kind: str = "record") -> None:
         self.kind = kind
@@ -62,13 +73,13 @@ class Problems:
         self.first: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Count one, and keep its text if it is among the first."""
+        """Count one more problem; its text is kept if it is among the first."""
         self.count += 1
         if len(self.first) < PROBLEMS_SHOWN:
             self.first.append(problem)
 
     def raise_if_any(self, path: Path | str) -> None:
-        """Raise DataError with all of it in one line."""
+        """Raise DataError with the count and the first problems in one line, if there are any."""
         if self.count:
             more = f"; and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
             kind = self.kind if self.count == 1 else f"{self.kind}s"
@@ -76,14 +87,14 @@ class Problems:
 
 
 class IdCheck:
-    """Finds ids that stand twice in 8 bytes a record, and in none while no record has an id of its own."""
+    """Finds repeated ids in 8 bytes of memory per record; in none as long as no record has an id of its own."""
 
     def __init__(self, split: str) -> None:
         self._split = split
         self._hashes: array[int] | None = None
 
     def add(self, raw: dict[str, Any], number: int) -> None:
-        """Take in the id of a record that `read_record` accepted."""
+        """Note the id of a record that `read_record` accepted."""
         if self._hashes is None:
             if raw.get("id") is None:
                 return
@@ -91,14 +102,14 @@ class IdCheck:
         self._hashes.append(hash(_record_id(raw, self._split, number)))
 
     def duplicates(self, source: Format) -> Iterator[str]:
-        """One problem for each record whose id stands before it. Reads the split again where there may be one."""
+        """One problem per record whose id an earlier record has. Reads the split again where hashes are equal."""
         if self._hashes is None:
             return
         import numpy as np
 
         hashes = np.sort(np.frombuffer(self._hashes, np.int64))
-        twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-        if not twice:
+        repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        if not repeated:
             return
         first: dict[str, int] = {}
         for number, raw in enumerate(source.records()):
@@ -106,12 +117,12 @@ class IdCheck:
                 sample_id = _record_id(raw, self._split, number) if isinstance(raw, dict) else ""
             except BadRecord:
                 continue
-            if hash(sample_id) in twice and first.setdefault(sample_id, number) != number:
+            if hash(sample_id) in repeated and first.setdefault(sample_id, number) != number:
                 yield f"record {number + 1}: id {quoted(sample_id)} is already that of record {first[sample_id] + 1}"
 
 
 def _place(raw: dict[str, Any], number: int) -> str:
-    """`record 3 (id 17, image 'a.jpg')`, as far as they are known."""
+    """How a message names a record: `record 3 (id 17, image 'a.jpg')`, with what is known of it."""
     image = raw.get("image")
     name = image if isinstance(image, str) else getattr(image, "name", None)
     known = [f"id {_shown_id(raw['id'])}" if raw.get("id") is not None else "", f"image {quoted(name)}" if name else ""]
@@ -132,7 +143,7 @@ def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
 
 
 def _images(raw: dict[str, Any], images_dir: Path) -> tuple[ImageRef, ...]:
-    """The images of a record, as yet one. Raises BadRecord."""
+    """The images of a record; so far a record has one. Raises BadRecord."""
     image = raw.get("image")
     if isinstance(image, str):
         if not image.strip():
@@ -151,7 +162,7 @@ def _images(raw: dict[str, Any], images_dir: Path) -> tuple[ImageRef, ...]:
 
 @lru_cache(maxsize=4096)
 def _file_images(name: str, folder: Path) -> tuple[FileImage]:
-    """One tuple, and one look at the file system, for neighbouring questions on one image."""
+    """The same tuple for consecutive questions on one image, so that its links are checked once."""
     if reason := leaves_folder(name, folder):
         raise BadRecord(f"the image name {reason}")
     return (FileImage(name, folder),)
@@ -164,7 +175,7 @@ def _description(images: tuple[ImageRef, ...], table: KnowledgeTable) -> str | N
 
 
 def scalar_text(value: Any) -> str | None:
-    """A scalar as text; None for null, not-a-number, lists and objects."""
+    """A scalar as text; None for null, NaN, lists and objects."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -175,11 +186,14 @@ def scalar_text(value: Any) -> str | None:
 
 
 def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """What training learns, and the list of answers in file order, duplicates kept. Raises BadRecord.
+    """The answer that training learns, and the list of answers in file order with repeated ones kept.
 
-    "answers" may stand beside "answer", which is then accepted too but is nobody's vote, or instead of it: then the
-    most frequent one is learned, the first of several. All are stripped, as a prediction is, because rigorous matching
-    compares the two.
+    A record has "answer", "answers" or both. With both, "answer" is learned and accepted too, but does not count among
+    the votes of VQA accuracy. With "answers" alone the most frequent one is learned, of equally frequent ones the
+    first. All are stripped, as predictions are: rigorous matching compares the two exactly.
+
+    Raises:
+        BadRecord: a field is missing or has a wrong type.
     """
     several = raw.get("answers")
     if several is None or several != several:  # absent, also as pandas writes it
@@ -210,7 +224,7 @@ def read_choices(raw: Mapping[str, Any], answer: str) -> tuple[str, ...]:
         raise BadRecord(f"choices is a list of {len(choices)}; write 2 to {len(LETTERS)} texts")
     if len(set(choices)) < len(choices):
         repeated = next(choice for choice, times in Counter(choices).items() if times > 1)
-        raise BadRecord(f"choices holds {quoted(repeated)} more than once; write each option once")
+        raise BadRecord(f"choices contains {quoted(repeated)} more than once; write each option once")
     if answer not in choices and answer not in tuple(LETTERS[: len(choices)]):
         raise BadRecord(
             f"answer is {quoted(answer)}, which is none of the {len(choices)} choices; write one of them or its "
@@ -220,7 +234,7 @@ def read_choices(raw: Mapping[str, Any], answer: str) -> tuple[str, ...]:
 
 
 def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None) -> str:
-    """The text of a field. Raises BadRecord, which tells what fields `raw` has instead, if that is its record."""
+    """The text of a field. Raises BadRecord; given the record `raw`, it also names the fields that are there."""
     if isinstance(value, str) and value.isascii() and value and not value.isspace():
         return value  # as nearly all are
     text = None if isinstance(value, bool) else scalar_text(value)
@@ -237,14 +251,14 @@ def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None)
 
 
 def _whole(text: str, field: str) -> str:
-    """`text`, which can be written to a file. Raises BadRecord."""
+    """`text` if it can be encoded, and so be written to a file. Raises BadRecord."""
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise BadRecord(f"{field} is no valid Unicode: it holds half of a surrogate pair")
     return text
 
 
 def read_switch(raw: Mapping[str, Any]) -> bool:
-    """need_external_knowledge; false where it is absent. Raises BadRecord."""
+    """The value of need_external_knowledge; false where it is absent. Raises BadRecord."""
     value = raw.get("need_external_knowledge")
     if value is None or value != value:  # absent, also as pandas writes it
         return False
@@ -271,7 +285,7 @@ def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
 
 
 def show_value(value: Any) -> str:
-    """How an error names a value that has no place where it stands."""
+    """How a message shows a value of a wrong type, in at most 60 characters."""
     if isinstance(value, bool):
         return str(value).lower()
     kinds = {dict: "an object", list: "a list", type(None): "null"}

@@ -1,4 +1,4 @@
-"""The unit of data: a question about an image, with its answer."""
+"""The unit of data: a question with its images and answers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the choices of a question, in their
 
 
 class ImageRef(Protocol):
-    """Where the bytes of an image lie. Cheap to hold and to pickle; nothing is read before `read`."""
+    """Where the bytes of an image are. Small in memory and when pickled; equal references are the same image."""
 
     @property
     def name(self) -> str:
-        """File name of the image: the key of its image group and of the external-knowledge table."""
+        """File name of the image: what its image group and its row in the table of descriptions are found by."""
 
     @property
     def named(self) -> bool:
-        """Whether `name` is the image's own. If not it is that of its record, and only bytes tell two images apart."""
+        """Whether the data set names the image. If not, `name` is its record's, and only bytes tell images apart."""
 
     def read(self) -> bytes:
-        """The undecoded bytes. Raises DataError naming the image when they cannot be had."""
+        """The undecoded bytes. Raises DataError that names the image where they cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

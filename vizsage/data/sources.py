@@ -1,6 +1,6 @@
-"""A split: records of any format -> Samples, in memory or streaming, every record checked.
+"""A split: from the records of any format to samples, in memory or streamed, every record checked.
 
-Nothing here imports torch, and no image is opened: a Sample holds a reference to its image.
+No image is opened here: a Sample holds references to its images.
 """
 
 from __future__ import annotations
@@ -30,29 +30,31 @@ _NUMBERS = frozenset((float, Number, list))
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What a whole pass over a split found."""
+    """Numbers of a complete pass over a split."""
 
     records: int = 0
     kept: int = 0
-    left_out_knowledge: int = 0  # need a description, and external_knowledge is false
-    missing_description: int = 0  # kept, need a description, and the table has none
+    left_out_knowledge: int = 0  # records that need a description while external_knowledge is false
+    missing_description: int = 0  # kept samples that need a description which the table does not have
 
 
 class Table(NamedTuple):
-    """A table of descriptions, and when it last changed."""
+    """A table of descriptions, and when it was last changed: the key of the cache of tables."""
 
     path: Path
     changed_ns: int
 
 
 class Split:
-    """The samples of one split. Cheap and picklable; files are opened only while they are read.
+    """The samples of one split. Small and picklable; files are open only while they are read.
 
     Attributes:
         name: train, val, test or the stem of the file.
-        path: the file (the first of several shards) or the folder.
+        source: the records.
+        images_dir: the folder of image files.
         table: where descriptions come from; None leaves out samples that need one.
-        counts, problems: filled by `load`, `scan` and `checked`, which go over the whole split.
+        counts: filled by `load`, `scan` and `checked`, which read the whole split.
+        problems: filled by the same.
     """
 
     def __init__(self, name: str, source: Format, images_dir: Path, table: Table | None = None) -> None:
@@ -66,7 +68,7 @@ class Split:
 
     @property
     def path(self) -> Path:
-        """The file, the first of several shards, or the folder."""
+        """The file, the first of several shards, or the folder: what messages name."""
         return self.source.paths[0]
 
     def load(self) -> list[Sample]:
@@ -74,10 +76,13 @@ class Split:
         return [sample for _, sample in self.checked() if sample is not None]
 
     def scan(self, block_records: int) -> list[int]:
-        """Check every record in one pass of constant memory; fills `counts`.
+        """Check every record in one pass, in constant memory; fills `counts`.
 
-        Returns the number of kept samples in each block of `block_records` consecutive records. Raises DataError that
-        lists the bad records.
+        Returns:
+            The number of kept samples in each block of `block_records` consecutive records.
+
+        Raises:
+            DataError: lists the bad records.
         """
         kept: list[int] = []
         for number, sample in self.checked():
@@ -87,11 +92,11 @@ class Split:
         return kept
 
     def stream(self, start_record: int = 0) -> Iterator[Sample]:
-        """Kept samples in file order, read incrementally. Raises DataError at the first bad record."""
+        """Kept samples in file order, one record in memory at a time. Raises DataError at the first bad record."""
         return (sample for _, sample in self.numbered(start_record))
 
     def numbered(self, start_record: int = 0) -> Iterator[tuple[int, Sample]]:
-        """Like `stream`, each sample with the number of its record; earlier records are passed over unparsed."""
+        """Like `stream`, each sample with the number of its record; earlier records are skipped unparsed."""
         if self._data_state() != self._state:
             raise DataError(f"{self.path}: the file changed while it was in use; start again")
         for number, raw in enumerate(self.source.records(start_record), start_record):
@@ -103,7 +108,11 @@ class Split:
                 yield number, sample
 
     def checked(self) -> Iterator[tuple[int, Sample | None]]:
-        """Every good record with its number, None in place of one left out; raises at the end if any was bad."""
+        """Every good record as (number, sample), the sample None where it is left out.
+
+        Raises:
+            DataError: after the last record, if any was bad or none is kept.
+        """
         problems = self.problems = Problems()
         ids = IdCheck(self.name)
         records = kept = left_out = missing = 0
@@ -151,7 +160,7 @@ class Split:
         return None if sample.need_external_knowledge and table is None else sample
 
     def _data_state(self) -> Hashable:
-        """What tells that the data was changed since. Raises DataError."""
+        """See Format.state. Raises DataError."""
         try:
             return self.source.state()
         except OSError as error:
@@ -182,8 +191,11 @@ def data_identity(sources: Iterable[Format], table: Path | None) -> str:
 def open_split(config: Config, split: str) -> Split:
     """Open train, val (or validation), test or any other file stem below `<base_path>/<dataset>`.
 
-    Only the first record is read here. Raises DataError when the split is missing, empty, unreadable or there twice, or
-    when the table of descriptions is unusable.
+    Only the first record is read here.
+
+    Raises:
+        DataError: the split is missing, empty, unreadable or there more than once, or the table of descriptions is
+            unusable.
     """
     name = _canonical(split)
     folder = config.split_dir
@@ -222,7 +234,7 @@ def _canonical(split: str) -> str:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether `value` is a whole number with a decimal point, such as 3.0, or a list of answers with one."""
+    """Whether `value` is a whole number with a decimal point, such as 3.0, or a list that contains one."""
     if isinstance(value, list):
         return any(map(_is_whole, value))
     if isinstance(value, Number):
@@ -232,7 +244,7 @@ def _is_whole(value: Any) -> bool:
 
 @lru_cache(maxsize=64)
 def _say_whole_numbers(path: Path, where: str) -> None:
-    """Warn once per process, however often the split is gone over."""
+    """Warn once per process, however often the split is read."""
     logger.warning(
         "%s: whole numbers with a decimal point are read as they are there, 3.0 and not 3: %s; if pandas wrote the "
         "file, an absent value may have made integers floats: convert them with astype('Int64')",
@@ -243,5 +255,5 @@ def _say_whole_numbers(path: Path, where: str) -> None:
 
 @lru_cache(maxsize=2)
 def _knowledge(table: Table) -> KnowledgeTable:
-    """Read once a process: a Split that goes to workers carries the path only."""
+    """The table, read once per process: a pickled Split contains only its path."""
     return KnowledgeTable.load(table.path)

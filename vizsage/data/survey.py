@@ -1,6 +1,6 @@
-"""What lies in the splits of a run, and what is wrong with it, found before any model is loaded.
+"""What the splits of a run contain and what is wrong with them, found before a model is loaded.
 
-Every record is read, every image can be opened or decoded, in parallel. No torch.
+Every record is read; images are decoded, in parallel, or only looked for.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CAVEATS = {
 
 @dataclass
 class Kind:
-    """One kind of problem: how often it was found, and the first cases. A warning does not stop a run."""
+    """One kind of problem: how many were found, and the first of them. A warning does not stop a run."""
 
     warning: bool
     count: int = 0
@@ -47,7 +47,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """One line of the table: what a run would take from a split."""
+    """One line of the table: what a run would use of a split."""
 
     name: str
     records: int
@@ -62,11 +62,11 @@ class Survey:
     """All that was found.
 
     Attributes:
-        rows: a line of the table for each split that is there.
-        missing: val and test where they are not.
-        images: each image and the first split it stands in; one that is embedded twice stands here twice.
-        splits_of: image name -> the splits it stands in.
-        kinds: the problems.
+        rows: one per split that is there.
+        missing: val and test where they are not there.
+        images: each image and the first split that has it; an image that two records embed is here two times.
+        splits_of: the splits that have an image, by its name.
+        kinds: the problems, by the name of their kind.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Survey:
         self.kinds: dict[str, Kind] = {}
 
     def add(self, kind: str, case: str, *, warning: bool = False, count: int = 1) -> None:
-        """Count a case, and keep its text if it is among the first of its kind."""
+        """Count `count` problems of `kind`; the text `case` is kept if it is among the first of its kind."""
         found = self.kinds.setdefault(kind, Kind(warning))
         found.count += count
         if len(found.first) < SHOWN:
@@ -85,12 +85,12 @@ class Survey:
 
     @property
     def errors(self) -> int:
-        """Cases that would stop a run."""
+        """The number of problems that would stop a run."""
         return sum(kind.count for kind in self.kinds.values() if not kind.warning)
 
 
 def survey_splits(config: Config, survey: Survey) -> None:
-    """Read every record of train, val and test; note bad ones, missing descriptions and samples that stand in two.
+    """Read every record of train, val and test; note bad ones, missing descriptions and samples that two splits have.
 
     A missing val or test is noted in `survey.missing`; a missing train is a problem.
     """
@@ -112,7 +112,7 @@ def survey_splits(config: Config, survey: Survey) -> None:
 
 
 def find_missing_files(survey: Survey) -> None:
-    """Note the image files that are not there; nothing is opened."""
+    """Note missing image files; none is opened."""
     for image, split in survey.images.items():
         # Path.is_file raises for a folder that this user may not enter; here that is one more missing image.
         if isinstance(image, FileImage) and not os.path.isfile(image.path):  # noqa: PTH113
@@ -122,16 +122,22 @@ def find_missing_files(survey: Survey) -> None:
 def decode_images(
     config: Config, survey: Survey, *, workers: int, progress: Callable[[int], None] = lambda done: None
 ) -> dict[ImageRef, int]:
-    """Decode every image in `workers` processes (0: in this one); note those that cannot be, and twins.
+    """Decode every image; note those that cannot be decoded, and equal files under two names in different splits.
 
-    Undecodable images are warnings where on_bad_image is skip. `progress` is told how many more are done. Returns the
-    pixels of each sound image.
+    Args:
+        config: undecodable images are warnings where its on_bad_image is skip.
+        survey: has the images, and takes the problems.
+        workers: processes that decode; 0 decodes in this one.
+        progress: called with the number of images done since the last call.
+
+    Returns:
+        The pixels (width x height) of each image that could be decoded.
     """
     pixels: dict[ImageRef, int] = {}
     owners: dict[bytes, str] = {}
     for image, found in _decoded(list(survey.images), config, workers, progress):
         if isinstance(found, _Trouble):
-            # A missing file stops a run whatever on_bad_image says; an undecodable one may be left out.
+            # A missing file stops a run also with on_bad_image: skip, which is for undecodable images only.
             left_out = found.skippable and config.on_bad_image == "skip"
             kind = LEFT_OUT if left_out else "images"
             survey.add(kind, f"{survey.images[image]}: {found.text}", warning=left_out)
@@ -186,7 +192,7 @@ def _survey_split(split: Split, survey: Survey, seen: dict[int, str], *, squad: 
 
 
 def _note_caveats(sample: Sample, split: str, survey: Survey) -> None:
-    """Warn of accepted answers that SQuAD's normalisation, by which they would be scored, was not made for."""
+    """Warn of accepted answers that SQuAD's normalisation, which the run uses for scores, empties or changes."""
     first: dict[str, str] = {}
     for answer in dict.fromkeys((*sample.answers, sample.answer)):
         for name in answer_caveats(answer):
@@ -198,16 +204,16 @@ def _note_caveats(sample: Sample, split: str, survey: Survey) -> None:
 
 
 def _identity(sample: Sample) -> int:
-    """The same for one question on the same images with the same choices, however it is spaced or capitalised.
+    """Equal for equal questions (but for space and case) on the same images with the same choices.
 
-    8 bytes, for millions of samples.
+    A hash, because 8 bytes per sample are little for millions of samples.
     """
     return hash((sample.group, " ".join(sample.question.casefold().split()), sample.choices))
 
 
 @dataclass(frozen=True)
 class _Trouble:
-    """What is wrong with an image; `skippable` where on_bad_image: skip may leave it out."""
+    """What is wrong with an image; `skippable` if on_bad_image: skip leaves it out."""
 
     text: str
     skippable: bool
@@ -219,20 +225,20 @@ _Found = tuple[int, bytes] | _Trouble
 def _decoded(
     images: list[ImageRef], config: Config, workers: int, progress: Callable[[int], None]
 ) -> Iterator[tuple[ImageRef, _Found]]:
-    """Each image with its pixels and the hash of its bytes, or with what is wrong with it; in order."""
+    """Each image, in order, with its pixels and the hash of its bytes, or with what is wrong with it."""
     tasks = [images[i : i + _IMAGES_A_TASK] for i in range(0, len(images), _IMAGES_A_TASK)]
     decode = partial(_decode, max_image_px=config.max_image_px)
     if workers == 0:
         yield from _in_order(tasks, map(decode, tasks), progress)
         return
-    # Not fork: a progress bar and other libraries have threads, whose locks a forked child would inherit.
+    # Not fork: a lock that the thread of the progress bar holds at that moment would stay locked in the child for ever.
     pool = ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_leave_signals_to_the_parent)
     try:
         yield from _in_order(tasks, pool.map(decode, tasks), progress)
     except BrokenProcessPool:
         raise DataError(
-            "decoding the images: a worker process was killed, as a rule for want of memory; lower num_proc, or "
-            "max_image_px so that huge images are refused"
+            "decoding the images: a worker process was killed, in most cases because memory ran out; lower num_proc, "
+            "or max_image_px so that huge images are refused"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

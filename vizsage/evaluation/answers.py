@@ -1,9 +1,9 @@
-"""Answers kept as they come, each found again by all that decides it.
+"""The store of answers: each answer is written when it is generated, and found again by a key.
 
-Every process of every start appends to a file of its own in `answers/`, one line an answer; nothing there is ever
-changed. An answer is known by its key, a hash of what made it (adapter, base model, generation settings) and of what
-the model was shown (prompt tokens and the bytes of the image). So whatever is still true is used again, by any number
-of processes, and nothing else is.
+Every process of every attempt appends to a file of its own in `answers/`, one line per answer, and no line is ever
+changed. The key of an answer is a hash of all that decides it: adapter, base model and generation settings, and what
+the model was shown, which is the prompt tokens and the bytes of the image. So an answer is used again exactly where it
+is still valid, with any number of processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError
@@ -26,8 +26,22 @@ from vizsage.json_lines import append_jsonl
 log = logging.getLogger(__name__)
 
 ANSWERS = "answers"
-Row = dict[str, Any]
-NO_ANSWER: Row = {
+
+
+class KeptAnswer(TypedDict, total=False):
+    """A line of a file in `answers/`."""
+
+    key: str
+    prediction: str | None
+    """None: the record failed."""
+    raw_text: str | None
+    token_ids: list[int]
+    finish_reason: str
+    error: str | None
+    seconds: float
+
+
+NO_ANSWER: KeptAnswer = {
     "prediction": None,
     "raw_text": None,
     "token_ids": [],
@@ -38,13 +52,19 @@ NO_ANSWER: Row = {
 
 
 class AnswerKeys:
-    """The key of a sample's answer. Reads each image once and remembers its hash, 64 characters an image."""
+    """Computes the key of a sample's answer. Reads each image once and keeps its hash, 64 characters per image."""
 
     def __init__(self, made_by: dict[str, Any], prompt_ids: Callable[[Sample], Sequence[int]]) -> None:
-        """`prompt_ids` gives the token ids of a sample's prompt, its description uncut, the image a placeholder."""
+        """Keys for one model.
+
+        Args:
+            made_by: all that decides the answers besides the samples.
+            prompt_ids: gives the token ids of a sample's prompt with its whole description and a placeholder for the
+                image.
+        """
         self._made_by = json.dumps(made_by, sort_keys=True)
         self._prompt_ids = prompt_ids
-        self._images: dict[ImageRef, str] = {}  # not by name: two embedded images may have the same
+        self._images: dict[ImageRef, str] = {}  # by reference, because two embedded images may have the same name
 
     def __call__(self, sample: Sample) -> str:
         """SHA-256 in hexadecimal."""
@@ -52,7 +72,7 @@ class AnswerKeys:
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
     def images_sha256(self, sample: Sample) -> str:
-        """That of the image's bytes, of several one after the other; "unreadable" for one that cannot be had."""
+        """The hashes of the images' bytes, joined by commas; "unreadable" for one that cannot be read."""
         return ",".join(map(self._image_sha256, sample.images))
 
     def _image_sha256(self, image: ImageRef) -> str:
@@ -65,7 +85,7 @@ class AnswerKeys:
 
 
 class AnswerStore:
-    """All answers in `folder`/answers, of whatever maker. `answered` holds the keys of those that did not fail."""
+    """All answers in `folder`/answers, of any model. `answered` contains the keys of those that did not fail."""
 
     def __init__(self, folder: Path, *, rank: int = 0) -> None:
         self.folder = folder / ANSWERS
@@ -76,7 +96,7 @@ class AnswerStore:
         self.read_all()
 
     def read_all(self) -> None:
-        """Take in what lies there, what other processes have written meanwhile included."""
+        """Read all files again, with what other processes have written since the last time."""
         self._places.clear()
         self.answered.clear()
         for path in sorted(self.folder.glob("*.jsonl")):
@@ -84,27 +104,31 @@ class AnswerStore:
                 key, failed = row["key"], row["prediction"] is None
                 if failed and key in self.answered:
                     continue
-                self._places[key] = path, offset  # the last one counts: a failed record may have been retried
+                self._places[key] = path, offset  # the last one counts, because a failed record may have been retried
                 if not failed:
                     self.answered.add(key)
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Add `rows`, each with its "key", to this process's file and flush them to disk together."""
-        append_jsonl(self._own, rows)
+    def append(self, rows: Sequence[KeptAnswer]) -> None:
+        """Append `rows`, each with its "key", to the file of this process and flush them to disk together."""
+        append_jsonl(self._own, [dict(row) for row in rows])
         self.answered.update(row["key"] for row in rows if row["prediction"] is not None)
 
-    def get(self, key: str) -> Row:
-        """The answer; a failed one where nothing is known of it. Only of what `read_all` has seen."""
+    def get(self, key: str) -> KeptAnswer:
+        """The answer with this key as of the last `read_all`; a failed one where there is none."""
         if key not in self._places:
             return NO_ANSWER
         path, offset = self._places[key]
         with path.open("rb") as file:
             file.seek(offset)
-            row: Row = json.loads(file.readline())
+            row: KeptAnswer = json.loads(file.readline())
         return NO_ANSWER | row
 
     def set_aside(self) -> Path | None:
-        """Rename the folder, so that every question is asked again; its new place, if there was one."""
+        """Rename the folder, so that every question is asked again.
+
+        Returns:
+            Its new path; None if there was no folder.
+        """
         if not self.folder.exists():
             return None
         aside = set_aside_path(self.folder.parent, f"-{ANSWERS}")
@@ -113,13 +137,13 @@ class AnswerStore:
         return aside
 
 
-def _scan(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield offset and content of each whole line; a damaged one is passed over."""
+def _scan(path: Path) -> Iterator[tuple[int, KeptAnswer]]:
+    """Yield offset and content of each complete line; a damaged one is skipped with a warning."""
     offset = 0
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
-                return  # torn by a kill, or just being written
+                return  # cut off by a kill, or another process is writing it
             try:
                 row = json.loads(line)
                 if not isinstance(row["key"], str) or not isinstance(row["prediction"], (str, NoneType)):
@@ -127,5 +151,5 @@ def _scan(path: Path) -> Iterator[tuple[int, Row]]:
             except (ValueError, KeyError, TypeError):
                 log.warning("%s: the line at byte %d is damaged; its question is answered again", path, offset)
             else:
-                yield offset, row
+                yield offset, cast("KeptAnswer", row)
             offset += len(line)

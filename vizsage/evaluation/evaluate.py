@@ -1,4 +1,4 @@
-"""`vizsage eval`: answer a split, keep each answer as it comes, score them all."""
+"""`vizsage eval`: answer the questions of a split, write each answer to disk at once, and score them all."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vizsage.config import Config
+from vizsage.contract import PREDICTIONS, REPORT, RESULTS
+from vizsage.contract.results_file import SCHEMA_VERSION, ResultsFile
 from vizsage.data.images import refuse_bad_images
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
@@ -22,14 +24,14 @@ from vizsage.distributed.group import own_group
 from vizsage.distributed.processes import Processes
 from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, one_line, printable
 from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
-from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
+from vizsage.evaluation.answers import AnswerKeys, AnswerStore, KeptAnswer
 from vizsage.evaluation.folder import check_base_model, results_folder
-from vizsage.evaluation.predictions import PREDICTIONS, REPORT, RESULTS, set_aside_other, write_predictions
+from vizsage.evaluation.predictions import set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions, as_shown, blinded
 from vizsage.evaluation.report.report_file import counterpart_folder, write_report
-from vizsage.evaluation.results import SCHEMA_VERSION, Throughput, complaints, score
+from vizsage.evaluation.report.wandb_results import log_evaluation
+from vizsage.evaluation.results import Throughput, complaints, score
 from vizsage.evaluation.results_table import show
-from vizsage.evaluation.wandb_results import log_evaluation
 from vizsage.files import write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.lock import Held, only_one
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WRITTEN = f".{PREDICTIONS}.new"  # predictions until they take the place of earlier ones
+_WRITTEN = f".{PREDICTIONS}.new"  # predictions until they replace earlier ones
 
 
 def evaluate(
@@ -59,37 +61,40 @@ def evaluate(
     console: Console | None = None,
     latch: SignalLatch | None = None,
 ) -> dict[str, Any]:
-    """Answer the samples of `split`, keep the answers as they come, and write predictions, results and the report.
+    """Answer the samples of `split`, write each answer to disk at once, then predictions, results and the report.
 
-    They lie in output_dir/evaluation_results/<split>/, for the base model in <split>-base/, for a blind evaluation in
-    <split>-blind/ or <split>-base-blind/. Answers that the same model gave to the same prompts before are not made
-    again; failed records are retried. Each process that torchrun starts takes a share of the batches, and the first one
-    writes the results.
+    They are written to output_dir/evaluation_results/<split>/, for the base model to <split>-base/, for a blind
+    evaluation to <split>-blind/ or <split>-base-blind/. Answers that the same model gave to the same prompts before are
+    used again; failed records are retried. Each process that torchrun starts answers a share of the batches, and the
+    first one writes the results.
 
     Args:
-        config: the settings of the run.
+        config: the settings.
         split: test, val, train, or the name of another file beside them, without its ending.
         limit: only the first so many samples, in file order.
         base: the base model without an adapter.
         adapter: folder of another adapter than the one that `config` trains.
-        blind: withhold the images; a plain one stands in for each.
-        fresh: set earlier answers aside and begin anew.
+        blind: withhold the images; the model is shown a plain grey one instead.
+        fresh: move earlier answers aside, so that every question is asked again.
         other_data: allow another data set than that of the run in output_dir; its results go to <dataset>-<split>/.
-        console: gets the tables; None: nothing is shown, no progress either.
-        latch: one that catches signals already; without it the signals of this call are caught.
+        console: gets the tables; None: neither tables nor progress are shown.
+        latch: one that catches signals already; None: signals are caught during this call.
 
-    Returns the content of results.json.
+    Returns:
+        The content of results.json.
 
     Raises:
         Interrupted: a signal came; the answers so far are on disk and the same call continues.
-        VizSageError: more than 1% of the records failed; the results are written all the same.
+        VizSageError: more than 1% of the records failed; the results are written nevertheless.
         RepeatingError: GPU memory exceeded; the answers so far are on disk.
-        ConfigError, DataError, CheckpointError: before anything is written, or for an undecodable image on the way.
+        ConfigError: wrong settings or arguments; nothing is written.
+        DataError: unusable data, before anything is written, or an image that cannot be decoded.
+        CheckpointError: no adapter, or one of another base or prompt; nothing is written.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1, found {limit}")
     check_environment(config)
-    own_group()  # refused now rather than after the model is loaded
+    own_group()  # refuse wrong variables of the environment before the model is loaded
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
     folder = results_folder(config, opened, base=base, blind=blind, other_data=other_data)
@@ -104,24 +109,25 @@ def evaluate(
                 taken.clean((PREDICTIONS, _WRITTEN, RESULTS, REPORT))
                 locked.append(taken)
 
-        # Before the model is loaded, because two of them may not fit; a folder is created only for one that was.
+        # Before the model is loaded, because two models may not fit. The folder is created only if one was loaded.
         processes.together(lambda: lock(create=False))
         answerer = load_answerer(config, adapter)
         if base:
             check_base_model(config, answerer.made_by)
         processes.together(lambda: lock(create=True))
         conditions = {"split": opened.name, "limit": limit, "blind": blind, **_scoring(config), **answerer.made_by}
-        # Nobody reads answers before the first process has set aside what it has to.
+        # No process may read answers before the first one has moved aside those of other conditions.
         processes.together(lambda: _begin(folder, conditions, fresh=fresh) if first else None)
         share = Share(answerer, AnswerStore(folder, rank=processes.rank), processes, blind=blind)
         _answer(share, questions, latch, folder.name, shown=first and console is not None)
         [results, *_] = processes.together(
             lambda: _conclude(folder, questions, share, conditions, console) if first else {}
         )
-    failed, cut = complaints(results, answerer.config.max_new_tokens)
+    told = ResultsFile.model_validate(results)
+    failed, cut = complaints(told, answerer.config.max_new_tokens)
     if cut:
         log.warning("%s", cut)
-    for warning in caveat_warnings(results):
+    for warning in caveat_warnings(told, told.mode):
         log.warning("%s", warning)
     if failed:
         raise VizSageError(f"{folder / RESULTS}: {failed}")
@@ -129,7 +135,7 @@ def evaluate(
 
 
 class Share:
-    """What one process does of an evaluation."""
+    """The part of an evaluation that one process answers."""
 
     def __init__(self, answerer: Answerer, store: AnswerStore, processes: Processes, *, blind: bool) -> None:
         self.answerer, self.store, self.processes = answerer, store, processes
@@ -137,9 +143,14 @@ class Share:
         self.shown: Callable[[Sample], Sample] = blinded if blind else as_shown
 
     def answer_all(self, questions: Questions, advance: Callable[[int], None]) -> bool:
-        """Answer this process's part of `questions`; whether a signal asks to stop.
+        """Answer the part of `questions` that belongs to this process.
 
-        `advance` is told how many more are done, by whichever process.
+        Args:
+            questions: all of them.
+            advance: called with the number of samples that were answered since the last call, by any process.
+
+        Returns:
+            Whether a signal asks to stop.
         """
         for samples in questions.chunks(self.answerer.config.stream_buffer_size):
             for done in self.answer(samples):
@@ -149,11 +160,14 @@ class Share:
         return self.processes.stopping()
 
     def answer(self, samples: list[Sample]) -> Iterator[int]:
-        """Answer those of this process's `samples` that have no answer yet; yields how many more are done, by any.
+        """Answer those of this process's `samples` that have no answer yet.
 
-        The batches are those of all samples, whoever answers them and whatever is answered already, so that neither
-        the number of processes nor an interruption moves a sample into another batch: in bfloat16 that can change an
-        answer. Ends after the batch under way when a signal came.
+        Batches are made of all samples, of every process and answered or not. Otherwise the number of processes or an
+        interruption would move a sample into another batch, which in bfloat16 can change its answer. Ends after the
+        current batch when a signal came.
+
+        Yields:
+            How many more samples are answered, by any process.
         """
         from vizsage.models.memory import memory_reported
 
@@ -182,10 +196,10 @@ class Share:
                     return
 
     def _unanswered(self, batches: list[list[Sample]], keys: Mapping[str, str]) -> list[list[Sample]]:
-        """What is left to ask of each batch.
+        """The samples of each batch that have no answer yet.
 
-        The same question on the same image is asked once, in the first batch that has it: of two answers, which may
-        differ where they are sampled, the one that is kept would depend on interruptions and on who gave it.
+        The same question on the same image is asked once, in the first batch that has it. Two sampled answers may
+        differ, and which of them is used would depend on interruptions and on the number of processes.
         """
         asked: set[str] = set()
         left: list[list[Sample]] = []
@@ -200,7 +214,7 @@ class Share:
 
 
 def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
-    """All processes answer their shares, with a bar called `name` if `shown`. Raises Interrupted in all of them."""
+    """All processes answer their shares, with a progress bar called `name` if `shown`. Raises Interrupted in each."""
     with _progress(shown=shown) as progress:
         task = progress.add_task(escape(printable(name)), total=questions.total)
         stopped = share.processes.together(
@@ -213,7 +227,7 @@ def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *
 
 
 def _scoring(config: Config) -> dict[str, str]:
-    """What decides the results besides the answerer and the samples."""
+    """The settings that decide the results besides the model and the samples."""
     return {
         "mode": mode_of(config.use_text_normalization),
         "knowledge": config.external_knowledge_source if config.external_knowledge else "none",
@@ -229,19 +243,19 @@ def _begin(folder: Path, conditions: dict[str, Any], *, fresh: bool) -> None:
 def _conclude(
     folder: Path, questions: Questions, share: Share, conditions: dict[str, Any], console: Console | None
 ) -> dict[str, Any]:
-    """Write and show what all processes answered; the content of results.json."""
+    """Write and show the results of what all processes answered. Returns the content of results.json."""
     config, store = share.answerer.config, share.store
     normalise = config.use_text_normalization
     store.read_all()
     throughput = Throughput()
-    # Not in the place of earlier predictions yet: only the rows tell whether those were of other data.
+    # Do not replace earlier predictions yet: only the rows tell whether those are of other data and must be kept.
     written = folder / _WRITTEN
     rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
     set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
     written.replace(folder / PREDICTIONS)
     adapter = share.answerer.adapter
-    results = {
+    content = {
         "schema_version": SCHEMA_VERSION,
         **summary,
         **conditions,
@@ -258,22 +272,23 @@ def _conclude(
         "hardware": hardware(),
         "finished": now(),
     }
-    write_json(folder / RESULTS, results)
+    results = ResultsFile.model_validate(content)
+    write_json(folder / RESULTS, content)
     report = write_report(folder)
     other = counterpart_folder(folder)
     if (other / RESULTS).is_file():
         try:
-            write_report(other)  # the blind score stands beside the real one in both
-        except (DataError, OSError) as error:  # of an older version, damaged or not writable: no reason to fail here
+            write_report(other)  # each of the two reports shows the score of the other
+        except (DataError, OSError) as error:  # of an older version, damaged or not writable; this evaluation is whole
             log.warning("%s: not written again: %s", other / REPORT, one_line(error))
     log_evaluation(config, results, folder)
     if console is not None:
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
     log.info("%s shows the answers with their images", report)
-    return results
+    return content
 
 
-def _as_row(key: str, answer: Answer, seconds: float) -> Row:
+def _as_row(key: str, answer: Answer, seconds: float) -> KeptAnswer:
     return {
         "key": key,
         "prediction": answer.text,
@@ -286,7 +301,7 @@ def _as_row(key: str, answer: Answer, seconds: float) -> Row:
 
 
 def _progress(*, shown: bool) -> Progress:
-    """A bar on stderr where that is a terminal; stdout holds what scripts read."""
+    """A bar on stderr where that is a terminal; stdout is for what scripts read."""
     stderr = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=stderr, transient=True, disable=not (shown and stderr.is_terminal))

@@ -1,4 +1,4 @@
-"""Where the results of an evaluation go: into a folder below output_dir, and not among those of another data set."""
+"""The folder of an evaluation's results: below output_dir, and never that of another data set or base model."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.config import Config
+from vizsage.contract import EVALUATIONS
+from vizsage.contract.results_file import evaluation_name
 from vizsage.data.sources import Split, split_identity
 from vizsage.errors import ConfigError
 from vizsage.files import nearest_existing
 from vizsage.models.loaded import FINGERPRINT_FILE
 from vizsage.record import RunRecord
 
-BLIND = "-blind"
-
 
 def results_folder(config: Config, split: Split, *, base: bool, blind: bool, other_data: bool) -> Path:
     """The folder below output_dir/evaluation_results. Creates nothing.
 
-    It is named by the split, and by the data set as well where that is not the one of the run in output_dir.
+    It is named after the split, and also after the data set if that is not the one of the run in output_dir.
 
-    Raises ConfigError for such a data set unless `other_data` asks for it, and where the folder cannot be written.
+    Raises:
+        ConfigError: such a data set, unless `other_data` allows it; or the folder cannot be written to.
     """
-    name = split.name + ("-base" if base else "") + (BLIND if blind else "")
-    parent = config.output_dir / "evaluation_results"
+    name = evaluation_name(split.name, base=base, blind=blind)
+    parent = config.output_dir / EVALUATIONS
     if difference := _other_data_set(config, split):
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', config.dataset).strip('.-') or 'other'}-{name}"
         if not other_data:
@@ -43,10 +44,10 @@ def results_folder(config: Config, split: Split, *, base: bool, blind: bool, oth
 
 
 def _other_data_set(config: Config, split: Split) -> str | None:
-    """What tells that `split` is not of the data set that the run in output_dir was trained on; None: nothing does.
+    """Why `split` belongs to another data set than the run in output_dir was trained on; None where it does not.
 
-    Files that are byte for byte those of the run are its data under any name. A run that was copied, or whose files
-    were edited where they are, keeps its data set; another folder of that name with other files is another one.
+    Files with the bytes of the run's files are its data under any name. A copied run, and a run whose files were edited
+    in their folder, keep their data set. A folder of the same name elsewhere with other files is another data set.
     """
     record = RunRecord(config.output_dir)
     if not record.exists:
@@ -55,21 +56,21 @@ def _other_data_set(config: Config, split: Split) -> str | None:
     name, base_path = trained.get("dataset", config.dataset), Path(trained.get("base_path", config.base_path))
     if name == config.dataset and base_path.resolve() == config.base_path.resolve():
         return None
-    known = record.content.splits or {}  # none in a run of an earlier version
-    for one in (split.name, "train"):  # the split itself tells most; it may have been made after the training
+    known = record.content.splits or {}  # a run of an earlier version has none
+    for one in (split.name, "train"):  # train for a split that was written after the training
         if one in known and (identity := split_identity(config, one)):
             return None if identity == known[one] else f"{one} in {config.split_dir} is not that of {base_path / name}"
     return None if name == config.dataset else f"dataset was {name!r}, is now {config.dataset!r}"
 
 
 def check_base_model(config: Config, made_by: dict[str, Any]) -> None:
-    """Raise ConfigError where a base model is evaluated among the results of a run on another one."""
+    """Raise ConfigError if output_dir contains a run on another base model than the one that is evaluated."""
     path = config.adapter_dir / FINGERPRINT_FILE
     if not (config.output_dir / "run.json").is_file():
         return
     try:
         trained = json.loads(path.read_text(encoding="utf-8"))["base_identity"]
-    except (OSError, ValueError, KeyError, TypeError):  # no adapter yet, or a damaged one, which is not asked here
+    except (OSError, ValueError, KeyError, TypeError):  # no adapter yet, or a damaged one, which is not used here
         return
     if trained != (identity := made_by["fingerprint"]["base_identity"]):
         raise ConfigError(

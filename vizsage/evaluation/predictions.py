@@ -1,4 +1,4 @@
-"""predictions.jsonl: a line for each sample that was asked, in the order of the split; written when all is answered."""
+"""predictions.jsonl: one line per sample that was asked, in the order of the split; written when all are answered."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from vizsage.contract import PREDICTIONS, REPORT, RESULTS
+from vizsage.contract.results_file import Conditions, read_conditions
 from vizsage.data.sample import Sample
-from vizsage.evaluation.answers import AnswerKeys, AnswerStore, Row
-from vizsage.files import fsync_dir, parse_json, replacing, set_aside_path
-from vizsage.scoring.metrics import score_row
+from vizsage.evaluation.answers import AnswerKeys, AnswerStore
+from vizsage.files import fsync_dir, replacing, set_aside_path
 from vizsage.scoring.normalisation import Normalise
+from vizsage.scoring.registry import score_row
+from vizsage.scoring.rows import PredictionRow
 
 log = logging.getLogger(__name__)
-
-PREDICTIONS, RESULTS, REPORT = "predictions.jsonl", "results.json", "report.html"
 
 
 def write_predictions(
@@ -27,11 +28,19 @@ def write_predictions(
     store: AnswerStore,
     *,
     normalise: Normalise,
-) -> Iterator[Row]:
-    """Replace `path` with one line for each of `samples`, in their order; yields the rows, each with its "seconds".
+) -> Iterator[PredictionRow]:
+    """Replace `path` with one line for each of `samples`, in their order, when the last row has been taken.
 
-    `shown` says what the model saw in the place of a sample. A sample that nothing is known of becomes a failed record.
-    The file is replaced when the last row has been taken.
+    Args:
+        path: the file.
+        samples: what was asked.
+        shown: gives what the model saw instead of a sample.
+        keys: gives the key of a sample's answer.
+        store: the answers. A sample without one becomes a failed record.
+        normalise: for exact match.
+
+    Yields:
+        The rows, each with its "seconds" besides.
     """
     images: dict[str, str] = {}
     ambiguous: set[str] = set()
@@ -42,55 +51,49 @@ def write_predictions(
             if images.setdefault(image, image_sha256) != image_sha256:
                 ambiguous.add(image)
             answer = store.get(key)
-            scored = {
-                "answer": sample.answer,
-                "answers": list(sample.answers),
-                "prediction": answer["prediction"],
-            }
+            scored: dict[str, Any] = {"answer": sample.answer, "answers": list(sample.answers)}
             if sample.choices:
                 scored["choices"] = list(sample.choices)
-            row = {
+            row: dict[str, Any] = {
                 "sample_id": sample.sample_id,
                 "image": image,
                 "image_sha256": image_sha256,
                 "question": sample.question,
-                "answer": scored["answer"],
-                "answers": scored["answers"],
-                **({"choices": scored["choices"]} if sample.choices else {}),
+                **scored,
                 "need_external_knowledge": sample.need_external_knowledge,
                 "description": sample.description,
                 "tags": dict(sample.tags),
-                "prediction": scored["prediction"],
-                **score_row(scored, normalise=normalise),
+                "prediction": answer["prediction"],
+                **score_row(scored | {"prediction": answer["prediction"]}, normalise=normalise),
                 **{name: answer[name] for name in ("raw_text", "token_ids", "finish_reason", "error")},
                 "key": key,
             }
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            yield row | {"seconds": answer["seconds"]}
+            yield cast("PredictionRow", row | {"seconds": answer["seconds"]})
     if ambiguous:
         log.warning(
-            "%d image names stand for different images, such as %s: each question had its own, but scores "
-            "count a name as one image, and the report shows the first",
+            "%d image names are those of several different images, such as %s: each question had its own image, but "
+            "scores count a name as one image, and the report shows the first",
             len(ambiguous),
             min(ambiguous),
         )
 
 
 def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
-    """Move results that were made otherwise into a folder of their own, so that nothing replaces or is taken for them.
+    """Move results of other conditions into a folder of their own, so that the results to come do not replace them.
 
     Args:
         folder: of an evaluation.
-        conditions: what decides the results to come, under the names of results.json; "data.sha256" is the sha256 of
-            its data.
+        conditions: what decides the results to come, under the names of results.json; "data.sha256" is the key sha256
+            within data.
     """
     path = folder / RESULTS
     if not path.exists():
         return
     try:
-        before = parse_json(path.read_text(encoding="utf-8"))
+        before = read_conditions(folder)
         keys = [key for key in conditions if _value(before, key) != conditions[key]]
-    except (ValueError, AttributeError):
+    except ValueError:
         keys = ["(damaged results.json)"]
     if not keys:
         return
@@ -103,6 +106,8 @@ def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
     log.warning("%s: earlier results are set aside in %s: they have another %s", folder, aside.name, ", ".join(keys))
 
 
-def _value(results: dict[str, Any], key: str) -> Any:
-    group, dot, name = key.rpartition(".")
-    return (results.get(group) or {}).get(name) if dot else results.get(name)
+def _value(before: Conditions, key: str) -> Any:
+    value: Any = before
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return value

@@ -1,4 +1,4 @@
-"""From answered questions to results.json, and the few rows that are worth a look."""
+"""What is computed of the rows of an evaluation in one pass: scores, hashes of the data, speed and rows to show."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vizsage.evaluation.answers import Row
-from vizsage.scoring.metrics import accepted_answers
+from vizsage.contract.results_file import Scores
 from vizsage.scoring.normalisation import Normalise
+from vizsage.scoring.rows import PredictionRow, accepted_answers
 from vizsage.scoring.summary import summarise
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (2, SCHEMA_VERSION)
-"""Before 3, VQA accuracy and ANLS took an `answer` that `answers` did not hold for one more annotator's."""
-MAX_FAILED_SHARE = 0.01  # more than this and the evaluation itself has failed
-MAX_TRUNCATED_SHARE = 0.01  # more than this and the score says as much about max_new_tokens as about the model
+MAX_FAILED_SHARE = 0.01  # with more failed records the evaluation itself is an error
+MAX_TRUNCATED_SHARE = 0.01  # with more cut answers the score depends on max_new_tokens as much as on the model
 
 PREVIEWED, COMPARED, LISTED = 8, 5, 20
 
 
 @dataclass
 class Highlights:
-    """Rows to show. `previewed` are spread evenly over the split, the others are the first of their kind."""
+    """Rows to show. `previewed` are spread evenly over the split, the others are the first of their kind in it."""
 
-    previewed: list[Row] = field(default_factory=list)
-    compared: list[Row] = field(default_factory=list)
-    wrong: list[Row] = field(default_factory=list)
-    failed: list[Row] = field(default_factory=list)
+    previewed: list[PredictionRow] = field(default_factory=list)
+    compared: list[PredictionRow] = field(default_factory=list)
+    wrong: list[PredictionRow] = field(default_factory=list)
+    failed: list[PredictionRow] = field(default_factory=list)
 
-    def watch(self, rows: Iterable[Row], total: int) -> Iterator[Row]:
-        """Pass `total` rows through and keep those to show; memory does not grow with their number."""
+    def watch(self, rows: Iterable[PredictionRow], total: int) -> Iterator[PredictionRow]:
+        """Yield the `total` rows and keep those to show; memory does not grow with their number."""
         preview_at = {total * i // PREVIEWED for i in range(PREVIEWED)}
         for index, row in enumerate(rows):
             if index in preview_at:
@@ -47,39 +44,41 @@ class Highlights:
 
 @dataclass
 class DataDigest:
-    """SHA-256 over what was asked and expected: sample ids, images, questions and answers, in order.
+    """SHA-256 of what was asked and expected: sample ids, images, questions, answers and choices, in their order.
 
-    Neither over descriptions, which have a digest of their own, nor over what was withheld, so that runs with other
-    knowledge, or blind, share it.
+    Descriptions have a digest of their own, and a blind evaluation has the digest of the images that it withheld, so
+    that runs with other knowledge and blind runs have the same digest as the run that they are compared with.
     """
 
     _digest: Any = field(default_factory=hashlib.sha256)
     _descriptions: Any = field(default_factory=hashlib.sha256)
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Pass rows through and take them in."""
+    def watch(self, rows: Iterable[PredictionRow]) -> Iterator[PredictionRow]:
+        """Yield the rows and add each to the digests."""
         for row in rows:
             image = row["image"], row.get("image_sha256")
             asked = row["question"], list(accepted_answers(row)), row["need_external_knowledge"]
             line = [row["sample_id"], *image, *asked]
+            if choices := row.get("choices"):  # nothing is added without them: earlier results keep their digest
+                line.append(list(choices))
             self._digest.update(json.dumps(line).encode() + b"\n")
             self._descriptions.update(json.dumps(row.get("description")).encode() + b"\n")
             yield row
 
     def as_dict(self) -> dict[str, str]:
-        """The hashes of the rows that passed, for results.json."""
+        """The hashes of the rows so far, under their names in results.json."""
         return {"sha256": self._digest.hexdigest(), "descriptions_sha256": self._descriptions.hexdigest()}
 
 
 @dataclass
 class Throughput:
-    """How many answers were generated and how long that took, over all starts, from the rows' "seconds"."""
+    """How many answers were generated and how long that took, over all attempts, from the rows' "seconds"."""
 
     answers: int = 0
     process_s: float = 0.0
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Pass rows through and count them; their "seconds" are taken out."""
+    def watch(self, rows: Iterable[PredictionRow]) -> Iterator[PredictionRow]:
+        """Yield the rows without their "seconds", which are counted."""
         for row in rows:
             seconds = row.pop("seconds")
             self.answers += seconds > 0
@@ -87,23 +86,27 @@ class Throughput:
             yield row
 
     def as_dict(self) -> dict[str, Any]:
-        """For results.json; several processes work at the same time, each at this speed."""
+        """For results.json. Several processes work at the same time, each at this speed."""
         speed = self.answers / self.process_s if self.process_s else None
         return {"answers": self.answers, "process_s": self.process_s, "answers_per_process_s": speed}
 
 
 def score(
-    rows: Iterable[Row], total: int, *, normalise: Normalise
+    rows: Iterable[PredictionRow], total: int, *, normalise: Normalise
 ) -> tuple[dict[str, Any], Highlights, dict[str, str]]:
-    """Reads the rows once: the summary with the names of results.json, the rows to show, the hashes of the data."""
+    """Read the rows once.
+
+    Returns:
+        The scores under the names of results.json, the rows to show, and the hashes of the data.
+    """
     highlights, digest = Highlights(), DataDigest()
     summary = summarise(digest.watch(highlights.watch(rows, total)), normalise=normalise)
     return summary, highlights, digest.as_dict()
 
 
-def complaints(summary: dict[str, Any], max_new_tokens: int) -> tuple[str | None, str | None]:
-    """An error if too many records failed and a warning if too many answers were cut, None each if not."""
-    total, failed, cut = (summary[key] for key in ("total_samples", "failed_predictions", "truncated_predictions"))
+def complaints(scores: Scores, max_new_tokens: int) -> tuple[str | None, str | None]:
+    """An error if too many records failed, and a warning if too many answers were cut; None where not."""
+    total, failed, cut = scores.total_samples, scores.failed_predictions, scores.truncated_predictions
     error = warning = None
     if failed > MAX_FAILED_SHARE * total:
         error = (

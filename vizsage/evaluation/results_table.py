@@ -1,110 +1,111 @@
-"""What an evaluation prints: rich tables made of results and rows."""
+"""What an evaluation prints: rich tables of its scores and of some rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vizsage.contract.results_file import Conditions, GroupScores, IntervalMethod, ResultsFile, Scores
 from vizsage.errors import printable
-from vizsage.evaluation.answers import Row
 from vizsage.evaluation.results import LISTED, Highlights
 from vizsage.scoring.normalisation import MODE_TITLES, MODES, NORMALISERS
+from vizsage.scoring.registry import METRICS
+from vizsage.scoring.rows import PredictionRow
 
 GROUPS_SHOWN = 12
-AddGroup = Callable[[Table, str, dict[str, Any]], None]
-_METRIC_NAMES = {
-    "exact_match": "exact match",
-    "rigorous_match": "rigorous match",
-    "token_f1": "token F1",
-    "vqa_accuracy": "VQA accuracy",
-    "anls": "ANLS",
-    "relaxed_accuracy": "relaxed accuracy",
-}
+Group = TypeVar("Group")
 
 
-def show(console: Console, results: dict[str, Any], highlights: Highlights, *, debug_exact_match: bool = False) -> None:
+def show(console: Console, results: ResultsFile, highlights: Highlights, *, debug_exact_match: bool = False) -> None:
     """Write all tables of an evaluation to `console`."""
     if debug_exact_match:
-        console.print(comparison_table(highlights.compared, mode=results["mode"]))
+        console.print(comparison_table(highlights.compared, mode=results.mode))
     console.print(preview_table(highlights.previewed))
-    wrong = results["incorrect_predictions"] - results["failed_predictions"]
+    wrong = results.incorrect_predictions - results.failed_predictions
     if highlights.wrong:
         console.print(error_table(highlights.wrong, f"Wrong answers{_first(highlights.wrong, wrong)}"))
     if highlights.failed:
-        listed = _first(highlights.failed, results["failed_predictions"])
+        listed = _first(highlights.failed, results.failed_predictions)
         console.print(error_table(highlights.failed, f"Failed records{listed}", reasons=True))
-    for table in score_tables(results):
+    for table in score_tables(results, results):
         console.print(table)
 
 
-def score_tables(results: dict[str, Any]) -> list[Table]:
+def score_tables(scores: Scores, conditions: Conditions) -> list[Table]:
     """The scores, without any row: exact match by group, and all metrics."""
-    return [metrics_table(results), overall_table(results)]
+    return [metrics_table(scores), overall_table(scores, conditions)]
 
 
-def overall_table(results: dict[str, Any]) -> Table:
+def overall_table(scores: Scores, conditions: Conditions) -> Table:
     """Exact match with its interval over all samples, by knowledge, question word and tag.
 
-    What was left out, failed or cut stands in the caption, and under what conditions the questions were asked. Takes
-    what `vizsage score` knows of another tool's file, too: scores, mode and a name in "split".
+    The caption tells what was left out, failed or cut, and the conditions as far as they are known: of another tool's
+    file `vizsage score` knows the mode only, and its name, which it gives as the split.
     """
-    table = Table(title=_title(results), title_justify="left")
+    table = Table(title=_title(conditions), title_justify="left")
     table.add_column("group", overflow="fold")
-    for column in ("samples", "images", "exact match", f"{results['interval']['confidence']:.0%} interval"):
+    confidence = (scores.interval or IntervalMethod()).confidence
+    for column in ("samples", "images", "exact match", f"{confidence:.0%} interval"):
         table.add_column(column, justify="right")
-    _add_group(table, "all", {**results, "samples": results["total_samples"]}, style="bold")
-    for key in ("with_external_knowledge", "without_external_knowledge"):
-        _add_group(table, key.replace("_", " "), results[key])
-    add_section(table, "question word", results["by_question_word"], _add_group, "in results.json")
-    for tag, values in results["by_tag"].items():
+    _add_group(table, "all", scores.whole(), style="bold")
+    _add_group(table, "with external knowledge", scores.with_external_knowledge)
+    _add_group(table, "without external knowledge", scores.without_external_knowledge)
+    add_section(table, "question word", scores.by_question_word, _add_group, "in results.json")
+    for tag, values in scores.by_tag.items():
         add_section(table, tag, values, _add_group, "in results.json")
-    table.caption = cell("\n".join(_notes(results)))
+    table.caption = cell("\n".join(_notes(scores, conditions)))
     table.caption_justify = "left"
     return table
 
 
-def metrics_table(results: dict[str, Any]) -> Table:
-    """The mean of each metric over all samples, failed ones counted as 0."""
-    table = Table(title=f"Means over {results['total_samples']} samples", title_justify="left")
-    for name in results["metrics"]:
-        table.add_column(_METRIC_NAMES.get(name, name), justify="right")
-    table.add_row(*(_percent(None if mean is None else 100 * mean) for mean in results["metrics"].values()))
+def metrics_table(scores: Scores) -> Table:
+    """The mean of each metric over all samples, failed ones counted as 0, or over the part that it scores."""
+    table = Table(title=f"Means over {scores.total_samples} samples", title_justify="left")
+    for name in scores.metrics:
+        title = METRICS[name].title if name in METRICS else name  # of a later version
+        part = f" ({scores.scored_samples[name]} samples)" if name in scores.scored_samples else ""
+        table.add_column(title + part, justify="right")
+    table.add_row(*(_percent(None if mean is None else 100 * mean) for mean in scores.metrics.values()))
     return table
 
 
-def _title(results: dict[str, Any]) -> Text:
-    mode = MODE_TITLES[results["mode"]]
-    first = f", first {results['limit']}" if results.get("limit") else ""
-    model = "" if "adapter" not in results else ": base model" if results["adapter"] is None else ": adapter"
-    blind = ", blind: the image was withheld" if results.get("blind") else ""
-    return cell(f"Exact match ({mode}) on {results['split']}{first}{model}{blind}")
+def _title(conditions: Conditions) -> Text:
+    mode = MODE_TITLES[conditions.mode or "squad"]
+    first = f", first {conditions.limit}" if conditions.limit else ""
+    model = ("base model" if conditions.adapter is None else "adapter") if conditions.has("adapter") else ""
+    blind = ", blind: the image was withheld" if conditions.blind else ""
+    return cell(f"Exact match ({mode}) on {conditions.split}{first}{model and f': {model}'}{blind}")
 
 
-def _notes(results: dict[str, Any]) -> list[str]:
-    notes = [f"knowledge: {results['knowledge']}"] if "knowledge" in results else []
-    if "blind" in results:
-        notes.append(f"blind: {'yes, the image was withheld' if results['blind'] else 'no'}")
-    notes += [
-        f"failed: {results['failed_predictions']}",
-        f"cut at max_new_tokens: {results['truncated_predictions']}",
-    ]
-    if left_out := results.get("left_out", {}).get("need_external_knowledge"):
+def _notes(scores: Scores, conditions: Conditions) -> list[str]:
+    notes = [f"knowledge: {conditions.knowledge}"] if conditions.has("knowledge") else []
+    if conditions.has("blind"):
+        notes.append(f"blind: {'yes, the image was withheld' if conditions.blind else 'no'}")
+    notes += [f"failed: {scores.failed_predictions}", f"cut at max_new_tokens: {scores.truncated_predictions}"]
+    if left_out := conditions.left_out.get("need_external_knowledge"):
         notes.append(f"left out, need external knowledge: {left_out}")
-    if missing := results.get("missing_descriptions"):
+    if missing := conditions.missing_descriptions:
         notes.append(f"without the description they need: {missing}")
-    if results["tags_not_grouped"]:
-        notes.append(f"too many values to group by: {', '.join(results['tags_not_grouped'])}")
+    if scores.tags_not_grouped:
+        notes.append(f"too many values to group by: {', '.join(scores.tags_not_grouped)}")
     return notes
 
 
-def add_section(table: Table, name: str, groups: dict[str, dict[str, Any]], add_group: AddGroup, where: str) -> None:
-    """The groups by one property, the first GROUPS_SHOWN of them; none where all samples are alike in it.
+def add_section(
+    table: Table, name: str, groups: Mapping[str, Group], add_group: Callable[[Table, str, Group], None], where: str
+) -> None:
+    """Add the groups by one property, the first GROUPS_SHOWN of them; nothing if all samples have the same value.
 
-    `add_group` adds the row of a group, `where` says where the others are.
+    Args:
+        table: gets the lines.
+        name: of the property.
+        groups: by value.
+        add_group: adds the line of a group.
+        where: a text that says where the other groups are.
     """
     if len(groups) < 2:
         return
@@ -115,15 +116,15 @@ def add_section(table: Table, name: str, groups: dict[str, dict[str, Any]], add_
         add_group(table, f"  {label}", group)
 
 
-def _add_group(table: Table, label: str, group: dict[str, Any], style: str | None = None) -> None:
-    interval = group["exact_match_interval"]
+def _add_group(table: Table, label: str, group: GroupScores, style: str | None = None) -> None:
+    interval = group.exact_match_interval
     ends = "-" if interval is None else " to ".join(f"{100 * end:.1f}" for end in interval) + " %"
-    score = _percent(group["exact_match_percentage"])
-    table.add_row(cell(label), str(group["samples"]), str(group["images"]), score, ends, style=style)
+    images = "-" if group.images is None else str(group.images)
+    table.add_row(cell(label), str(group.samples), images, _percent(group.exact_match_percentage), ends, style=style)
 
 
-def preview_table(rows: Iterable[Row]) -> Table:
-    """Predictions against the ground truth."""
+def preview_table(rows: Iterable[PredictionRow]) -> Table:
+    """Predictions beside the accepted answers."""
     table = _row_table("Samples", "question", "prediction", "ground truth", "match")
     for row in rows:
         table.add_row(
@@ -132,7 +133,7 @@ def preview_table(rows: Iterable[Row]) -> Table:
     return table
 
 
-def error_table(rows: Iterable[Row], title: str, *, reasons: bool = False) -> Table:
+def error_table(rows: Iterable[PredictionRow], title: str, *, reasons: bool = False) -> Table:
     """Wrong answers, or with `reasons` failed records and why they failed."""
     table = _row_table(title, "question", "reason" if reasons else "prediction", "ground truth")
     for row in rows:
@@ -141,10 +142,10 @@ def error_table(rows: Iterable[Row], title: str, *, reasons: bool = False) -> Ta
     return table
 
 
-def comparison_table(rows: Iterable[Row], *, mode: str) -> Table:
+def comparison_table(rows: Iterable[PredictionRow], *, mode: str) -> Table:
     """How predictions and labels were compared: original and normalised text, and the outcome.
 
-    Texts are shown as Python literals, so that white space and odd characters can be seen.
+    Texts are shown as Python literals, so that white space and control characters are visible.
     """
     table = Table(title=f"Comparisons ({MODE_TITLES[mode]})", title_justify="left")
     columns = ["prediction", "label"]
@@ -169,16 +170,17 @@ def _row_table(title: str, *columns: str) -> Table:
     return table
 
 
-def _prediction(row: Row) -> Text:
-    """An answer such as "[red]" stands as it is."""
-    if row["prediction"] is None:
+def _prediction(row: PredictionRow) -> Text:
+    """The prediction as text: "[red]" is no markup."""
+    prediction = row["prediction"]
+    if prediction is None:
         return Text("failed", style="red")
-    return cell(row["prediction"] + (" [cut]" if row["finish_reason"] == "length" else ""))
+    return cell(prediction + (" [cut]" if row["finish_reason"] == "length" else ""))
 
 
-def cell(text: str) -> Text:
-    """A text of data or model in a table: never markup, and nothing that would control a terminal."""
-    return Text(printable(text, lines=True))
+def cell(text: str | None) -> Text:
+    """A text of data or model in a table: without markup and without characters that control a terminal."""
+    return Text(printable(text or "", lines=True))
 
 
 def _match(correct: bool) -> Text:
@@ -189,5 +191,5 @@ def _percent(percentage: float | None) -> str:
     return "-" if percentage is None else f"{percentage:.2f} %"
 
 
-def _first(rows: list[Row], total: int) -> str:
+def _first(rows: list[PredictionRow], total: int) -> str:
     return f" (first {LISTED} of {total})" if total > len(rows) else f" ({total})"

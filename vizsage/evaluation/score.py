@@ -1,4 +1,4 @@
-"""`vizsage score`: score a file of predictions again, whoever made it. Needs no model, no settings, no torch."""
+"""`vizsage score`: score a file of predictions again, also of another tool. Needs no model, settings or torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vizsage.contract import RESULTS
+from vizsage.contract.results_file import SCHEMA_VERSION, Conditions, Scores, read_conditions
 from vizsage.data.field_names import missing_field
 from vizsage.data.json_values import BrokenRecord, JsonError, json_lines, parse_line
 from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
-from vizsage.errors import DataError, quoted
-from vizsage.evaluation.answers import Row
-from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE, SCHEMA_VERSION
-from vizsage.files import parse_json
+from vizsage.errors import DataError, one_line, quoted
+from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE
 from vizsage.scoring.caveats import caveat_warnings
 from vizsage.scoring.normalisation import MODES
+from vizsage.scoring.rows import PredictionRow
 from vizsage.scoring.summary import summarise
 
 log = logging.getLogger(__name__)
@@ -30,49 +31,57 @@ _CONDITIONS = ("split", "limit", "adapter", "knowledge", "blind", "left_out", "m
 
 @dataclass(frozen=True)
 class Rescored:
-    """`scores`: the part of results.json that predictions decide; `conditions`: what the tables say beside them."""
+    """`scores`: the part of results.json that predictions decide; `conditions`: what is known besides."""
 
-    scores: dict[str, Any]
-    conditions: dict[str, Any]
+    scores: Scores
+    conditions: Conditions
 
 
 def score_file(path: Path, *, mode: str | None = None) -> Rescored:
-    """Score the predictions in `path`, one JSON object a line; `-` is the standard input.
+    """Score the predictions in `path`, one JSON object per line; `-` is the standard input.
 
-    A line holds `prediction` (null: the record failed) and `answer`, `answers` or both; `image`, `question`,
-    `need_external_knowledge`, `tags`, `sample_id`, `finish_reason` and `error` are optional. Of a file that `vizsage
-    eval` wrote the scores are exactly those in its results.json.
+    A line has `prediction` (null: the record failed) and `answer`, `answers` or both; `image`, `question`, `choices`,
+    `need_external_knowledge`, `tags`, `sample_id`, `finish_reason` and `error` are optional. For a file that `vizsage
+    eval` wrote, the scores are exactly those in its results.json.
 
-    More than 1% of failed records are a warning here and no error, unlike in an evaluation: that one reports that
-    answering went wrong, which another start may mend; scoring did what it was asked to.
+    More than 1% of failed records are a warning here, while they are an error of an evaluation: there, running the same
+    command again may answer them.
 
     Args:
         path: the file, or `-`.
         mode: of exact match, a name of MODES; None: as the results.json beside the file says, else "squad".
 
-    Raises DataError that names the bad lines.
+    Raises:
+        DataError: a line is not as described; the message names the first such lines.
     """
     name = "standard input" if path == STDIN else str(path)
-    known = {} if path == STDIN else _results_beside(path)
+    known = Conditions() if path == STDIN else _conditions_beside(path)
     if mode is None:
-        mode = known["mode"] if known.get("mode") in MODES else "squad"
-    scores = summarise(read_rows(path, name), normalise=MODES[mode])
-    total = scores["total_samples"]
-    if scores["failed_predictions"] > MAX_FAILED_SHARE * total:
-        log.warning("%s: %d of %d records failed; they score 0", name, scores["failed_predictions"], total)
-    if scores["truncated_predictions"] > MAX_TRUNCATED_SHARE * total:
-        log.warning("%s: %d of %d answers were cut short", name, scores["truncated_predictions"], total)
-    for warning in caveat_warnings({**scores, "mode": mode}):
+        mode = known.mode if known.mode is not None and known.mode in MODES else "squad"
+    summary = summarise(read_rows(path, name), normalise=MODES[mode])
+    scores = Scores.model_validate({"schema_version": SCHEMA_VERSION, **summary})
+    total = scores.total_samples
+    if scores.failed_predictions > MAX_FAILED_SHARE * total:
+        log.warning("%s: %d of %d records failed; they score 0", name, scores.failed_predictions, total)
+    if scores.truncated_predictions > MAX_TRUNCATED_SHARE * total:
+        log.warning("%s: %d of %d answers were cut short", name, scores.truncated_predictions, total)
+    for warning in caveat_warnings(scores, mode):
         log.warning("%s: %s", name, warning)
-    conditions = {"split": name, **{key: known[key] for key in _CONDITIONS if key in known}}
-    return Rescored({"schema_version": SCHEMA_VERSION, **scores}, {**conditions, "mode": mode})
+    told = {key: getattr(known, key) for key in _CONDITIONS if known.has(key)}
+    return Rescored(scores, Conditions.model_validate({"split": name, **told, "mode": mode}))
 
 
-def read_rows(path: Path, name: str) -> Iterator[Row]:
-    """The rows of a file, in order, with what scoring needs of each; messages call it `name`.
+def read_rows(path: Path, name: str) -> Iterator[PredictionRow]:
+    """The rows of a file, in order, with what scoring needs of each.
 
-    Warns of lines without sample_id that repeat image and question: each is scored. Raises DataError in the end if a
-    line was bad, or if there was none.
+    Warns of lines without sample_id that repeat image and question, because each of them is scored.
+
+    Args:
+        path: the file, or `-`.
+        name: what messages call it.
+
+    Raises:
+        DataError: after the last line, if a line was bad or there was none.
     """
     problems, first_lines, repeats = Problems("line"), dict[str, int](), _Repeats()
     empty = True
@@ -101,19 +110,19 @@ def read_rows(path: Path, name: str) -> Iterator[Row]:
             repeats.first,
         )
     if empty:
-        raise DataError(f"{name}: holds no predictions; expected a JSON object a line")
+        raise DataError(f"{name}: contains no predictions; expected one JSON object per line")
 
 
 class _Repeats:
-    """Finds lines without sample_id that have image and question of an earlier one; some 100 bytes a line."""
+    """Finds lines without sample_id that repeat image and question of an earlier one; some 100 bytes per line."""
 
     def __init__(self) -> None:
         self.count = 0
         self.first = ""
         self._lines: dict[int, int] = {}
 
-    def add(self, row: Row, number: int) -> None:
-        """Take in a line."""
+    def add(self, row: PredictionRow, number: int) -> None:
+        """Count the line `number` if it repeats an earlier one."""
         if row["sample_id"] is not None or row["image"] is None or row["question"] is None:
             return
         earlier = self._lines.setdefault(hash((row["image"], row["question"])), number)
@@ -136,8 +145,8 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
         raise DataError(f"{name}: {error}") from None
 
 
-def _row(line: bytes, number: int) -> Row:
-    """What scoring needs of a line. Raises BadRecord that names it."""
+def _row(line: bytes, number: int) -> PredictionRow:
+    """What scoring needs of a line. Raises BadRecord that names the line."""
     raw = parse_line(line, number)
     if isinstance(raw, BrokenRecord):
         raise BadRecord(raw.reason)
@@ -146,7 +155,7 @@ def _row(line: bytes, number: int) -> Row:
             raise BadRecord(f"expected an object, found {show_value(raw)}")
         _refuse_half_pairs(line, raw)
         answer, answers = read_answers(raw)
-        return {
+        row: PredictionRow = {
             "sample_id": scalar_text(raw.get("sample_id")),
             "image": _optional_text(raw, "image"),
             "question": _optional_text(raw, "question"),
@@ -158,6 +167,9 @@ def _row(line: bytes, number: int) -> Row:
             "finish_reason": _optional_text(raw, "finish_reason"),
             "error": _optional_text(raw, "error"),
         }
+        if choices := _choices(raw):
+            row["choices"] = choices
+        return row
     except BadRecord as error:
         raise BadRecord(f"line {number}: {error}") from None
 
@@ -188,25 +200,33 @@ def _tags(raw: dict[str, Any]) -> dict[str, str]:
     return {tag: text for tag, text in texts.items() if text is not None}
 
 
+def _choices(raw: dict[str, Any]) -> tuple[str, ...]:
+    """The options of a multiple-choice question; empty for any other question."""
+    choices = raw.get("choices")
+    if choices is None:
+        return ()
+    texts = [scalar_text(choice) for choice in choices] if isinstance(choices, list) else [None]
+    if None in texts:
+        raise BadRecord(f"choices is {show_value(choices)}; write a list of texts or leave it out")
+    return tuple(text for text in texts if text is not None)
+
+
 def _refuse_half_pairs(line: bytes, raw: dict[str, Any]) -> None:
-    """Half of a surrogate pair can be written in JSON and printed nowhere."""
+    """Raise BadRecord for half of a surrogate pair, which JSON can spell and UTF-8 cannot encode."""
     if b"\\ud" in line.lower():
         try:
             json.dumps(raw, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            raise BadRecord("no valid Unicode: it holds half of a surrogate pair") from None
+            raise BadRecord("no valid Unicode: it contains half of a surrogate pair") from None
 
 
-def _results_beside(path: Path) -> dict[str, Any]:
-    """The results.json of the evaluation that wrote `path`; empty where there is none."""
-    results = path.parent / "results.json"
+def _conditions_beside(path: Path) -> Conditions:
+    """Those in the results.json of the evaluation that wrote `path`; nothing is known where there is no such file."""
     try:
-        known = parse_json(results.read_text(encoding="utf-8"))
-        if not isinstance(known, dict):
-            raise ValueError("no object")
+        return read_conditions(path.parent)
     except FileNotFoundError:
-        return {}
+        return Conditions()
     except (OSError, ValueError) as error:
-        log.warning("%s: cannot be read (%s); exact match is computed as without it", results, error)
-        return {}
-    return known
+        results = path.parent / RESULTS
+        log.warning("%s: cannot be read (%s); exact match is computed as without it", results, one_line(error))
+        return Conditions()

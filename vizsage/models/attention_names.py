@@ -1,4 +1,4 @@
-"""The name of the attention function that each part of a model uses.
+"""The name of the attention function of each part of a model.
 
 transformers keeps it in a private attribute of a configuration. Its public `set_attn_implementation` warns and changes
 nothing where it does not recognise the source of a model, such as code that unsloth generated. This module alone uses

@@ -1,4 +1,4 @@
-"""Answers of a model to samples: in batches that share images, or left-padded; only what follows a prompt decoded."""
+"""Answers of a model to samples, in batches that share images or in left-padded rows."""
 
 from __future__ import annotations
 
@@ -30,29 +30,41 @@ _TURN_S = 1.0
 class Generator:
     """A loaded model that answers samples.
 
-    Greedy answers to questions on one image read it once (config.share_images) where the model can; sampling and
-    beams take a row for each question.
+    For greedy answers an image is computed once for all its questions (config.share_images) where the model can do
+    that; sampling and beams need a row for each question.
+
+    Attributes:
+        alone: why each question has a row and an image of its own; None where questions share their image.
     """
 
     def __init__(self, model: Any, processor: Any, config: Config, *, greedy: bool = False) -> None:
-        """`greedy` overrides do_sample and num_beams. Raises ConfigError for a chat template that cannot serve."""
+        """Prepares `model` and `processor`.
+
+        Args:
+            model: a model of transformers, or a PeftModel around one.
+            processor: as `load_processor` returns it.
+            config: the settings.
+            greedy: answer greedily, whatever do_sample and num_beams say.
+
+        Raises:
+            ConfigError: the chat template cannot serve.
+        """
         self.model, self.base, self.config = model, _base_of(model), config
         self.alone = self._why_alone(processor, greedy=greedy)
-        """Why each question has an image of its own; None where they share it."""
         self.decoder = None if self.alone else BranchDecoder(self.base)
         self.collate = PromptCollator(processor, config, share_images=not self.alone, pixels=self.base.dtype)
         self.tokenizer = processor.tokenizer
         self.end_ids = end_ids(self.base.generation_config, self.collate.encoder.layout.end_of_turn_id)
         self.settings = generation_settings(config, self.end_ids, self.tokenizer.pad_token_id, greedy=greedy)
-        self._fits = config.eval_batch_size  # fewer once that many did not fit into memory
-        self._collating = threading.Lock()  # tokenizers and processors serve one thread at a time
+        self._fits = config.eval_batch_size  # fewer, once a batch did not fit into memory
+        self._collating = threading.Lock()  # tokenizers and processors are not safe for several threads
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a sample's prompt, its description uncut and the image a placeholder."""
+        """The token ids of a sample's prompt with its whole description; the image is one placeholder."""
         return self.collate.encoder.prompt_ids(sample)
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """All of `samples` in batches as config.eval_batch_size and eval_batch_tokens say; see answer_batches."""
+        """All of `samples`, in batches of config.eval_batch_size and eval_batch_tokens; see answer_batches."""
         config, encoder = self.config, self.collate.encoder
         beside = family_of(self.base.config).tokens_beside_row(self.base)
         return answer_batches(
@@ -67,12 +79,15 @@ class Generator:
     def answer(self, batches: Sequence[Sequence[Sample]]) -> Iterator[list[Answer]]:
         """The answers to each of `batches`, in its order.
 
-        A batch that memory does not suffice for is answered in halves. Train or eval mode, gradients and the random
-        state are as before whenever this waits for its caller. Raises torch.OutOfMemoryError where one question does
-        not fit, DataError where an image's file cannot be read any more.
+        A batch that does not fit into memory is answered in halves. Train or eval mode, gradients and the random state
+        are as before whenever an answer is yielded.
+
+        Raises:
+            torch.OutOfMemoryError: one question does not fit.
+            DataError: the file of an image can no longer be read.
         """
         for batch, inputs in made_ahead(batches, self._inputs):
-            # Not around the loop: between two batches the caller must find its own random state, mode and gradients.
+            # Not around the loop: training goes on between two batches, with its own random state, mode and gradients.
             with self._answering(zlib.crc32(batch[0].sample_id.encode(), self.config.seed)):
                 answers = self._answer(batch, inputs)
             yield answers
@@ -90,7 +105,7 @@ class Generator:
             return self.collate(batch)
 
     def _answer(self, batch: Sequence[Sample], inputs: dict[str, Any] | None = None) -> list[Answer]:
-        """`inputs` where they are made already."""
+        """`inputs` are those of `batch`, if they are made already."""
         if len(batch) > self._fits:
             return self._in_halves(batch)
         try:
@@ -100,8 +115,8 @@ class Generator:
                 raise
         self._fits = -(-len(batch) // 2)
         log.warning(
-            "%d questions at once do not fit into memory; they are answered in halves, and later ones no more than %d "
-            "at once (eval_batch_size)",
+            "%d questions at once do not fit into memory; they are answered in halves, and later ones at most %d at "
+            "once (eval_batch_size)",
             len(batch),
             self._fits,
         )
@@ -126,7 +141,7 @@ class Generator:
         return answers
 
     def _shared_ids(self, inputs: dict[str, Any]) -> dict[int, list[int]]:
-        """By sample, what a model that shares images generates, an end included."""
+        """By index of the sample, the generated ids, up to and including an end; questions share images."""
         assert self.decoder is not None
         trees, asked = self._on_device(inputs), inputs["asked"]
         with self._precision():
@@ -135,7 +150,7 @@ class Generator:
         return {i: ids for samples, answers in pairs for i, ids in zip(samples, answers, strict=True)}
 
     def _plain_ids(self, inputs: dict[str, Any]) -> dict[int, list[int]]:
-        """By sample, what transformers' generate appends to its row, an end and padding included."""
+        """By index of the sample, the ids that transformers' generate appends to its row, an end and padding too."""
         rows = self._on_device(inputs)
         width = rows["input_ids"].shape[1]
         with self._precision():
@@ -148,16 +163,16 @@ class Generator:
         return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in tensors.items()}
 
     def _precision(self) -> torch.autocast:
-        """Layers trained in full precision stand beside bfloat16 ones: autocast computes as training did."""
+        """Autocast as in training: some layers are in full precision, the others in bfloat16."""
         dtype = self.base.dtype
         return torch.autocast(self.base.device.type, dtype, enabled=dtype is not torch.float32)
 
     @contextmanager
     def _answering(self, seed: int) -> Iterator[None]:
-        """Eval mode, no gradient, own settings of generation, a random state of its own; as before afterwards."""
+        """Eval mode, no gradients, the settings of generation and a random state from `seed`; afterwards as before."""
         training = [module for module in self.model.modules() if module.training]
         own_settings = self.base.generation_config
-        # generate() fills what its settings leave open from those of the model: a repetition penalty would slip in.
+        # generate() takes each setting that is not given from the model: its repetition penalty would change answers.
         self.base.generation_config = self.settings
         self.model.eval()
         try:
@@ -173,14 +188,14 @@ class Generator:
 def generate_answers(
     model: Any, processor: Any, samples: Sequence[Sample], config: Config, *, greedy: bool = False
 ) -> Iterator[Answer]:
-    """Answer `samples`, a batch after the other, in an order of its own; see Generator."""
+    """Answer `samples` batch by batch, in the order of Generator.batches."""
     generator = Generator(model, processor, config, greedy=greedy)
     for answers in generator.answer(generator.batches(samples)):
         yield from answers
 
 
 def generation_settings(config: Config, end_ids: list[int], pad_token_id: int, *, greedy: bool) -> Any:
-    """A GenerationConfig from the settings alone: nothing of the base model's own sampling habits."""
+    """A GenerationConfig from the settings alone; the base model's own settings of sampling have no influence."""
     from transformers import GenerationConfig
 
     sampling: dict[str, Any] = {"do_sample": False}
@@ -202,7 +217,7 @@ def generation_settings(config: Config, end_ids: list[int], pad_token_id: int, *
 
 
 def end_ids(generation_config: Any, end_of_turn_id: int) -> list[int]:
-    """Ids that end an answer: those the base model names and the one the prompts of training end a turn with."""
+    """Ids that end an answer: those of the base model, and the one that ends a turn in the prompts of training."""
     named = generation_config.eos_token_id
     ids = set(named if isinstance(named, (list, tuple)) else [] if named is None else [named])
     return sorted(ids | {end_of_turn_id})
@@ -211,12 +226,12 @@ def end_ids(generation_config: Any, end_of_turn_id: int) -> list[int]:
 def made_ahead(
     batches: Sequence[Sequence[Sample]], make: Callable[[Sequence[Sample]], T]
 ) -> Iterator[tuple[Sequence[Sample], T]]:
-    """Each batch with its inputs; a thread decodes and tokenises the next one while the model answers this one."""
+    """Each batch with its inputs; a thread prepares those of the next batch while the model answers this one."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         following = [thread.submit(make, batch) for batch in batches[:1]]
         for i, batch in enumerate(batches):
             [under_way] = following
-            while not under_way.done():  # in turns, between which this thread looks after signals and time limits
+            while not under_way.done():  # in turns: signals and time limits act in this thread
                 wait([under_way], timeout=_TURN_S)
             inputs = following.pop().result()
             following += [thread.submit(make, later) for later in batches[i + 1 : i + 2]]
@@ -224,14 +239,14 @@ def made_ahead(
 
 
 def as_answer(sample: Sample, ids: list[int], end_ids: list[int], tokenizer: Any) -> Answer:
-    """The answer in `ids`, what a model generated, an end and what follows it included."""
+    """The answer to `sample` from the generated `ids`, in which an end may be followed by others."""
     kept, stopped = _cut_at_end(ids, end_ids)
     text, raw = decoded(tokenizer, kept)
     return Answer(sample.sample_id, text, kept, "stop" if stopped else "length", raw_text=raw)
 
 
 def decoded(tokenizer: Any, ids: list[int]) -> tuple[str, str]:
-    """The text of an answer without outer white space and special tokens, and the text with all of it."""
+    """The text of an answer without outer white space and special tokens, and the text with both."""
     text, raw = (
         tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False) for skip in (True, False)
     )
@@ -239,7 +254,7 @@ def decoded(tokenizer: Any, ids: list[int]) -> tuple[str, str]:
 
 
 def _cut_at_end(ids: list[int], end_ids: list[int]) -> tuple[list[int], bool]:
-    """The ids before the first end-of-turn id, and whether there was one."""
+    """The ids before the first of `end_ids`, and whether there is one."""
     for i, token in enumerate(ids):
         if token in end_ids:
             return ids[:i], True
@@ -247,5 +262,5 @@ def _cut_at_end(ids: list[int], end_ids: list[int]) -> tuple[list[int], bool]:
 
 
 def _base_of(model: Any) -> Any:
-    """The model of transformers inside; adapters act in its layers, so it answers with them."""
+    """The model of transformers; adapters act in its layers, so it answers with them."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

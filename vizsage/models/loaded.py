@@ -1,4 +1,4 @@
-"""What every backend deals in: a loaded base model, where it lies and what identifies it."""
+"""What all backends share: a loaded base model, where it is stored, what identifies it, and an answer."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ _SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 @dataclass
 class LoadedModel:
-    """A base model in eval mode, every weight frozen, with its processor.
+    """A base model in eval mode, all weights frozen, with its processor.
 
-    `base_identity` tells bases apart wherever they lie: "commit:<sha>" of a Hugging Face repository, or
-    "content:<sha256>" of a folder. `dtype` is what the model computes in. `checkpointing` switches the backend's
-    gradient checkpointing on, as the settings say, once the model has an adapter to train.
+    Attributes:
+        model: a model of transformers.
+        processor: tokenizer, image processor and chat template.
+        base_identity: "commit:<sha>" of a Hugging Face repository, or "content:<sha256>" of a folder; it does not
+            depend on where the model is stored.
+        dtype: the precision in which the model computes.
+        checkpointing: switches the gradient checkpointing of the backend on, as the settings say, for a model that has
+            an adapter to train.
     """
 
     model: Any
@@ -41,10 +46,15 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one sample; `text` is None when the sample failed, and `error` says why.
+    """The model's answer to one sample.
 
-    `text` is decoded from `token_ids`, those before the end, without outer white space; `raw_text` is as decoded, with
-    special tokens.
+    Attributes:
+        sample_id: of the sample.
+        text: decoded from `token_ids`, without outer white space and special tokens; None when the sample failed.
+        token_ids: the generated ids before the end.
+        finish_reason: "stop" at an end, "length" at max_new_tokens.
+        error: why the sample failed.
+        raw_text: decoded with white space and special tokens.
     """
 
     sample_id: str
@@ -56,29 +66,30 @@ class Answer:
 
 
 class Answering(Protocol):
-    """A loaded model that answers samples, whatever library runs it."""
+    """A loaded model that answers samples, with any library."""
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a sample's prompt, its description uncut and the image a placeholder."""
+        """The token ids of a sample's prompt with its whole description; the image is one placeholder."""
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """All of `samples` in the batches that `answer` takes; they depend on nothing but samples and settings."""
+        """All of `samples` in the batches that `answer` takes; they depend only on samples and settings."""
 
     def answer(self, batches: Sequence[Sequence[Sample]]) -> Iterator[list[Answer]]:
-        """The answers to each of `batches`, in its order. Raises DataError and running out of memory."""
+        """The answers to each of `batches`, in its order. Raises DataError and torch.OutOfMemoryError."""
 
 
 def base_path_of(config: Config) -> str:
-    """Folder or Hugging Face name of the base model; `vizsage-tiny` lies in the package."""
+    """Folder or Hugging Face name of the base model; `vizsage-tiny` is a folder of the package."""
     if config.model_name == TINY_MODEL:
         return str(Path(vizsage.__file__).parent / "demo" / "tiny" / "weights")
     return config.model_name
 
 
 def content_identity(folder: Path) -> str:
-    """Hash of config.json and of headers, sizes and samples of the weight files: milliseconds, however large they are.
+    """Hash of config.json and of the headers, sizes and samples of the weight files. Takes milliseconds.
 
-    Fine-tuning moves most weights at least a little, so 64 places a file tell two models of one architecture apart.
+    Fine-tuning changes most weights at least a little, so 64 samples per file distinguish two models of one
+    architecture.
     """
     digest = hashlib.sha256()
     names = ["config.json", *sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))]
@@ -90,7 +101,7 @@ def content_identity(folder: Path) -> str:
 
 
 def _header_and_samples(path: Path) -> bytes:
-    """The header of a safetensors file (a JSON text after its length in 8 bytes) and 64 places spread over the file."""
+    """The header of a safetensors file (a JSON text after its length in 8 bytes) and 64 samples of the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(min(int.from_bytes(file.read(8), "little"), size)) if path.suffix == ".safetensors" else b""
@@ -102,12 +113,12 @@ def _header_and_samples(path: Path) -> bytes:
 
 
 def foreign_folder(folder: Path) -> str | None:
-    """Why `folder` cannot take an adapter: it is there and holds something else. None if it can."""
+    """Why no adapter can be written to `folder`: it exists and contains something else. None if one can."""
     if not folder.exists() or (folder / ADAPTER_CONFIG).is_file() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     return f"name_trained_model: {folder} is there already and is no adapter; choose another name or save_path"
 
 
 def cuda_devices(model: Any) -> list[Any]:
-    """The GPU whose random state a computation of `model` draws from; empty on a CPU."""
+    """The GPU whose random state a computation of `model` uses; empty on a CPU."""
     return [model.device] if model.device.type == "cuda" else []

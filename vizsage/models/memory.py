@@ -1,4 +1,4 @@
-"""GPU memory: what is there, who has it, and what to do when it does not suffice."""
+"""GPU memory: how much there is, which processes use it, and which settings help when it is not enough."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vizsage.errors import RepeatingError, is_out_of_memory
 
 Activity = Literal["loading the base model", "training", "a validation", "answering"]
 _GIB = 2**30
-# The driver and this process's own context take about this much that PyTorch does not count.
+# The driver and the context of this process use about this much, which PyTorch does not count.
 _CONTEXT_BYTES = _GIB
 
 
 @contextmanager
 def memory_reported(config: Config, during: Activity) -> Iterator[None]:
-    """Turns running out of GPU memory into a RepeatingError of one line: the numbers, and what would help."""
+    """Turn running out of GPU memory into a RepeatingError of one line: the numbers, and what would help."""
     try:
         yield
     except RuntimeError as error:
@@ -30,7 +30,7 @@ def memory_reported(config: Config, during: Activity) -> Iterator[None]:
 
 
 def memory_exceeded(config: Config, error: BaseException, during: Activity) -> str:
-    """What was used of how much, by whom, and the settings of `config` that would help, the most effective first."""
+    """A message: memory used and limit, other processes, and the settings that would help, the most effective first."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     advice = [*_advice(config, during), "take a GPU with more memory or a smaller base model"]
     return (
@@ -40,19 +40,19 @@ def memory_exceeded(config: Config, error: BaseException, during: Activity) -> s
 
 
 def limit_bytes() -> int:
-    """What this process may use of its GPU: all of it, or the share that PyTorch was told."""
+    """Bytes of GPU memory that this process may use: all, or the fraction that PyTorch was given."""
     device = torch.cuda.current_device()
     share = torch.cuda.get_per_process_memory_fraction(device)
     return int(torch.cuda.get_device_properties(device).total_memory * share)
 
 
 def allocation_failures() -> int:
-    """How often this process ran out of GPU memory: transformers' loading reports it as some error of conversion."""
+    """How often this process ran out of GPU memory; transformers reports it as an error of conversion when it loads."""
     return int(torch.cuda.memory_stats().get("num_ooms", 0)) if torch.cuda.is_initialized() else 0
 
 
 def usage() -> str:
-    """Peak and limit of this process, and what others hold of its GPU."""
+    """Peak and limit of this process, and the memory that other processes use on its GPU."""
     if not torch.cuda.is_available():
         return "not counted without a GPU"
     try:
@@ -68,7 +68,7 @@ def usage() -> str:
 
 
 def _settings(config: Config, during: Activity) -> str:
-    """Those that decide how much is needed, as they are."""
+    """The settings that decide how much memory is needed, with their values."""
     names = ["load_in_4bit"]
     if during == "training":
         names += ["batch_size", "use_gradient_checkpointing", "share_images"]
@@ -89,7 +89,7 @@ def _advice(config: Config, during: Activity) -> Iterator[str]:
         if not config.use_gradient_checkpointing:
             yield "set use_gradient_checkpointing: true"
     elif during == "answering" and config.num_beams > 1:
-        yield "lower num_beams"  # of eval_batch_size as many as fit were tried, down to one
+        yield "lower num_beams"  # eval_batch_size was halved already, down to one
     if not config.load_in_4bit and config.backend != "vllm":
         yield "set load_in_4bit: true"
     if during == "loading the base model":

@@ -1,8 +1,8 @@
 """All changes to the code of a loaded model: what they are, and the one order in which they are applied.
 
-They replace `forward` on single modules, add hooks, or change the name of an attention function. Each is written in
-the room that it belongs to; only the functions here apply them, each at its moment: a model is loaded, it has got an
-adapter to train, its questions are to share images, its training is about to begin.
+They replace `forward` on single modules, add hooks, or change the name of an attention function. The code of each is in
+the room that it belongs to, but only the functions here apply them: when a model is loaded, when it has an adapter to
+train, when its questions are to share images, and before it trains on many packed rows.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _RECORD = "vizsage_patches"
 
 
 class Patch(Enum):
-    """The patches in their order. The value says what one does; the comment, what another order would break."""
+    """The patches in their order. The value says what one does, the comment what another order would break."""
 
-    # First: it replaces the tower's forward as a whole, and with it all that was wrapped around it before.
+    # First: it replaces the forward of the tower, and anything wrapped around that before would be lost.
     FAST_VISION = "the vision part of a family computes the same faster (Family.speed_up)"
-    # After PEFT has put its layers in, because it replaces their forward.
+    # After PEFT has added its layers, because it replaces their forward; before COMPILED_BLOCKS, which compiles it.
     LORA_LAYERS = "LoRA layers with fewer kernels (adapters/lora_linear.py)"
-    # After FAST_VISION, whose forward it wraps. After the adapter, because only then it is known what is trained.
+    # After FAST_VISION, whose forward it wraps; after PEFT, because only then it is known which weights are trained.
     FROZEN_VISION = "a vision part without trained weights computes no gradient (adapters/frozen_vision.py)"
-    # After the adapter: unsloth's looks for its layers, and transformers' makes the embeddings require a gradient,
-    # which is undone once the model has one.
+    # After PEFT: unsloth looks for the layers of the adapter, and transformers makes the embeddings require a gradient,
+    # which is undone then. Before COMPILED_BLOCKS, which moves it into the compiled code.
     CHECKPOINTING = "activations are computed again in the backward pass (LoadedModel.checkpointing)"
-    # After the adapter: the kernels are tried in the precision that the model then has.
+    # After PEFT: the kernels are tried in the precision that the model has then.
     BLOCK_MASKS = "FlexAttention where a mask is a BlockMask (shared_image/attention.py)"
-    # Before COMPILED_BLOCKS: what it sets on layers with cross-attention would otherwise be compiled as it was.
+    # Before COMPILED_BLOCKS: otherwise layers are compiled without what it sets on them.
     SHARED_IMAGES = "the model takes the masks of packed rows (Family.accept_shared_images)"
-    # Last: it compiles what it finds, moves CHECKPOINTING into the compiled code, and is for rows with BLOCK_MASKS.
+    # Last: it compiles the layers as they are then, for rows with the masks of BLOCK_MASKS.
     COMPILED_BLOCKS = "the blocks of the language model are compiled (shared_image/compiled.py)"
 
 
@@ -45,7 +45,7 @@ _ORDER = list(Patch)
 
 
 def applied(base: Any) -> list[Patch]:
-    """The patches of `base`, a model of transformers, in the order in which they were applied first."""
+    """The patches of `base`, a model of transformers, in the order in which each was first applied."""
     return list(getattr(base, _RECORD, ()))
 
 
@@ -80,9 +80,10 @@ def patch_blocks(base: Any) -> None:
 
 
 def _apply(base: Any, patch: Patch, change: Callable[[], T]) -> T:
-    """Make `change`, and note it. A patch that is there already is applied again, which changes nothing.
+    """Make `change` and record it. A patch that was applied before may be applied again.
 
-    Raises RuntimeError where a patch that has to come later is there already: that is a mistake of the caller.
+    Raises:
+        RuntimeError: a later patch was applied already, a mistake of the caller.
     """
     before = applied(base)
     if patch not in before:

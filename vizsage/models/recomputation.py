@@ -1,6 +1,6 @@
-"""The function by which layers of transformers compute their activations again in the backward pass.
+"""The function with which layers of transformers compute their activations again in the backward pass.
 
-It is a private attribute of a module. This module alone uses it.
+It is a private attribute of these layers. This module alone uses it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _FUNCTION = "_gradient_checkpointing_func"
 
 
 def recomputed(module: Any, layer: Callable[..., Any], *args: Any) -> Any:
-    """`layer(*args)` checkpointed as `module` does it, for which gradient checkpointing is switched on."""
+    """Compute `layer(*args)` with the checkpointing of `module`, for which it is on."""
     return getattr(module, _FUNCTION)(layer, *args)
 
 
 def recompute_by(checkpoint: Callable[..., Any], module: nn.Module) -> None:
-    """Let `module` use `checkpoint`, PyTorch's function, if it is one that can be checkpointed."""
+    """Let `module` use `checkpoint`, the function of PyTorch, if it is a module that can be checkpointed."""
     if hasattr(module, _FUNCTION):
         setattr(module, _FUNCTION, partial(checkpoint, use_reentrant=False))

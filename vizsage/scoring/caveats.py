@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
+from vizsage.contract.results_file import Scores
 from vizsage.scoring.normalisation import normalise_light, normalise_squad
 
 EMPTIED, CHANGED_NUMBERS, UNICODE_FORMS = CAVEATS = ("emptied", "changed_numbers", "unicode_forms")
@@ -54,25 +54,25 @@ def affected_by(prediction: str | None, answers: Sequence[str]) -> str | None:
     return CHANGED_NUMBERS if all(numbers(answer) != numbers(prediction) for answer in equal) else None
 
 
-def caveat_warnings(results: Mapping[str, Any]) -> Iterator[str]:
-    """What results.json (its scores, and the mode of exact match) gives reason to warn of, a line each."""
-    if results["mode"] != "squad" or "normalisation" not in results:
+def caveat_warnings(scores: Scores, mode: str) -> Iterator[str]:
+    """One line for each caveat that changes the exact match of `scores`, which has this mode."""
+    if mode != "squad" or scores.normalisation is None:
         return
-    counts, total = results["normalisation"], results["total_samples"]
+    counts, total = scores.normalisation, scores.total_samples
     remedy = "use_text_normalization: light (vizsage score --light) keeps such texts apart"
-    if samples := counts[EMPTIED]["samples"]:
-        only = counts[EMPTIED]["affected"]
+    if samples := counts[EMPTIED].samples:
+        only = counts[EMPTIED].affected
         yield (
             f"{samples:,} of {total:,} samples accept an answer of which SQuAD's normalisation leaves nothing, such as "
             f"'A' or '+': an empty prediction is right there, and {only:,} predictions are right for no other reason; "
             f"{remedy}, and rigorous_match does"
         )
-    if only := counts[CHANGED_NUMBERS]["affected"]:
+    if only := counts[CHANGED_NUMBERS].affected:
         yield (
             f"{only:,} of {total:,} predictions are right although their numbers differ from the answer's, because "
             f"SQuAD's normalisation makes 15 of 1.5 and 5 of -5; {remedy}, and rigorous_match does"
         )
-    if only := counts[UNICODE_FORMS]["affected"]:
+    if only := counts[UNICODE_FORMS].affected:
         yield (
             f"{only:,} of {total:,} predictions are wrong only because their accents have another Unicode form than "
             "the answer's, composed or decomposed; use_text_normalization: light (vizsage score --light) takes them "

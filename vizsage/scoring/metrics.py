@@ -1,19 +1,19 @@
-"""What an answer is worth: each metric a pure function of a prediction and the accepted answers.
+"""The functions of the metrics: the score of a prediction, given the accepted answers.
 
-A prediction of None stands for a record that failed: it scores 0 everywhere, also against an answer that normalises to
-the empty string. Except for VQA accuracy, which asks how many people agree, the best of the accepted answers counts, so
-another one never lowers a score.
+A prediction of None is a record that failed. It scores 0 in every metric, also against an answer that normalises to the
+empty string. Except for VQA accuracy, which counts how many people agree, the best of the accepted answers counts, so
+one more answer never lowers a score.
 
-Where `answer` stands beside `answers`, it is one more accepted answer to exact match, rigorous match, token F1 and
-relaxed accuracy. VQA accuracy and ANLS are defined by the list that annotators gave, and score against `answers` alone:
-`multiple_choice_answer` of VQA v2 is a summary of the ten answers and no eleventh person.
+Which answers of a row each metric gets is part of its entry in `registry`. Where a row has `answer` and `answers`,
+exact match, rigorous match, token F1 and relaxed accuracy accept both. VQA accuracy and ANLS are defined by the list
+that annotators gave and get `answers` alone: `multiple_choice_answer` of VQA v2 summarises the ten answers and is not
+an eleventh person.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
@@ -92,46 +92,6 @@ def relaxed_accuracy(prediction: str | None, answers: Sequence[str]) -> bool:
     Source: relaxed_correctness in metrics.py of google-research/pix2struct, for ChartQA (Masry et al., 2022).
     """
     return bool(_best(_within, prediction, answers))
-
-
-METRICS: Mapping[str, Callable[[str | None, Sequence[str]], float]] = {
-    "rigorous_match": rigorous_match,
-    "token_f1": token_f1,
-    "vqa_accuracy": vqa_accuracy,
-    "anls": anls,
-    "relaxed_accuracy": relaxed_accuracy,
-}
-"""All but exact match, by their names in predictions.jsonl and results.json."""
-
-LIST_ALONE = frozenset({"vqa_accuracy", "anls"})
-"""Metrics that score against `answers` alone where there are any, as their official scripts do."""
-
-
-def accepted_answers(row: Mapping[str, Any]) -> Sequence[str]:
-    """All accepted answers of a row: "answers" and, where it is not among them, "answer"."""
-    answers, alone = row.get("answers"), row.get("answer")
-    if not answers:
-        return (row["answer"],)
-    return answers if alone is None or alone in answers else (*answers, alone)
-
-
-def answers_for(metric: str, row: Mapping[str, Any]) -> Sequence[str]:
-    """What `metric`, exact_match or one of METRICS, compares the prediction of a row with."""
-    return row["answers"] if metric in LIST_ALONE and row.get("answers") else accepted_answers(row)
-
-
-def score_row(row: Mapping[str, Any], *, normalise: Normalise = True) -> dict[str, Any]:
-    """Score a row that has `prediction` and `answers`, `answer` or both.
-
-    Returns {"exact_match": bool, "scores": {name: 0 to 1}} as they stand in predictions.jsonl; only exact match depends
-    on `normalise`.
-    """
-    prediction = row["prediction"]
-    scores = {name: metric(prediction, answers_for(name, row)) for name, metric in METRICS.items()}
-    return {
-        "exact_match": exact_match(prediction, accepted_answers(row), normalise=normalise),
-        "scores": {name: int(score) if isinstance(score, bool) else score for name, score in scores.items()},
-    }
 
 
 def _best(compare: Callable[[str, str], float], prediction: str | None, answers: Sequence[str]) -> float:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from vizsage.scoring.caveats import CAVEATS, affected_by, answer_caveats
 from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
-from vizsage.scoring.metrics import METRICS, accepted_answers, score_row
 from vizsage.scoring.normalisation import Normalise
+from vizsage.scoring.registry import EXACT_MATCH, METRICS, score_row
+from vizsage.scoring.rows import Scorable, accepted_answers
 from vizsage.scoring.statistics import INTERVAL, bootstrap_intervals
 
 FAILED_LISTED = 100
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], *, normalise: Normalise = True) -> dict[str, Any]:
+def summarise(rows: Iterable[Scorable], *, normalise: Normalise = True) -> dict[str, Any]:
     """All scores of `rows`, and exact match with its interval for every group of them.
 
     Reads the rows once and keeps numbers only, some 60 bytes a row, so an iterator over a long file is fine. Scores
@@ -47,16 +48,16 @@ class _Columns:
         self._images: dict[str, int] = {}
         self._cluster, self._unnamed = array("q"), 0
         self._correct, self._knowledge, self._word = array("b"), array("b"), array("b")
-        self._scores = {name: array("d") for name in METRICS}
+        self._scores = {name: array("d") for name in METRICS if name != EXACT_MATCH.name}
         self._tags = TagColumns()
         self._failed_count = self._truncated = 0
         self._failed: list[dict[str, Any]] = []
         self._caveats = {name: {"samples": 0, "affected": 0} for name in CAVEATS}
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Scorable) -> None:
         scored = score_row(row, normalise=self._normalise)
         self._correct.append(scored["exact_match"])
-        for name, score in scored["scores"].items():
+        for name, score in scored["scores"].items():  # a row without a score of a metric is not counted there
             self._scores[name].append(score)
         self._cluster.append(self._cluster_of(row.get("image")))
         self._knowledge.append(bool(row.get("need_external_knowledge")))
@@ -89,6 +90,8 @@ class _Columns:
         correct, total = sum(self._correct), len(self._correct)
         knowledge, words = np.array(self._knowledge, dtype=bool), np.array(self._word)
         present = [(number, word) for number, word in enumerate(QUESTION_WORDS) if (words == number).any()]
+        means_of = {name: scores for name, scores in self._scores.items() if scores or not METRICS[name].partial}
+        partial = {name: len(scores) for name, scores in means_of.items() if METRICS[name].partial}
         return {
             "total_samples": total,
             "images": everything["images"],
@@ -101,9 +104,10 @@ class _Columns:
             "by_tag": {tag: groups.by_value(*column) for tag, column in self._tags.columns().items()},
             "tags_not_grouped": sorted(self._tags.dropped),
             "metrics": {
-                "exact_match": everything["exact_match_score"],
-                **{name: math.fsum(scores) / total if total else None for name, scores in self._scores.items()},
+                EXACT_MATCH.name: everything["exact_match_score"],
+                **{name: math.fsum(scores) / len(scores) if scores else None for name, scores in means_of.items()},
             },
+            **({"scored_samples": partial} if partial else {}),
             "normalisation": self._caveats,
             "interval": {**INTERVAL},
             "failed_predictions": self._failed_count,

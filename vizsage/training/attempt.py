@@ -33,7 +33,8 @@ from vizsage.training.loader import Steps
 from vizsage.training.metrics_log import MetricsLog
 from vizsage.training.progress import Progress, read_progress
 from vizsage.training.resume import Begin, Continue
-from vizsage.training.trainer import VisionTrainer, trainer_arguments
+from vizsage.training.trainer import VisionTrainer
+from vizsage.training.trainer_arguments import trainer_arguments
 from vizsage.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -154,14 +155,14 @@ class TrainingAttempt:
             )
 
     def _settle(self, batch_size: int) -> None:
-        """Go on with the batch size that was found; written down at once, so that whoever continues takes the same."""
+        """Continue with the batch size that was found, and record it at once: a later attempt must take the same."""
         self.plan = self.plan.with_batch_size(batch_size)
         self.config = self.plan.config
         if self.world.is_main_process:
             self.record.note(**self.plan.facts)
 
     def close_bar(self) -> None:
-        """Stop the progress bar; what follows are plain lines."""
+        """Stop the progress bar; the lines after it are plain."""
         if self.metrics:
             self.metrics.close()
 
@@ -204,7 +205,7 @@ class TrainingAttempt:
             self.metrics.on_validation(step, scores, time.monotonic() - self.validation_began_s)
 
     def _show_example(self, when: str) -> str | None:
-        """Answer the example, greedily. Main process only."""
+        """The greedy answer to the plan's example, in the main process; None in others."""
         if not self.world.is_main_process:
             return None
         sample = self.plan.example
@@ -216,19 +217,19 @@ class TrainingAttempt:
         return answer.text
 
     def _take_best(self, trainer: VisionTrainer) -> None:
-        """Put the weights of the best checkpoint into the model."""
+        """Load the weights of the best checkpoint into the model."""
         best = self.progress.best_checkpoint(self.config.output_dir)
         if best is None or self.progress.best_step == self.step:
             return
         if problem := checkpoints.damage(best):
-            log.warning("%s holds the best weights but %s; the weights of step %d are saved", best, problem, self.step)
+            log.warning("%s has the best weights but %s; the weights of step %d are saved", best, problem, self.step)
             self.progress.best_step = self.progress.best_score = self.progress.best_scores = None
         else:
             log.info("best weights: step %d, exact match %.3f", self.progress.best_step, self.progress.best_score)
             trainer.load_adapter_weights(best)
 
     def _deliver(self, base_identity: str, seen: int, before: str | None, after: str | None) -> None:
-        """Save adapter and model card, and what was left out."""
+        """Save the adapter and its model card, and record which samples were left out."""
         config, progress, sample = self.config, self.progress, self.plan.example
         if progress.left_out:
             log.warning("%s; run.json lists them", summary(progress.left_out.values(), seen))

@@ -1,4 +1,4 @@
-"""What libraries saved in a whole checkpoint, looked at before they go on from it."""
+"""Checks of the files that libraries saved in a whole checkpoint, before they load them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises
 
-# What torch.load raises; it has no public name for it.
-from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -23,7 +22,7 @@ _NUMBERS = set(
 
 
 def check_state(folder: Path) -> None:
-    """Raise CheckpointError unless trainer_state.json of the checkpoint `folder` is what the Trainer can go on from."""
+    """Raise CheckpointError unless the Trainer can continue from trainer_state.json of the checkpoint `folder`."""
     path = folder / TRAINER_STATE_NAME
     state = checkpoints.read_object(path)
     if unknown := state.keys() - {field.name for field in fields(TrainerState)}:
@@ -42,7 +41,7 @@ def check_state(folder: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What a library raises over a file of a checkpoint that is not what a run writes becomes one line."""
+    """Turn a library's error over a file of a checkpoint into CheckpointError with one line."""
     try:
         yield
     except (*LOADING_ERRORS, UnpicklingError, EOFError) as error:

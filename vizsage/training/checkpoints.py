@@ -1,20 +1,21 @@
-"""Checkpoints that are whole or absent.
+"""Atomic checkpoints: whole or absent.
 
-A checkpoint is written into `.checkpoint-<step>.partial`, flushed to disk, given a manifest of SHA-256 sums and
-renamed to `checkpoint-<step>`. A kill at any moment leaves the earlier checkpoints untouched.
+A checkpoint is written into `.checkpoint-<step>.partial` and flushed to disk; then a manifest of SHA-256 sums is added
+and the folder renamed to `checkpoint-<step>`. A kill at any moment leaves the earlier checkpoints unchanged.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vizsage.contract import CHECKPOINT_PREFIX, DAMAGED_PREFIX, checkpoint_name, checkpoint_step
+from vizsage.contract.run_files import Identity
 from vizsage.errors import CheckpointError, one_line
 from vizsage.files import disk_full, fsync_dir, read_json, settle_tree, sha256_file, unreadable, write_json
 
@@ -23,21 +24,21 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 IDENTITY = "identity.json"
-PARTIAL = ".checkpoint-*.partial"
-_NAME = re.compile(r"checkpoint-(\d+)")
+PARTIAL = f".{CHECKPOINT_PREFIX}*.partial"
+"""Pattern of the folders of checkpoints that are being written."""
 
 
 def step_of(folder: Path) -> int:
-    """Optimizer steps done when this checkpoint was written."""
-    match = _NAME.fullmatch(folder.name)
-    if match is None:
-        raise ValueError(f"{folder} is not named checkpoint-<step>")
-    return int(match[1])
+    """The optimizer steps done when this checkpoint was written. Raises ValueError for the name of another folder."""
+    step = checkpoint_step(folder.name)
+    if step is None:
+        raise ValueError(f"{folder} is not named {CHECKPOINT_PREFIX}<step>")
+    return step
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints of a run, oldest first; not verified."""
-    found = [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and _NAME.fullmatch(p.name)]
+    found = [p for p in output_dir.glob(f"{CHECKPOINT_PREFIX}*") if checkpoint_step(p.name) is not None and p.is_dir()]
     return sorted(found, key=step_of)
 
 
@@ -45,10 +46,17 @@ def checkpoints(output_dir: Path) -> list[Path]:
 def writing(output_dir: Path, step: int, *, main: bool, barrier: Callable[[], None]) -> Iterator[Path]:
     """Yield the folder that all processes write their part into; it becomes checkpoint-<step> at the end.
 
-    Raises OSError (a full disk); what was written is then removed and nothing that stood before is lost.
+    Args:
+        output_dir: the run directory.
+        step: optimizer steps done.
+        main: whether this is the main process.
+        barrier: waits until all processes have called it.
+
+    Raises:
+        OSError: the disk is full. What was written is removed; earlier checkpoints are unchanged.
     """
-    final = output_dir / f"checkpoint-{step}"
-    partial = output_dir / f".checkpoint-{step}.partial"
+    final = output_dir / checkpoint_name(step)
+    partial = output_dir / f".{checkpoint_name(step)}.partial"
     if main:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -59,7 +67,7 @@ def writing(output_dir: Path, step: int, *, main: bool, barrier: Callable[[], No
         if main:
             _seal(partial, final)
     except BaseException as error:
-        # PyTorch's writer does not tell why it failed, and what it wrote makes room when it is removed.
+        # PyTorch's writer does not report why it failed. Ask before its files are removed, which frees space.
         full = disk_full(output_dir) if isinstance(error, RuntimeError) else None
         if main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -74,25 +82,25 @@ def _seal(partial: Path, final: Path) -> None:
     sums = {str(p.relative_to(partial)): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
     write_json(partial / MANIFEST, {"sha256": sums})
     if final.exists() and damage(final) is None:
-        shutil.rmtree(partial)  # the same step of the same run is the same state: what stands stays
+        shutil.rmtree(partial)  # the same step of the same run has the same state: keep the one that is there
         return
     if final.exists():
-        final.rename(final.with_name(f"damaged-{final.name}"))
+        final.rename(final.with_name(f"{DAMAGED_PREFIX}{final.name}"))
     partial.rename(final)
     fsync_dir(final.parent)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file of the manifest is there with its sum.
+    """What is wrong with a checkpoint; None if every file of the manifest is there and has its SHA-256 sum.
 
-    Raises CheckpointError where files must not be read, which says nothing of what stands in them.
+    Raises CheckpointError where a file may not be read: it may be whole, so the checkpoint must not be set aside.
     """
     if problem := unreadable([folder / MANIFEST, *sorted(folder.rglob("*"))]):
         raise CheckpointError(problem)
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         for name, expected in sums.items():
-            if not (folder / name).is_file():  # a device or a pipe could be read for ever
+            if not (folder / name).is_file():  # reading a device or a pipe might never end
                 return f"{name} is missing"
             if sha256_file(folder / name) != expected:
                 return f"{name} is not what was written"
@@ -104,20 +112,20 @@ def damage(folder: Path) -> str | None:
 
 
 def newest_whole(output_dir: Path) -> Path | None:
-    """The newest checkpoint that verifies; damaged newer ones are renamed to damaged-checkpoint-<step>."""
+    """The newest whole checkpoint; damaged newer ones are renamed to damaged-checkpoint-<step>."""
     for folder in reversed(checkpoints(output_dir)):
         problem = damage(folder)
         if problem is None:
             return folder
-        log.warning("%s is damaged (%s); set aside, the one before it serves", folder, problem)
-        aside = folder.with_name(f"damaged-{folder.name}")
+        log.warning("%s is damaged (%s); it is renamed, and the checkpoint before it is used", folder, problem)
+        aside = folder.with_name(f"{DAMAGED_PREFIX}{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
     return None
 
 
 def clean_up(output_dir: Path, *, keep: int, best: Path | None) -> None:
-    """Delete all but the `keep` newest checkpoints and the best one, and what a kill left half-written."""
+    """Delete all checkpoints but the `keep` newest and the best one, and the incomplete folder that a kill left."""
     for folder in checkpoints(output_dir)[:-keep]:
         if folder != best:
             shutil.rmtree(folder)
@@ -125,8 +133,8 @@ def clean_up(output_dir: Path, *, keep: int, best: Path | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_identity(folder: Path) -> dict[str, Any]:
-    """What the run of a whole checkpoint is: see vizsage.record.run_identity. Raises CheckpointError."""
+def read_identity(folder: Path) -> Identity:
+    """The identity of the run of a whole checkpoint, see vizsage.record.run_identity. Raises CheckpointError."""
     return read_object(folder / IDENTITY)
 
 
@@ -142,7 +150,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def not_as_written(path: Path, problem: str) -> CheckpointError:
-    """The error of a file of a whole checkpoint that holds something else than a run writes."""
+    """The error for a file of a whole checkpoint that contains something else than a run writes."""
     return CheckpointError(
         f"{path}: not what a run writes there ({problem}); move {path.parent.name} away to go on from the checkpoint "
         "before it"

@@ -1,4 +1,4 @@
-"""The run directory: one run at a time in it, an earlier one set aside; and what the main process decides for all."""
+"""The run directory: one run at a time, an earlier run moved aside; and what the main process does for all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @contextmanager
 def only_one_run(config: Config, world: PartialState) -> Iterator[Held]:
-    """Hold the run directory, in the main process for all of them, and delete what a killed run left half-written."""
+    """Lock the run directory, in the main process for all of them, and delete the temporary files of a killed run."""
     with ExitStack() as stack:
         of_main: list[Held] = []
 
@@ -37,9 +37,9 @@ def only_one_run(config: Config, world: PartialState) -> Iterator[Held]:
 
 
 def on_main(world: PartialState, function: Callable[[], T]) -> T:
-    """The result of `function`, called in the main process only, in every process; a user's error raises in each.
+    """Call `function` in the main process only, and return its result, a JSON value, in every process.
 
-    What it returns must be what JSON can hold.
+    A VizSageError of it is raised in every process, so that none waits for the others.
     """
     result: T | None = None
     problem: VizSageError | None = None
@@ -54,9 +54,9 @@ def on_main(world: PartialState, function: Callable[[], T]) -> T:
 
 
 def set_aside(config: Config, record: RunRecord) -> None:
-    """resume: false on a used run directory: what the run wrote moves into previous-<n>; other files stay.
+    """For resume: false, move what an earlier run wrote into previous-<n>; other files stay where they are.
 
-    Raises FolderInUse while an evaluation writes into it.
+    Raises FolderInUse while an evaluation of that run is writing.
     """
     output_dir = config.output_dir
     names = {*RUN_FILES, config.name_trained_model, (record.content.settings or {}).get("name_trained_model")}
@@ -67,10 +67,10 @@ def set_aside(config: Config, record: RunRecord) -> None:
     numbers = [path.name.removeprefix(PREVIOUS_PREFIX) for path in output_dir.glob(f"{PREVIOUS_PREFIX}*")]
     folder = output_dir / f"{PREVIOUS_PREFIX}{1 + max((int(n) for n in numbers if n.isdigit()), default=0)}"
     with ExitStack() as held:
-        for lock in output_dir.glob(f"{EVALUATIONS}/*/{LOCK}"):  # an evaluation that runs would lose its answers
+        for lock in output_dir.glob(f"{EVALUATIONS}/*/{LOCK}"):  # a running evaluation would lose its answers
             held.enter_context(only_one(lock.parent, "moving"))
         folder.mkdir()
-        # run.json first: what a kill leaves behind is then no longer a run that could be continued by mistake.
+        # run.json first: after a kill in between, what is left must not be continued as that run.
         for path in sorted(earlier, key=lambda p: (p.name != RUN, p.name)):
             path.rename(folder / path.name)
     log.warning("resume is false: the earlier run was moved to %s", folder)

@@ -58,7 +58,7 @@ class Flow(TrainerCallback):
         if due and not self.interrupted:
             try:
                 best = self.validate_now(step)
-            except Exception as error:  # noqa: BLE001 -- raised again by run.py, after the steps so far are saved
+            except Exception as error:  # noqa: BLE001 -- raised again by attempt.py, after the steps so far are saved
                 self.failure = error
         if self.progress.stopped_early:
             log.info("stopping early at step %d: no better score since step %d", step, self.progress.reference_step)

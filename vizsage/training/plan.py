@@ -1,4 +1,4 @@
-"""What a run is, worked out before a model is loaded: samples, order, length, what decides its weights."""
+"""The plan of a run, made before a model is loaded: samples, their order, number of steps, what decides the weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SAMPLES_LOOKED_AT = 500
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, the same on each of its processes but for `rank`.
+    """A run; the same in each of its processes, except for `rank`.
 
-    With batch_size: auto a plan is open until a model has been loaded and `with_batch_size` settles it: it has no
-    `share` and no `total_steps` before.
+    With batch_size: auto a plan is not settled until a model has been loaded and a batch size found. Until then it has
+    neither `share` nor `total_steps`.
     """
 
-    config: Config  # as this machine can run it; its seed is the one in use
+    config: Config  # adapted to this machine's hardware; its seed is the one in use
     rank: int
     processes: int
     order: SampleOrder
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def share(self) -> Share:
-        """What each process trains on in a step."""
+        """Which samples of an optimizer step this process trains on."""
         assert self.config.batch_size != "auto"
         return Share(self.config.batch_size, self.config.grad_accum, self.rank, self.processes)
 
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def facts(self) -> RunFacts:
-        """What run.json says of the run; of an open plan only what is known."""
+        """What run.json contains about the plan; total_steps is None until the plan is settled."""
         return {
             "identity": self.identity,
             "settings": self.config.model_dump(mode="json"),
@@ -79,25 +79,29 @@ class Plan:
 
     @property
     def example(self) -> Sample:
-        """The sample whose answers before and after training are shown: a held-out one where there is one."""
+        """The sample whose answers before and after training are shown: of the validation split where there is one."""
         return self.validation[0] if self.validation else next(self.order.from_position(0))
 
     def questions_per_image(self) -> float:
-        """The mean in the first optimizer steps; an image whose questions a step's border parts counts twice."""
+        """Mean over the first optimizer steps; an image with questions in two of them counts once in each."""
         of_process = self.share.of_process
         steps = max(1, min(self.order.total, _SAMPLES_LOOKED_AT) // of_process)
-        # Not those of this rank: all processes must come to the same mean.
+        # The samples of all processes, not only of this one: each process must compute the same mean.
         samples = step_samples(self.order, first_step=0, steps=steps, of_process=of_process)
         return steps * of_process / sum(len(set(image_numbers(step))) for step in samples)
 
     def with_batch_size(self, batch_size: int) -> Plan:
-        """The same run with this number of questions in a forward pass."""
+        """The same run with this number of questions per forward pass."""
         return replace(self, config=self.config.model_copy(update={"batch_size": batch_size}))
 
     def continuing(self, before: Identity) -> Plan:
-        """An open plan with the batch size that makes the optimizer step of the run that it continues.
+        """The plan with the batch size that gives the same optimizer step as the run that it continues.
 
-        `before` is the identity of that run. A plan that is settled, or that cannot make the same step, stays as it is.
+        Args:
+            before: the identity of that run.
+
+        Returns:
+            This plan, unchanged, where it is settled or no batch size gives the same step.
         """
         global_batch = before.get(GLOBAL_BATCH)
         if self.settled or not isinstance(global_batch, int):
@@ -107,7 +111,7 @@ class Plan:
 
 
 def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
-    """Read the splits and count. Raises DataError where they are unusable or nothing is left to train on."""
+    """Read and count the splits. Raises DataError where they are unusable or no training sample is left."""
     train = open_split(config, "train")
     order = _order(config, train)
     validation, counts = [], {"train": asdict(train.counts)}
@@ -125,7 +129,7 @@ def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
 
 
 def draw_seed(config: Config, recorded: int | None) -> int:
-    """The seed of this run: the setting, or, not reproducible, the recorded one or a fresh one."""
+    """The seed of this run: the setting; with reproducible: false the recorded one, or a new one."""
     if config.reproducible:
         return config.seed
     return recorded if recorded is not None else secrets.randbelow(2**31)
@@ -137,7 +141,7 @@ def with_seed(config: Config, seed: int) -> Config:
 
 
 def _split_identities(config: Config) -> dict[str, str]:
-    """Of all splits, so that an evaluation can tell whether it asks those of this run."""
+    """The identity of each split, by which an evaluation recognises the data of this run."""
     found = {name: split_identity(config, name) for name in ("train", "val", "test")}
     return {name: identity for name, identity in found.items() if identity is not None}
 

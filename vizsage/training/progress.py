@@ -1,4 +1,4 @@
-"""What a run knows about itself beyond the Trainer's state; saved with each checkpoint, restored from it."""
+"""The state of a run that the Trainer does not have; saved with each checkpoint and restored from it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vizsage.config import Config
+from vizsage.contract import checkpoint_name
 from vizsage.training.checkpoints import PROGRESS, not_as_written, read_object
 
 
@@ -23,21 +24,24 @@ class Progress:
     best_scores: dict[str, Any] | None = None  # see vizsage.scoring.summary.summarise
     reference_score: float | None = None  # the score that an improvement must exceed by the threshold
     reference_step: int = 0
-    pending_validation: bool = False  # the run was interrupted in a step whose validation was still to come
+    pending_validation: bool = False  # the run was interrupted before the validation of its last step
     stopped_early: bool = False
     left_out: dict[str, str] = field(default_factory=dict)  # sample_id -> reason
     loss_sum: float = 0.0
     loss_logged_step: int = 0
-    empty_steps: int = 0  # without a token to learn from: all their samples were left out
+    empty_steps: int = 0  # without an answer token: all samples of the step were left out
     empty_steps_logged: int = 0  # those of them before the last log line
 
     def note_scores(self, scores: dict[str, Any], step: int, config: Config, total_steps: int) -> bool:
-        """Take in the scores of a validation; True when it is the best so far. Sets `stopped_early`.
+        """Record the scores of a validation, and set `stopped_early`.
 
         Patience is a share of all steps, counted in steps since the last score that rose by more than the threshold.
+
+        Returns:
+            Whether they are the best so far.
         """
         score: float = scores["exact_match_score"]
-        best = self.best_score is None or score >= self.best_score  # of equal ones the one that saw more data
+        best = self.best_score is None or score >= self.best_score  # of equal scores the one of the later step
         if best:
             self.best_score, self.best_step, self.best_scores = score, step, scores
         if self.reference_score is None or score > self.reference_score + config.early_stopping_threshold:
@@ -49,15 +53,15 @@ class Progress:
 
     def best_checkpoint(self, output_dir: Path) -> Path | None:
         """Folder of the best checkpoint."""
-        return None if self.best_step is None else output_dir / f"checkpoint-{self.best_step}"
+        return None if self.best_step is None else output_dir / checkpoint_name(self.best_step)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """The fields as a JSON object."""
         return asdict(self)
 
 
 def read_progress(folder: Path) -> Progress:
-    """The progress that a checkpoint holds. Raises CheckpointError where it holds something else."""
+    """The progress in a checkpoint. Raises CheckpointError where the file contains something else."""
     path = folder / PROGRESS
     try:
         progress = TypeAdapter(Progress).validate_json(json.dumps(read_object(path)), strict=True)
@@ -70,7 +74,7 @@ def read_progress(folder: Path) -> Progress:
 
 
 def _are_scores(scores: dict[str, Any]) -> bool:
-    """Whether the model card finds its numbers there."""
+    """Whether `scores` have the numbers that the model card shows."""
     groups = [scores, scores.get("with_external_knowledge"), scores.get("without_external_knowledge")]
     counts = ("total_samples", "samples", "samples")
     return all(

@@ -89,19 +89,19 @@ def resumption(config: Config, world: PartialState) -> Resumption:
     return Continue(plan, record, checkpoint)
 
 
-def is_done_without_peers(config: Config) -> bool:
-    """Whether the answer is `Done`, found out without the other processes: their nodes may never come back.
+def done_without_peers(config: Config) -> Done | None:
+    """`Done`, or None, found out without the other processes: their nodes may never come back.
 
     Takes no lock and moves nothing. Raises as `resumption` does.
     """
     if not config.resume or not (config.output_dir / OUTCOME).is_file():
-        return False
+        return None
     record = RunRecord(config.output_dir)
     if not (_ended_well(config, record) and _has_adapter(config)):
-        return False
+        return None
     quick_check(config)
     seed = draw_seed(config, record.seed)
-    return _done(config, record, make_plan(with_seed(config, seed), *own_group())) is not None
+    return _done(config, record, make_plan(with_seed(config, seed), *own_group()))
 
 
 def _done(config: Config, record: RunRecord, plan: Plan) -> Done | None:
@@ -144,5 +144,5 @@ def _require_same_run(output_dir: Path, before: Identity, now: Identity) -> None
         changes = "; ".join(f"{k} was {before.get(k)!r}, is now {now.get(k)!r}" for k in keys)
         raise ConfigError(
             f"{output_dir}: holds a run with other settings ({changes}); give it the same settings to continue, "
-            "another output_dir for a new run, or resume=false to set this one aside and start anew"
+            "another output_dir for a new run, or resume=false to set this one aside and begin a new one"
         )

@@ -23,17 +23,21 @@ from vizsage.record import RunRecord, outcome_of, write_outcome
 from vizsage.training.attempt import TrainingAttempt
 from vizsage.training.batch_size import DEFAULT, memory_is_limited
 from vizsage.training.directory import only_one_run
-from vizsage.training.resume import Done, is_done_without_peers, resumption
+from vizsage.training.resume import Done, done_without_peers, resumption
+from vizsage.training.training_result import TrainingResult, result_of
 
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, latch: SignalLatch | None = None) -> None:
+def train(config: Config, latch: SignalLatch | None = None) -> TrainingResult:
     """Fine-tune as `config` says, or continue the run in its output_dir.
 
     Args:
         config: the settings.
         latch: one that catches signals already; None: the signals of this call are caught.
+
+    Returns:
+        Where the adapter is, and how good it is; also for a run that was done before.
 
     Raises:
         ConfigError, DataError, CheckpointError: before anything is trained.
@@ -45,12 +49,12 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
     if latch is None:
         with catch_signals() as caught:
             return train(config, caught)
-    own_group()  # refused now rather than after the model is loaded
+    own_group()  # raises now, not after the model has been loaded
     refuse_vllm(config)
     given = config
     config, warnings = resolve_for_hardware(config)
-    if is_done_without_peers(config):
-        return None
+    if done := done_without_peers(config):
+        return result_of(config, done.step)
     if own_group().rank == 0:
         for warning in warnings:
             log.warning(warning)
@@ -62,11 +66,13 @@ def train(config: Config, latch: SignalLatch | None = None) -> None:
     with only_one_run(config, world) as held:
         start = resumption(config, world)
         if isinstance(start, Done):
-            return None
+            return result_of(config, start.step)
         if not start.plan.settled and not memory_is_limited(config):
             start = replace(start, plan=start.plan.with_batch_size(DEFAULT))
             log.warning("batch_size: auto replaced by %d: on a CPU there is no limit to find", DEFAULT)
-        return _record(TrainingAttempt(start, world=world, latch=latch, held=held, loaded=loaded), given)
+        attempt = TrainingAttempt(start, world=world, latch=latch, held=held, loaded=loaded)
+        _record(attempt, given)
+        return result_of(config, attempt.step)
 
 
 def _record(attempt: TrainingAttempt, given: Config) -> None:

@@ -1,4 +1,4 @@
-"""Kubernetes: building an overlay, sending a run's manifest, cancelling. Everything goes through kubectl."""
+"""Building an overlay, applying the manifest of a run, and cancelling, all with kubectl."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is applied for one run, under the name that all its objects share."""
+    """What is applied for one run. All its own objects have `name`."""
 
     name: str
     documents: list[Document]
@@ -42,7 +42,7 @@ class Manifest:
 
     @property
     def text_without_secrets(self) -> str:
-        """As YAML to be kept or shown: an overlay may make a Secret."""
+        """As YAML that may be kept or shown: without the content of Secrets, which an overlay may generate."""
         kept = [
             {key: value for key, value in one.items() if one["kind"] != "Secret" or key not in ("data", "stringData")}
             for one in self.documents
@@ -59,9 +59,14 @@ class Shipment:
 
 
 def overlay_for(name: str | None, request: Request) -> Path:
-    """The folder of the overlay NAME of k8s/overlays or else of the package, or of one given by its path.
+    """The folder of an overlay, of the project or else of the package.
 
-    None: the one that fits the nodes and GPUs asked for. Raises ConfigError where there is none.
+    Args:
+        name: NAME of k8s/overlays/NAME, or a path. None: the overlay for the requested nodes and GPUs.
+        request: what the command line asks for.
+
+    Raises:
+        ConfigError: there is no such overlay.
     """
     if name is None:
         name = "single-gpu"
@@ -80,7 +85,7 @@ def overlay_for(name: str | None, request: Request) -> Path:
 
 
 def build(overlay: Path) -> list[Document]:
-    """The documents of an overlay, as kustomize puts them together. Raises ConfigError where it cannot."""
+    """The documents that kustomize builds from an overlay. Raises ConfigError where it fails."""
     if shutil.which("kubectl"):
         command = ["kubectl", "kustomize", str(overlay)]
     elif shutil.which("kustomize"):
@@ -94,7 +99,7 @@ def build(overlay: Path) -> list[Document]:
 
 
 def manifest(overlay: Path, documents: Sequence[Document], work: Work, request: Request, *labels: str) -> Manifest:
-    """The manifest of `work`, with a name that `labels` can be recognised in. Raises ConfigError."""
+    """The manifest of `work`, with a name made of `labels`. Raises ConfigError."""
     name = job_name(*labels)
     try:
         return Manifest(name, render(documents, work, name, request))
@@ -105,7 +110,7 @@ def manifest(overlay: Path, documents: Sequence[Document], work: Work, request: 
 
 
 def submission_of(work: Work, sent: Manifest, namespace: str | None) -> Submission:
-    """What is noted of the manifest: where it goes, and how it is found again there.
+    """The record of the job: the cluster and namespace that it is sent to, and its name there.
 
     Raises ConfigError where kubectl is missing.
     """
@@ -134,15 +139,18 @@ def submission_of(work: Work, sent: Manifest, namespace: str | None) -> Submissi
 
 
 def submit(work: Work, sent: Manifest, submission: Submission) -> list[str]:
-    """Apply the manifest; return what went wrong after the job was on its way.
+    """Apply the manifest; return warnings about what went wrong although the job was sent.
 
-    The Job or JobSet is sent last and by itself, so that it is known whether the cluster has refused it. A copy of
-    manifest and settings is kept below the run directory, as this host sees it, where that can be written.
-    Raises ConfigError where the cluster refuses it, VizSageError where it does not answer; nothing of the run is left
-    there then, or the message says what may be.
+    The Job or JobSet is sent last and separately, so that it is known whether the cluster has refused it. A copy of
+    manifest and settings is kept in the run directory, if this host can write there.
+
+    Raises:
+        ConfigError: the cluster refuses it.
+        VizSageError: the cluster does not answer. After either error nothing of the run is left there, or the message
+            says what may be.
     """
     command = kubectl_for(submission)
-    if (asked := run([*command, "get", "--raw", "/version"])).returncode:  # nothing can have been sent yet
+    if (asked := run([*command, "get", "--raw", "/version"])).returncode:  # nothing was sent yet
         raise refusal("get --raw /version", asked)
     shared = [one for one in sent.documents if one["metadata"]["name"] != sent.name]
     own = [one for one in sent.documents if one["metadata"]["name"] == sent.name]
@@ -163,17 +171,17 @@ def submit(work: Work, sent: Manifest, submission: Submission) -> list[str]:
     try:
         write_text(Path(submission.script), sent.text_without_secrets)
         work.freeze()
-    except (OSError, ConfigError):  # an output_dir that only the pods can see
+    except (OSError, ConfigError):  # an output_dir that exists only for the pods
         problems.append(f"{submission.script}: this host keeps no copy of the manifest here")
     return [problem for problem in problems if problem]
 
 
 class Unclear(VizSageError):
-    """The cluster did not answer; the job may be there or not."""
+    """The cluster did not answer; the job may exist or not."""
 
 
 def cancel(submission: Submission) -> None:
-    """SIGTERM to its pods now; they save a checkpoint. The job is there, "ending", until they are gone.
+    """Delete the job. Its pods get SIGTERM and save a checkpoint; until they have ended, its state is "ending".
 
     Raises ConfigError where there is no kubectl, VizSageError where the cluster does not do it.
     """
@@ -184,7 +192,7 @@ def cancel(submission: Submission) -> None:
 
 
 def _explained(submission: Submission, done: subprocess.CompletedProcess[str]) -> VizSageError:
-    """The error for an apply that failed, with the place and, where the reason is a common one, what helps."""
+    """The error for an apply that failed, with the namespace and, for common reasons, the remedy."""
     error = refusal("apply", done)
     where = f"namespace {submission.namespace}" + (f" of context {submission.context}" if submission.context else "")
     if re.search(r'namespaces "\S+" not found', done.stderr):
@@ -199,7 +207,7 @@ def _explained(submission: Submission, done: subprocess.CompletedProcess[str]) -
 
 
 def _taken_back(submission: Submission, error: VizSageError, objects: Sequence[Document]) -> VizSageError:
-    """Remove what the cluster has or may have of a run that was not sent whole; the error for its user."""
+    """Remove the objects of a run that was not sent completely. Returns the error for the user."""
     if not objects:
         return error
     command = [*kubectl_for(submission), "delete", "-f", "-", "--ignore-not-found", "--wait=false"]
@@ -216,9 +224,9 @@ def _taken_back(submission: Submission, error: VizSageError, objects: Sequence[D
 
 
 def _hand_over(command: list[str], objects: Sequence[Document]) -> str | None:
-    """Make configuration and Service the job's, the last of the objects: they go when it goes.
+    """Make the job, the last of the objects, the owner of the others, so that they are deleted with it.
 
-    Returns what could not be done.
+    Returns a warning where that fails.
     """
     *others, workload = objects
     owner = {
@@ -236,7 +244,7 @@ def _hand_over(command: list[str], objects: Sequence[Document]) -> str | None:
 
 
 def _namespace_of_this_pod() -> str:
-    """Where kubectl sends things from inside a cluster; empty elsewhere."""
+    """The namespace that kubectl uses inside a pod; empty outside of a cluster."""
     try:
         return _OWN_NAMESPACE.read_text(encoding="utf-8").strip()
     except OSError:
@@ -248,13 +256,14 @@ def _yaml(documents: Sequence[Document]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, and no anchors, which nobody reads."""
+    """Texts of several lines as blocks, and no anchors, which are hard to read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-# Texts that PyYAML writes plain and kubectl, which reads YAML 1.2 with some of 1.1, takes for numbers or switches.
+# Texts that PyYAML writes without quotes and kubectl, which reads YAML 1.2 with parts of 1.1, would take for numbers or
+# booleans.
 _NOT_PLAIN = re.compile(r"[yYnN]|[-+.]?\d\S*")
 
 

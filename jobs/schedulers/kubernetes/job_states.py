@@ -1,4 +1,4 @@
-"""The state of a Kubernetes job in this project's words, with the reason."""
+"""The state of a Kubernetes job, with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.schedulers.kubernetes.pods import Pod, last_words, pods_of
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError
 
-# A Job says Complete or Failed, a JobSet Completed or Failed; the two before are said while the last pods still end.
+# Complete is a Job's and Completed a JobSet's. FailureTarget and SuccessCriteriaMet hold while the last pods end.
 _CONDITIONS = {
     "Complete": "completed",
     "Completed": "completed",
@@ -23,10 +23,12 @@ _CONDITIONS = {
 
 
 def ask(submission: Submission) -> Told | None:
-    """State and detail, or None where Kubernetes does not know the job any more.
+    """State and reason, or None where Kubernetes does not know the job any more.
 
-    Raises VizSageError where it does not answer: that is no word on the job. What it does not tell of the pods, for
-    want of rights, is missing in the detail.
+    Without the right to list pods, the reasons that they tell are missing.
+
+    Raises:
+        VizSageError: Kubernetes does not answer, which tells nothing about the job.
     """
     job = get(submission, submission.resource, submission.job_id)
     if job is None:
@@ -47,7 +49,7 @@ def ask(submission: Submission) -> Told | None:
 
 
 def has_ended(submission: Submission) -> bool:
-    """Whether it makes no more pods: completed, failed or gone. Raises VizSageError without an answer."""
+    """Whether it creates no more pods: completed, failed or deleted. Raises VizSageError without an answer."""
     job = get(submission, submission.resource, submission.job_id)
     return job is None or (_said(job) or ("",))[0] in ("completed", "failed")
 
@@ -55,7 +57,7 @@ def has_ended(submission: Submission) -> bool:
 def _state(
     submission: Submission, job: dict[str, Any], said: tuple[str, str] | None, pods: list[Pod]
 ) -> tuple[str, list[str]]:
-    """The state, and the reasons for it but for how earlier pods ended."""
+    """The state, and the reasons for it, except how earlier pods ended."""
     if said:
         state, reason = said
         return state, [pod_waits.of_queue(submission, job) if state == "pending" else reason]
@@ -73,7 +75,7 @@ def _state(
 
 
 def _said(job: dict[str, Any]) -> tuple[str, str] | None:
-    """State and reason from the conditions of a Job or JobSet; None where none of them tells."""
+    """State and reason from the conditions of a Job or JobSet; None where no condition decides."""
     said = {one["type"]: one for one in job.get("status", {}).get("conditions", ()) if one["status"] == "True"}
     for condition, state in _CONDITIONS.items():
         if condition in said:
@@ -82,7 +84,7 @@ def _said(job: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _ready(job: dict[str, Any]) -> bool:
-    """Whether a Job or JobSet counts pods that are up."""
+    """Whether a Job or JobSet counts pods that are ready."""
     status = job.get("status", {})
     return any(one.get("ready") for one in (status, *(status.get("replicatedJobsStatus") or ())))
 

@@ -1,4 +1,4 @@
-"""Calling kubectl: where it goes, what the server's answers mean, and when there was none."""
+"""Calling kubectl: for which cluster and namespace, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from jobs.submissions import Submission
 from vizsage.errors import ConfigError, VizSageError
 
-# Lines for kubectl's developers: E1124 12:00:00.000000 ...
+# kubectl's log lines for its developers: E1124 12:00:00.000000 ...
 _KLOG = re.compile(r"[EWI]\d{4} ")
-# The server, or kubectl before it sent anything, said no: what was asked for has not happened and will not.
+# The server, or kubectl before it sent anything, refused: the request was not carried out and will not be.
 _REFUSED = re.compile(
     r"\((Forbidden|NotFound|Invalid|BadRequest|Unauthorized|MethodNotAllowed|RequestEntityTooLarge)\)|"
     r"no matches for kind|\bis invalid: |denied the request|error validating|must pass '--namespace"
@@ -24,19 +24,19 @@ _SILENCE = re.compile(
     r"stream error|deadline exceeded|request canceled|etcdserver|rpc error",
     re.IGNORECASE,
 )
-# Answers that another try does not change.
+# Errors that another try does not change.
 _LASTING = re.compile(r"\((Forbidden|Unauthorized)\)|does not exist|doesn't have a resource type")
-# What kubectl says around the server's words on an object that it read from its input.
+# kubectl's text before the server's message about an object from standard input.
 _AROUND = re.compile(r'error when (?:retrieving current configuration of:.*?from server for|creating): "STDIN": ')
-# kubectl itself gives up after a minute.
+# kubectl's own limit is a minute.
 _PATIENCE_S = 90
 
 
 def run(command: list[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run kubectl, with `given` as its input; its failures are the caller's. Raises ConfigError without kubectl."""
+    """Run kubectl with `given` as its input. The caller checks the exit code. Raises ConfigError without kubectl."""
     try:
         command = [*command, "--request-timeout=60s"]
-        # Never this terminal: a kubectl that asks for a password would wait unseen.
+        # Not this terminal's input: a kubectl that asks for a password would wait, and nobody would see the question.
         given = given or ""
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def run(command: list[str], given: str | None = None) -> subprocess.CompletedPro
 
 
 def kubectl(context: str, namespace: str | None) -> list[str]:
-    """The beginning of a command for that context and namespace."""
+    """The first words of a command for that context and namespace."""
     where = ["--context", context] if context else []
     return ["kubectl", *where, *(["--namespace", namespace] if namespace else [])]
 
@@ -57,22 +57,22 @@ def kubectl_for(submission: Submission) -> list[str]:
 
 
 def config(*words: str) -> str:
-    """What `kubectl config` says; empty inside a pod, where there is no configuration."""
+    """The output of `kubectl config`; empty inside a pod, where there is no configuration."""
     done = run(["kubectl", "config", *words])
     return "" if done.returncode else done.stdout.strip()
 
 
 @functools.cache
 def server_of(context: str) -> str:
-    """The address behind a context: many clusters have contexts of the same name."""
+    """The address of a context's server. Contexts of different clusters may have the same name."""
     where = ["--context", context] if context else []
     return config("view", "--minify", *where, "-o", "jsonpath={.clusters[0].cluster.server}")
 
 
 def get(submission: Submission, *words: str) -> dict[str, Any] | None:
-    """What `kubectl get KIND NAME` or `get KIND -l LABELS` says; None where the named object is not there.
+    """The output of `kubectl get KIND NAME` or `get KIND -l LABELS`; None where the named object does not exist.
 
-    Raises VizSageError without an answer, and where the context now leads to another cluster.
+    Raises VizSageError without an answer, and where the context is now one of another cluster.
     """
     if submission.server and (server := server_of(submission.context)) != submission.server:
         raise VizSageError(
@@ -82,7 +82,7 @@ def get(submission: Submission, *words: str) -> dict[str, Any] | None:
         )
     done = run([*kubectl_for(submission), "get", *words, "-o", "json"])
     if done.returncode:
-        # Only the server's word on this very object; a plugin, a context or a path that is not found is none.
+        # Only the server's answer about this object counts: plugins, contexts and paths may be "not found" too.
         names = "|".join(re.escape(name) for name in (words[1], submission.namespace))
         if len(words) == 2 and re.search(rf'\(NotFound\): \S+ "({names})" not found', done.stderr):
             return None
@@ -94,17 +94,17 @@ def get(submission: Submission, *words: str) -> dict[str, Any] | None:
 
 
 def forget(submission: Submission) -> str:
-    """What to do about a job that can never be asked for again."""
+    """The command for a job whose cluster will never answer again."""
     return f"python -m jobs cancel --forget {submission.job_id}"
 
 
 def is_refusal(done: subprocess.CompletedProcess[str]) -> bool:
-    """Whether a kubectl that failed was told no, so that nothing of what it asked for has happened."""
+    """Whether a kubectl that failed was refused, so that its request was not carried out."""
     return bool(_REFUSED.search(done.stderr))
 
 
 def refusal(what: str, done: subprocess.CompletedProcess[str]) -> VizSageError:
-    """The error for a kubectl that failed: the user's where the cluster said no, else unknown."""
+    """The error for a kubectl that failed: VizSageError where there was no answer, else ConfigError."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     said = "; ".join(line for line in lines if not _KLOG.match(line)) or "; ".join(lines)
     silent = not is_refusal(done) and _SILENCE.search(re.sub(r"[?&]timeout=\S+", "", said))

@@ -1,7 +1,7 @@
-"""The manifest of one run on Kubernetes: a pure function of an overlay's documents and of what is to be run.
+"""The manifest of one run on Kubernetes: a pure function of an overlay's documents and of the work.
 
-An overlay (k8s/overlays) says what a cluster needs; here its Job or JobSet gets a name of its own, the settings of the
-run, and as many nodes and GPUs as are asked for.
+An overlay (k8s/overlays) contains what a cluster needs. Its Job or JobSet gets a new name, the settings of the run, and
+the requested numbers of nodes and GPUs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.schedulers.kubernetes.manifest_secrets import refuse_in_manifest
 from jobs.schedulers.kubernetes.resources import set_gpus
-from jobs.schedulers.secret_check import refuse_in_manifest
 from jobs.spec import Work
 from vizsage.config import config_to_yaml
 from vizsage.errors import ConfigError
@@ -24,10 +24,10 @@ Document = dict[str, Any]
 
 CONTAINER = "vizsage"
 _SETTINGS = "config"
-# Objects with this label belong to one submission; its pods are found by it, those of a JobSet, too.
+# The label of all objects of one submission, by which its pods are found, also those of a JobSet.
 LABEL = "vizsage/job"
-# Kubernetes puts indices and a random end behind a name, and all of it may have 63 characters:
-# a JobSet's pod is NAME-train-0-NN-xxxxx.
+# Kubernetes appends indices and random characters to a name, and the result may have 63 characters: the name of a
+# JobSet's pod is NAME-train-0-NN-xxxxx.
 _LONGEST_NAME = 45
 _COMPONENT = "app.kubernetes.io/component"
 _WORKLOADS = ("Job", "JobSet")
@@ -36,9 +36,10 @@ _QUEUE = "kueue.x-k8s.io/queue-name"
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for beyond the overlay; None: as the overlay has it.
+    """What the command line asks for; None: as in the overlay.
 
-    `time_s`: seconds that a Job may take, with all its attempts; 0: as long as it likes.
+    Attributes:
+        time_s: seconds that a Job may take with all its attempts; 0: no limit.
     """
 
     nodes: int | None = None
@@ -49,10 +50,10 @@ class Request:
 
 
 def job_name(*labels: str) -> str:
-    """A new name that begins with what one recognises of `labels`: vizsage-llama-3-2-11b-aqua-1f09c3.
+    """A new name made of `labels`: vizsage-llama-3-2-11b-aqua-1f09c3.
 
-    Valid for every object that is named after it (RFC 1035 labels, Service being the strictest), in whatever script
-    the labels are, and another one each time: the template of a Job that is there already cannot change.
+    It is a valid name for every kind of object (an RFC 1035 label, as Services need) whatever script the labels are in.
+    It is different each time, because the template of a Job that exists cannot be changed.
     """
     from anyascii import anyascii
 
@@ -64,13 +65,14 @@ def job_name(*labels: str) -> str:
 def render(overlay: Sequence[Document], work: Work, name: str, request: Request = Request()) -> list[Document]:
     """The documents to apply for `work` under `name`.
 
-    Raises ConfigError where the overlay is none of a VizSage job, cannot be what is asked for, or has no volume for
-    what the settings name.
+    Raises:
+        ConfigError: the overlay is not one of a VizSage job, cannot provide what is requested, or has no volume for a
+            path in the settings.
     """
     if request.then_eval and not work.config.resume:
         raise ConfigError(
-            "--then-eval with resume: false: an evaluation that is interrupted would begin the training anew; send the "
-            "evaluation by itself"
+            "--then-eval with resume: false: an interrupted evaluation would start the training from the "
+            "beginning; send the evaluation separately"
         )
     documents = copy.deepcopy(list(overlay))
     found = [document for document in documents if document.get("kind") in _WORKLOADS]
@@ -78,8 +80,8 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
         raise ConfigError(f"expected one Job or JobSet in the overlay, found {len(found)}")
     [workload] = found
     refuse_in_manifest(documents)
-    # A queue admits a JobSet whole: one that asks for training and evaluation together could not be admitted where the
-    # training fills the quota.
+    # A queue admits a JobSet as a whole: with pods for both training and evaluation, it would not be admitted where the
+    # training alone fills the quota.
     in_one_pod = workload["kind"] == "Job" or _QUEUE in workload["metadata"].get("labels", {})
     jobs = _jobs(workload, work.command, then_eval=request.then_eval and not in_one_pod)
     if work.command == "eval" and workload["kind"] == "JobSet" and (request.nodes or 1) > 1:
@@ -94,7 +96,7 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
         then_eval = ["--then-eval"] if request.then_eval and in_one_pod else []
         container["args"] = [role, settings, *more, *work.evaluation.words, *then_eval]
         nodes, gpus, one_gpu = request.nodes, request.gpus_per_node, False
-        if role == "eval":  # one process, unless more are asked for, and after a training in any case
+        if role == "eval":  # one process, unless more are requested; always one after a training
             alone = work.command != "eval"
             nodes = 1 if alone or nodes is None else nodes
             one_gpu = alone or gpus is None
@@ -121,7 +123,7 @@ def workload_kind(documents: Sequence[Document]) -> str:
 
 
 def _jobs(workload: Document, command: str, *, then_eval: bool) -> dict[str, Document]:
-    """The specs of the Jobs in it by what they do; those of a JobSet that nobody asked for are taken out."""
+    """The specs of its Jobs by command. Jobs of a JobSet for other commands are removed from it."""
     if workload["kind"] == "Job":
         return {command: workload["spec"]}
     wanted = [command, *(["eval"] if then_eval else [])]
@@ -140,10 +142,10 @@ def _jobs(workload: Document, command: str, *, then_eval: bool) -> dict[str, Doc
 
 
 def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str, Document], name: str) -> None:
-    """Give the run's own objects its name, and follow them to where they are named.
+    """Give the run's own objects its name, and change all references to them.
 
-    These are the Job or JobSet, the ConfigMap of the settings and the Service that the pods meet at. What else an
-    overlay has (claims, policies, more ConfigMaps) is shared by runs and stays as it is.
+    These are the Job or JobSet, the ConfigMap with the settings and the Service of the pods. Other objects of an
+    overlay (claims, policies, more ConfigMaps) are shared by runs and are not changed.
     """
     pods = [job["template"]["spec"] for job in jobs.values()]
     old_name = workload["metadata"]["name"]
@@ -167,7 +169,7 @@ def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str
                 volume["configMap"]["name"] = name
         for selector in _label_selectors(pod):
             for key in ("batch.kubernetes.io/job-name", "job-name", "jobset.sigs.k8s.io/jobset-name"):
-                if key in selector:  # spread the pods of this run, whatever others do
+                if key in selector:  # spread the pods of this run, not those of all runs
                     del selector[key]
                     selector[LABEL] = name
         host = f"{name}-0"
@@ -203,11 +205,11 @@ def _settings_name(pod: Document) -> str:
 
 
 def _set_settings(documents: Sequence[Document], work: Work, name: str) -> None:
-    """Put the resolved settings where the container finds them."""
+    """Write the resolved settings into the ConfigMap that the container mounts."""
     for document in documents:
         if (document["kind"], document["metadata"]["name"]) == ("ConfigMap", name):
             document["data"] = {"config.yaml": config_to_yaml(work.config)}
-            document["immutable"] = True  # the next pod shall not go on with other settings than the last
+            document["immutable"] = True  # otherwise a later pod could continue with other settings
             return
     raise ConfigError(f"the overlay has no ConfigMap for the volume named {_SETTINGS}")
 
@@ -217,14 +219,14 @@ def _set_nodes(job: Document, container: Document, nodes: int) -> None:
         if nodes > 1:
             raise ConfigError(f"--nodes {nodes}: the overlay's Job is for one pod; take --overlay multi-node")
         return
-    # When one pod dies, its peers end with an error, too: the limit grows with the pods.
+    # When one pod fails, its peers fail too, and each counts: the limit is per pod.
     job["backoffLimit"] = job.get("backoffLimit", 6) * nodes // job["completions"]
     job["completions"] = job["parallelism"] = nodes
     _set_variable(container, "NNODES", str(nodes))
 
 
 def _let_meet(container: Document) -> None:
-    """An evaluation of a JobSet is one pod, which meets nobody; with more of them, `_rename` says where."""
+    """Add the variables for a rendezvous of several pods, which an evaluation in one pod does not need."""
     there = {one["name"] for one in container.setdefault("env", [])}
     defaults = {"MASTER_ADDR": "", "MASTER_PORT": "29500"}
     container["env"] += [{"name": name, "value": value} for name, value in defaults.items() if name not in there]
@@ -241,7 +243,7 @@ def _set_variable(container: Document, variable: str, value: str, *, only_if_the
 
 
 def _check_volumes(work: Work, pod: Document, container: Document) -> None:
-    """Raise ConfigError for a path of the settings that the pod would not find, or would lose when it ends."""
+    """Raise ConfigError for a path in the settings that a pod cannot open, or that is deleted with the pod."""
     config = work.config
     volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
     mounts = {posixpath.normpath(mount["mountPath"]): mount for mount in container.get("volumeMounts", ())}
@@ -262,15 +264,15 @@ def _check_volumes(work: Work, pod: Document, container: Document) -> None:
             sorted(place for place, one in mounts.items() if "persistentVolumeClaim" in volumes[one["name"]])
         )
         if mount is None:
-            problems.append(f"{key}: {inside} lies on no volume of the pod; its volumes are at {there or 'no place'}")
+            problems.append(f"{key}: {inside} is on no volume of the pod; its volumes are at {there or 'no place'}")
         elif key in written and (
             mount.get("readOnly")
             or volumes[mount["name"]].get("persistentVolumeClaim", {}).get("readOnly")
             or volumes[mount["name"]].keys() & {"configMap", "secret", "projected", "downwardAPI"}
         ):
-            problems.append(f"{key}: {inside} lies on a volume that the pod cannot write")
+            problems.append(f"{key}: {inside} is on a volume that the pod cannot write")
         elif key in written and volumes[mount["name"]].keys() & {"emptyDir", "ephemeral"}:
-            own = f"{key}: {inside} lies on a volume of the pod's own, which is lost with it"
+            own = f"{key}: {inside} is on a volume that is deleted with the pod"
             problems.append(f"{own}; lasting are {there or 'none'}")
     if problems:
         raise ConfigError("; ".join(problems))
@@ -285,7 +287,7 @@ def _upward(path: str) -> Iterator[str]:
 
 
 def _label_selectors(value: Any) -> Iterator[Document]:
-    """All matchLabels below `value`."""
+    """All matchLabels in `value`, at any depth."""
     if isinstance(value, dict):
         for key, below in value.items():
             if key == "matchLabels":

@@ -1,4 +1,4 @@
-"""How the pods of a job have ended: which attempt it is at, each way once, and what helps."""
+"""How the pods of a job have ended: the number of the attempt, every way once, and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from jobs.schedulers.kubernetes.pods import Pod, disruption, end_of, short
 from vizsage.contract import EXIT_INTERRUPTED
 
-# Why the cluster took a pod away; such pods are replaced without counting.
+# Why the cluster removed a pod. Such pods are replaced, and do not count as failures.
 _DISRUPTIONS = {
     "PreemptionByScheduler": "preempted",
     "EvictionByEvictionAPI": "drained",
@@ -19,20 +19,23 @@ _DISRUPTIONS = {
     "DeletionByTaintManager": "lost with its node",
     "DeletionByPodGC": "lost with its node",
 }
-# Words of a pod's status, and what to do about them.
+# Messages in a pod's status, and the remedy for each.
 _REMEDIES = (
     (r'EmptyDir volume "(\S+)"', "raise sizeLimit of the volume {} in your overlay"),
     (r"(?:local storage usage|ephemeral storage limit)", "raise resources.limits.ephemeral-storage in your overlay"),
     (r"low on resource: ([\w-]+)", "request as much {} as it uses, resources.requests of your overlay"),
 )
-# A Job controller's pauses before it replaces a pod.
+# The pauses of the Job controller before it replaces a pod.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10, 600
 
 
 def told(job: dict[str, Any], pods: Sequence[Pod], *, failed: bool) -> list[str]:
-    """`attempt 2 of 4`, `exit code 137 (OOMKilled)` and what helps; nothing where no pod failed or was taken away.
+    """`attempt 2 of 4`, `exit code 137 (OOMKilled)` and the remedy; empty where no pod failed or was removed.
 
-    `failed`: whether the job as a whole has.
+    Args:
+        job: the Job or JobSet.
+        pods: its pods, oldest first.
+        failed: whether the whole job has failed.
     """
     ways = Counter(way for pod in pods if (way := _way(pod)))
     causes = [cause for pod in pods if _way(pod) and (cause := _cause(pod))]
@@ -41,7 +44,7 @@ def told(job: dict[str, Any], pods: Sequence[Pod], *, failed: bool) -> list[str]
 
 
 def pause(pods: Sequence[Pod]) -> list[str]:
-    """How long a Job waits before it makes the next pod, where some have ended without success."""
+    """How long a Job waits before it creates the next pod; empty where no pod has failed."""
     ended = sum(pod["status"].get("phase") == "Failed" for pod in pods)
     if not ended:
         return []
@@ -51,7 +54,7 @@ def pause(pods: Sequence[Pod]) -> list[str]:
 
 
 def _attempt(job: dict[str, Any], failed: bool) -> list[str]:
-    """`attempt 2 of 4`, by the failures that count; nothing before the first of them."""
+    """`attempt 2 of 4`, by the failures that count; empty before the first of them."""
     spec, status = job["spec"], job.get("status", {})
     if job["kind"] == "JobSet":
         counted = status.get("restartsCountTowardsMax", 0)
@@ -60,13 +63,13 @@ def _attempt(job: dict[str, Any], failed: bool) -> list[str]:
     counted, allowed = status.get("failed", 0), spec.get("backoffLimit", 6)
     if not counted or any(one.get("reason") == "PodFailurePolicy" for one in status.get("conditions", ())):
         return []
-    if spec.get("completions", 1) > 1:  # one dead node costs a failure of each
+    if spec.get("completions", 1) > 1:  # when one pod fails, its peers fail too
         return [f"{counted} failed pods, of which {allowed} are replaced"]
     return [f"attempt {min(counted + (not failed), allowed + 1)} of {allowed + 1}"]
 
 
 def _way(pod: Pod) -> str | None:
-    """In which way the pod ended, in a few words; None: it runs or has succeeded."""
+    """How the pod ended, in a few words; None: it runs or has succeeded."""
     if (reason := disruption(pod)) is not None:
         return _DISRUPTIONS.get(reason, f"taken away ({reason})")
     end, reason = end_of(pod), pod["status"].get("reason")  # such as Evicted
@@ -84,7 +87,7 @@ def _way(pod: Pod) -> str | None:
 
 
 def _signal(code: int) -> str | None:
-    """The name of the signal that an exit code of a container means."""
+    """The name of the signal of a container's exit code."""
     try:
         return signal.Signals(code - 128).name
     except ValueError:
@@ -92,7 +95,7 @@ def _signal(code: int) -> str | None:
 
 
 def _cause(pod: Pod) -> str | None:
-    """Why the system ended or could not start it, in its words, and what helps; None where it does not tell."""
+    """Why the system ended the pod or could not start it, and the remedy; None where it gives no reason."""
     if message := pod["status"].get("message"):
         said = short(str(message)).rstrip(". ")
         for pattern, remedy in _REMEDIES:

@@ -1,4 +1,4 @@
-"""The logs of a job's pods to stdout, once or until the job has ended. One kubectl a pod reads, this passes on."""
+"""The logs of a job's pods to stdout, once or until the job has ended, read by one kubectl per pod."""
 
 from __future__ import annotations
 
@@ -22,19 +22,26 @@ from jobs.schedulers.kubernetes.pods import INDEX, Pod, failed_before, over, pod
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError, printable
 
-# Between two looks at the job, and before a log that broke off is asked for again.
+# Between two requests for the state of the job, and before a log that was interrupted is requested again.
 _LOOK_AGAIN_S = 3.0
-# Errors that stay: whoever follows learns of them at once. Others pass, such as a server that restarts.
+# Errors that another try does not change, so that following ends. Others pass, such as a server that restarts.
 _LASTING = ("(Forbidden)", "(Unauthorized)", "does not exist", "not here")
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d) ?")
 
 
 def print_logs(submission: Submission, follow: bool) -> None:
-    """The logs of all pods of the job to stdout, in their order; those of pods that run together, line by line.
+    """Print the logs of all pods of the job to stdout, oldest first; those of pods that run together line by line.
 
-    With `follow`, go on with the pods that take their place until the job has ended; what is waited for is told on
-    stderr. A log that cannot be read is a warning there. Raises VizSageError where none could be read, BrokenPipeError
-    where nobody reads stdout.
+    A log that cannot be read is a warning on stderr.
+
+    Args:
+        submission: the job.
+        follow: go on, also with pods that replace others, until the job has ended. Reasons for waiting are printed to
+            stderr.
+
+    Raises:
+        VizSageError: no log could be read.
+        BrokenPipeError: nobody reads stdout.
     """
     logs: dict[str, _Log] = {}
     try:
@@ -61,7 +68,7 @@ def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
     while True:
         next_look = time.monotonic() + _LOOK_AGAIN_S
         try:
-            ended = has_ended(submission)  # before its pods: those that are there then are all
+            ended = has_ended(submission)  # asked before its pods: if it has ended, these are all of them
             pods = pods_of(submission)
         except VizSageError as error:
             if not logs and any(word in str(error) for word in _LASTING):
@@ -83,14 +90,14 @@ def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
 
 
 def _tell_of_waiting(submission: Submission, told: str) -> str:
-    """Say what a pending job waits for, unless that was `told` last; what is told now."""
+    """Print what a pending job waits for, unless that is `told`, printed before. Returns the new value of `told`."""
     try:
         state = ask(submission)
-    except VizSageError:  # the next look at the job warns of it
+    except VizSageError:  # the next request for the job warns of it
         return told
     if state is None or state.state != "pending":
         return ""
-    reason = re.sub(r" \d+ \w+ ago", "", state.detail)  # the same event, a look later
+    reason = re.sub(r" \d+ \w+ ago", "", state.detail)  # the age of the same event changes
     if reason != told:
         sys.stderr.write(f"jobs: job {submission.job_id} is pending: {printable(state.detail)}\n")
         sys.stderr.flush()
@@ -98,7 +105,7 @@ def _tell_of_waiting(submission: Submission, told: str) -> str:
 
 
 def _log_of(submission: Submission, pod: Pod, logs: dict[str, _Log]) -> _Log | None:
-    """The log of a pod that has one: that of the training, or of what had to come before it and failed."""
+    """The log of a pod: of its main container, or of an init container that failed; None where neither has one."""
     uid = pod["metadata"]["uid"]
     container = CONTAINER if started(pod, CONTAINER) else failed_before(pod)
     if uid not in logs and container:
@@ -107,14 +114,14 @@ def _log_of(submission: Submission, pod: Pod, logs: dict[str, _Log]) -> _Log | N
 
 
 def _read(log: _Log, is_over: bool, job_ended: bool) -> None:
-    """See to it that a log is being read, until that was begun after its end and went well."""
+    """Start reading a log, again if needed, until it was read once completely after its container had ended."""
     if is_over and log.follows:
         log.stop()  # some streams do not end with their pod
     if log.is_last and log.failed:
-        log.complete = True  # nothing comes after it that were worth the wait
+        log.complete = True  # the job has ended and another try would fail too
     if log.is_open or log.complete:
         return
-    in_order = is_over and not log.failed  # an earlier attempt is told to its end before the next one
+    in_order = is_over and not log.failed  # an earlier attempt is printed completely before the next one
     log.is_last = job_ended
     log.open(follow=not is_over)
     if in_order:
@@ -122,13 +129,13 @@ def _read(log: _Log, is_over: bool, job_ended: bool) -> None:
 
 
 def _pass_on(logs: Sequence[_Log], until: float | None = None) -> None:
-    """Print what comes until that time; without one, until the logs have ended. Raises BrokenPipeError."""
+    """Print new lines until that time; without one, until the logs have ended. Raises BrokenPipeError."""
     poll = select.poll()
     by_number = {log.fileno(): log for log in logs}
     for number in by_number:
         poll.register(number, select.POLLIN)
     with contextlib.suppress(OSError):  # no file
-        poll.register(sys.stdout.fileno(), 0)  # errors only: `| head` has ended, though nothing comes to be written
+        poll.register(sys.stdout.fileno(), 0)  # errors only: a closed pipe (`| head`) while nothing is printed
     while by_number or until is not None:
         left_s = None if until is None else max(0.0, until - time.monotonic())
         ready = poll.poll(None if left_s is None else left_s * 1000)
@@ -144,23 +151,23 @@ def _pass_on(logs: Sequence[_Log], until: float | None = None) -> None:
 
 
 class _Log:
-    """The log of one container, read by one kubectl at a time. What was printed is not printed again."""
+    """The log of one container, read by one kubectl at a time. No line is printed again."""
 
     def __init__(self, kubectl: Sequence[str], pod: Pod, container: str) -> None:
         self.name: str = pod["metadata"]["name"]
         self.container = container
         self.was_read = self.complete = False
-        # Of the newest try: it brought nothing; it waits for what comes; it was begun when the job had ended.
+        # Of the newest try: it printed nothing and failed; it follows; it began after the job had ended.
         self.failed = self.follows = self.is_last = False
         self._command = [*kubectl, "logs", self.name, "--container", container, "--timestamps"]
-        # Those of several nodes are mixed.
+        # Lines of several nodes are mixed, so each names its pod.
         indexed = INDEX in pod["metadata"].get("labels", {})
         self._prefix = f"[pod/{self.name}/{container}] ".encode() if indexed else b""
         self._process: subprocess.Popen[bytes] | None = None
         self._came = self._has_title = False
         self._pending = b""
         self._told = ""
-        # The lines of the newest second. --since-time goes by seconds, so these come again.
+        # The lines of the newest second. --since-time has a resolution of seconds, so they are read again.
         self._second: datetime.datetime | None = None
         self._printed: Counter[bytes] = Counter()
         self._again: Counter[bytes] = Counter()
@@ -175,7 +182,7 @@ class _Log:
         return self._process.stdout.fileno()
 
     def open(self, follow: bool) -> None:
-        """Start kubectl, at the second of the last line that was printed."""
+        """Start kubectl at the second of the last printed line."""
         since = [] if self._second is None else [f"--since-time={self._second.isoformat()}"]
         command = [*self._command, *since, *(["--follow"] if follow else [])]
         self._again = self._printed.copy()
@@ -184,11 +191,11 @@ class _Log:
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0
         )
-        if follow:  # a title also where it is quiet for long
+        if follow:  # the title at once, even if no line follows soon
             self._write([])
 
     def pass_on(self) -> None:
-        """Print what has come; at its end, note how it went."""
+        """Print what kubectl has written; at the end, note whether it failed."""
         assert self._process is not None
         content = os.read(self.fileno(), 1 << 16)
         if content:
@@ -200,7 +207,7 @@ class _Log:
         self._errors.seek(0)
         errors = " ".join(self._errors.read().decode("utf-8", "replace").split())
         self.stop()
-        if self._pending and not (code and self.follows):  # else it comes again, as a whole
+        if self._pending and not (code and self.follows):  # otherwise the whole line is read again
             self._print([self._pending])
         self.was_read = self.was_read or code == 0
         self.failed = code != 0 and not self._came
@@ -208,16 +215,16 @@ class _Log:
             self._told = ""
             self.complete = not self.follows
             self._write([])
-        elif "(NotFound)" in errors and self.was_read:  # removed, as a cancelled job's pods are
+        elif "(NotFound)" in errors and self.was_read:  # deleted, as the pods of a cancelled job are
             self.complete = True
-        elif self.failed or not self.follows:  # a stream that breaks off is an everyday thing
+        elif self.failed or not self.follows:  # an interrupted stream is normal
             problem = errors or f"kubectl logs ended with exit code {code}"
             if problem != self._told:
                 self._told = problem
                 _warn(f"the log of pod {self.name} cannot be read: {problem}")
 
     def stop(self) -> None:
-        """End its kubectl, where there is one."""
+        """End its kubectl, if one is running."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -227,10 +234,10 @@ class _Log:
             self._process = None
 
     def _print(self, lines: Sequence[bytes]) -> None:
-        """Print lines without their time, those that were not printed before."""
+        """Print lines without their time stamps, except those that were printed before."""
         new = []
         for line in lines:
-            stamp = _STAMP.match(line)  # the kubelet's own words have none
+            stamp = _STAMP.match(line)  # messages of the kubelet have none
             if stamp:
                 if self._again[line]:
                     self._again[line] -= 1
@@ -246,7 +253,7 @@ class _Log:
         self._write(new)
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        """To stdout at once: into a file as the bytes that they are, on a terminal without what would control it."""
+        """Write to stdout without buffering: unchanged into a file, without control characters to a terminal."""
         title = [] if self._has_title else [f"=== pod {self.name}\n".encode()]
         self._has_title = True
         content = b"".join([*title, *(self._prefix + line + b"\n" for line in lines)])

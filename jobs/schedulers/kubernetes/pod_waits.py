@@ -1,4 +1,4 @@
-"""Why a job has no pod, or none that runs: its queue, quotas and policies, the scheduler, images, volumes."""
+"""Why a job has no running pod: its queue, quotas and policies, the scheduler, images, volumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.submissions import Submission
 from vizsage.errors import VizSageError
 
 _WORKLOAD = "workloads.kueue.x-k8s.io"
-# Words that are told of a waiting job, and what to do about them.
+# Reasons why a job waits, and the remedy for each.
 _REMEDIES = (
     (
         r"LocalQueue \S+ doesn't exist",
@@ -31,7 +31,7 @@ _REMEDIES = (
 
 
 def of_queue(submission: Submission, job: dict[str, Any]) -> str:
-    """Why a suspended job is not admitted, as Kueue says."""
+    """Why Kueue does not admit a suspended job."""
     try:
         found = get(submission, _WORKLOAD, "-l", f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}") or {"items": []}
     except VizSageError:  # no Kueue, or no right to ask it
@@ -59,7 +59,7 @@ def of_pods(submission: Submission, pods: Sequence[Pod]) -> list[str]:
         return [*reasons]
     for pod in silent[:ASKED_PODS]:
         chosen = f"involvedObject.kind=Pod,involvedObject.name={pod['metadata']['name']},type=Warning"
-        # It was said before the pod got its node.
+        # FailedScheduling is from the time before the pod got its node.
         events = [event for event in _events(submission, chosen) if event.get("reason") != "FailedScheduling"]
         if events:
             return [*reasons, _event(events[-1])]
@@ -67,7 +67,7 @@ def of_pods(submission: Submission, pods: Sequence[Pod]) -> list[str]:
 
 
 def of_creation(submission: Submission, job: dict[str, Any], pods: Sequence[Pod]) -> list[str]:
-    """Why there is no pod after those: a quota, a policy of the namespace. A JobSet's pods are made by its own Jobs."""
+    """Why no pod was created after `pods`: a quota or a policy. The pods of a JobSet are created by its Jobs."""
     name, kind = submission.job_id, job["kind"]
     if kind == "Job":
         chosen = f"reason=FailedCreate,involvedObject.kind=Job,involvedObject.name={name}"
@@ -83,12 +83,12 @@ def of_creation(submission: Submission, job: dict[str, Any], pods: Sequence[Pod]
             events += [event for event in of_jobs if event["involvedObject"]["name"] in children]
             events.sort(key=_time)
     newest_pod = max((str(pod["metadata"].get("creationTimestamp", "")) for pod in pods), default="")
-    events = [event for event in events if _time(event) >= newest_pod]  # else a later try went well
+    events = [event for event in events if _time(event) >= newest_pod]  # older ones are solved: a pod was created since
     return [_with_remedy(_event(event)) for event in events[-1:]]
 
 
 def _conditions(workload: dict[str, Any]) -> str:
-    """What the conditions of a Workload tell of its waiting; empty where they do not."""
+    """Why a Workload waits, by its conditions; empty where they do not tell."""
     said = {one["type"]: one for one in workload.get("status", {}).get("conditions", ())}
 
     def message(condition: str, status: str) -> str:
@@ -108,7 +108,7 @@ def _conditions(workload: dict[str, Any]) -> str:
 
 
 def _waits_for(pod: Pod) -> str | None:
-    """What its status tells: what the scheduler misses, what a container waits for, what comes first."""
+    """Why a pod waits, by its status: an unmet request, a waiting container, an init container; else None."""
     if "deletionTimestamp" in pod["metadata"]:
         return f"pod {pod['metadata']['name']} ends first"
     for one in containers(pod):
@@ -129,7 +129,7 @@ def _with_remedy(said: str) -> str:
 
 
 def _events(submission: Submission, chosen: str) -> list[dict[str, Any]]:
-    """The events that the field selector chooses, newest last; none where they cannot be listed."""
+    """The events of the field selector, newest last; empty where they cannot be listed."""
     try:
         found = get(submission, "events", "--field-selector", chosen) or {"items": []}
     except VizSageError:
@@ -138,7 +138,7 @@ def _events(submission: Submission, chosen: str) -> list[dict[str, Any]]:
 
 
 def _event(event: dict[str, Any]) -> str:
-    """`FailedCreate 3 minutes ago: what it says`: an old one need not hold any more."""
+    """`FailedCreate 3 minutes ago: message`. The age is there because an old reason may not hold any more."""
     return f"{event.get('reason', 'Warning')}{_age(_time(event))}: {short(event.get('message', ''))}"
 
 
@@ -146,7 +146,7 @@ def _age(time: str) -> str:
     try:
         seen = datetime.datetime.fromisoformat(time.replace("Z", "+00:00"))
         age_s = int((datetime.datetime.now(datetime.timezone.utc) - seen).total_seconds())
-    except (ValueError, TypeError):  # without a time, or one without a zone
+    except (ValueError, TypeError):  # no time, or one without a zone
         return ""
     for unit, unit_s in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if age_s >= 2 * unit_s:
@@ -155,6 +155,6 @@ def _age(time: str) -> str:
 
 
 def _time(event: dict[str, Any]) -> str:
-    """When it was seen last: who reports it sets one or the other. Texts in UTC, which can be compared."""
+    """When it was seen last. Reporters set different fields. All are texts in UTC, which can be compared."""
     last = (event.get("series") or {}).get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
     return str(last or event["metadata"].get("creationTimestamp") or "")

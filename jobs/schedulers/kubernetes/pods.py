@@ -1,4 +1,4 @@
-"""The pods of a job: listing them, what their statuses say of their containers, and what their logs tell."""
+"""The pods of a job: listing them, the statuses of their containers, and what their logs tell."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vizsage.errors import VizSageError
 Pod = dict[str, Any]
 
 INDEX = "batch.kubernetes.io/job-completion-index"
-# Pods of one job mostly tell the same, and each question takes a moment.
+# At most as many pods are asked: those of one job mostly tell the same, and each request takes time.
 ASKED_PODS = 3
 
 
 def pods_of(submission: Submission) -> list[Pod]:
-    """The pods of the job that are still there, oldest first. Raises VizSageError where they cannot be listed."""
+    """The pods of the job that still exist, oldest first. Raises VizSageError where they cannot be listed."""
     found = get(submission, "pods", "-l", f"{LABEL}={submission.job_id}") or {"items": []}
     pods: list[Pod] = found["items"]
     return sorted(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
@@ -33,19 +33,19 @@ def containers(pod: Pod) -> Iterator[dict[str, Any]]:
 
 
 def started(pod: Pod, container: str) -> bool:
-    """Whether the container runs or has ended: before that it has no log."""
+    """Whether the container runs or has ended. Before that it has no log."""
     states = [one.get("state", {}) for one in containers(pod) if one["name"] == container]
     return any("running" in state or "terminated" in state for state in states)
 
 
 def over(pod: Pod, container: str) -> bool:
-    """Whether the container writes no more. Containers are never started again, other pods take their place."""
+    """Whether the container has ended for good. Containers are not restarted; other pods replace the pod."""
     states = [one.get("state", {}) for one in containers(pod) if one["name"] == container]
     return pod["status"].get("phase") in ("Succeeded", "Failed") or any("terminated" in state for state in states)
 
 
 def failed_before(pod: Pod) -> str | None:
-    """The init container for whose failure the pod cannot begin."""
+    """The name of the init container whose failure keeps the pod from starting; None where none failed."""
     for one in pod["status"].get("initContainerStatuses", ()):
         if one.get("state", {}).get("terminated", {}).get("exitCode"):
             return str(one["name"])
@@ -53,7 +53,7 @@ def failed_before(pod: Pod) -> str | None:
 
 
 def end_of(pod: Pod) -> dict[str, Any] | None:
-    """How its first container that failed, or else the training, has ended, with the container's name."""
+    """How its first failed container, or else its first ended one, ended, with the container's name."""
     ends = [
         {"container": one["name"], **one["state"]["terminated"]}
         for one in containers(pod)
@@ -64,7 +64,7 @@ def end_of(pod: Pod) -> dict[str, Any] | None:
 
 
 def disruption(pod: Pod) -> str | None:
-    """The reason for which the cluster took the pod away, PreemptionByScheduler for example; None: it did not."""
+    """Why the cluster removed the pod, for example PreemptionByScheduler; None: it did not."""
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             return str(condition.get("reason", ""))
@@ -72,10 +72,10 @@ def disruption(pod: Pod) -> str | None:
 
 
 def last_words(pods: list[Pod]) -> str:
-    """The end of the log of the pod whose failure is the cause, as its status keeps it. Empty where there is none.
+    """The end of the log of the pod whose failure is the cause, from its status. Empty where there is none.
 
-    That is one with an exit code that names a cause, or else the first that failed of the newest attempt: the others
-    lost it as a peer. One that was interrupted or taken away did not fail.
+    It is the newest pod with an exit code that names a cause, or else the first pod that failed in the newest attempt:
+    the others failed because they lost it as a peer. Pods that were interrupted or removed did not fail.
     """
     ends = [(pod, end) for pod in pods if (end := end_of(pod)) and end["exitCode"]]
     failed = [end for pod, end in ends if disruption(pod) is None and end["exitCode"] != EXIT_INTERRUPTED]
@@ -84,20 +84,20 @@ def last_words(pods: list[Pod]) -> str:
     failed.sort(key=_finished)
     if telling := [end for end in failed if end["exitCode"] in EXITS_WITH_CAUSE]:
         return str(telling[-1].get("message", ""))
-    # What failed while the newest one ran is of the same attempt; times are in UTC, so their texts can be compared.
+    # Pods that failed while the newest one ran are of the same attempt. Times are texts in UTC, which can be compared.
     began = failed[-1].get("startedAt") or ""
     cause = next(end for end in failed if end is failed[-1] or _finished(end) >= began)
     return str(cause.get("message", ""))
 
 
 def step(submission: Submission) -> int | None:
-    """The last optimizer step in the log of the newest first node; None where none was logged or no log is left."""
+    """The last optimizer step in the log of the newest pod of the first node; None where no log has one."""
     try:
         pods = pods_of(submission)
     except VizSageError:
         return None
     began = [pod for pod in pods if started(pod, CONTAINER) and pod["metadata"]["labels"].get(INDEX, "0") == "0"]
-    for pod in began[: -ASKED_PODS - 1 : -1]:  # a pod that has just begun, or evaluates, logs no step
+    for pod in began[: -ASKED_PODS - 1 : -1]:  # a pod that has just started, or that evaluates, logs no step
         name = pod["metadata"]["name"]
         done = run([*kubectl_for(submission), "logs", name, "--container", CONTAINER, "--tail=500"])
         if found := re.findall(r"\bstep (\d+)/\d+: ", done.stdout):

@@ -1,4 +1,4 @@
-"""What a pod of a run asks for: as many GPUs as are wanted, and cores, memory and shared memory along with them."""
+"""What a pod of a run requests: GPUs, and cores, memory and shared memory in proportion to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vizsage.errors import ConfigError
 
 _GPU = re.compile(r"/gpu(\.shared)?$|^gpu\.|/mig-")
 _QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(m|k|[KMGTPE]i?)?")
-# The unit below, and how much of it makes one.
+# The next smaller unit, and how many of it are one.
 _SMALLER = {
     "": ("m", 1000),
     "k": ("", 1000),
@@ -32,12 +32,23 @@ _SMALLER = {
 def set_gpus(
     pod: dict[str, Any], container: dict[str, Any], gpus: int | None, *, one: bool, on_cpu: bool
 ) -> int | None:
-    """Give a container `gpus` GPUs, None: as many as it has; at most `one`; none where it runs `on_cpu` unless asked.
+    """Set the number of GPUs of a container.
 
-    What the pod has of cores, memory and /dev/shm is for the GPUs that it has, and is changed in proportion: whoever
-    sets other values in an overlay sets them for its number of GPUs. Amounts become texts, as the server keeps them.
-    Returns the cores for each process where that number is a new one. Raises ConfigError where it is not clear what
-    a GPU is here.
+    Cores, memory and /dev/shm in the overlay are meant for its number of GPUs, and are changed in proportion.
+    Quantities become texts, as the server stores them.
+
+    Args:
+        pod: the spec that contains the container; changed.
+        container: changed.
+        gpus: the number; None: as in the overlay.
+        one: at most one GPU.
+        on_cpu: no GPU unless `gpus` says so.
+
+    Returns:
+        The cores per process, if the number of GPUs has changed.
+
+    Raises:
+        ConfigError: it is not clear which resource is a GPU.
     """
     resources = container.setdefault("resources", {})
     parts = [resources[part] for part in ("requests", "limits") if resources.get(part)]
@@ -64,7 +75,7 @@ def set_gpus(
 
 
 def _check(resources: dict[str, Any], parts: list[dict[str, Any]], kinds: list[str]) -> None:
-    """Raise ConfigError where a number of GPUs cannot be set."""
+    """Raise ConfigError where the number of GPUs cannot be set."""
     if len(kinds) > 1:
         raise ConfigError(
             f"--gpus-per-node: the container asks for {' and '.join(kinds)}; keep one of them in the overlay (a patch "
@@ -85,7 +96,7 @@ def _check(resources: dict[str, Any], parts: list[dict[str, Any]], kinds: list[s
 
 
 def _grow(pod: dict[str, Any], container: dict[str, Any], factor: Fraction) -> None:
-    """Change cores, memory and shared memory by a factor."""
+    """Multiply cores, memory and shared memory by a factor."""
     for part in ("requests", "limits"):
         for key in ("cpu", "memory"):
             given = container["resources"].get(part, {})
@@ -101,7 +112,7 @@ def _grow(pod: dict[str, Any], container: dict[str, Any], factor: Fraction) -> N
 
 
 def _times(what: str, quantity: Any, factor: Fraction) -> str:
-    """A quantity of Kubernetes times a factor, in its own unit or the next smaller one. Raises ConfigError."""
+    """A quantity of Kubernetes times a factor, in its unit or a smaller one. Raises ConfigError."""
     found = _QUANTITY.fullmatch(str(quantity))
     if not found:
         raise ConfigError(f"{what}: expected an amount such as 8, 500m or 32Gi, found {quantity!r}")
@@ -109,6 +120,6 @@ def _times(what: str, quantity: Any, factor: Fraction) -> str:
     while amount.denominator > 1 and unit != "m":
         smaller, parts = _SMALLER[unit]
         if smaller == "m" and not what.endswith("cpu"):
-            break  # nobody has a thousandth of a byte
+            break  # there is no thousandth of a byte
         unit, amount = smaller, amount * parts
     return f"{math.ceil(amount)}{unit}"

@@ -1,4 +1,4 @@
-"""What a job asks of a cluster: partition, GPUs, memory, time, container. One YAML file a cluster."""
+"""What a job requests of a cluster: partition, GPUs, memory, time, container. One YAML file per cluster."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SHIPPED = Path(__file__).parent / "clusters"  # those of the package; in the rep
 DEFAULT = "default"
 
 _KEEP_OUT = (
-    "looks like a secret, which would stand in the script: export it in your shell, from where it is passed through, "
+    "looks like a secret, which would be written into the script: export it in your shell, which passes it on, "
     "or read it from a file, NAME=$(cat FILE), or, if it is none, add not_secrets"
 )
 
 
 class Profile(BaseModel):
-    """What a job asks of one cluster, validated. A request that is None is left to the cluster's own default."""
+    """What a job requests of one cluster. For a request that is None, the cluster's own default holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, title="Cluster profile")
 
@@ -52,10 +52,10 @@ class Profile(BaseModel):
 
     # how much
     nodes: PositiveInt = Field(1, description="Nodes of a training; an evaluation takes one.")
-    gpus_per_node: Count = Field(1, description="GPUs on each node, one process a GPU; 0: none.")
-    gres: Word | None = Field(None, description="Asked for instead of gpus_per_node, for example gpu:a100:4.")
+    gpus_per_node: Count = Field(1, description="GPUs on each node, one process per GPU; 0: none.")
+    gres: Word | None = Field(None, description="Requested instead of gpus_per_node, for example gpu:a100:4.")
     cpus_per_task: PositiveInt = Field(
-        8, description="CPU cores on each node; changed in proportion where other GPUs are asked for."
+        8, description="CPU cores on each node; changed in proportion where another number of GPUs is requested."
     )
     mem: Memory | None = Field(
         None,
@@ -68,9 +68,9 @@ class Profile(BaseModel):
 
     # interruption
     signal_delay_s: PositiveInt = Field(
-        600, le=65535, description="Seconds before the time limit at which the run saves, ends and is queued again."
+        600, le=65535, description="Seconds before the time limit at which the run saves, ends and is requeued."
     )
-    max_retries: Count = Field(3, description="Times that a job is queued again after an unknown failure.")
+    max_retries: Count = Field(3, description="How often a job is requeued after an unknown failure.")
 
     # what the command finds; setup, environment and srun_options are not shown in messages (repr=False), because
     # a secret in them, which is against all advice, would be copied into a log
@@ -88,7 +88,7 @@ class Profile(BaseModel):
     srun_options: Lines = Field((), repr=False, description="More options of srun, one word each.")
     not_secrets: tuple[str, ...] = Field(
         (),
-        description="What looks like a secret in setup or environment and is none, by the name that the message gives.",
+        description="Names from messages about secrets in setup or environment that are no secrets.",
     )
     python: Program | None = Field(
         None, description="Python that runs the job; null: the one that submits, python3 in a container."
@@ -100,7 +100,7 @@ class Profile(BaseModel):
         problems = []
         if self.time_limit_s is not None and self.signal_delay_s >= self.time_limit_s:
             problems.append(
-                f"signal_delay_s: {self.signal_delay_s} seconds before the end must lie within time: {self.time}"
+                f"signal_delay_s: {self.signal_delay_s} seconds before the end must be less than time: {self.time}"
             )
         if self.mounts and self.container_kind == "none":
             problems.append("mounts: only a container has mounts, and container is none")
@@ -110,10 +110,7 @@ class Profile(BaseModel):
         return self
 
     def _secrets(self) -> list[str]:
-        from jobs.schedulers.secret_check import (
-            in_lines,
-            in_variables,
-        )  # it loads detect-secrets when there is something to search
+        from jobs.schedulers.secret_check import in_lines, in_variables
 
         found = {f"environment: {name}": name for name in in_variables(self.environment, self.not_secrets)}
         for key, lines in (("setup", self.setup), ("srun_options", self.srun_options)):
@@ -133,22 +130,27 @@ class Profile(BaseModel):
 
     @property
     def container_image(self) -> str | None:
-        """The file behind the kind, as srun or apptainer takes it."""
+        """The file of the image, as srun or apptainer takes it; None without a container."""
         kind, _, image = self.container.partition(" ")
-        # pyxis looks for a name without a folder in a registry.
+        # pyxis would look for a name without a folder in a registry of images.
         return f"./{image}" if kind == "pyxis" and re.match(r"(?![./]).*\.sqsh$", image) else image or None
 
 
 def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
-    """The profile NAME of config/clusters/, or the one in a YAML file given by its path, with `changes` laid over it.
+    """A profile, with the values of `changes` instead of its own.
 
-    A NAME that is not there may be a profile of the package.
+    A NAME without a file in the project may be a profile of the package.
 
-    None means config/clusters/default.yaml, and the defaults of Profile where there is no such file. Raises
-    ConfigError with every problem, a clause each, in one line.
+    Args:
+        name: NAME of config/clusters/NAME.yaml, or the path of a YAML file. None: config/clusters/default.yaml, or
+            the defaults of Profile where there is no such file.
+        changes: values by key.
+
+    Raises:
+        ConfigError: with every problem, one clause each, in one line.
     """
     path = _path(name)
-    # As texts: 24:00:00 without quotes would be a number, and a variable's `yes` a switch.
+    # As texts: without quotes, 24:00:00 would be a number, and the value `yes` of a variable would be true.
     settings = read_yaml(path, as_text=True) if path else {}
     return build(Profile, settings | changes, source=str(path or "profile"))
 

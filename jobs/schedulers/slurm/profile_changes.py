@@ -1,4 +1,4 @@
-"""A profile with what options, settings and the environment say of one job laid over it."""
+"""A profile changed for one job: by options, settings and the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.schedulers.slurm.profile import Profile, load_profile
 from jobs.terminal import warn
 from vizsage.config import build
 
-# Key of a profile: the variables of sbatch that say the same.
+# Key of a profile: the variables of sbatch with the same meaning.
 _DEFAULTS = {
     "clusters": ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"),
     "partition": ("SBATCH_PARTITION",),
@@ -23,12 +23,12 @@ _DEFAULTS = {
 
 
 def with_gpus(profile: Profile, gpus: int, *, of_a_kind: bool = False) -> Profile:
-    """`profile` with `gpus` GPUs on each node; cores and memory, which are for the GPUs that it has, in proportion.
+    """`profile` with `gpus` GPUs on each node, and cores and memory changed in proportion.
 
     Args:
-        profile: one without GPUs keeps its cores and memory.
-        gpus: 0 keeps cores and memory too, because the work is done there.
-        of_a_kind: of the kind that gres names, where it names one; else of any.
+        profile: if it has no GPUs, cores and memory are not changed.
+        gpus: with 0, cores and memory are not changed either, because the CPUs do the work.
+        of_a_kind: request the kind of GPU that gres names, if it names one, instead of any.
     """
     kinds = (profile.gres or "").split(",")
     counted = [name for name in kinds if name.partition(":")[0] == "gpu"]
@@ -46,16 +46,19 @@ def with_gpus(profile: Profile, gpus: int, *, of_a_kind: bool = False) -> Profil
 
 
 def _counts(gres: str) -> tuple[str, int]:
-    """gpu:a100:4 as ("gpu:a100", 4); without a number it is one."""
+    """gpu:a100:4 as ("gpu:a100", 4); the number is 1 where there is none."""
     kind, _, number = gres.rpartition(":")
     return (kind, int(number)) if number.isdecimal() else (gres, 1)
 
 
 def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, list[str]]:
-    """`profile` with what it leaves open and a variable of sbatch in `environment` says, and a line on each of these.
+    """`profile` with the values of sbatch's variables for keys that are None in it; a remark on each variable.
 
-    Only what names a place is taken: a count or a time of the environment would contradict the profile and the options
-    unseen. Raises ConfigError for a value that no profile may have.
+    Only keys that name a place are taken from the environment. A count or a time in it would contradict the profile and
+    the options without anybody noticing.
+
+    Raises:
+        ConfigError: a value is not valid in a profile.
     """
     taken = {
         key: (name, environment[name])
@@ -65,7 +68,7 @@ def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, lis
     }
     open_keys = {key: (name, value) for key, (name, value) in taken.items() if getattr(profile, key) is None}
     lines = [f"{key}: {value}, from {name} in the environment" for key, (name, value) in open_keys.items()]
-    known = {name for name, _ in taken.values()} | {"SBATCH_EXPORT"}  # a surrounding job has it
+    known = {name for name, _ in taken.values()} | {"SBATCH_EXPORT"}  # set inside every job
     options = {name for name in environment if name.startswith("SBATCH_")} | {"SLURM_CLUSTERS"} & environment.keys()
     if ignored := sorted(name for name in options - known if environment[name]):
         lines.append(f"{', '.join(ignored)} in the environment: not passed on to sbatch; profile and options decide")
@@ -78,14 +81,14 @@ def fill(profile: Profile, environment: Mapping[str, str]) -> tuple[Profile, lis
 
 
 def profile_of(options: JobOptions, *, on_cpu: bool) -> Profile:
-    """The profile that the options name, as one training needs it; what the environment adds is told as a warning.
+    """The profile that the options name, changed for one training. Warns of what the environment changes.
 
     Args:
         options: the command line.
         on_cpu: whether the settings ask for no GPU.
 
     Raises:
-        ConfigError: there is no such profile, or a value that it may not have.
+        ConfigError: there is no such profile, or a value is not valid.
     """
     given = {"nodes": options.nodes, "time": options.time}
     changes = {key: value for key, value in given.items() if value is not None}

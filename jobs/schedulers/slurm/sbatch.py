@@ -1,4 +1,4 @@
-"""SLURM: sending jobs through submitit."""
+"""Sending jobs to SLURM through submitit."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ from vizsage.errors import ConfigError, VizSageError, one_line
 def submit(
     works: Sequence[Work], profile: Profile, folder: Path, *, after: Submission | None = None
 ) -> list[Submission]:
-    """Send one job, or an array with one member for each of `works`. `folder` takes script and log.
+    """Send one job, or an array with one member per work.
 
-    One that is to run `after` another goes to the cluster which took that one: clusters do not know each other's jobs.
-    Raises ConfigError where SLURM is missing or refuses the job, of which nothing is left then.
+    Args:
+        works: what to run.
+        profile: the resources.
+        folder: where script and log are written.
+        after: the job whose success this one waits for. It is sent to the same cluster, because clusters do not know
+            each other's jobs.
+
+    Raises:
+        ConfigError: SLURM is missing or refuses the job; no file of it is left.
+        VizSageError: it is not known whether SLURM has the job.
     """
     if not (shutil.which("sbatch") and shutil.which("srun")):
         raise ConfigError("sbatch and srun are not here; submit from a login node of the cluster, or add --dry-run")
@@ -38,7 +46,7 @@ def submit(
             f"{len(works)} runs are more than a job array of this cluster may have: {most} (MaxArraySize); split the "
             "sweep"
         )
-    # submitit gives sbatch this process's environment, and sbatch gives it to the job.
+    # submitit passes this process's environment to sbatch, which would take them as options and pass them to the job.
     for name in filter(is_option, list(os.environ)):
         del os.environ[name]
     with _nothing_left_of_a_refusal(works, folder):
@@ -62,7 +70,7 @@ def submit(
 
 
 def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | None) -> tuple[str, str]:
-    """Write what the job reads and send it; its id and, where sbatch names one, its cluster.
+    """Write the files that the job reads and send it. Returns its id and, if sbatch names one, its cluster.
 
     Raises ConfigError where sbatch refuses it, VizSageError where its answer names no job.
     """
@@ -72,7 +80,7 @@ def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | No
     cluster = ""
 
     class ClusterExecutor(submitit.SlurmExecutor):
-        """Remembers the cluster, of which submitit does not tell."""
+        """Keeps the name of the cluster, which submitit drops."""
 
         @staticmethod
         def _get_job_id_from_submission_command(string: bytes | str) -> str:
@@ -90,10 +98,10 @@ def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | No
     if len(works) > 1:
         executor.parameters["map_count"] = len(works)
     try:
-        # Not `submit`: it would send a pickled function, which another Python or a container could not read.
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's errors, which are told below
+        # Not `submit`, which sends a pickled function: another Python, or one in a container, could not load it.
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what its exception says too
             return str(executor._submit_command(task_command(works, profile)).job_id), cluster
-    except FailedSubmissionError as error:  # nothing is taken back: the job may be on its way
+    except FailedSubmissionError as error:  # no file is deleted: the job may exist and need them
         raise VizSageError(f"sbatch was called, and its answer names no job, see squeue: {one_line(error)}") from None
     except FailedJobError as error:
         lines = [
@@ -108,7 +116,7 @@ def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | No
 
 @contextlib.contextmanager
 def _nothing_left_of_a_refusal(works: Sequence[Work], folder: Path) -> Iterator[None]:
-    """Take files and folders back that were not there before, where the job is refused."""
+    """If the job is refused, delete the files and folders that were created for it."""
     files = [work.settings_file for work in works if not work.settings_file.exists()]
     folders = {path for start in (folder, *(one.folder for one in works)) for path in (start, *start.parents)}
     made = [path for path in sorted(folders, reverse=True) if not path.exists()]
@@ -118,8 +126,8 @@ def _nothing_left_of_a_refusal(works: Sequence[Work], folder: Path) -> Iterator[
         for file in files:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 file.unlink()
-        for path in made:  # what lies below comes first
-            with contextlib.suppress(OSError):  # what somebody else has put there stays
+        for path in made:  # subfolders first
+            with contextlib.suppress(OSError):  # not empty: it has files of others
                 path.rmdir()
         raise
 

@@ -1,4 +1,4 @@
-"""The batch script of a SLURM job: a pure function of what is to be run and of the cluster's profile."""
+"""The batch script of a SLURM job: a pure function of the work and of the cluster's profile."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jobs.schedulers.slurm.profile import Profile
 from jobs.spec import Work
 from vizsage.errors import ConfigError
 
-# Runs on the first host of the allocation. The traps keep this shell alive through the signals that stop the training,
-# so that it can read the exit code; the tasks do not inherit them.
+# Runs on the first host of the allocation. Without the traps, the signals that stop the training would end this shell
+# too, before it reads the exit code. The tasks do not inherit the traps.
 PROLOGUE = """\
 trap : TERM USR2
 id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -29,11 +29,11 @@ export MASTER_ADDR MASTER_PORT=$((15000 + (SLURM_JOB_ID + 1009 * ${SLURM_RESTART
 export EXIT_CODES_DIR="$run_dir/jobs/$id.codes"
 rm -rf "$EXIT_CODES_DIR\""""
 
-# After the lines of the profile, which may have changed what the rest relies on.
+# After the lines of the profile, which may have changed these options and traps.
 AFTER_SETUP = "set +eu; set +o pipefail; trap : TERM USR2"
 
-# On the host, never inside a container: SLURM's commands are here. `run_dir`, `max_retries` and `id` are set above.
-# Only a RUNNING job requeues itself: a cancelled one would come back to life, and a preempted one is requeued already.
+# On the host, because a container has no SLURM commands. `run_dir`, `max_retries` and `id` are set above. Only a job
+# that is RUNNING requeues itself: a cancelled one would run again, and a preempted one is requeued already.
 EPILOGUE = """\
 code=$?
 for known in 2 3 4; do  # what one node found out outweighs how the others broke off
@@ -80,15 +80,18 @@ exit "$code\""""
 
 
 def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | None = None) -> dict[str, Any]:
-    """What submitit is told: the resources, the lines around the command, and how SLURM is to treat the job.
+    """The parameters for submitit: resources, lines around the command, and how SLURM is to treat the job.
 
-    `works`: one, or the members of a job array. `after`: the job whose success this one waits for.
+    Args:
+        works: one, or the members of a job array.
+        profile: the resources.
+        after: the id of the job whose success this one waits for.
     """
     first = works[0]
     gpus = {"gres": profile.gres} if profile.gres else {"gpus_per_node": profile.gpus_per_node or None}
     more: dict[str, Any] = {
-        "requeue": True,  # a lost node, too, sends the job back into the queue
-        "signal": f"USR2@{profile.signal_delay_s}",  # never USR1, which NCCL catches
+        "requeue": True,  # also when a node is lost
+        "signal": f"USR2@{profile.signal_delay_s}",  # not USR1, which NCCL catches
     }
     for key in ("clusters", "reservation"):
         if value := getattr(profile, key):
@@ -113,13 +116,13 @@ def sbatch_parameters(works: Sequence[Work], profile: Profile, *, after: str | N
         "srun_args": [*_srun_arguments(works, profile)],
         "additional_parameters": more,
     } | gpus
-    unset_in_submitit = ("wckey",)  # its default is a key of its own, which a cluster that tracks keys refuses
+    unset_in_submitit = ("wckey",)  # submitit sets one, which a cluster that tracks keys would refuse
     return {name: value for name, value in found.items() if value is not None or name in unset_in_submitit}
 
 
 def task_command(works: Sequence[Work], profile: Profile) -> str:
-    """What srun starts on every node: a shell that container or Python take the place of, so that signals arrive."""
-    # In pyxis the shell is inside the container already; NODE_RANK is worked out by it in either case.
+    """What srun starts on every node: a shell that becomes the container or Python (`exec`), so that signals arrive."""
+    # With pyxis the shell is inside the container.
     make_cache = 'mkdir -p "$VIZSAGE_LOCAL_CACHE" || exit; ' if profile.local_cache else ""
     shell = f'{make_cache}export NODE_RANK="$SLURM_NODEID"; exec "$@"'
     python = profile.python or (sys.executable if profile.container_kind == "none" else "python3")
@@ -134,7 +137,7 @@ def task_command(works: Sequence[Work], profile: Profile) -> str:
 
 
 def script_text(works: Sequence[Work], profile: Profile, folder: Path, *, after: str | None = None) -> str:
-    """The exact script that is sent. `folder` takes the log."""
+    """The script, exactly as it is sent. The log is written into `folder`."""
     parameters = sbatch_parameters(works, profile, after=after)
     if len(works) > 1:
         parameters["map_count"] = len(works)
@@ -154,12 +157,12 @@ def _setup(works: Sequence[Work], profile: Profile) -> list[str]:
         ]
     lines += [f"max_retries={profile.max_retries}", PROLOGUE]
     processes = _processes(profile)
-    # One that is exported where the job is sent from would decide unseen.
+    # Otherwise one that is exported in the submitting shell would be used, and nobody would notice.
     lines.append(f"export PROCESSES_PER_NODE={processes}" if processes else "unset PROCESSES_PER_NODE")
     if profile.local_cache:
         lines += [
             f'export VIZSAGE_LOCAL_CACHE="{profile.local_cache}"',
-            # Compiled kernels and memory-mapped tables; the base model's cache, HF_HOME, stays on shared storage.
+            # Compiled kernels and memory-mapped tables. The cache of base models, HF_HOME, is large and stays shared.
             'export TRITON_CACHE_DIR="$VIZSAGE_LOCAL_CACHE/triton" CUDA_CACHE_PATH="$VIZSAGE_LOCAL_CACHE/cuda"',
             'export TORCHINDUCTOR_CACHE_DIR="$VIZSAGE_LOCAL_CACHE/inductor" '
             'HF_DATASETS_CACHE="$VIZSAGE_LOCAL_CACHE/datasets" MPLCONFIGDIR="$VIZSAGE_LOCAL_CACHE/matplotlib"',
@@ -169,16 +172,16 @@ def _setup(works: Sequence[Work], profile: Profile) -> list[str]:
 
 
 def _processes(profile: Profile) -> int | None:
-    """One a GPU; with gres the count stands in a text of the cluster's own, and the node's GPUs are counted there."""
+    """One per GPU. None with gres, whose text only the cluster understands: the job counts the GPUs of its node."""
     return None if profile.gres else max(1, profile.gpus_per_node)
 
 
 def _srun_arguments(works: Sequence[Work], profile: Profile) -> list[str]:
     arguments = [
-        f"--cpus-per-task={profile.cpus_per_task}",  # since SLURM 22.05 a step no longer inherits it
+        f"--cpus-per-task={profile.cpus_per_task}",  # since SLURM 22.05 a step does not inherit it
         "--open-mode=append",
         "--export=ALL",
-        # A node that ends first must not have the others killed while they write; those that hang are not waited for.
+        # When one node ends, the others may still be writing: they get 600 seconds before they are killed.
         "--kill-on-bad-exit=0",
         "--wait=600",
     ]
@@ -192,7 +195,7 @@ def _srun_arguments(works: Sequence[Work], profile: Profile) -> list[str]:
 
 
 def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
-    """The profile's mounts, and at their own place what the settings name and no mount covers."""
+    """The profile's mounts, and those paths of the settings that are in none of them, at the same path."""
     first = works[0].config
     covered = [Path(mount.split(":")[1]) for mount in profile.mounts]
     mounts = list(profile.mounts)
@@ -208,7 +211,7 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
 
     add(Path.cwd(), "")
     for work in works:
-        # The names of a sweep's members have commas, which part mounts from each other: the folder above is taken.
+        # The names of a sweep's members have commas, which separate mounts: their parent folder is mounted.
         add(work.run_dir.parent if "," in work.run_dir.name else work.run_dir, "")
     if first.save_path is not None:
         add(first.save_path, "")

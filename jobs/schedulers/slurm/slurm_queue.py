@@ -1,4 +1,7 @@
-"""What SLURM tells of a job, and cancelling it. squeue comes first: the controller knows all that waits or runs."""
+"""The state of a SLURM job, and cancelling it.
+
+squeue is asked first, because the controller knows every job that waits or runs; then sacct, for jobs that have ended.
+"""
 
 from __future__ import annotations
 
@@ -36,26 +39,28 @@ _WORDS = {
     "PREEMPTED": "failed",
     "REVOKED": "failed",
 }
-# Every other variable with such a name is an option of a command, and sbatch obeys it before any #SBATCH line. Those of
-# a job that surrounds this process would be inherited as well.
+# Variables with these prefixes are options of SLURM's commands, which override #SBATCH lines, or describe the job that
+# this process runs in, which a new job would inherit.
 _PREFIXES = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
-_REACH = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where the cluster is, and who asks
-# Where clocks are farther apart, munge refuses every message between these hosts.
+_REACH = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # needed to reach the cluster
+# munge refuses all messages between hosts whose clocks differ by more.
 _SKEW = datetime.timedelta(minutes=5)
 
 
 def is_option(variable: str) -> bool:
-    """Whether SLURM's commands take an environment variable of that name as an option, or as the job they run in."""
+    """Whether SLURM's commands read the environment variable as an option, or as the job that they run in."""
     return variable.startswith(_PREFIXES) and variable not in _REACH
 
 
 def ask(job: Submission) -> tuple[str, str] | None:
-    """(state in this project's words, SLURM's own words), or None where SLURM does not know the job any more.
+    """The state, as `Told` has it, and SLURM's words for it; None where SLURM does not know the job any more.
 
-    Job ids are given out again, so that squeue must name the user and the folder of the script, and sacct, which is
-    asked for what has ended, a time of submission that is not earlier. A job that sacct calls running and squeue does
-    not know has ended: the database lags, or has lost its end. Raises VizSageError where squeue does not answer: that
-    is no word on the job.
+    SLURM reuses job ids. A job of squeue counts only if its user and the folder of its script are those of this job, a
+    job of sacct only if it was not submitted earlier. A job that is running for sacct and unknown to squeue has ended:
+    the database is late, or has lost the end.
+
+    Raises:
+        VizSageError: squeue does not answer, which tells nothing about the job.
     """
     lines, problem = _lines(["squeue", *_at(job.cluster), "-h", "-t", "all", "-j", job.job_id, "-o", "%T|%r|%U|%o"])
     if problem and "Invalid job id" not in problem:
@@ -81,7 +86,7 @@ def ask(job: Submission) -> tuple[str, str] | None:
 
 
 def cancel(job: Submission) -> None:
-    """SIGTERM to the job now, SIGKILL after the cluster's KillWait. Raises VizSageError where scancel fails."""
+    """Send SIGTERM to the job; SLURM sends SIGKILL after its KillWait. Raises VizSageError where scancel fails."""
     try:
         command = ["scancel", *_at(job.cluster), job.job_id]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=_environment())
@@ -92,7 +97,7 @@ def cancel(job: Submission) -> None:
 
 
 def largest_array(clusters: str | None) -> int | None:
-    """How many members a job array may have on each of `clusters`; None where SLURM does not tell."""
+    """How many members a job array may have on every one of `clusters`; None where SLURM does not tell."""
     found = []
     for cluster in (clusters or "").split(","):
         lines, _ = _lines(["scontrol", *_at(cluster), "show", "config"])
@@ -105,7 +110,7 @@ def _at(cluster: str) -> list[str]:
 
 
 def _is_same(job: Submission, user: str, script: str) -> bool:
-    """Whether user and script of squeue can be those of this job; where it tells none, nothing is against it."""
+    """Whether user and script, as squeue prints them, can be those of this job. Empty ones can."""
     folders = [os.path.realpath(Path(path).parent) for path in (script, job.script) if path.startswith("/")]
     # "(null)" is a job that was sent without a file.
     return user in ("", job.user or user) and (not script or (len(folders) == 2 and folders[0] == folders[1]))
@@ -114,12 +119,12 @@ def _is_same(job: Submission, user: str, script: str) -> bool:
 def _in_words(state: str, reason: str) -> tuple[str, str]:
     state = (state.split() or ["UNKNOWN"])[0].rstrip("+")  # "CANCELLED by 1000"
     word = _WORDS.get(state, state.lower())
-    # What a job that ended once waited for says nothing any more.
+    # For a job that does not wait any more, squeue still prints what it waited for.
     return word, reason if word == "pending" and reason not in ("", "None") else state
 
 
 def _lines(command: list[str]) -> tuple[list[str], str]:
-    """The lines that a command prints, and what went wrong. A command that is not here knows no job."""
+    """The lines that a command prints, and what went wrong. A command that is not installed prints none."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=_environment())
     except FileNotFoundError:
@@ -133,5 +138,5 @@ def _lines(command: list[str]) -> tuple[list[str], str]:
 
 
 def _environment() -> dict[str, str]:
-    """That of this process without options of SLURM; times are read and printed in UTC."""
+    """The environment of this process without options of SLURM, and with UTC for times in input and output."""
     return {name: value for name, value in os.environ.items() if not is_option(name)} | {"TZ": "UTC"}

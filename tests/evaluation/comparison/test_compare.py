@@ -363,8 +363,8 @@ def test_a_line_that_cannot_be_used_is_named(two: tuple[Path, Path], tmp_path: P
 
 
 def test_an_empty_file_and_damaged_results_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
-    assert "holds no predictions" in refusal(two[0], write(tmp_path / "empty.jsonl", []))
-    for content, told in (("{", "not JSON"), ("[]", "expected an object, found list")):
+    assert "contains no predictions" in refusal(two[0], write(tmp_path / "empty.jsonl", []))
+    for content, told in (("{", "cannot be read"), ("[]", "cannot be read: expected an object")):
         (two[1] / "evaluation_results/test/results.json").write_text(content)
         assert f"results.json: {told}" in refusal(*two)
 
@@ -425,7 +425,7 @@ def test_the_command(two: tuple[Path, Path], capsys: pytest.CaptureFixture[str])
     assert cli.main(["compare", *arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == compare(two)
     assert cli.main(["compare", *arguments, "--metric", "anls"]) == 0
-    assert "anls on 8 samples" in capsys.readouterr().out
+    assert "ANLS on 8 samples" in capsys.readouterr().out
     assert cli.main(["compare", arguments[0]]) == 2
     assert capsys.readouterr().err == "vizsage: error: compare: name at least two runs\n"
     write(two[1] / "evaluation_results/test/predictions.jsonl", answered("c"))

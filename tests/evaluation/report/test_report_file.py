@@ -96,7 +96,7 @@ def test_what_a_reader_must_know_is_said(config: Config) -> None:
     assert "Records that failed, and count as wrong: 1 of 3." in text
     assert "Answers cut at max_new_tokens 16: 1." in text
     assert "Samples left out because they need external knowledge: 7." in text
-    assert "Samples that need a description which the table lacks: 2." in text
+    assert "Samples whose description is not in the table: 2." in text
     assert "Only the first 3 samples of the split were asked." in text
     assert re.search(r"Failed records \(1\) test-1 it broke", text)
 
@@ -126,7 +126,7 @@ def test_a_blind_score_of_another_model_or_data_does_not_stand_beside_the_real_o
     (name,) = changed
     for folder, other in ((run, blind), (blind, run)):
         text = made(folder).text
-        assert f"{other.name} is not set beside this: it has another {name}. Evaluate it again." in text
+        assert f"{other.name} is not compared with this: it has another {name}. Evaluate it again." in text
     assert "Blind How far guesses without the image go" in made(run).text
     assert "Image shown 50.0 %" not in made(blind).text
 
@@ -226,7 +226,7 @@ def test_a_report_with_images_is_not_replaced_by_one_without(
     assert page.data("thumbnail-data") == before
     assert "Exact match 50.0 %" in page.text
     assert "Images are missing" not in page.text
-    assert f"{run / 'report.html'}: 3 images are kept from the report before: " in caplog.text
+    assert f"{run / 'report.html'}: 3 images are taken from the earlier report: " in caplog.text
 
 
 NO_REPORTS = ("", "no page", '<script type="application/json" id="thumbnail-data">[1]</script>', "no images")
@@ -316,7 +316,7 @@ def test_of_too_many_rows_both_kinds_are_kept(
     page = made(write_run(tmp_path / "test", rows))
     ids = [row["id"] for row in page.data("gallery-data")["rows"]]
     assert ids == [f"r{i}" for i in range(kept[0])] + [f"w{i}" for i in range(kept[1])]
-    assert (f"The gallery holds {sum(kept)} of {len(rows)} samples" in page.text) is (sum(kept) < len(rows))
+    assert (f"The gallery shows {sum(kept)} of {len(rows)} samples" in page.text) is (sum(kept) < len(rows))
 
 
 def test_percent() -> None:

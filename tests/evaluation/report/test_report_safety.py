@@ -134,7 +134,7 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, run: Path, capsys
     [
         ("{", "cannot be read"),
         ('{"schema_version": 1}', "schema_version 3, found 1; run vizsage eval again"),
-        ("[]", "found None"),
+        ("[]", "expected an object"),
         (None, "no such file; run vizsage eval first"),
     ],
 )

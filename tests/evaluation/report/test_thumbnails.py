@@ -19,4 +19,4 @@ def test_nothing_is_opened_for_no_images(monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("opened")
 
     monkeypatch.setattr(thumbnails, "open_split", refuse)
-    assert thumbnails.thumbnails({"settings": {}, "split": "test"}, ()) == thumbnails.Thumbnails()
+    assert thumbnails.thumbnails({}, "test", ()) == thumbnails.Thumbnails()

@@ -175,7 +175,7 @@ def test_experts_without_adapters_are_said(tmp_path: Path, caplog: pytest.LogCap
     caplog.clear()
     add_adapter(load_base(config), settings("qwen3_vl", model_name=base, finetune_mlp_modules=False))
     assert not [record for record in caplog.records if "experts" in record.getMessage()]
-    with pytest.raises(ConfigError, match="experts of its MLPs are no linear layers"):
+    with pytest.raises(ConfigError, match="experts of its MLPs are not linear layers"):
         add_adapter(load_base(config), settings("qwen3_vl", model_name=base, finetune_attention_modules=False))
 
 

@@ -289,7 +289,7 @@ def test_failed_samples_are_null_beside_good_ones(stand_in: StandIn) -> None:
 def test_an_answer_that_vllm_broke_off_is_none(stand_in: StandIn, reason: str) -> None:
     stand_in.finish = lambda _: reason
     [answer] = say(served("llava"), None, samples()[:1]).values()
-    assert (answer.text, answer.finish_reason, answer.error) == (None, "failed", f"vLLM broke it off: {reason}")
+    assert (answer.text, answer.finish_reason, answer.error) == (None, "failed", f"vLLM stopped it: {reason}")
 
 
 def fail(error: Exception) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""What a format of split files is: where a split is found, its records one after the other, what identifies it."""
+"""What a format of splits has to do: find a split, read its records one by one, and say what identifies its data."""
 
 from __future__ import annotations
 
@@ -62,18 +62,22 @@ class Format(ABC):
     @property
     @abstractmethod
     def paths(self) -> tuple[Path, ...]:
-        """What is read, files or a folder; at least one. Messages name the first."""
+        """The files that are read, or the folder; at least one. Messages name the first."""
 
     @property
     @abstractmethod
     def float_fields(self) -> tuple[str, ...]:
-        """Fields whose numbers may have become floating-point ones before they were written. Raises DataError."""
+        """Fields that may be integers which became floats before they were written (3 as 3.0); `checked` warns of them.
+
+        Raises DataError.
+        """
 
     @abstractmethod
     def records(self, start: int = 0) -> Iterator[Any]:
-        """Records from number `start` on, in file order: a dict each, or a BrokenRecord.
+        """The records from number `start` on, in file order.
 
-        The value of "image" is a name, or an ImageRef where the image is embedded. Raises DataError.
+        Each is a dict, whose "image" is a file name, or an ImageRef where the image is embedded; or a BrokenRecord.
+        Raises DataError where no further record can be read.
         """
 
     def feed(self, digest: Digest) -> None:
@@ -87,7 +91,7 @@ class Format(ABC):
         return digest.hexdigest()
 
     def state(self) -> Hashable:
-        """What changes when the data is changed while it is in use; cheap. Raises OSError."""
+        """Differs from an earlier value if the data was changed since. Fast. Raises OSError."""
         return tuple((found.st_size, found.st_mtime_ns) for found in (path.stat() for path in self.paths))
 
 

@@ -1,4 +1,4 @@
-"""The columns of a table: which of them hold the fields of a record, and their values, a bounded piece at a time."""
+"""Tables of Arrow: which columns contain the fields of a record, and their values, in pieces of bounded memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from vizsage.data.sample import ImageRef
 from vizsage.errors import DataError, one_line, quoted, shortened
 
-# The values that are Python objects at the same time take about this much. A dictionary lets a small file expand a lot.
+# Memory of the values that are Python objects at the same time. Columns stored as dictionaries make this necessary: a
+# file of 100 kB may decode to hundreds of MB.
 BATCH_BYTES = 32 * 2**20
-# Columns that may name an image which is embedded without a path of its own.
+# Columns that may have the name of an embedded image without a path, in the order in which they are tried.
 NAME_COLUMNS = ("image_file", "file_name", "image_name", "image_path")
-# How many rows at most are held as Python objects, images left out.
+# Rows, without their images, that are Python objects at the same time at most.
 ROWS_A_BATCH = 1024
 # What pyarrow raises on damaged files.
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, TypeError)
@@ -30,7 +31,14 @@ _SHORT_FLOATS: dict[Any, type[np.floating[Any]]] = {pa.float16(): np.float16, pa
 
 
 class Columns:
-    """Which columns of a table hold a record's fields, and in what form the images are. Raises DataError."""
+    """Which columns of a table contain the fields of a record, and whether the images are embedded.
+
+    Attributes:
+        embedded: whether images are bytes in the table; otherwise the column has file names.
+        fields: columns that become fields of a record, `image` not among them.
+        without_bytes: what has to be read for records, so that no image is.
+        float_fields: those of `fields` that are floating-point numbers.
+    """
 
     def __init__(self, where: Path, schema: pa.Schema) -> None:
         names = schema.names
@@ -63,14 +71,14 @@ class Columns:
     def records(
         self, batch: pa.RecordBatch, embedded: bool, reference: Callable[[str | None, int], ImageRef]
     ) -> Iterator[dict[str, Any]]:
-        """The rows of `batch`; `reference(name or None, row in the batch)` stands for an embedded image."""
+        """The rows of `batch` as records; `reference(name or None, row in the batch)` refers to an embedded image."""
         first = 0
         for part in _parts(batch):
             names, inside = self._names(part)
             columns = [*(self._values(field, part.column(field)) for field in self.fields), names]
             keys = [*self.fields, "image"]
             for i, values in enumerate(zip(*columns, strict=True)):
-                record = dict(zip(keys, values))  # noqa: B905  a check of lengths in the innermost loop
+                record = dict(zip(keys, values))  # noqa: B905  checking lengths would cost time in the innermost loop
                 if embedded and inside[i]:
                     name = names[i] or record.get(self._name_column)
                     record["image"] = reference(None if name is None else str(name), first + i)
@@ -78,7 +86,7 @@ class Columns:
             first += part.num_rows
 
     def _names(self, batch: pa.RecordBatch) -> tuple[list[str | None], list[bool]]:
-        """For each row the image's name, and whether the image is embedded (as far as the columns in `batch` tell)."""
+        """For each row the image's name, and whether the image is embedded as far as the columns in `batch` tell."""
         absent: list[str | None] = [None] * batch.num_rows
         if "image" not in batch.schema.names:
             return absent, [True] * batch.num_rows
@@ -101,7 +109,7 @@ class Columns:
         except (ValueError, OverflowError, LookupError) as error:
             if not pa.types.is_temporal(column.type):  # bytes that are not UTF-8
                 raise DataError(f"{self._where}: the column {quoted(name)} cannot be read: {one_line(error)}") from None
-            values = pc.cast(column, pa.string()).to_pylist()  # a time that Python's own types cannot hold
+            values = pc.cast(column, pa.string()).to_pylist()  # a time outside the range of Python's types
         kind = column.type.value_type if _is_list(column.type) else column.type
         short = _SHORT_FLOATS.get(kind)
         if short is not None:
@@ -116,7 +124,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """`batch` in slices of at least one row whose values, images left out, take at most BATCH_BYTES."""
+    """`batch` in slices of at least one row whose values, without images, take at most BATCH_BYTES."""
     rows = batch.num_rows
     if rows > 1 and sum(_decoded_bytes(column) for column in batch.columns) > BATCH_BYTES:
         yield from _parts(batch.slice(0, rows // 2))
@@ -126,7 +134,7 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _decoded_bytes(column: pa.Array) -> int:
-    """An upper bound of the memory that the values take once decoded; embedded bytes stay where they are."""
+    """An upper bound of the memory of the decoded values; embedded bytes are not decoded and count nothing."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         if _is_text(kind.value_type):
@@ -140,19 +148,19 @@ def _decoded_bytes(column: pa.Array) -> int:
 
 
 def _not_a_view(texts: pa.Array) -> pa.Array:
-    """Not all releases of pyarrow measure views."""
+    """A copy of string views as strings: not all releases of pyarrow can measure views."""
     return texts.cast(pa.large_string()) if pa.types.is_string_view(texts.type) else texts
 
 
 def _shortest(value: Any, kind: type[np.floating[Any]]) -> Any:
-    """The number whose text is the shortest that reads back as `value` of that type: 0.1, not 0.10000000149011612."""
+    """The number with the shortest text that is still `value` in that type: 0.1, not 0.10000000149011612."""
     if isinstance(value, list):
         return [_shortest(part, kind) for part in value]
     return None if value is None else float(str(kind(value)))
 
 
 def _class_labels(where: Path, schema: pa.Schema) -> dict[str, list[str]]:
-    """The names behind the numbers of Hugging Face ClassLabel columns. Raises DataError."""
+    """The names of the classes of Hugging Face ClassLabel columns, by column. Raises DataError."""
     described = (schema.metadata or {}).get(b"huggingface")
     if not described:
         return {}
@@ -173,7 +181,7 @@ def _class_labels(where: Path, schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _class_label(feature: Any) -> dict[str, Any] | None:
-    """The description of a ClassLabel, also of a list of them as any release of datasets writes it; None for others."""
+    """The description of a ClassLabel, or of the ClassLabel in a list in the form of any release of datasets."""
     if isinstance(feature, list):
         feature = next(iter(feature), None)
     elif isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
@@ -189,7 +197,7 @@ def _named(value: Any, labels: list[str]) -> Any:
 
 
 def _refuse_type(where: Path, name: str, kind: pa.DataType) -> None:
-    """Raise DataError where a column of a record's field holds what can be no value of it."""
+    """Raise DataError where the type of a column cannot be that of the record's field `name`."""
     if _is_binary(kind):
         raise DataError(f"{where}: the column {quoted(name)} holds {kind}; expected texts, so cast it to string")
     if name not in _LISTS and pa.types.is_nested(kind):
@@ -198,7 +206,7 @@ def _refuse_type(where: Path, name: str, kind: pa.DataType) -> None:
 
 
 def _is_field(column: pa.Field) -> bool:
-    """Scalars, and lists of answers and choices; what else is nested (or bytes) is not read."""
+    """Whether a column is read: scalars, and lists of answers and choices; no other nested type, and no bytes."""
     kind = _decoded(column.type)
     return column.name in _LISTS or not (pa.types.is_nested(kind) or _is_binary(kind))
 
@@ -230,7 +238,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    """Bytes, also as a list of numbers; a column without any value has no type."""
+    """Whether values are bytes or lists of uint8, or the type is null, as of a column without any value."""
     kind = _decoded(kind)
     return _is_binary(kind) or pa.types.is_null(kind) or (_is_list(kind) and pa.types.is_uint8(kind.value_type))
 
@@ -245,7 +253,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def image_bytes(value: pa.Scalar) -> bytes | None:
-    """What an embedded image holds: bytes, a list of the numbers 0 to 255, or a struct that has either."""
+    """The bytes of an embedded image, which is bytes, a list of numbers from 0 to 255, or a struct with either."""
     if isinstance(value, pa.StructScalar):
         value = value["bytes"]
     content = value.as_py()

@@ -1,4 +1,4 @@
-"""A split as Parquet, one file or shards, whose images are inside the file and stay there until they are asked for."""
+"""A split as Parquet, one file or shards. Embedded images are not read with the records, but when they are needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # pyarrow takes long to load, and only those who read columns
 
     from vizsage.data.formats.columns import Columns
 
-# A row group whose images take no more than this is kept while its neighbours are asked for; a larger one is passed
-# through batch by batch.
+# Up to this size the images of a row group are kept in memory for the next requests; those of a larger one are read in
+# batches.
 CACHED_ROW_GROUP_BYTES = 64 * 2**20
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9A-Za-z]+)?\.parquet$")  # older releases of datasets add a hash
 _IMAGE_CHUNK = re.compile(r"image(\.bytes)?(\.list\..*)?$")
@@ -40,7 +40,7 @@ class ParquetImage:
     named: bool
 
     def read(self) -> bytes:
-        """The bytes; those of the file of that name when this row embeds none. Raises DataError."""
+        """The bytes; where the row has none, those of the file of that name. Raises DataError."""
         from vizsage.data.formats.columns import DAMAGED
 
         try:
@@ -99,7 +99,7 @@ class ParquetFiles(Format):
     def _row_group(
         self, path: Path, file: pq.ParquetFile, columns: Columns, group: int, first: int, start: int
     ) -> Iterator[Any]:
-        """Records of a row group whose first row is record `first`, those before `start` left out."""
+        """The records of a row group from record `start` on; `first` is the number of its first record."""
         embedded = columns.embedded and not _all_null(file.metadata.row_group(group))
         row, rows = 0, _rows_a_batch(file.metadata.row_group(group))
         for batch in file.iter_batches(rows, [group], columns.without_bytes, use_threads=False):
@@ -136,16 +136,19 @@ def _image_chunk(row_group: pq.RowGroupMetaData) -> pq.ColumnChunkMetaData | Non
 
 
 def _all_null(row_group: pq.RowGroupMetaData) -> bool:
-    """True when no row of the group embeds an image: the paths then name files."""
+    """Whether no row of the group has an embedded image: the paths are then names of files."""
     chunk = _image_chunk(row_group)
-    if chunk is None or chunk.path_in_schema not in ("image", "image.bytes"):  # of a list, empty ones count as null
+    if chunk is None or chunk.path_in_schema not in (
+        "image",
+        "image.bytes",
+    ):  # of lists, empty ones count as null
         return False
     statistics = chunk.statistics
     return statistics is not None and statistics.has_null_count and statistics.null_count == row_group.num_rows
 
 
 def _rows_a_batch(row_group: pq.RowGroupMetaData) -> int:
-    """How many rows without their images take no more than BATCH_BYTES, as far as the file tells."""
+    """How many rows, without their images, take at most BATCH_BYTES by the sizes in the file."""
     from vizsage.data.formats.columns import BATCH_BYTES, ROWS_A_BATCH
 
     chunks = (row_group.column(i) for i in range(row_group.num_columns))
@@ -156,11 +159,11 @@ def _rows_a_batch(row_group: pq.RowGroupMetaData) -> int:
 
 @lru_cache(maxsize=16)
 def parquet_file(path: str) -> pq.ParquetFile:
-    """The open file, its footer read; shared by all that read rows or images of it."""
+    """The open file. Cached: its footer is parsed once for all rows and images."""
     import pyarrow.parquet as pq
 
-    # Buffered, because pyarrow would otherwise hold a row group's whole image column to read one batch of it. What is
-    # stored as a dictionary stays one: a page of 1 MB may stand for a text in each of a million rows.
+    # buffer_size: otherwise pyarrow holds the whole image column of a row group to read one batch of it.
+    # read_dictionary: a dictionary page of 1 MB may be the texts of a million rows, which `Columns` decodes in parts.
     options = {"buffer_size": 2**20, "pre_buffer": False}
     file = pq.ParquetFile(path, **options)
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -180,7 +183,10 @@ def _embedded_bytes(path: str, row_group: int, row: int) -> bytes | None:
 
 
 class _InOrder(threading.local):
-    """A large row group, passed through once by a thread that asks for its rows in order, and anew to go back."""
+    """Reads images of a large row group in order, one batch in memory; a request for an earlier row starts again.
+
+    One per thread, because threads ask for different rows.
+    """
 
     place: tuple[str, int] | None = None
     row = -1
@@ -198,7 +204,7 @@ class _InOrder(threading.local):
             self.value = next(islice(self.values, row - self.row - 1, None), None)
             self.row = row
         if self.value is None:
-            raise OSError(f"row group {row_group} is shorter than it says")
+            raise OSError(f"row group {row_group} has fewer rows than the file says")
         return image_bytes(self.value)
 
 

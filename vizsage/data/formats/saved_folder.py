@@ -1,4 +1,4 @@
-"""A split as the folder that `datasets.Dataset.save_to_disk` writes: Arrow streams with the images inside."""
+"""A split as the folder that `datasets.Dataset.save_to_disk` writes: Arrow streams with embedded images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ArrowImage:
 
 @dataclass(frozen=True)
 class SavedFolder(Format):
-    """A split that `datasets.Dataset.save_to_disk` wrote: Arrow streams, read without the images in them."""
+    """A folder of Arrow streams, mapped into memory; records are read without the images in them."""
 
     folder: Path
     split: str
@@ -71,7 +71,7 @@ class SavedFolder(Format):
             table = saved_table(str(self.folder))
             columns = Columns(self.folder, table.schema)
             for batch in table.slice(start).to_batches(max_chunksize=ROWS_A_BATCH):
-                batch.validate(full=True)  # a damaged one would otherwise end the process
+                batch.validate(full=True)  # reading a damaged batch could crash the process
                 yield from columns.records(
                     batch,
                     columns.embedded,
@@ -86,7 +86,7 @@ class SavedFolder(Format):
 
 @lru_cache(maxsize=4)
 def saved_table(folder: str) -> pa.Table:
-    """The table of a saved data set, memory-mapped: nothing is read before it is used. Raises DataError, OSError."""
+    """The table of a saved data set, mapped into memory: values are read when used. Raises DataError, OSError."""
     import pyarrow as pa
 
     tables = []
@@ -97,12 +97,12 @@ def saved_table(folder: str) -> pa.Table:
     table = pa.concat_tables(tables)
     table.validate()
     if "image" in table.schema.names:
-        table["image"].validate(full=True)  # where each image is, which reads none
+        table["image"].validate(full=True)  # the offsets of the images; none is read
     return table
 
 
 def _data_files(folder: Path) -> list[str]:
-    """The names in state.json. Raises DataError where they are none, or not those of files in `folder`."""
+    """The file names in state.json. Raises DataError where there are none, or one is not inside `folder`."""
     with open_inside(folder, "state.json") as file:
         text = file.read()
     try:

@@ -1,4 +1,4 @@
-"""What `vizsage compare` prints: rich tables made of the comparison."""
+"""What `vizsage compare` prints: rich tables of the comparison."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vizsage.evaluation.results_table import add_section, cell
 from vizsage.scoring.normalisation import MODE_TITLES
+from vizsage.scoring.registry import EXACT_MATCH, METRICS
 
 CHANGES_SHOWN = 10
 
@@ -29,9 +30,11 @@ def show(console: Console, comparison: dict[str, Any]) -> None:
 
 
 def runs_table(comparison: dict[str, Any]) -> Table:
-    """A line a run: its letter, score, interval and failed records."""
-    exact = f"Exact match ({MODE_TITLES[comparison['mode']]})"
-    metric = exact if comparison["metric"] == "exact_match" else comparison["metric"]
+    """One line per run: its letter, score, interval and failed records."""
+    metric = METRICS[comparison["metric"]].title
+    metric = metric[0].upper() + metric[1:]
+    if comparison["metric"] == EXACT_MATCH.name:
+        metric = f"{metric} ({MODE_TITLES[comparison['mode']]})"
     table = _table(
         f"{metric} on {comparison['samples']} samples, {comparison['images']} images",
         ("run", "path"),
@@ -45,7 +48,7 @@ def runs_table(comparison: dict[str, Any]) -> Table:
 
 
 def pairs_table(comparison: dict[str, Any]) -> Table:
-    """A line a pair: the difference with its interval, the samples that changed, and the exact test."""
+    """One line per pair: the difference with its interval, the samples that changed, and the exact test."""
     test = {"mcnemar_exact": "McNemar p", "sign_exact": "sign test p"}[comparison["test"]]
     corrected = comparison["correction"] is not None
     columns = ["difference", f"{comparison['interval']['confidence']:.0%} interval", "better", "worse", test]
@@ -74,7 +77,7 @@ def groups_table(pair: dict[str, Any]) -> Table:
 
 
 def changes_table(title: str, changes: list[dict[str, Any]]) -> Table:
-    """The first CHANGES_SHOWN samples that changed one way."""
+    """The first CHANGES_SHOWN of the samples that became better, or worse."""
     shown = changes[:CHANGES_SHOWN]
     of_all = f"first {len(shown)} of {len(changes)}" if len(changes) > len(shown) else f"{len(changes)}"
     table = _table(f"{title} ({of_all})", ("image", "question", "answer", "A", "B"), ())

@@ -1,8 +1,8 @@
-"""The page of a report: results as words, and the HTML around them.
+"""The page of a report: results as text, and the HTML around them.
 
 Texts of data and model get into the page in two ways only: through Jinja's autoescape, and as JSON in a script element
-that is not run, which page.js puts on the screen as text. The policy of the page names its one style sheet and its one
-script by their hashes, so that nothing else could run or be fetched even if a text did become markup.
+that is not executed, which page.js shows as text. The Content Security Policy of the page names its one style sheet and
+its one script by their hashes, so that nothing else is executed or fetched even if a text did become markup.
 """
 
 from __future__ import annotations
@@ -14,39 +14,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vizsage.contract.results_file import GroupScores, IntervalMethod, ResultsFile
 from vizsage.evaluation.report import curves
 from vizsage.scoring.caveats import caveat_warnings
 from vizsage.scoring.normalisation import MODE_TITLES
+from vizsage.scoring.registry import METRICS
 
 FOLDER = Path(__file__).with_name("template")
-TAG_VALUES = 25  # rows of the table for one tag; a tag that differs for each sample has thousands of values
+TAG_VALUES = 25  # lines of the table of one tag
 
 KNOWLEDGE = {
     "none": "Questions were asked with the image alone.",
     "oracle": (
-        "Each question that needs external knowledge was asked with the true description of its image; many of their "
-        "answers stand in it word for word."
+        "Each question that needs external knowledge was asked with the true description of its image; many of these "
+        "descriptions contain the answer word for word."
     ),
     "retrieved": "Descriptions were found by retrieval, and may be those of other images.",
 }
-METRICS = {
-    "exact_match": ("Exact match", "equal, by the definition named above"),
-    "rigorous_match": ("Rigorous match", "equal character by character"),
-    "token_f1": ("Token F1", "words in common with the answer"),
-    "vqa_accuracy": ("VQA accuracy", "agreement with several annotators"),
-    "anls": ("ANLS", "similarity by edit distance, 0 below one half"),
-    "relaxed_accuracy": ("Relaxed accuracy", "numbers may be 5% off"),
-}
-
-Results = Mapping[str, Any]
 
 
 def page_context(
-    results: Results,
+    results: ResultsFile,
     *,
     gallery: dict[str, Any],
     shown: int,
-    counterpart: Results | None,
+    counterpart: ResultsFile | None,
     charts: list[curves.Chart],
     image_problems: list[str],
     remarks: list[str],
@@ -55,53 +47,52 @@ def page_context(
     """What page.html shows.
 
     Args:
-        results: the content of results.json.
+        results: results.json.
         gallery: rows, image names and descriptions for page.js.
-        shown: number of rows in the gallery.
-        counterpart: results of the blind evaluation of a real one, or the other way round.
+        shown: the number of rows in the gallery.
+        counterpart: results of the blind evaluation of a real one, or of the real one of a blind one.
         charts: curves of the training.
-        image_problems: why images are missing, a line each.
-        remarks: what else a reader must know, a line each.
+        image_problems: why images are missing, one line per reason.
+        remarks: what else a reader must know, one line each.
         name: of the run.
     """
-    blind = bool(results.get("blind"))
-    real, withheld = (counterpart, results) if blind else (results, counterpart)
-    adapter = results.get("adapter")
+    real, withheld = (counterpart, results) if results.blind else (results, counterpart)
     return {
         "name": name,
-        "model": "base model" if adapter is None else Path(adapter).name,
+        "model": "base model" if results.adapter is None else Path(results.adapter).name,
         "results": results,
-        "mode": MODE_TITLES[results["mode"]],
-        "knowledge_note": KNOWLEDGE.get(results["knowledge"], ""),
-        "headline": _group("all", _whole(results)),
-        "confidence": f"{(results.get('interval') or {}).get('confidence', 0.95):.0%}",
-        "with_knowledge": _group("with knowledge", results["with_external_knowledge"], {"knowledge": "yes"}),
-        "without_knowledge": _group("without knowledge", results["without_external_knowledge"], {"knowledge": "no"}),
-        "is_blind": blind,
-        "real": real and _group("image shown", _whole(real)),
-        "blind": withheld and _group("image withheld", _whole(withheld)),
+        "mode": MODE_TITLES.get(results.mode, results.mode),
+        "knowledge_note": KNOWLEDGE.get(results.knowledge, ""),
+        "headline": _group("all", results.whole()),
+        "confidence": f"{(results.interval or IntervalMethod()).confidence:.0%}",
+        "with_knowledge": _group("with knowledge", results.with_external_knowledge, {"knowledge": "yes"}),
+        "without_knowledge": _group("without knowledge", results.without_external_knowledge, {"knowledge": "no"}),
+        "is_blind": results.blind,
+        "real": real and _group("image shown", real.whole()),
+        "blind": withheld and _group("image withheld", withheld.whole()),
         "blind_command": _blind_command(results),
-        "metrics": [
-            {"name": title, "note": note, "percent": percent(results["metrics"][key])}
-            for key, (title, note) in METRICS.items()
-            if key in results["metrics"]
-        ],
-        "words": [_group(word, group, {"word": word}) for word, group in _by_size(results["by_question_word"])],
-        "tags": list(_tag_tables(results["by_tag"])),
+        "metrics": list(_metrics(results)),
+        "words": [_group(word, group, {"word": word}) for word, group in _by_size(results.by_question_word)],
+        "tags": list(_tag_tables(results.by_tag)),
         "interval": _interval_note(results),
         "notes": [*_notes(results, shown, image_problems), *remarks],
         "image_problems": image_problems,
         "charts": charts,
         "chart_size": {key.lower(): getattr(curves, key) for key in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "BOTTOM")},
-        "failed": results.get("failed") or [],
+        "failed": results.failed,
         "provenance": list(_provenance(results)),
-        "settings": [(key, _plain(value)) for key, value in results["settings"].items()],
+        "settings": [(key, _plain(value)) for key, value in results.settings.items()],
         "gallery": gallery,
     }
 
 
 def render(context: Mapping[str, Any], thumbnails: list[str | None]) -> str:
-    """The page as HTML. `thumbnails`: WebP files in base64, in the order of the gallery's images; None: not there."""
+    """The page as HTML.
+
+    Args:
+        context: what `page_context` gives.
+        thumbnails: WebP files in base64, in the order of the gallery's images; None for an image that is missing.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -128,13 +119,13 @@ def render(context: Mapping[str, Any], thumbnails: list[str | None]) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: no `<`, so neither `</script>` nor `<!--`, no line separators."""
+    """JSON that is safe in a script element: no `<`, so neither `</script>` nor `<!--`, and no line separators."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def percent(share: float | None) -> str:
-    """`98.8 %` for 0.988; a dash where there is no sample to count."""
+    """`98.8 %` for 0.988; a dash where there is no sample."""
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
@@ -143,14 +134,25 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _group(label: str, group: Results, choose: dict[str, str] | None = None) -> dict[str, Any]:
-    """A row of a table. `choose`: what the gallery shows when the row is chosen."""
-    interval = group.get("exact_match_interval")
-    score = group["exact_match_score"]
+def _metrics(results: ResultsFile) -> Iterator[dict[str, str]]:
+    """A line for each metric of the results, in the order of the registry."""
+    for metric in METRICS.values():
+        if metric.name in results.metrics:
+            scored = results.scored_samples.get(metric.name)
+            yield {
+                "name": metric.title[0].upper() + metric.title[1:],
+                "note": metric.note + ("" if scored is None else f": {scored:,}"),
+                "percent": percent(results.metrics[metric.name]),
+            }
+
+
+def _group(label: str, group: GroupScores, choose: dict[str, str] | None = None) -> dict[str, Any]:
+    """A line of a table. `choose`: what the gallery shows when the line is clicked."""
+    interval, score = group.exact_match_interval, group.exact_match_score
     return {
         "label": label,
-        "samples": group["samples"],
-        "images": group.get("images"),
+        "samples": group.samples,
+        "images": group.images,
         "score": score,
         "percent": percent(score),
         "low": None if interval is None else interval[0],
@@ -160,78 +162,73 @@ def _group(label: str, group: Results, choose: dict[str, str] | None = None) -> 
     }
 
 
-def _whole(results: Results) -> Results:
-    """All samples as a group."""
-    return {**results, "samples": results["total_samples"]}
+def _by_size(groups: Mapping[str, GroupScores]) -> list[tuple[str, GroupScores]]:
+    return sorted(groups.items(), key=lambda item: (-item[1].samples, item[0]))
 
 
-def _by_size(groups: Mapping[str, Results]) -> list[tuple[str, Results]]:
-    return sorted(groups.items(), key=lambda item: (-item[1]["samples"], item[0]))
-
-
-def _tag_tables(by_tag: Mapping[str, Mapping[str, Results]]) -> Iterator[dict[str, Any]]:
+def _tag_tables(by_tag: Mapping[str, Mapping[str, GroupScores]]) -> Iterator[dict[str, Any]]:
     for tag, values in by_tag.items():
         rows = [_group(value, group, {"tag": tag, "value": value}) for value, group in _by_size(values)]
         yield {"tag": tag, "rows": rows[:TAG_VALUES], "more": max(0, len(rows) - TAG_VALUES)}
 
 
-def _interval_note(results: Results) -> str:
-    interval = results.get("interval") or {}
-    if not interval:
+def _interval_note(results: ResultsFile) -> str:
+    if (interval := results.interval) is None:
         return ""
     return (
-        f"{interval['confidence']:.0%} intervals: {interval['method']}, {interval['resamples']:,} resamples, "
-        f"seed {interval['seed']}."
+        f"{interval.confidence:.0%} intervals: {interval.method}, {interval.resamples:,} resamples, "
+        f"seed {interval.seed}."
     )
 
 
-def _blind_command(results: Results) -> str:
+def _blind_command(results: ResultsFile) -> str:
     words = ["vizsage eval CONFIG"]
-    if results["split"] != "test":
-        words.append(f"--split {results['split']}")
-    if results.get("adapter") is None:
+    if results.split != "test":
+        words.append(f"--split {results.split}")
+    if results.adapter is None:
         words.append("--base")
-    if results.get("limit"):
-        words.append(f"--limit {results['limit']}")
+    if results.limit:
+        words.append(f"--limit {results.limit}")
     return " ".join([*words, "--blind"])
 
 
-def _notes(results: Results, shown: int, image_problems: list[str]) -> list[str]:
-    """What a reader must know before trusting the numbers."""
-    total = results["total_samples"]
-    left_out = sum((results.get("left_out") or {}).values())
+def _notes(results: ResultsFile, shown: int, image_problems: list[str]) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    total = results.total_samples
+    left_out = sum(results.left_out.values())
     notes = []
-    if results.get("limit"):
-        notes.append(f"Only the first {results['limit']:,} samples of the split were asked.")
-    if results["failed_predictions"]:
-        notes.append(f"Records that failed, and count as wrong: {results['failed_predictions']:,} of {total:,}.")
-    if results["truncated_predictions"]:
-        limit = (results.get("generation") or {}).get("max_new_tokens", "")
-        notes.append(f"Answers cut at max_new_tokens {limit}: {results['truncated_predictions']:,}.")
+    if results.limit:
+        notes.append(f"Only the first {results.limit:,} samples of the split were asked.")
+    if results.failed_predictions:
+        notes.append(f"Records that failed, and count as wrong: {results.failed_predictions:,} of {total:,}.")
+    if results.truncated_predictions:
+        limit = (results.generation or {}).get("max_new_tokens", "")
+        notes.append(f"Answers cut at max_new_tokens {limit}: {results.truncated_predictions:,}.")
     if left_out:
         notes.append(f"Samples left out because they need external knowledge: {left_out:,}.")
-    if results.get("missing_descriptions"):
-        notes.append(f"Samples that need a description which the table lacks: {results['missing_descriptions']:,}.")
-    if results.get("tags_not_grouped"):
-        notes.append(f"Tags with too many values to count by: {', '.join(results['tags_not_grouped'])}.")
-    notes += [f"{warning[0].upper()}{warning[1:]}." for warning in caveat_warnings(results)]
+    if results.missing_descriptions:
+        notes.append(f"Samples whose description is not in the table: {results.missing_descriptions:,}.")
+    if results.tags_not_grouped:
+        notes.append(f"Tags with too many values for a table: {', '.join(results.tags_not_grouped)}.")
+    notes += [f"{warning[0].upper()}{warning[1:]}." for warning in caveat_warnings(results, results.mode)]
     if shown < total:
-        notes.append(f"The gallery holds {shown:,} of {total:,} samples: the first right and the first wrong ones.")
+        notes.append(f"The gallery shows {shown:,} of {total:,} samples: the first right and the first wrong ones.")
     if image_problems:
         more = f" (and {len(image_problems) - 1:,} more)" if len(image_problems) > 1 else ""
         notes.append(f"Images are missing in the gallery: {image_problems[0]}{more}.")
     return notes
 
 
-def _provenance(results: Results) -> Iterator[tuple[str, str]]:
-    """Name and value of what made the results; nested values under dotted names."""
+def _provenance(results: ResultsFile) -> Iterator[tuple[str, str]]:
+    """Name and value of each condition of the evaluation; nested values have dotted names."""
     keys = (
         "backend base_model revision base_files_sha256 adapter adapter_sha256 adapter_config_sha256 data fingerprint "
         "generation precision max_seq_length knowledge blind seed processes throughput versions hardware finished"
     )
+    content = results.content()
     for key in keys.split():
-        if key in results:
-            yield from _flat(key, results[key])
+        if key in content:
+            yield from _flat(key, content[key])
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,11 @@
-"""Small images for a report: one an image, however many questions are asked about it."""
+"""Thumbnails for a report: one per image, however many questions are asked about it."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -21,8 +21,8 @@ from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError, VizSageError, one_line
 
-# Up to so many images: longest edge in pixels and WebP quality. Together with TOTAL_BYTES they keep a report that opens
-# anywhere, of 40 MB or so at most with its texts.
+# Up to so many images: longest edge in pixels and WebP quality. Together with TOTAL_BYTES they keep a report below some
+# 40 MB with its texts; browsers are slow with larger ones.
 SIZES = ((2_000, 160, 72), (10_000, 112, 60))
 SMALLEST = (80, 50)
 TOTAL_BYTES = 22_000_000  # in the page a third more, as base64
@@ -31,20 +31,25 @@ _AHEAD = 64  # images decoded at a time
 
 @dataclass
 class Thumbnails:
-    """WebP files by image name, and why others are missing."""
+    """WebP files by image name, and why others are missing, one line per reason."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
-def thumbnails(results: Mapping[str, Any], names: Collection[str]) -> Thumbnails:
-    """Images of the images `names` from the data set that `results` (results.json) was made on.
+def thumbnails(settings: dict[str, Any], split: str, names: Collection[str]) -> Thumbnails:
+    """Thumbnails of the images `names` from the data set that an evaluation asked.
 
-    Never raises for missing or damaged data: what could not be had stands in `problems`, one line each. Images are
-    decoded a few at a time in threads, so memory holds those and the thumbnails.
+    Never raises for missing or damaged data: the result lists that among its problems. Images are decoded a few at a
+    time in threads, so memory contains those and the thumbnails.
+
+    Args:
+        settings: those in results.json.
+        split: of the data set.
+        names: file names of the images.
     """
     found, size = Thumbnails(), _size(len(names))
-    images, total_bytes = _Images(results, set(names)), 0
+    images, total_bytes = _Images(settings, split, set(names)), 0
 
     def small(sample: Sample) -> tuple[str, bytes | str]:
         try:
@@ -74,10 +79,13 @@ def thumbnails(results: Mapping[str, Any], names: Collection[str]) -> Thumbnails
 
 
 def keep_earlier(found: Thumbnails, report: Path, names: Iterable[str]) -> int:
-    """Add to `found` those of the images `names` that it lacks and that the page `report` holds; how many these are.
+    """Add to `found` the thumbnails of `names` that it lacks and that the page `report` contains.
 
-    The data set may be elsewhere by now, and a report that has images is never replaced by one without them. Where none
-    is missing afterwards, nothing is left of the problems.
+    The data set may have been moved, and a report with images must not be replaced by one without. Where no image is
+    missing afterwards, the problems are removed.
+
+    Returns:
+        How many were added.
     """
     missing = [name for name in names if name not in found.files]
     earlier = _embedded(report) if missing else {}
@@ -94,7 +102,7 @@ def keep_earlier(found: Thumbnails, report: Path, names: Iterable[str]) -> int:
 
 
 def _embedded(report: Path) -> dict[str, bytes]:
-    """The WebP files in a page that `page.render` made, by image name; none of any other page."""
+    """The WebP files in a page that `page.render` wrote, by image name; none of any other page."""
     try:
         text = report.read_bytes()
         data_id = b"thumbnail-data" if b'id="thumbnail-data"' in text else b"picture-data"  # before version 0.2
@@ -111,12 +119,15 @@ def _embedded(report: Path) -> dict[str, bytes]:
 
 
 class _Images(Iterator[Sample]):
-    """A sample for each of the names `wanted`, which shrinks; raises VizSageError where the data is unusable."""
+    """A sample for each of the names `wanted`; a name is removed when its sample is given.
 
-    def __init__(self, results: Mapping[str, Any], wanted: set[str]) -> None:
+    Raises VizSageError where the data is unusable.
+    """
+
+    def __init__(self, settings: dict[str, Any], split: str, wanted: set[str]) -> None:
         self.wanted = wanted
         self.max_image_px = 0
-        self._results = results
+        self._settings, self._split = settings, split
         self._samples: Iterator[Sample] | None = None
 
     def __next__(self) -> Sample:
@@ -127,9 +138,9 @@ class _Images(Iterator[Sample]):
     def _open(self) -> Iterator[Sample]:
         if not self.wanted:
             return
-        config = build_config(self._results["settings"], source="the settings in results.json")
+        config = build_config(self._settings, source="the settings in results.json")
         self.max_image_px = config.max_image_px
-        for sample in open_split(config, self._results["split"]).stream():
+        for sample in open_split(config, self._split).stream():
             if sample.image_names in self.wanted:
                 self.wanted.remove(sample.image_names)
                 yield sample
@@ -145,7 +156,7 @@ def _thumbnail(images: Sequence[ImageRef], edge_px: int, quality: int, *, max_im
     """A WebP file: the images side by side, each of at most `edge_px` on its longer side. Raises DataError."""
     parts = []
     for image in images:
-        # Somewhat more than is needed leaves room to resample; most of a large JPEG is then never decoded.
+        # With twice the edge, resampling has enough pixels, and most of a large JPEG is never decoded.
         part = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
         part.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
         parts.append(part)

@@ -1,4 +1,4 @@
-"""adapter_config.json, as far as PEFT does not look at it itself."""
+"""Checks of adapter_config.json that PEFT does not make."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOADING_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
     ImportError,
 )  # fmt: skip
-"""What PEFT and torch raise over a file that is not what they write."""
+"""What PEFT and torch raise for a file that they did not write."""
 
 
 def check_adapter_config(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Whether an adapter's file holds what its model needs: each tensor, in its shape, with values to compute with.
+"""Whether the file of an adapter contains each tensor that its model needs, in its shape, with finite values.
 
-PEFT leaves what is missing as it was initialised, and skips what it does not know. Such an adapter answers as if it
-were whole.
+PEFT leaves a missing tensor as it was initialised and skips unknown ones, without an error: such a model would answer
+with half of an adapter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def adapter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor of a complete file for `model`, a PeftModel, which may be on the meta device."""
+    """Name and shape of each tensor in the complete file of the adapter of `model`, which may be on the meta device."""
     from peft import get_peft_model_state_dict
 
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -57,7 +57,7 @@ def check_weights(
 
 
 def _is_usable(tensor: torch.Tensor) -> bool:
-    """Whether its norm is a number in float32: a value above 1e19 makes infinities of the products it takes part in."""
+    """Whether its norm is finite in float32: products with a value above 1e19 would be infinite."""
     import torch
 
     return bool(torch.isfinite(torch.linalg.vector_norm(tensor.float())))

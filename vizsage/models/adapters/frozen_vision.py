@@ -12,9 +12,9 @@ from vizsage.models.adapters.placement import vision_parts
 
 
 def freeze_vision(base: Any) -> None:
-    """Nothing of a frozen vision part is kept for the backward pass, whatever its inputs.
+    """Keep nothing of a frozen vision part for the backward pass, even where a library makes its inputs trainable.
 
-    All of it or nothing: a projector without adapters still carries the gradient of a tower with some.
+    Only where all of it is frozen: a projector without adapters still passes on the gradient of a tower with some.
     """
     parts = vision_parts(base)
     if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):

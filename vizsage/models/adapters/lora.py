@@ -1,4 +1,4 @@
-"""LoRA adapters: which modules get one, how they are trained, saved and loaded.
+"""LoRA adapters: made, prepared for training, saved and loaded.
 
 LoRA: arXiv:2106.09685. rsLoRA: arXiv:2312.03732. DoRA: arXiv:2402.09353. LoftQ: arXiv:2310.08659.
 """
@@ -40,13 +40,16 @@ from vizsage.models.loaded import (
 from vizsage.models.patches import patch_adapter
 
 log = logging.getLogger(__name__)
-_LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}  # PEFT's own values, which it lacks where one of them is named
+_LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}  # PEFT's own defaults, which it does not apply to a given loftq_config
 
 
 def add_adapter(loaded: LoadedModel, config: Config) -> Any:
-    """A fresh LoRA adapter on `loaded.model` as the finetune_* settings say; only it is trainable.
+    """Put a new LoRA adapter on `loaded.model` as the finetune_* settings say; only the adapter is trainable.
 
-    Its first weights depend on config.seed alone; the global random state is left as it was. Raises ConfigError.
+    Its initial weights depend on config.seed only; the global random state is not changed.
+
+    Raises:
+        ConfigError: no layer fits the finetune_* settings, or LoftQ is not possible here.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -62,7 +65,7 @@ def add_adapter(loaded: LoadedModel, config: Config) -> Any:
             bias=config.bias,
             use_rslora=config.use_rslora,
             use_dora=config.use_dora,
-            # A pattern, not a list: PEFT turns lists into sets, whose order in the saved file changes by process.
+            # Not a list: PEFT makes a set of it, whose order in the saved file would differ between processes.
             target_modules=exact_pattern(targets, loaded.model),
             modules_to_save=norms or None,
             **settings,
@@ -83,10 +86,11 @@ def add_adapter(loaded: LoadedModel, config: Config) -> Any:
 
 
 def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable: bool = False) -> Any:
-    """The adapter in `folder` on `loaded.model`, in eval mode unless `trainable`.
+    """Put the adapter in `folder` on `loaded.model`, in eval mode unless `trainable`.
 
-    Raises CheckpointError: no adapter there, trained on another base, or with another prompt or other pixels, or its
-    weights are not those of a whole adapter.
+    Raises:
+        CheckpointError: there is no adapter, it was trained on another base model or with another prompt or other pixel
+            limits, or its weights are not complete.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -94,7 +98,7 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
     check_adapter(loaded.processor, loaded.base_identity, config, folder)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # check_weights says it
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # check_weights reports it
             model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
             shapes = adapter_shapes(model)
     except (*LOADING_ERRORS, SafetensorError) as error:
@@ -110,7 +114,7 @@ def load_adapter(loaded: LoadedModel, config: Config, folder: Path, *, trainable
 
 
 def check_adapter(processor: Any, base_identity: str, config: Config, folder: Path) -> None:
-    """Raise CheckpointError unless `folder` holds an adapter for this base, prompt and pixel limits."""
+    """Raise CheckpointError unless `folder` contains an adapter for this base model, prompt and pixel limits."""
     if problem := unreadable(folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         raise CheckpointError(problem)
     if not folder.is_dir():
@@ -118,7 +122,7 @@ def check_adapter(processor: Any, base_identity: str, config: Config, folder: Pa
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{folder}: found no {ADAPTER_CONFIG}, so it is no adapter; name the folder of one")
     check_adapter_config(folder)
-    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for other formats, then ask the hub
+    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for other formats, then download it
         raise CheckpointError(
             f"{folder}: found no {ADAPTER_WEIGHTS}; copy its whole folder again, or train the adapter again"
         )
@@ -145,7 +149,7 @@ def check_adapter(processor: Any, base_identity: str, config: Config, folder: Pa
 
 
 def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_identity: str) -> None:
-    """Write adapter, processor and fingerprint to `folder`: whole or not at all, also over an earlier one."""
+    """Write adapter, processor and fingerprint to `folder`, replacing an earlier one in one step."""
     if problem := foreign_folder(folder):
         raise ConfigError(problem)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +171,6 @@ def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_
 
 def _prepare_training(model: Any) -> None:
     for parameter in model.parameters():
-        # PEFT does this for LoRA weights only; in bfloat16 a norm's weight of 1 would not feel an update of 0.003.
+        # PEFT does this for LoRA weights only; in bfloat16 an update of 0.003 would not change the weight 1 of a norm.
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.float()

@@ -1,9 +1,9 @@
-"""PEFT's LoRA layers with fewer kernels and less kept for the backward pass; the same product and gradients.
+"""PEFT's LoRA layers with fewer kernels and less memory for the backward pass; the same product and gradients.
 
-PEFT computes y = W x + s B (A x) under bfloat16 autocast as it would without: x goes to float32, where A lies, and
-autocast takes it back, so that each layer keeps a copy of x of its own; s and the sum are passes over all of y. Here x
-is read as it is, s is applied to A x, which is r wide, and B is multiplied right into W x: 5 kernels in place of 9, 8
-in place of 11 on the way back (one more each for s other than 1), and no copy of x.
+PEFT computes y = W x + s B (A x) under bfloat16 autocast as without it: x is converted to float32, the dtype of A, and
+autocast converts it back, so that each layer keeps its own copy of x; the factor s and the sum are passes over all of
+y. Here x is not converted, s is applied to A x, which is only r wide, and the product with B is added into W x in
+place: 5 kernels instead of 9, 8 instead of 11 in the backward pass (one more each if s is not 1), and no copy of x.
 
 Shapes: N tokens, r the rank of the adapter.
 """
@@ -22,16 +22,16 @@ _LAYERS = ("Linear", "Linear4bit")  # of peft.tuners.lora
 
 
 def fast_lora(model: nn.Module) -> int:
-    """Give the LoRA layers of `model` this forward; returns how many have it. A second call changes nothing.
+    """Replace the forward of the LoRA layers of `model`; returns their number. A second call changes nothing.
 
-    PEFT's own forward still runs where something else than one plain adapter acts on a layer (several, none, merged,
-    DoRA, a bias of its own), and where adapter and input differ in dtype without autocast.
+    PEFT's forward still runs where a layer does not have exactly one plain adapter (several, none, merged, DoRA, an
+    adapter with a bias), and where adapter and input differ in dtype without autocast.
     """
     from peft.tuners.lora import LoraLayer
 
     layers = [m for m in model.modules() if isinstance(m, LoraLayer) and type(m).__name__ in _LAYERS]
     for layer in layers:
-        if layer.forward.__module__.startswith("peft."):  # neither this one nor that of a library which patches PEFT
+        if layer.forward.__module__.startswith("peft."):  # neither patched here nor by another library
             layer.forward = _forward_of(layer)
     return len(layers)
 
@@ -52,13 +52,13 @@ def _forward_of(layer: Any) -> Callable[..., torch.Tensor]:
             dtype = x.dtype
         else:
             return original(x)
-        # Two dimensions: the product of more, with a bias, would be a view, which costs a copy to write into.
+        # Two dimensions: with more and a bias, the product would be a view, and to write into a view costs a copy.
         rows = x.to(dtype).reshape(-1, x.shape[-1])  # [N, in]
         inner = F.linear(layer.lora_dropout[name](rows), a.to(dtype))  # [N, r]
         if layer.scaling[name] != 1:
             inner = inner * layer.scaling[name]
         out: torch.Tensor = layer.base_layer(rows)  # [N, out]
-        if out.dtype != dtype:  # a base that computes in a precision of its own
+        if out.dtype != dtype:  # a base layer with a precision of its own
             return original(x)
         return out.addmm_(inner, b.to(dtype).t()).view(*x.shape[:-1], out.shape[1])
 
@@ -67,7 +67,7 @@ def _forward_of(layer: Any) -> Callable[..., torch.Tensor]:
 
 
 def _only_plain_adapter(layer: Any) -> str | None:
-    """The name of the one adapter that acts on `layer`, if it is nothing but two matrices."""
+    """The name of the only adapter that acts on `layer`, if it consists of two matrices; otherwise None."""
     active: list[str] = layer.active_adapters
     if layer.disable_adapters or layer.merged or len(active) != 1:
         return None

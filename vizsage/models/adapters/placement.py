@@ -16,10 +16,16 @@ log = logging.getLogger(__name__)
 
 
 def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
-    """Names of the linear layers that get LoRA and of the norm layers that are trained in full, both sorted.
+    """Choose the layers to train as the finetune_* settings say.
 
-    The decoder is the language part; the vision tower and whatever joins it to the decoder are the vision part.
-    The output head, embeddings and convolutions are never chosen.
+    The decoder is the language part; the vision tower and its connection to the decoder are the vision part. The output
+    head, embeddings and convolutions are never chosen.
+
+    Returns:
+        The names of the linear layers that get an adapter, and of the norm layers that are trained in full, sorted.
+
+    Raises:
+        ConfigError: no linear layer is chosen.
     """
     language = language_part(model)
     head = model.get_output_embeddings()
@@ -41,7 +47,7 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
     if not targets:
         raise ConfigError(
             "finetune_* settings: no layer of this model fits them; switch more of them on"
-            + (" (the experts of its MLPs are no linear layers and get no adapters)" if experts else "")
+            + (" (the experts of its MLPs are not linear layers and get no adapters)" if experts else "")
         )
     if experts:
         log.warning(
@@ -54,7 +60,7 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
 
 
 def language_part(model: Any) -> str:
-    """The name of the language model inside `model`; all else belongs to the vision part. Raises ConfigError."""
+    """The name of the language model in `model`. Raises ConfigError where it is not a module of its own."""
     return _name_of(model, model.get_decoder())
 
 
@@ -74,7 +80,7 @@ def vision_parts(base: Any) -> list[nn.Module]:
 
 
 def restrict_biases(model: Any, config: Config) -> None:
-    """PEFT's bias: all reaches into parts that were not chosen; those stay frozen."""
+    """Freeze the biases of parts that were not chosen: PEFT's bias: all trains those of the whole model."""
     if config.bias != "all":
         return
     base = model.get_base_model()
@@ -102,8 +108,8 @@ def _is_norm(module: nn.Module) -> bool:
 def _fused_experts(model: Any) -> list[str]:
     """Layers of the language model with one parameter for the weights of all experts, [experts, out, in].
 
-    PEFT's target_parameters would adapt them, but without dropout or DoRA, and each step would hold the adapted copy of
-    every expert of a layer.
+    PEFT's target_parameters would adapt them, but without dropout or DoRA, and with an adapted copy of all experts of
+    a layer in memory.
     """
     return [
         name

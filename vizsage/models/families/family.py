@@ -1,7 +1,7 @@
-"""What a family of models is asked. Nothing else in the package knows an architecture.
+"""The questions about an architecture. The rest of the package asks them here and knows no architecture by name.
 
-The defaults serve an ordinary decoder-only model: the tokens of its images stand in the row, each token sees those
-before it, and its position is its place in the row. A family overrides the questions whose answer differs.
+The defaults serve an ordinary decoder-only model: the tokens of its images are part of the row, each token sees those
+before it, and its position is its place in the row. A family overrides the methods for which its models differ.
 
 Shapes: R rows, W tokens of the longest, N tokens of a packed row, I images, Q questions on an image.
 """
@@ -19,7 +19,7 @@ from vizsage.models.shared_image.masks import Rule
 
 
 class CrossAttention(Protocol):
-    """The inputs of a model that reads its images beside the row, where several rows or trees share an image."""
+    """Inputs of a model that reads its images by cross-attention, for rows and trees that share an image."""
 
     def of_packed_row(self, batch: Mapping[str, Any], mask: Callable[[Rule, int], Any]) -> dict[str, Any]:
         """Inputs for a packed row (see TrainCollator.packed).
@@ -38,10 +38,10 @@ class Family:
     """An architecture family; `registry` lists them all.
 
     Attributes:
-        names: model types of transformers that it stands for.
-        title: what people call it.
-        inputs: its inputs, and what the fingerprint and the prompts hold of its processor.
-        last_vllm: the last release of vLLM that served it; None where the current one does.
+        names: the model types of transformers that belong to it.
+        title: its common name, for messages.
+        inputs: the inputs of its models, and the attributes of its processor that fingerprint and prompts depend on.
+        last_vllm: the last release of vLLM that served it; None if the current one does.
     """
 
     names: tuple[str, ...] = ()
@@ -75,22 +75,22 @@ class Family:
         return rule
 
     def cross_attention(self, base: Any) -> CrossAttention | None:
-        """How the model reads its images beside the row; None where their tokens stand in the row."""
+        """How the model reads its images by cross-attention; None where their tokens are part of the row."""
         return None
 
     def tokens_beside_row(self, base: Any) -> int:
-        """Tokens of a row that take as much memory as what an answer keeps beside its row."""
+        """The memory that an answer needs beside its row, as the number of tokens of a row that need as much."""
         return 0
 
     def is_attention(self, name: str) -> bool:
-        """Whether the linear layer `name` belongs to an attention; otherwise it counts to the feed-forward layers."""
+        """Whether the linear layer `name` belongs to an attention; the others count as feed-forward layers."""
         return any("attn" in part or "attention" in part for part in name.split("."))
 
     def unused_modules(self, base: Any) -> list[str]:
-        """Names of modules whose output nobody reads, so that no adapter may be on them.
+        """Names of modules whose output is not used, so that they must not have an adapter.
 
-        It would never get a gradient, which DistributedDataParallel refuses. The default: vision layers behind the one
-        that the configuration names as the source of the features.
+        It would never get a gradient, and DistributedDataParallel refuses such a parameter. The default: vision layers
+        behind the one whose output the configuration names as the features.
         """
         layer = getattr(base.config, "vision_feature_layer", None)
         if not isinstance(layer, int):
@@ -105,12 +105,12 @@ class Family:
 
 
 class Undeclared(Family):
-    """A model of a kind that no family declares: it trains and answers, with a row for each question."""
+    """A model type that no family declares: it trains and answers with a row for each question."""
 
     def __init__(self, kind: str) -> None:
         """`kind` is its model type in transformers."""
         self.names = (kind,)
 
     def why_plain(self, base: Any) -> str | None:
-        """No test has compared a shared image with rows of their own."""
+        """Sharing an image could change its numbers: no test compares them."""
         return f"models of the kind {self.names[0]!r} are not known to give the same result"

@@ -18,7 +18,7 @@ class Gemma3(Family):
     title = "Gemma 3"
 
     def rule(self, rule: Rule, batch: Mapping[str, Any], row: int) -> Rule:
-        """And the tokens of an image see each other both ways."""
+        """`rule`, and the tokens of an image see each other both ways."""
         return with_image_blocks(rule, batch["token_type_ids"][row])
 
 

@@ -16,18 +16,18 @@ class Mllama(Family):
     names = ("mllama",)
     title = "Llama 3.2 Vision"
     inputs = ModelInputs(
-        # The tiles that a token sees: [B, T, images, tiles]. Those of an answer see what the prompt's last one sees.
+        # [B, T, images, tiles] the tiles that a token sees. The tokens of an answer see those of the prompt's last one.
         by_token=ORDINARY | {"cross_attention_mask": TokenInput(of_answer="last")},
-        by_text=("num_tiles",),  # from which the processor makes the cross_attention_mask of a text
+        by_text=("num_tiles",),  # from these the processor makes the cross_attention_mask of a text
     )
     last_vllm = "0.10.2"
 
     def speed_up(self, base: Any) -> None:
-        """The vision tower without its dense attention mask."""
+        """Compute the vision tower without its dense attention mask."""
         fast_tower(base)
 
     def accept_shared_images(self, base: Any) -> None:
-        """Cross-attention with a mask of its own for packed rows."""
+        """Let cross-attention take a mask for packed rows."""
         accept_cross_masks(base)
 
     def cross_attention(self, base: Any) -> MllamaCross:
@@ -35,7 +35,7 @@ class Mllama(Family):
         return MllamaCross(base)
 
     def tokens_beside_row(self, base: Any) -> int:
-        """As many as the keys and values of an image's tiles take in the layers with cross-attention."""
+        """The memory of the keys and values of an image's tiles in the layers with cross-attention."""
         text, vision = base.config.get_text_config(), base.config.vision_config
         seen = vision.max_num_tiles * base.model.vision_model.num_patches
         return int(seen * len(text.cross_attention_layers) / text.num_hidden_layers)

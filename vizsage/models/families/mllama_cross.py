@@ -1,4 +1,4 @@
-"""Mllama (Llama 3.2 Vision) over a packed row: its cross-attention reads the images of all trees, each its own."""
+"""Mllama (Llama 3.2 Vision) on packed rows and trees: by cross-attention each token reads its own image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vizsage.models.shared_image.masks import Rule, as_attended
 
 _IMAGES_AT_A_TIME = 4
-_PASSED_ON = "cross_mask"  # a keyword that `base.model` does not know and therefore gives to its language model
+_PASSED_ON = "cross_mask"  # a keyword that `base.model` does not know, so that it passes it to its language model
 _KERNELS = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -27,7 +27,7 @@ class CrossMask:
 
     Attributes:
         attention: mask [B, 1, N, vision tokens of all images of the row]; None: each token sees all of them.
-        reads_image: [B, 1, N, 1], 0 where a token stands before its image, else 1.
+        reads_image: [B, 1, N, 1], 0 where a token is before its image, else 1.
     """
 
     attention: Any
@@ -70,8 +70,8 @@ def image_rule(tree: torch.Tensor, tiles: torch.Tensor, tile_tokens: int) -> Rul
     """Each token sees the vision tokens of its own image, those of the tiles that `tiles` shows it.
 
     `tree` [N] is the number of its image, `tiles` [N, tiles] is 1 for a tile that it may see. Keys are the vision
-    tokens of all images, `tile_tokens` per tile. A token that may see none stands before the image: like
-    transformers' (and Meta's) model it is given all tiles, padding too, rather than an empty softmax.
+    tokens of all images, `tile_tokens` per tile. A token that may see none is before its image: as in transformers'
+    and Meta's code it sees all tiles, padding too, because a softmax over nothing is not a number.
     """
     count = tiles.shape[1]
     visible = tiles.bool() | ~tiles.bool().any(dim=1, keepdim=True)
@@ -86,24 +86,24 @@ def image_rule(tree: torch.Tensor, tiles: torch.Tensor, tile_tokens: int) -> Rul
 def accept_cross_masks(base: Any) -> None:
     """Let `base.model` take a CrossMask as cross_attention_mask. Everything else it does as before.
 
-    Its own code makes a dense mask from numbers of tiles, in which a token before its image would see those of all
-    other trees. So it is called without a mask and without pixels, and its language model gets the CrossMask. Hooks
-    and not another `forward`: what `forward` returns, and the name it has for the cache, depend on the release of
-    transformers. Without images it goes on with those of the cache.
+    Its own code makes a dense mask from the numbers of tiles, in which a token before its image would see the images of
+    all other trees. So it is called without a mask and without pixels, and its language model gets the CrossMask. By
+    hooks rather than another `forward`, because the output of `forward` and its keyword for the cache depend on the
+    release of transformers. Without pixels the model uses the images in the cache.
     """
     inner = base.model
     if getattr(inner, "takes_cross_masks", False):
         return
     for layer in inner.language_model.layers:
         if hasattr(layer, "cross_attn"):
-            layer.cross_attn.is_causal = False  # what transformers takes it for where there is no mask
+            layer.cross_attn.is_causal = False  # otherwise transformers makes it causal where there is no mask
     inner.register_forward_pre_hook(_with_vision_states, with_kwargs=True)
     inner.language_model.register_forward_pre_hook(_with_cross_mask, with_kwargs=True)
     inner.takes_cross_masks = True
 
 
 def _with_vision_states(inner: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    """For `base.model`: images become what cross-attention reads, the mask is passed on to the language model."""
+    """For `base.model`: compute the states that cross-attention reads, and pass the mask on to the language model."""
     mask = kwargs.get("cross_attention_mask")
     if not isinstance(mask, CrossMask):
         return None
@@ -117,7 +117,7 @@ def _with_vision_states(inner: Any, args: Any, kwargs: dict[str, Any]) -> tuple[
 
 
 def _with_cross_mask(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    """For the language model: the CrossMask in the two parts that its layers take."""
+    """For the language model: the two parts of the CrossMask that its layers take."""
     mask = kwargs.pop(_PASSED_ON, None)
     if mask is None:
         return None
@@ -126,10 +126,10 @@ def _with_cross_mask(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, di
 
 
 def _vision_states(inner: Any, pixels: dict[str, Any]) -> torch.Tensor:
-    """[I, 1, tiles, tile tokens, width]: what cross-attention reads of I images.
+    """The states of I images that cross-attention reads, [I, 1, tiles, tile tokens, width].
 
-    Without gradients a few images at a time. Their thousands of tokens keep a GPU busy, and the attention kernels of
-    its library, which are planned anew for every number of images, are planned for these few.
+    Without gradients a few images at a time: their thousands of tokens are enough work for a GPU, and cuDNN plans its
+    attention kernels for few numbers of images.
     """
     count = len(pixels["pixel_values"])
     size = count if torch.is_grad_enabled() else _IMAGES_AT_A_TIME

@@ -1,16 +1,16 @@
-"""Mllama's vision tower without its dense attention mask: the same numbers from the kernels that take no mask.
+"""Mllama's vision tower without its dense attention mask: the same numbers, from kernels that take no mask.
 
-An image is T tiles of P patches (its class token among them), each padded to a multiple of 8. transformers masks
-padding for padding only: a position that is not of the image reads the image's positions alone, while the image's
-own positions read all, padding included. So padding, whole tiles of it too, cannot be left out: its states flow into
-those of the image from the second layer on, here as in Meta's code, and the weights were trained that way.
+An image is T tiles of P patches (the class token is one of them), each padded to a multiple of 8. In transformers only
+padding does not see padding: a position of padding reads only the positions of the image, while these read all
+positions, padding too. So neither padding nor whole tiles of it can be left out: from the second layer on its states
+are part of those of the image, here as in Meta's code, and the weights were trained that way.
 
-With the image's positions moved to the front of the sequence (attention does not ask for the order) that is two
-products without a mask: the front over everything, the rest over the front. The plain tower adds a [S, S] mask to one
-product with S = 6,432 for 4 tiles, which no flash kernel takes, and for an image of one tile computes three times as
-many scores as are ever read.
+With the positions of the image at the front of the sequence (attention does not depend on the order) two products
+without a mask do the same: the front over all positions, the rest over the front. The tower of transformers adds a
+[S, S] mask to one product, with S = 6,432 for 4 tiles, which no flash kernel takes; for an image of one tile it
+computes three times as many scores as are used.
 
-Shapes: I images, T tiles, P patches of a tile, S = T * padded patches, D channels.
+Shapes: I images, T tiles, P patches per tile, S = T * padded patches, D channels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fast_tower(base: Any) -> None:
     """Let the vision tower of `base`, a loaded Mllama, run without a dense mask, and keep only the states it returns.
 
     A tower whose attention was chosen by name (eager, flash_attention_2) is left as it is.
-    An aspect_ratio_mask that stays on the CPU spares the one moment at which the tower waits for its device.
+    With an aspect_ratio_mask on the CPU the tower never waits for its device.
     """
     tower = base.model.vision_model
     if attention_of(tower.config) != "sdpa":
@@ -50,7 +50,7 @@ def fast_tower(base: Any) -> None:
     def forward(
         pixel_values: torch.Tensor, aspect_ratio_ids: torch.Tensor, aspect_ratio_mask: torch.Tensor, **kwargs: Any
     ) -> Any:
-        if kwargs:  # hidden states or attentions of each layer are wanted; `_attention` takes the dense mask too
+        if kwargs:  # the caller wants hidden states or attentions of each layer; `_attention` takes the dense mask too
             return original(pixel_values, aspect_ratio_ids, aspect_ratio_mask, **kwargs)
         trained = any(parameter.requires_grad for parameter in tower.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()), _own_precision(tower):
@@ -60,13 +60,13 @@ def fast_tower(base: Any) -> None:
 
 
 def _own_precision(tower: Any) -> Any:
-    """No autocast for a tower without trained layers: it would take each state to float32 and back, for the norms."""
+    """No autocast for a tower in one precision: it would convert each state to float32 and back, for the norms."""
     one_dtype = all(p.dtype == tower.dtype for p in tower.parameters() if p.is_floating_point())
     return torch.autocast(tower.device.type, enabled=False) if one_dtype else nullcontext()
 
 
 class _Layout(NamedTuple):
-    """Which positions of each image are real. It stands where layers expect a mask, which they only pass on."""
+    """Which positions of each image are real. The layers get it as their mask, which they only pass on."""
 
     real_tiles: tuple[int, ...]
     patches: int
@@ -76,7 +76,7 @@ class _Layout(NamedTuple):
         return self._each(states, self._sorted)
 
     def restore(self, states: torch.Tensor, tiles: int) -> torch.Tensor:
-        """The way back: [I, S, D] -> [I, T, padded patches, D]."""
+        """The inverse: [I, S, D] -> [I, T, padded patches, D]."""
         return self._each(states, lambda part, real: self._unsorted(part, real, tiles))
 
     def _each(self, states: torch.Tensor, move: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
@@ -94,7 +94,7 @@ class _Layout(NamedTuple):
         return torch.cat([found, padding_tiles.unflatten(1, (tiles - real, padded))], dim=1) if real < tiles else found
 
     def runs(self, unit: int) -> list[tuple[slice, int]]:
-        """Neighbouring images of one size, and that size: real tiles, times `unit`."""
+        """Neighbouring images with the same number of real tiles, and that number times `unit`."""
         found, start = [], 0
         for real, members in groupby(self.real_tiles):
             end = start + len(list(members))
@@ -104,17 +104,17 @@ class _Layout(NamedTuple):
 
 
 def _layout_of(aspect_ratio_mask: torch.Tensor, patches: int) -> _Layout:
-    """From [images of rows..., T], 1 for a real tile; waits for the device that it lies on."""
+    """From [images of rows..., T], 1 for a real tile. Waits for the device of the mask."""
     rows: list[list[int]] = aspect_ratio_mask.flatten(0, -2).tolist()
     real = tuple(int(sum(row)) for row in rows)
-    assert all(row[0] and row == sorted(row, reverse=True) for row in rows), "padding tiles stand behind real ones"
+    assert all(row[0] and row == sorted(row, reverse=True) for row in rows), "padding tiles are behind real ones"
     return _Layout(real, patches)
 
 
 def _features(
     tower: Any, pixel_values: torch.Tensor, aspect_ratio_ids: torch.Tensor, aspect_ratio_mask: torch.Tensor
 ) -> BaseModelOutput:
-    """What MllamaVisionModel.forward returns: [B, images of a row, T, P, D * (1 + intermediate layers)]."""
+    """The features of MllamaVisionModel.forward: [B, images of a row, T, P, D * (1 + intermediate layers)]."""
     rows, media, tiles = pixel_values.shape[:3]
     ids = aspect_ratio_ids.reshape(rows * media, 1)
     weight = tower.patch_embedding.weight
@@ -139,9 +139,9 @@ def _features(
 def _run(
     encoder: Any, states: torch.Tensor, layout: _Layout, wanted: Sequence[int]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The states [I, S, D] behind the last layer, and those behind the layers `wanted`; no others are kept.
+    """The states [I, S, D] after the last layer, and those after the layers `wanted`; no others are kept.
 
-    Checkpointed where that is switched on: transformers switches it on for this encoder, and then does not use it.
+    With gradient checkpointing where it is on: transformers switches it on for this encoder, but does not use it.
     """
     checkpoint = encoder.gradient_checkpointing and encoder.training and torch.is_grad_enabled()
     kept: dict[int, torch.Tensor] = {}
@@ -165,7 +165,7 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """[I, heads, S, width] each -> [I, S, heads, width]; the image's positions lie first."""
+    """[I, heads, S, width] each -> [I, S, heads, width]; the positions of the image are first."""
     if not isinstance(attention_mask, _Layout):
         attended: tuple[torch.Tensor, torch.Tensor | None] = AttentionInterface()["sdpa"](
             module, query, key, value, attention_mask, scaling=scaling, **kwargs

@@ -19,7 +19,7 @@ class QwenVL(Family):
     def positions(self, base: Any, batch: Mapping[str, Any], depth: torch.Tensor, tree: torch.Tensor) -> torch.Tensor:
         """[3, R, W]: those of each token in its own row.
 
-        All rows of a tree agree on them, because behind the image positions only count up.
+        All rows that contain a token give it the same ones, because behind the image positions only count up.
         """
         ids, types, places, trees = (t.cpu() for t in (batch["input_ids"], batch["mm_token_type_ids"], depth, tree))
         positions = places.new_zeros(3, *places.shape)
@@ -37,7 +37,7 @@ def _tree_positions(
     `ids`, `types` (multimodal token types) and `depth` are [n], `grid` [3] is the number of patches of the image in
     time, height and width.
     """
-    # One node of each depth, whichever: the rows of a tree differ behind the image only.
+    # Any node of each depth: the rows of a tree differ only behind the image.
     order = depth.sort(stable=True).indices
     row = order[torch.searchsorted(depth[order], torch.arange(int(depth.max()) + 1))]
     found, _ = base.model.get_rope_index(ids[row][None], mm_token_type_ids=types[row][None], image_grid_thw=grid[None])

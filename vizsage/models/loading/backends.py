@@ -1,4 +1,4 @@
-"""Which backend runs a model: chosen in one place, so that training and evaluation need not know."""
+"""Which backend loads a model. Training and evaluation do not know the backends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from vizsage.models.loading.hardware import choose_backend
 
 
 def prepare(config: Config) -> None:
-    """Import what has to come before transformers, peft and trl: unsloth, which patches them.
+    """Import unsloth if the settings choose it, because it patches transformers, peft and trl when it is imported.
 
-    To be called once the settings are known and before training or evaluation is imported. Does nothing for hf.
-    Raises ConfigError when unsloth is asked for and cannot run here.
+    Call it when the settings are known, before training or evaluation is imported.
+
+    Raises:
+        ConfigError: the settings choose unsloth, and it cannot run here.
     """
     if choose_backend(config) == "unsloth":
         from vizsage.models.loading.unsloth import import_unsloth
@@ -22,10 +24,11 @@ def prepare(config: Config) -> None:
 
 
 def load_base(config: Config) -> LoadedModel:
-    """The base model in eval mode and frozen, with its processor, loaded by the backend of `config`.
+    """Load the base model, frozen and in eval mode, and its processor, with the backend of `config`.
 
-    Raises ConfigError (no such model, no vision-language model, a backend that cannot run here) or CheckpointError
-    (files damaged).
+    Raises:
+        ConfigError: there is no such model, it is not a vision-language model, or the backend cannot run here.
+        CheckpointError: its files are damaged.
     """
     refuse_vllm(config)
     if choose_backend(config) == "unsloth":
@@ -46,10 +49,10 @@ def refuse_vllm(config: Config) -> None:
 
 
 def load_early(config: Config) -> LoadedModel | None:
-    """The base model, where it has to be there before the processes of a run know of each other; else None.
+    """Load the base model, if it must be loaded before the process group exists; otherwise None.
 
-    unsloth writes the code that it generates in one process and makes the others wait for it, over and over, as soon
-    as there is a process group. Without one each process loads by itself.
+    With a process group, unsloth writes its generated code in one process and makes the others wait for each file.
+    Without one, each process writes its own.
     """
     several = own_group().size > 1
     return load_base(config) if several and choose_backend(config) == "unsloth" else None

@@ -1,4 +1,4 @@
-"""Settings that cannot act on this machine, replaced by the nearest ones that can."""
+"""Settings that cannot work on this machine, replaced by the nearest ones that can."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEED_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 
 @dataclass(frozen=True)
 class Hardware:
-    """What this machine and its environment offer."""
+    """The hardware and the libraries of this machine."""
 
     cuda: bool
     bf16: bool = False
@@ -32,12 +32,12 @@ class Hardware:
 
 
 def choose_backend(config: Config) -> Literal["hf", "unsloth", "vllm"]:
-    """The library that runs the model. Whether it can is for `resolve_for_hardware` to say. Imports nothing."""
+    """The library that runs the model; `resolve_for_hardware` checks whether it can. Imports nothing."""
     return _AUTO_BACKEND if config.backend == "auto" else config.backend
 
 
 def detect_hardware() -> Hardware:
-    """Look at the machine. Imports torch."""
+    """Detect them. Imports torch."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -52,15 +52,23 @@ def detect_hardware() -> Hardware:
 
 
 def is_installed(package: str) -> bool:
-    """Whether the package is there; it is not imported."""
+    """Whether the package is installed; it is not imported."""
     return importlib.util.find_spec(package) is not None
 
 
 def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple[Config, list[str]]:
-    """Replace what cannot act here; a second pass over the result changes nothing.
+    """Replace the settings that cannot work here. A second call with the result changes nothing.
 
-    Returns the settings with `device` (cpu or cuda) and `backend` (hf, unsloth or vllm) decided and one warning for
-    each replaced setting. Raises ConfigError when a GPU or a backend is demanded and not there.
+    Args:
+        config: the settings.
+        facts: the machine; detected if it is None.
+
+    Returns:
+        The settings, with device "cpu" or "cuda" and backend "hf", "unsloth" or "vllm", and one warning per replaced
+        setting.
+
+    Raises:
+        ConfigError: the settings demand a GPU or a backend that is not available.
     """
     facts = facts or detect_hardware()
     if config.device == "cuda" and not facts.cuda:
@@ -90,7 +98,7 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     if config.optim in _NEED_BITSANDBYTES and not (cuda and facts.bitsandbytes):
         missing = "a GPU" if not cuda else "bitsandbytes, which is not installed"
         replace("optim", "adamw_torch", f"this optimizer needs {missing}")
-    if backend == "vllm":  # it trains nothing, and has attention kernels of its own
+    if backend == "vllm":  # it does not train, and has its own attention kernels
         if config.attn_implementation != "auto":
             replace("attn_implementation", "auto", "vLLM chooses its attention kernels itself")
         return config.model_copy(update=changes), warnings
@@ -110,7 +118,7 @@ def demand_unsloth(facts: Hardware) -> None:
 
 
 def _demand(backend: str, facts: Hardware, *, there: bool, hint: str) -> None:
-    """Raise ConfigError without a GPU, or unless the package is `there`; `hint` says how to get it."""
+    """Raise ConfigError without a GPU, or unless the package is `there`; `hint` says how to install it."""
     problem = None
     if not facts.cuda:
         problem = "it needs a GPU and PyTorch sees none here"

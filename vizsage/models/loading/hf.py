@@ -1,4 +1,4 @@
-"""Loading a base model with transformers: runs everywhere, the CPU included."""
+"""Loading a base model with transformers, on a GPU or a CPU."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ _HUB_TIMEOUT_S = 10.0
 
 
 class HubUnreachable(ConfigError):
-    """The base model is not on this machine, and there is no way to the hub from here."""
+    """The base model is not on this machine, and the Hugging Face hub cannot be reached."""
 
 
 def load_processor(config: Config) -> Any:
-    """The model's processor (tokenizer, images, chat template), without any weights.
+    """Load the model's processor (tokenizer, image processor, chat template), without weights.
 
-    Raises ConfigError: no such model, no vision-language model, a library missing. CheckpointError: files damaged.
+    Raises:
+        ConfigError: there is no such model, it is not a vision-language model, or a library is missing.
+        CheckpointError: its files are damaged.
     """
     where, _, options = locate(config)
     return load_processor_from(config, where, options)
 
 
 def load_base(config: Config) -> LoadedModel:
-    """The base model in eval mode and frozen, on its device, and its processor.
+    """Load the base model, frozen and in eval mode, on the device of this process, and its processor.
 
-    In 4 bits (NF4, double quantisation; QLoRA, arXiv:2305.14314) where load_in_4bit can act. Each process of a
-    torchrun job takes the GPU of its LOCAL_RANK. Raises like `load_processor`.
+    In 4 bits (NF4, double quantisation; QLoRA, arXiv:2305.14314) with load_in_4bit, where the hardware can. The GPU is
+    that of LOCAL_RANK. Raises like `load_processor`.
     """
     import torch
     from safetensors import SafetensorError
@@ -79,7 +81,7 @@ def load_base(config: Config) -> LoadedModel:
 
 
 def quantisation(dtype: torch.dtype) -> Any:
-    """4 bits as QLoRA has them, computing in `dtype`."""
+    """4 bits as in QLoRA, computing in `dtype`."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -88,7 +90,7 @@ def quantisation(dtype: torch.dtype) -> Any:
 
 
 def refuse_absent_weights(config: Config, info: dict[str, Any]) -> None:
-    """Raise CheckpointError where transformers' loading info names weights that it made up with random numbers."""
+    """Raise CheckpointError where transformers' loading info names weights that it initialised at random."""
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if absent:
         raise CheckpointError(
@@ -98,10 +100,10 @@ def refuse_absent_weights(config: Config, info: dict[str, Any]) -> None:
 
 
 def _switch_checkpointing(model: Any, config: Config) -> None:
-    """Gradient checkpointing of `model` with its adapter, where the settings ask for it.
+    """Switch gradient checkpointing of `model` with its adapter on, if the settings say so.
 
-    transformers, PEFT and the Trainer would all make the embeddings require a gradient, those of the vision tower
-    included; checkpointing that is not reentrant has no need of it.
+    transformers, PEFT and the Trainer make the embeddings require a gradient, those of the vision tower too, which
+    costs its backward pass. Checkpointing that is not reentrant does not need it.
     """
     if config.use_gradient_checkpointing:
         base = model.get_base_model()
@@ -115,14 +117,14 @@ def device_of(config: Config) -> str:
 
 
 def locate(config: Config) -> tuple[str, str | None, dict[str, Any]]:
-    """Where the base lies, "commit:<sha>" if it comes from the hub, and the options of every `from_pretrained`."""
+    """Folder or name of the base model, "commit:<sha>" if it is from the hub, and the options of `from_pretrained`."""
     path = base_path_of(config)
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if problem := unreadable([Path(path) / "config.json", *sorted(Path(path).glob("*"))]):
         raise CheckpointError(f"model_name: {problem}")
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
-            raise ConfigError(f"model_name: {path} has no config.json, so it is no model of transformers")
+            raise ConfigError(f"model_name: {path} has no config.json, so it is not a model of transformers")
         return path, None, options
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise ConfigError(f"model_name: {path}: no such folder; name a folder with a model or a Hugging Face model")
@@ -134,7 +136,7 @@ def locate(config: Config) -> tuple[str, str | None, dict[str, Any]]:
 
 
 def _hub_commit(config: Config) -> tuple[str, bool]:
-    """The commit that `revision` means, asked once; without a network, the one in the cache (and True)."""
+    """The commit of `revision`, asked of the hub; without a network the one in the cache, and True."""
     import httpx
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -172,7 +174,7 @@ def _hub_commit(config: Config) -> tuple[str, bool]:
 
 
 def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> Any:
-    """`load_processor`, of a base that `locate` has found."""
+    """Load the processor of a base model that `locate` has found. Raises like `load_processor`."""
     from transformers import AutoConfig, AutoProcessor
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -201,13 +203,13 @@ def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> 
         raise CheckpointError(f"model_name {name}: its processor files are missing; fetch the whole model")
     tokenizer = processor.tokenizer
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # labels are set apart, so padding may look like the end of a turn
+        tokenizer.pad_token = tokenizer.eos_token  # padding has no labels, so it may be the end of a turn
     declare_inputs(processor, family_of(model_config).inputs)
     return processor
 
 
 def _missing_library(error: Exception) -> str | None:
-    """The library that transformers asks for: by an ImportError, or by a ValueError that lists what is missing."""
+    """The library that transformers lacks: it raises an ImportError, or a ValueError that lists what is missing."""
     text = str(error).lower()
     if not isinstance(error, ImportError) and "missing optional dependencies" not in text:
         return None

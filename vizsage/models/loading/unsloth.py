@@ -1,7 +1,7 @@
-"""Loading a base model with unsloth: compiled layers, LoRA and checkpointing of its own. Needs a GPU.
+"""Loading a base model with unsloth, which has its own compiled layers, LoRA and checkpointing. Needs a GPU.
 
-It is the same model as that of `vizsage.models.loading.hf`: the same files, the same processor (its own copy is
-not used), the same quantisation and, by `vizsage.models.adapters.lora`, the same adapters under the same names.
+The model is that of `vizsage.models.loading.hf`: the same files, processor and quantisation, and, with
+`vizsage.models.adapters.lora`, the same adapters under the same names.
 
 unsloth patches transformers, peft and trl when it is imported, so `import_unsloth` must be called before these are.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint  # PyTorch's own: unsloth puts another one in its place when it loads
+from torch.utils.checkpoint import checkpoint  # PyTorch's: unsloth replaces it when it loads
 
 from vizsage.config import Config
 from vizsage.distributed.group import own_group
@@ -34,24 +34,24 @@ log = logging.getLogger(__name__)
 
 _PATCHED = ("transformers", "peft", "trl")
 _SWITCHES = {
-    # The losses and the answers of this project are made of logits. Unsloth gives none in training unless told so
-    # before it compiles a model's forward; it no longer resets this between training and inference, and nothing here
-    # calls its for_training and for_inference, which did.
+    # The losses and the answers here need logits. Unsloth returns none in training unless this is set before it
+    # compiles the forward of a model. Its for_training and for_inference, which used to reset it, are not called here.
     "UNSLOTH_RETURN_LOGITS": "1",
-    # generate() of transformers: unsloth's own switches the whole model over for each call and compiles its decoding,
-    # and both backends shall give the same answers.
+    # Use generate() of transformers, because both backends must give the same answers. Unsloth's changes the mode of
+    # the whole model for each call and compiles its decoding.
     "UNSLOTH_DISABLE_FAST_GENERATION": "1",
-    # It would report the names of all environment variables.
+    # It would send the names of all environment variables.
     "UNSLOTH_DISABLE_STATISTICS": "1",
 }
-# What an import or a load can fail with besides being out of memory; unsloth raises all of these itself.
+# What an import or a load raises besides running out of memory; unsloth raises all of these itself.
 _FAILURES = (ImportError, OSError, RuntimeError, AttributeError, ValueError, KeyError, TypeError, AssertionError)
 
 
 def import_unsloth(config: Config) -> None:
     """Import unsloth, on the GPU of this process.
 
-    Raises ConfigError where it cannot run, or when a library that it patches is imported already.
+    Raises:
+        ConfigError: it cannot run here, or a library that it patches is imported already.
     """
     if "unsloth" in sys.modules:
         return
@@ -63,7 +63,7 @@ def import_unsloth(config: Config) -> None:
         )
     own_group()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    torch.cuda.set_device(local_rank)  # what unsloth allocates when it is imported belongs there too
+    torch.cuda.set_device(local_rank)  # unsloth allocates memory when it is imported
     for name, value in _SWITCHES.items():
         os.environ[name] = value
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(_code_folder(local_rank))
@@ -78,9 +78,9 @@ def import_unsloth(config: Config) -> None:
 
 
 def load_base(config: Config) -> LoadedModel:
-    """The base model as unsloth loads it, in eval mode and frozen, on the GPU of this process; its processor from hf.
+    """Load the base model with unsloth, frozen and in eval mode, on the GPU of this process; its processor as hf does.
 
-    Raises ConfigError and CheckpointError like `hf.load_base`, and ConfigError where unsloth cannot run.
+    Raises like `hf.load_base`, and ConfigError where unsloth cannot run.
     """
     import_unsloth(config)
     from unsloth import FastVisionModel
@@ -96,7 +96,7 @@ def load_base(config: Config) -> LoadedModel:
     processor = hf.load_processor_from(config, where, options)
     dtype = torch.bfloat16 if config.use_bf16 else torch.float32
     if config.load_in_4bit:
-        options["quantization_config"] = hf.quantisation(dtype)  # unsloth's own leaves some vision layers as they are
+        options["quantization_config"] = hf.quantisation(dtype)  # unsloth's does not quantise some vision layers
     if config.attn_implementation != "auto":
         options["attn_implementation"] = config.attn_implementation
     failures = allocation_failures()
@@ -110,7 +110,7 @@ def load_base(config: Config) -> LoadedModel:
                 load_in_16bit=not config.load_in_4bit,
                 device_map={"": hf.device_of(config)},
                 use_gradient_checkpointing=config.use_gradient_checkpointing,
-                use_exact_model_name=True,  # not another repository that unsloth keeps under a similar name
+                use_exact_model_name=True,  # otherwise it may load a repository of its own with a similar name
                 offload_embedding=False,
                 return_logits=True,
                 random_state=config.seed,
@@ -136,16 +136,16 @@ def load_base(config: Config) -> LoadedModel:
 def _switch_checkpointing(model: Any, config: Config) -> None:
     """Prepare a model that has an adapter for gradient checkpointing: unsloth's, PyTorch's, or none.
 
-    unsloth's asks for a gradient of what goes into a layer, and keeps that on the CPU. The language model's embeddings
-    are made to have one; a trained vision part may have none, and would silently not be trained, so that
-    one is checkpointed by PyTorch.
+    Unsloth's checkpointing needs inputs of a layer that require a gradient, and keeps them on the CPU. The embeddings
+    of the language model are made to require one. The inputs of a trained vision part may not, and it would not be
+    trained, without an error; so the vision part is checkpointed by PyTorch.
     """
     from unsloth import FastVisionModel
 
     trained = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
     with redirect_stdout(sys.stderr):
         FastVisionModel.post_patch_model(model, use_gradient_checkpointing=config.use_gradient_checkpointing)
-    for name, parameter in model.named_parameters():  # it freezes and casts all that is not LoRA, trained norms too
+    for name, parameter in model.named_parameters():  # it freezes and casts all but LoRA, trained norms too
         parameter.requires_grad_(name in trained)
         if name in trained:
             parameter.data = parameter.data.to(trained[name])
@@ -161,7 +161,7 @@ def _switch_checkpointing(model: Any, config: Config) -> None:
 
 @contextmanager
 def _loading_info() -> Iterator[dict[str, Any]]:
-    """What transformers reports of the weights that it loads meanwhile; unsloth does not pass it on."""
+    """The loading info of transformers, which unsloth does not return: filled while a model loads in this context."""
     from transformers import PreTrainedModel
 
     original = PreTrainedModel.__dict__["from_pretrained"]
@@ -182,9 +182,9 @@ def _loading_info() -> Iterator[dict[str, Any]]:
 
 
 def _code_folder(local_rank: int) -> Path:
-    """Where unsloth writes the code that it generates: by default the current folder, which may be anybody's.
+    """The folder for the code that unsloth generates, instead of the current one, which others may write to too.
 
-    A folder for each process, because they write the same files at the same time.
+    One folder per process, because all write the same files at the same time.
     """
     if given := os.environ.get("UNSLOTH_COMPILE_LOCATION"):
         return Path(given) / f"process-{local_rank}"

@@ -1,8 +1,8 @@
-"""Answers by vLLM: the same prompts, images, ends and adapters as everywhere else, with its kernels. Needs a GPU.
+"""Answers by vLLM, with the same prompts, images, ends and adapters as with the other backends. Needs a GPU.
 
-Written against the interface of vLLM 0.33. Prompts go in as token ids with the image's placeholder, which vLLM
-replaces by as many tokens as the image takes; text would get a second beginning-of-sequence token where the chat
-template wrote one. The answer is decoded here, from ids.
+Written for the interface of vLLM 0.33. A prompt is given as token ids with one placeholder for the image, which vLLM
+replaces by the tokens of the image; given as text, a prompt would get a second beginning-of-sequence token where the
+chat template wrote one. The answer is decoded here, from ids.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from vizsage.models.loading.hf import load_processor_from, locate
 log = logging.getLogger(__name__)
 
 _SWITCHES = {
-    # The engine in this process: what fails there is raised here as what it is, running out of memory above all, and
-    # requests are scheduled in the order in which they come.
+    # Run the engine in this process: its errors are then raised here with their type, running out of memory above
+    # all, and requests are scheduled in the order in which they come.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for answers and tables
     "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",  # it would report the model and the hardware it runs on
+    "VLLM_NO_USAGE_STATS": "1",  # it would send the names of the model and the hardware
 }
-# Ranks that vLLM has kernels for (vllm.config.lora.MaxLoRARanks); an adapter takes the next one up.
+# Ranks for which vLLM has kernels (vllm.config.lora.MaxLoRARanks); an adapter gets the next larger one.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# What starting an engine can fail with besides being out of memory.
+# What starting an engine raises besides running out of memory.
 _FAILURES = (ImportError, OSError, RuntimeError, AttributeError, ValueError, KeyError, TypeError, AssertionError)
 _TOO_SMALL = re.compile(r"No available memory for the cache|Free memory on device|available KV cache memory")
 
 
 class VllmGenerator:
-    """A base model and its adapter in a vLLM engine, which answers samples greedily (see base.Answering)."""
+    """A base model and its adapter in a vLLM engine, which answers samples greedily; see Answering."""
 
     def __init__(self, engine: Any, encoder: PromptEncoder, config: Config, *, end_ids: list[int], lora: Any) -> None:
         """`engine` is a vllm.LLM, `lora` a LoRARequest or None."""
@@ -65,19 +65,19 @@ class VllmGenerator:
             temperature=0.0,
             max_tokens=config.max_new_tokens,
             stop_token_ids=end_ids,
-            ignore_eos=True,  # vLLM's own idea of the end; those named here are all
+            ignore_eos=True,  # vLLM's end; those in stop_token_ids are all
             detokenize=False,
         )
         self._refusals = (ValueError, TypeError, VLLMClientError)
 
     def prompt_ids(self, sample: Sample) -> list[int]:
-        """The token ids of a sample's prompt, its description uncut and the image a placeholder."""
+        """The token ids of a sample's prompt with its whole description; the image is one placeholder."""
         return self.encoder.prompt_ids(sample)
 
     def batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """All of `samples`, at most config.eval_batch_size at once, questions on one image next to each other.
+        """All of `samples`, at most config.eval_batch_size per batch, questions on one image next to each other.
 
-        vLLM schedules by tokens itself, and takes what prompts begin with alike from its prefix cache.
+        vLLM schedules by tokens itself, and computes a common beginning of prompts once, with its prefix cache.
         """
         questions = self.config.eval_batch_size
         return answer_batches(
@@ -102,12 +102,12 @@ class VllmGenerator:
         return [self._as_answer(sample, found[i]) for i, sample in enumerate(batch)]
 
     def _outputs(self, requests: list[dict[str, Any]]) -> list[Any]:
-        """A RequestOutput for each of `requests`, or why vLLM refuses it. One that is refused spares the others."""
+        """A RequestOutput for each of `requests`, or the reason why vLLM refuses it; the others are answered."""
         if not requests:
             return []
         try:
             outputs = self.engine.generate(requests, self.settings, use_tqdm=False, lora_request=self.lora)
-        except self._refusals as error:  # before any was begun: vLLM takes back those that it had accepted
+        except self._refusals as error:  # before any is computed: vLLM drops those that it had accepted
             if len(requests) == 1:
                 return [f"vLLM refuses it: {one_line(error)}"]
             middle = len(requests) // 2
@@ -121,17 +121,25 @@ class VllmGenerator:
             return Answer(sample.sample_id, None, [], "failed", output)
         [said] = output.outputs
         if said.finish_reason not in ("stop", "length"):
-            return Answer(sample.sample_id, None, [], "failed", f"vLLM broke it off: {said.finish_reason}")
+            return Answer(sample.sample_id, None, [], "failed", f"vLLM stopped it: {said.finish_reason}")
         answer = as_answer(sample, list(said.token_ids), self.end_ids, self.tokenizer)
         return replace(answer, finish_reason=said.finish_reason)
 
 
 def serve(config: Config, adapter: Path | None) -> tuple[VllmGenerator, str]:
-    """The base model of `config` in an engine, with the adapter in folder `adapter`, and the base's identity.
+    """Start an engine with the base model of `config` and the adapter in folder `adapter`.
 
-    `config` is as resolved for this hardware. Raises ConfigError (vLLM cannot serve the model or the adapter, several
-    processes), CheckpointError (an adapter of another base, template, instruction or pixel limits) or
-    torch.OutOfMemoryError.
+    Args:
+        config: the settings, resolved for this hardware.
+        adapter: its folder, or None for the base model alone.
+
+    Returns:
+        The engine, and the identity of the base model.
+
+    Raises:
+        ConfigError: vLLM cannot serve the model or the adapter, or there are several processes.
+        CheckpointError: the adapter was trained with another base, template, instruction or pixel limits.
+        torch.OutOfMemoryError: the GPU has too little memory.
     """
     from transformers import AutoConfig
 
@@ -159,7 +167,7 @@ def serve(config: Config, adapter: Path | None) -> tuple[VllmGenerator, str]:
 
 
 def engine_arguments(config: Config, where: str, options: dict[str, Any], rank: int | None) -> dict[str, Any]:
-    """What vllm.LLM is made with; `rank` is the adapter's, None without one."""
+    """The arguments of vllm.LLM; `rank` is that of the adapter, None without one."""
     revision = options.get("revision")
     if options.get("local_files_only"):
         from huggingface_hub import snapshot_download
@@ -176,7 +184,7 @@ def engine_arguments(config: Config, where: str, options: dict[str, Any], rank: 
         "max_num_seqs": config.eval_batch_size,
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "enable_prefix_caching": True,
-        "generation_config": "vllm",  # nothing of the base model's own sampling habits
+        "generation_config": "vllm",  # not the base model's own settings of sampling
     }
     if rank is not None:
         arguments |= {
@@ -212,7 +220,7 @@ def _start(config: Config, arguments: dict[str, Any]) -> Any:
 
 
 def _add_adapter(engine: Any, adapter: Path) -> Any:
-    """The LoRARequest of an adapter, loaded now: otherwise what is wrong with it would be said of each question."""
+    """The LoRARequest of an adapter, loaded now: otherwise each question would fail with the adapter's error."""
     from vllm.lora.request import LoRARequest
 
     request = LoRARequest(adapter.name, 1, str(adapter.resolve()))
@@ -226,9 +234,11 @@ def _add_adapter(engine: Any, adapter: Path) -> Any:
 
 
 def _servable_rank(adapter: Path, architecture: Any, config: Config) -> int:
-    """The rank of an adapter. Raises ConfigError that names what of it vLLM would refuse or leave out.
+    """The rank of an adapter.
 
-    Raises CheckpointError where its files are not those of a whole adapter.
+    Raises:
+        ConfigError: vLLM would refuse or ignore a part of the adapter, which the message names.
+        CheckpointError: its files are not complete.
     """
     try:
         settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -264,7 +274,7 @@ def _servable_rank(adapter: Path, architecture: Any, config: Config) -> int:
 def _adapter_without_weights(
     adapter: Path, architecture: Any, config: Config
 ) -> tuple[str, dict[str, tuple[int, ...]]]:
-    """The name of the language model, and each tensor that the adapter needs: the architecture tells both."""
+    """The name of the language model, and the shape of each tensor of the adapter, both from the architecture alone."""
     from peft import LoraConfig, PeftModel
     from transformers import AutoModelForImageTextToText
 
@@ -279,7 +289,7 @@ def _adapter_without_weights(
 
 
 def _generation_config(where: str, architecture: Any, options: dict[str, Any]) -> Any:
-    """The base model's own, as transformers finds it when it loads the model."""
+    """The base model's own, as transformers finds it when it loads a model."""
     from transformers import GenerationConfig
 
     places = {name: value for name, value in options.items() if name != "trust_remote_code"}

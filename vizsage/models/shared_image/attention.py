@@ -1,7 +1,7 @@
 """FlexAttention for packed rows beside the attention that a model uses for everything else.
 
-A model finds its attention function by the name in its configuration, again when activations are recomputed in the
-backward pass. So the name stays, and the function decides by the kind of mask it is given.
+A model finds its attention function by the name in its configuration, also when activations are computed again in the
+backward pass. So the name is the same for all its calls, and the function decides by the type of its mask.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ BESIDE_SDPA = "flex_beside_sdpa"
 
 
 def use_flex_attention(base: Any) -> bool:
-    """Let the language model of `base` attend with FlexAttention where its mask is a BlockMask; whether that is done.
+    """Let the language model of `base` use FlexAttention where its mask is a BlockMask.
 
-    Not on a CPU, where its kernels are no faster than a dense mask; not with an attention that was chosen by name and
-    cannot be kept beside it; and not where the kernels cannot be compiled.
+    Not on a CPU, where its kernels are not faster than a dense mask; not beside an attention that the user chose by
+    name; and not where the kernels cannot be compiled.
+
+    Returns:
+        Whether the model takes a BlockMask now.
     """
     text = base.config.get_text_config()
     if attention_of(text) == BESIDE_SDPA:
@@ -60,16 +63,18 @@ def _attention(
 
 
 def _compiles(base: Any) -> bool:
-    """Run the kernels once, forward and backward, on a few tokens of this model's shape and precision.
+    """Run the kernels once, forward and backward, on a few tokens with the shape and precision of this model.
 
-    In float32 they need twice the fast memory of a GPU's processors, and not each has it.
+    In float32 they need twice as much shared memory of the GPU, which not every GPU has.
     """
     text = base.config.get_text_config()
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     if width < 16 or width & (width - 1):
-        return False  # a power of two only
-    in_bf16 = any(weight.dtype == torch.bfloat16 for weight in base.parameters())  # what is trained is float32 anyway
+        return False  # the kernels take powers of two only
+    in_bf16 = any(
+        weight.dtype == torch.bfloat16 for weight in base.parameters()
+    )  # trained weights are float32 in any case
     dtype = torch.bfloat16 if in_bf16 else torch.float32
     make: Any = {"device": base.device, "dtype": dtype, "requires_grad": True}
     query = torch.randn(1, heads, 256, width, **make)
@@ -78,7 +83,7 @@ def _compiles(base: Any) -> bool:
     try:
         out, _ = flex_attention_forward(torch.nn.Module(), query, key, value, mask, scaling=width**-0.5)
         out.sum().backward()
-    except Exception as error:  # torch.compile raises whatever its compilers raise
+    except Exception as error:  # torch.compile raises all that its compilers raise
         if isinstance(error, torch.OutOfMemoryError):
             raise
         kind = type(error).__name__

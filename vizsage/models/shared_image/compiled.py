@@ -1,9 +1,9 @@
 """The language model's blocks, compiled for packed rows.
 
-Eager, a step of LoRA on an 11B model launches some ten thousand small kernels, and a short row waits for Python rather
-than for the GPU. Blocks of one kind share their compiled code: one for an input with a gradient, one for an input
-without. Lengths are dynamic, so a new one compiles nothing, with one exception: the mask of 128 tokens or fewer is one
-block, and for a size of 1 PyTorch compiles once more.
+Without compilation, a step of LoRA on an 11B model launches about ten thousand small kernels, and a short row waits for
+Python rather than for the GPU. Blocks of one class share their compiled code: one for an input with a gradient, one for
+an input without. Lengths are dynamic, so a new length needs no compilation, with one exception: the mask of 128 tokens
+or fewer is one block, and for a size of 1 PyTorch compiles once more.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Forward = Callable[..., Any]
 
 
 def compile_blocks(base: Any, *, backend: str = "inductor") -> None:
-    """Compile the decoder layers of `base` for training on packed rows; all else runs them as they are.
+    """Compile the decoder layers of `base` for training on packed rows; all other inputs are computed as before.
 
-    Gradient checkpointing, where it is switched on already, moves into the compiled code: around it, each block would
-    pay for it in Python, three times a step.
+    Gradient checkpointing, where it is on already, moves into the compiled code: around it, it would cost time in
+    Python for each block, three times per step.
     """
     compile_for_any_length()
-    # PyTorch before 2.12 keeps what bitsandbytes' layers return although it is to be computed again.
+    # PyTorch before 2.12 keeps the outputs of bitsandbytes' layers although they are computed again.
     inside = torch.__version__ >= "2.12" or not getattr(base, "is_loaded_in_4bit", False)
     compiled: dict[type, Forward] = {}
     for block in base.get_decoder().layers:
@@ -55,7 +55,7 @@ def _choice(block: nn.Module, compiled: Forward) -> Forward:
 
 
 def is_packed(mask: Any) -> bool:
-    """Whether a layer's mask is that of a packed row."""
+    """Whether the mask of a layer is that of a packed row."""
     return isinstance(mask, BlockMask)
 
 

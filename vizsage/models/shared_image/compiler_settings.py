@@ -20,8 +20,8 @@ def allow_recompilations() -> None:
 
 def compile_for_any_length() -> None:
     """Let code that is compiled with dynamic=True serve all packed rows."""
-    # Otherwise a float (a norm's epsilon, LoRA's scale) would come in as a tensor on the CPU, and reading it there be
-    # compiled in C++: a second compiler, which an image for training need not have. All blocks have the same floats.
+    # Otherwise a float (the epsilon of a norm, the scale of LoRA) would be an input tensor on the CPU, and its reading
+    # be compiled in C++: that needs a second compiler, which a container may lack. All blocks have the same floats.
     torch._dynamo.config.specialize_float = True
-    # Sizes that are equal in the first row, as blocks of its mask and tiles of its image, need not be in the next.
+    # Sizes that are equal in the first row, such as blocks of its mask and tiles of its image, may differ in the next.
     shapes.use_duck_shape = False

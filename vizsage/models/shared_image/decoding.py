@@ -1,10 +1,10 @@
-"""Greedy answers to all questions on a batch of images, each image and its prompts' beginning computed once.
+"""Greedy answers to all questions on a batch of images; each image and what its prompts share is computed once.
 
-A row holds the tree of one image's prompts (vizsage.data.packing). It is computed once; then every unfinished
-question adds a token to the row of its image, step by step. A token sees its own prompt and its own answer, so keys
-and values of what is shared stand in the cache once and are never copied to the questions.
+A row contains the tree of the prompts on one image (vizsage.data.packing). It is computed once; then, step by step,
+each unfinished question adds a token to the row of its image. A token sees its own prompt and its own answer, so the
+cache contains the keys and values of shared tokens once.
 
-Shapes: I images, W tokens of the widest tree, Q unfinished questions on an image at most, K keys so far.
+Shapes: I images, W tokens of the widest tree, Q unfinished questions per image at most, K keys so far.
 """
 
 from __future__ import annotations
@@ -30,20 +30,28 @@ from vizsage.models.shared_image.masks import (
     within_window,
 )
 
-# Kernels of cuDNN are planned anew, some 50 ms each, for every number of keys, which grows with every token.
+# Not cuDNN: it plans its kernels for each number of keys, about 50 ms each time, and each token adds keys.
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_COLUMNS = 4  # questions of a row are rounded up to a multiple, so that products of few sizes are asked for
+_COLUMNS = 4  # the questions of a row are padded to a multiple of this: fewer sizes of products
 
 
 @dataclass
 class _Branches:
-    """The unfinished questions. Rows with fewer than Q have one of theirs in the columns left over: it is ignored."""
+    """The unfinished questions. A row with fewer than Q repeats one of them in the other columns, which are ignored.
 
-    tokens: torch.Tensor  # [I, Q] the newest token of each
-    visible: torch.Tensor  # [I, Q, K] the keys that it sees besides itself
-    position: torch.Tensor  # [I, Q] or [3, I, Q]
-    depth: torch.Tensor  # [I, Q] its place in its own row
-    seen: torch.Tensor | None  # [I, Q, ...] what it sees of its image beside the row, by cross-attention
+    Attributes:
+        tokens: [I, Q] the newest token of each question.
+        visible: [I, Q, K] the keys that it sees besides itself.
+        position: [I, Q] or [3, I, Q] its position ids.
+        depth: [I, Q] its place in its own row.
+        seen: [I, Q, ...] what it sees of its image by cross-attention; None without cross-attention.
+    """
+
+    tokens: torch.Tensor
+    visible: torch.Tensor
+    position: torch.Tensor
+    depth: torch.Tensor
+    seen: torch.Tensor | None
 
     def select(self, columns: torch.Tensor) -> _Branches:
         """The questions in `columns` [I, Q'] of each row."""
@@ -70,7 +78,7 @@ class BranchDecoder:
         """Prepares `base`, a model of transformers for which sharing.why_plain is None."""
         self.base = base
         self.family = family_of(base.config)
-        # "cache" in newer releases of transformers; 5.40 is to end "past_key_values".
+        # "cache" in newer releases of transformers; 5.40 is to drop "past_key_values".
         named = inspect.signature(type(base).forward).parameters
         self.cache_name = "cache" if "cache" in named else "past_key_values"
         self.window = window_of(base)
@@ -80,13 +88,16 @@ class BranchDecoder:
     def generate(
         self, trees: dict[str, torch.Tensor], last: Sequence[Sequence[int]], end_ids: Collection[int], max_tokens: int
     ) -> list[list[list[int]]]:
-        """The ids of each answer, by image and question, the one that ended it included.
+        """Answer all questions.
 
         Args:
             trees: inputs of the model with rows [I, W], "depth" and "subtree_end" among them, all on its device.
-            last: by image, the node that ends each question's prompt.
-            end_ids: an answer is over with one of these.
-            max_tokens: the most tokens of an answer, after which it is over as well.
+            last: per image, the node that ends the prompt of each question.
+            end_ids: an answer ends with one of these.
+            max_tokens: the maximum tokens of an answer.
+
+        Returns:
+            Per image and question, the ids of the answer, the one that ended it included.
         """
         with sdpa_kernel(_KERNELS):
             return self._generate(trees, last, end_ids, max_tokens)
@@ -97,7 +108,7 @@ class BranchDecoder:
         answers: list[list[list[int]]] = [[[] for _ in nodes] for nodes in last]
         rows = list(range(len(last)))  # images with unfinished questions
         columns = [list(range(len(nodes))) for nodes in last]  # their questions, by row
-        cache = DynamicCache()  # plain layers: those of a window would drop what other questions still see
+        cache = DynamicCache()  # plain layers: layers with a window would drop keys that other questions still see
         key_depth = trees["depth"]
         branches = self._begin(trees, last, cache)
         for step in range(max_tokens):
@@ -109,7 +120,7 @@ class BranchDecoder:
                 kept.append([c for c in range(len(questions)) if tokens[c] not in end_ids])
             if step + 1 == max_tokens or not any(kept):
                 break
-            if sum(map(bool, kept)) * 2 <= len(rows):  # a row costs as long as it is there; to copy the others does too
+            if sum(map(bool, kept)) * 2 <= len(rows):  # copying the others costs time too
                 alive = [i for i, left in enumerate(kept) if left]
                 index = branches.tokens.new_tensor(alive)
                 cache.batch_select_indices(index)
@@ -199,11 +210,11 @@ class BranchDecoder:
         return self._masks(dense(rules), near)
 
     def _masks(self, visible: torch.Tensor, near: torch.Tensor | None) -> Any:
-        """Boolean [I, queries, keys], and within the window of layers that have one -> what the model takes."""
+        """From who sees whom, [I, queries, keys], and the same within a window, to the masks that the model takes."""
         full = as_attended(self.base, visible[:, None])
         return by_kind_of_layer(full, None if near is None else as_attended(self.base, near[:, None]))
 
 
 def _columns(questions: Sequence[Sequence[int]]) -> int:
-    """Columns for the questions of the row that has most."""
+    """The columns for the questions of the row that has the most."""
     return -(-max(map(len, questions)) // _COLUMNS) * _COLUMNS

@@ -1,7 +1,7 @@
-"""Who sees whom in a packed row: one rule, as a dense mask or as FlexAttention's block mask.
+"""Who sees whom in a packed row: a rule, made into a dense mask or into FlexAttention's block mask.
 
-A rule takes indices of a query and of a key, tensors that broadcast against each other, and says whether the query
-sees the key. FlexAttention (arXiv:2412.05496) skips the blocks in which nobody sees anybody.
+A rule takes indices of queries and of keys, tensors that broadcast against each other, and returns whether the query
+sees the key. FlexAttention (arXiv:2412.05496) skips blocks in which no query sees a key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vizsage.models.attention_names import language_attention
 
 Rule = Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]
 _BLOCK = 128  # FlexAttention's own
-_CELLS = 2**24  # pairs of a query and a key that a rule is asked for at a time
+_CELLS = 2**24  # maximum pairs of a query and a key in one call of a rule
 
 
 def build_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, flex: bool) -> Any:
@@ -29,9 +29,9 @@ def build_mask(rule: Rule, queries: int, keys: int, device: torch.device, *, fle
 
 
 def _block_mask(rule: Rule, queries: int, keys: int, device: torch.device) -> BlockMask:
-    """What PyTorch's create_block_mask gives, without its 10 bytes for each query and key: GBs for a few images.
+    """The mask of PyTorch's create_block_mask, without its 10 bytes per query and key: GBs for a few images.
 
-    Blocks reach beyond the last query and key, where a rule must not be asked and nobody sees anybody.
+    Blocks reach beyond the last query and key. There the rule is not asked, and no query sees a key.
     """
     k = torch.arange(_blocks(keys) * _BLOCK, device=device)[None]
     at_a_time = max(1, _CELLS // (k.numel() * _BLOCK)) * _BLOCK
@@ -51,7 +51,7 @@ def _blocks(length: int) -> int:
 
 
 def _ordered(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[query blocks, key blocks] -> how many are true in each row, and the numbers of these before the others'."""
+    """[query blocks, key blocks] -> the count of true blocks per row, and all numbers, those of true blocks first."""
     numbers = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(dim=-1, dtype=torch.int32)[None, None], numbers.int()[None, None]
 
@@ -66,7 +66,7 @@ def tree_rule(subtree_end: torch.Tensor) -> Rule:
 
 
 def within_window(rule: Rule, depth: torch.Tensor, window: int) -> Rule:
-    """And only the last `window` tokens of its own row; `depth` [N]."""
+    """`rule`, limited to the last `window` tokens of a token's own row; `depth` [N] as in vizsage.data.packing."""
 
     def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return rule(b, h, q, k) & (depth[q] - depth[k] < window)
@@ -75,19 +75,19 @@ def within_window(rule: Rule, depth: torch.Tensor, window: int) -> Rule:
 
 
 def window_of(base: Any) -> int | None:
-    """How many tokens the layers of the language model see that have a window; None where none has."""
+    """The window in tokens of the layers of the language model that have one; None where none has."""
     text = base.config.get_text_config()
     windowed = "sliding_attention" in (getattr(text, "layer_types", None) or ())
     return int(text.sliding_window) if windowed else None
 
 
 def by_kind_of_layer(full: Any, near: Any | None) -> Any:
-    """The attention mask that a model takes: `full`, and for layers with a window `near`, where it has such layers."""
+    """The attention mask that a model takes: `full`, and `near` for layers with a window; None where it has none."""
     return full if near is None else {"full_attention": full, "sliding_attention": near}
 
 
 def as_attended(base: Any, mask: torch.Tensor) -> torch.Tensor:
-    """A boolean mask as the attention of `base` takes it: eager adds it to its scores."""
+    """A boolean mask in the form that the attention of `base` takes: eager attention adds it to its scores."""
     if language_attention(base) != "eager":
         return mask
     return torch.zeros_like(mask, dtype=torch.float).masked_fill(~mask, torch.finfo(torch.float).min)

@@ -1,4 +1,4 @@
-"""Which models can share an image between its questions, and what they are given for a packed micro-batch."""
+"""Which models can share an image between its questions, and their inputs for a packed micro-batch."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 _DENSE_ROW_TOKENS = 1024
 _STEPS_WORTH_COMPILING = 500
-# Questions of an image in a step, from which on dense masks are no loss: between what the two small models of
-# benchmarks/train_throughput.py need.
+# With this many questions per image in a step, dense masks cost no time: between the numbers that the two small models
+# of benchmarks/train_throughput.py need.
 _WORTH_IT_ON_A_CPU = 2.0
 _OF_THE_ROW = ("depth", "subtree_end", "tree")
 
 
 def why_plain(base: Any, processor: Any, config: Config) -> str | None:
-    """Why `base` has to train the plain way, a row for each question; None where it can share images."""
+    """Why each question on `base` needs a row of its own; None where the questions on an image can share it."""
     text = base.config.get_text_config()
     if reason := family_of(base.config).why_plain(base):
         return reason
@@ -53,10 +53,16 @@ def why_plain(base: Any, processor: Any, config: Config) -> str | None:
 def share_images(
     base: Any, processor: Any, config: Config, questions_per_image: Callable[[], float] = lambda: math.inf
 ) -> Sharing | None:
-    """Prepare `base` to share images as config.share_images says; auto: where that is faster.
+    """Prepare `base` to share images as config.share_images says; with auto, where that is faster.
 
-    `questions_per_image`, the mean in a step, is asked for where it decides: its answer may have to read images.
-    None: it trains the plain way; where that is not what was asked for, the reason is logged.
+    Args:
+        base: a model of transformers.
+        processor: its processor.
+        config: the settings.
+        questions_per_image: the mean in a step; called only where it decides, because it may read images.
+
+    Returns:
+        None where each question has a row of its own. If the settings say otherwise, the reason is logged.
     """
     if config.share_images is False:
         return None
@@ -72,9 +78,9 @@ def share_images(
 
 
 def compile_layers(sharing: Sharing | None, config: Config, steps: int) -> None:
-    """Compile the language model's layers where config.torch_compile asks for it, in a run of `steps`.
+    """Compile the layers of the language model if config.torch_compile says so for a run of `steps`.
 
-    Where that cannot be and config.torch_compile is true, the reason is logged.
+    If that is not possible and config.torch_compile is true, the reason is logged.
     """
     if not (steps >= _STEPS_WORTH_COMPILING if config.torch_compile == "auto" else config.torch_compile):
         return
@@ -108,22 +114,21 @@ class Sharing:
 
     @property
     def row_tokens(self) -> int | None:
-        """Longest row that is worth its mask: a dense one grows with the square of the tokens. See TrainCollator."""
+        """The longest useful row: a dense mask grows with the square of the tokens. See TrainCollator."""
         return None if self.flex else _DENSE_ROW_TOKENS
 
     def with_positions(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`batch`, on the CPU still, with "position_ids": [1, N], for multimodal positions [3, 1, N].
+        """`batch`, still on the CPU, with "position_ids": [1, N], or [3, 1, N] for multimodal positions.
 
-        A token has the position of its own row. All rows of a tree agree on it, because behind the image positions
-        only count up.
+        Each token has the position that it has in its own row.
         """
         depth, tree = batch["depth"][None], batch["tree"][None]
         return batch | {"position_ids": self.family.positions(self.base, batch, depth, tree)}
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Keyword arguments of the model's own forward for `batch`, which lies on the model's device.
+        """Keyword arguments of the model's forward for `batch`, which is on the model's device.
 
-        Its "target_positions" and "targets" are the caller's.
+        "target_positions" and "targets" stay among them; the caller takes them out.
         """
         inputs = {name: value for name, value in batch.items() if name not in _OF_THE_ROW}
         rule = self.family.rule(tree_rule(batch["subtree_end"]), batch, 0)

@@ -368,7 +368,7 @@ def test_a_run_directory_that_this_host_cannot_write(
     [
         (("--overlay", "singlegpu"), "did you mean 'single-gpu'?"),
         (("--overlay", "./nowhere"), "nowhere: no such overlay"),
-        (("output_dir=results/run",), "lies on no volume of the pod"),
+        (("output_dir=results/run",), "is on no volume of the pod"),
         (("--overlay", "single-gpu", "--nodes", "2"), "--overlay multi-node"),
         (("--time", "soon"), "--time"),
         (("lr=fast",), "lr"),

@@ -208,7 +208,7 @@ def test_an_evaluation_is_told_what_is_asked_for(tmp_path: Path) -> None:
     words = ["--split=val", "--limit=5", "--adapter=outputs/a b", "--blind", "--other-data"]
     assert container(render(overlay(), one, NAME))["args"] == ["eval", "/etc/vizsage/config.yaml", *words]
     elsewhere = dataclasses.replace(one, evaluation=Evaluation(adapter=Path("/mine/adapter")))
-    with pytest.raises(ConfigError, match="--adapter: /mine/adapter lies on no volume"):
+    with pytest.raises(ConfigError, match="--adapter: /mine/adapter is on no volume"):
         render(overlay(), elsewhere, NAME)
 
 
@@ -454,12 +454,12 @@ def test_the_nodes_of_a_jobset_meet_at_its_first_pod(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"output_dir": "results/run"}, "output_dir: /workspace/results/run lies on no volume"),
-        ({"output_dir": "/tmp/run"}, "output_dir: /tmp/run lies on a volume of the pod's own"),
-        ({"output_dir": "data/run"}, "output_dir: /workspace/data/run lies on a volume that the pod cannot write"),
-        ({"output_dir": "outputs/../run"}, "output_dir: /workspace/run lies on no volume"),
-        ({"save_path": "/models"}, "save_path: /models lies on no volume"),
-        ({"base_path": "/data"}, "base_path: /data lies on no volume of the pod; its volumes are at /workspace/data"),
+        ({"output_dir": "results/run"}, "output_dir: /workspace/results/run is on no volume"),
+        ({"output_dir": "/tmp/run"}, "output_dir: /tmp/run is on a volume that is deleted with the pod"),
+        ({"output_dir": "data/run"}, "output_dir: /workspace/data/run is on a volume that the pod cannot write"),
+        ({"output_dir": "outputs/../run"}, "output_dir: /workspace/run is on no volume"),
+        ({"save_path": "/models"}, "save_path: /models is on no volume"),
+        ({"base_path": "/data"}, "base_path: /data is on no volume of the pod; its volumes are at /workspace/data"),
         ({"external_knowledge_path": "semart.csv"}, "external_knowledge_path: /workspace/semart.csv"),
         ({"model_name": "/models/llama"}, "model_name: /models/llama"),
     ],

@@ -115,7 +115,7 @@ def test_the_signal_comes_within_the_time_limit(write: Write, time: str, fits: b
     if fits:
         load_profile(path, {})
     else:
-        assert f"signal_delay_s: 600 seconds before the end must lie within time: {time}" in refusal(path)
+        assert f"signal_delay_s: 600 seconds before the end must be less than time: {time}" in refusal(path)
 
 
 def test_values_are_the_texts_that_were_written(write: Write) -> None:
@@ -170,7 +170,7 @@ def test_a_secret_is_refused_wherever_it_would_reach_the_script_and_its_value_is
         message = refusal(write(text + "\n"))
         assert "hunter2" not in message
         assert f"{name} looks like a secret" in message
-        assert "export it in your shell, from where it is passed through" in message
+        assert "export it in your shell, which passes it on" in message
         load_profile(write(f"{text}\nnot_secrets: [{name}]\n"), {})
     assert "hunter2" not in refusal(write(f"environment: ['{name}=hunter2']\n"))
     assert "hunter2" not in repr(Profile(environment={"PLAIN": "hunter2"}))

@@ -13,9 +13,10 @@ import pytest
 
 from tests.evaluation.report_run import answered, make_results, make_row, write_run
 from vizsage.config import Config
-from vizsage.evaluation import wandb_results as tracking
+from vizsage.contract.results_file import ResultsFile, read_results
+from vizsage.evaluation.report import wandb_results as tracking
 from vizsage.evaluation.report.report_file import write_report
-from vizsage.evaluation.wandb_results import log_evaluation, summary_numbers
+from vizsage.evaluation.report.wandb_results import log_evaluation, summary_numbers
 from vizsage.files import write_json
 
 
@@ -35,11 +36,11 @@ def config(write_data: Callable[..., Path], tmp_path: Path) -> Config:
     return Config(base_path=write_data(), output_dir=tmp_path / "out", use_wandb=True)
 
 
-def evaluated(config: Config, name: str = "test") -> tuple[dict[str, Any], Path]:
+def evaluated(config: Config, name: str = "test") -> tuple[ResultsFile, Path]:
     rows = answered(config, lambda row: "grey")
     folder = write_run(config.output_dir / "evaluation_results" / name, rows, config)
     write_report(folder)
-    return json.loads((folder / "results.json").read_text()), folder
+    return read_results(folder), folder
 
 
 def logged(config: Config, run_id: str) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def test_numbers_table_images_and_report_are_logged_under_the_folders_name(confi
     run_id = log_evaluation(config, results, folder)
     assert run_id is not None
     found = logged(config, run_id)
-    assert found["test/exact_match"] == results["exact_match_score"] == 1.0
+    assert found["test/exact_match"] == results.exact_match_score == 1.0
     assert found["test/without_external_knowledge/samples"] == 3
     rows = table(config, run_id)
     assert rows["columns"] == tracking.COLUMNS
@@ -172,7 +173,7 @@ def test_a_full_disk_is_a_warning(
 
 
 def test_numbers_that_do_not_exist_are_left_out() -> None:
-    numbers = summary_numbers(make_results([make_row()]))
+    numbers = summary_numbers(ResultsFile.model_validate(make_results([make_row()])))
     assert numbers["exact_match"] == 1.0
     assert "with_external_knowledge/exact_match" not in numbers
     assert "exact_match_low" not in numbers

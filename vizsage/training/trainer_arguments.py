@@ -1,0 +1,74 @@
+"""The settings of a run in the words of transformers' Trainer."""
+
+from __future__ import annotations
+
+import logging
+
+from trl import SFTConfig
+
+from vizsage.config import Config
+
+log = logging.getLogger(__name__)
+
+
+class OneGpu(SFTConfig):
+    """One GPU per process: of several the Trainer would make a DataParallel, which is slow and not supported here."""
+
+    @property
+    def visible_gpus(self) -> int:
+        """GPUs that this process sees and the Trainer would use; 0 on a CPU."""
+        return int(super().n_gpu)
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs that it uses."""
+        return min(1, self.visible_gpus)
+
+
+def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConfig:
+    """The settings in the Trainer's own words. Evaluation, saving and reporting are this project's.
+
+    Warm-up takes at most half of the steps, so that the learning rate reaches its setting. It depends on nothing but
+    settings and `total_steps`: a continued run has the same.
+    """
+    warmup_steps = min(config.warmup_steps, total_steps // 2)
+    if warmup_steps < config.warmup_steps and config.scheduler != "constant":
+        log.warning(
+            "warmup_steps: %d replaced by %d: the run has %d optimizer steps, and warm-up takes at most half of them",
+            config.warmup_steps,
+            warmup_steps,
+            total_steps,
+        )
+    assert isinstance(config.batch_size, int), "auto is replaced by a number before training begins"
+    arguments = OneGpu(
+        output_dir=str(config.output_dir),
+        max_steps=total_steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=1,  # training_step goes through the micro-batches of a step itself
+        learning_rate=config.lr,
+        warmup_steps=warmup_steps,
+        weight_decay=config.weight_decay,
+        optim=config.optim,
+        lr_scheduler_type=config.scheduler,
+        max_grad_norm=config.max_grad_norm,
+        seed=seed,
+        bf16=config.use_bf16,
+        use_cpu=config.device == "cpu",
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        # Checkpointing of activations is switched on by the backend: the Trainer's own way would make the
+        # embeddings require a gradient and pull the frozen vision tower into the backward pass.
+        gradient_checkpointing=False,
+        max_length=None,
+        remove_unused_columns=False,
+        ignore_data_skip=True,  # the loader starts at the right sample by itself
+        ddp_find_unused_parameters=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    if arguments.visible_gpus > 1:
+        log.warning("%d GPUs are visible and one is used; start with torchrun to use them all", arguments.visible_gpus)
+    return arguments
