@@ -11,8 +11,11 @@ BY_CANCEL = "by python -m jobs cancel"
 def end_of(entry: Entry, code: int, failures: int, *, cancelled: bool) -> Ended | None:
     """How a job has ended with an attempt that ended with `code`; None: it runs again.
 
-    `failures` counts the attempts that failed, this one included. A job that was done before a cancellation reached it
-    counts as done.
+    Args:
+        entry: the job.
+        code: the exit code of the attempt.
+        failures: attempts of the job that failed, this one included.
+        cancelled: whether the job was to be stopped; one that was done before the signal arrived counts as done.
     """
     if code == EXIT_DONE:
         return Ended("completed", exit_code=code)
