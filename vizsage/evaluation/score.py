@@ -15,7 +15,8 @@ from vizsage.contract import RESULTS
 from vizsage.contract.results_file import SCHEMA_VERSION, Conditions, Scores, read_conditions
 from vizsage.data.field_names import missing_field
 from vizsage.data.json_values import BrokenRecord, JsonError, json_lines, parse_line
-from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
+from vizsage.data.record_fields import BadRecord, read_answers, read_switch, scalar_text, show_value
+from vizsage.data.records import Problems
 from vizsage.errors import DataError, one_line, quoted
 from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE
 from vizsage.scoring.caveats import caveat_warnings
