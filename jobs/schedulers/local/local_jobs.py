@@ -69,7 +69,7 @@ def command_line(work: Work, taken: Resources) -> str:
 
 
 def submit(work: Work, taken: Resources, after: Submission | None = None) -> Submission:
-    """Put a job into the queue and see to it that a supervisor works on it.
+    """Put a job into the queue, and start a supervisor if none runs.
 
     A job of the same run that was lost with its supervisor is replaced.
 
@@ -127,7 +127,7 @@ def _entry(work: Work, taken: Resources, number: int, after: Submission | None) 
 
 
 def _replace_lost(queue: Queue, entry: Entry) -> None:
-    """Take out of the queue what another supervisor would continue besides `entry`."""
+    """End the lost jobs of the same run, which the new supervisor would otherwise run besides `entry`."""
     for other in queue.entries():
         if other.run_dir == entry.run_dir and other.job_id != entry.after and not queue.is_running(other):
             replaced = Ended("cancelled", f"replaced by job {entry.job_id}")

@@ -244,7 +244,7 @@ def test_a_job_that_was_killed_with_its_supervisor_is_lost_and_goes_on_with_the_
     (machine.folder / "out" / "run" / "go").touch()
     printed(capsys, *TRAIN, "output_dir=out/other", "lr=1e-3")
     until(lambda: "train job local-1: completed" in printed(capsys, "status", "run"))
-    assert machine.history() == ["begin train run", "begin train run", "end train run"] + machine.history()[3:]
+    assert machine.history()[:3] == ["begin train run", "begin train run", "end train run"]
 
 
 def test_the_jobs_of_another_machine_are_asked_about_there(
