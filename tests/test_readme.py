@@ -83,7 +83,9 @@ def test_files_that_the_architecture_names_exist() -> None:
         for path in (ROOT / folder).rglob("*")
     }
     named = set(re.findall(r"\b([a-z_]+\.(?:py|yaml))\b", rooms)) | set(re.findall(r"\b([a-z_]+)/", rooms))
-    assert named - {"vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "docs", "architecture", "tests"} <= there
+    assert (
+        named - {"vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "docs", "architecture", "tests"} <= there
+    )
 
 
 def test_modules_are_all_in_the_architecture() -> None:
