@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from vizsage import contract
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vizsage"
 MODULES = {
@@ -163,6 +165,20 @@ def test_the_rooms_of_evaluation_import_each_other_one_way(module: str) -> None:
 
 
 JOBS = sorted((ROOT / "jobs").rglob("*.py"))
+
+# Names of files that other programs look for. "config.yaml" is also the key of a ConfigMap.
+CONTRACT = {name for name in vars(contract).values() if isinstance(name, str) and name.endswith((".json", ".jsonl"))}
+CONTRACT |= {contract.EVALUATIONS, contract.REPORT, contract.LOSS_CURVES, contract.LOCK, contract.ADAPTER_WEIGHTS}
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *JOBS], ids=lambda path: path.stem)
+def test_only_the_contract_spells_the_names_of_the_files_of_a_run(path: Path) -> None:
+    """A name that two modules spell is two names as soon as one of them is changed."""
+    if path == PACKAGE / "contract" / "__init__.py":
+        return
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    texts = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+    assert not {text for text in texts for name in CONTRACT if text == name or text.startswith(f"{name}/")}
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)

@@ -1,1 +1,1 @@
-"""Jobs on this machine, one after another or one per GPU, in processes of their own."""
+"""Jobs on this machine: a queue of files, and a process without a terminal that runs what is in it."""
