@@ -3,7 +3,7 @@
 Usage: python -m benchmarks.aqua_baselines [FOLDER] [--table FILE] [--json FILE]
 
 Reads the validation split in FOLDER (data/AQUA) and the table of descriptions (SemArt). Prints how many of the
-knowledge answers stand word for word in the description of their painting, and how many answers a reader of questions
+knowledge answers are word for word in the description of their painting, and how many answers a reader of questions
 alone guesses: the most frequent answer to the same question on other paintings. All of a painting's own answers are
 left out, also those to its other questions, so that the split serves as training and test data at once (one painting
 is held out at a time). Texts are compared after SQuAD normalisation.
@@ -39,7 +39,7 @@ BEGINNING = "guessed from the longest beginning of the question known from other
 def main() -> int:
     """Measure, print, and write JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("data/AQUA"), help="holds val.json")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("data/AQUA"), help="folder with val.json")
     parser.add_argument("--table", type=Path, default=Path("data/SemArt"), help="descriptions: a table, or a folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
@@ -96,7 +96,7 @@ def measure(folder: Path, table: Path) -> dict[str, Any]:
 
 
 def stands_in_description(sample: Sample) -> bool:
-    """Whether the words of the answer stand side by side in the description; an answer without words does not."""
+    """Whether the words of the answer follow each other in the description; False for an answer without words."""
     answer, description = normalise_squad(sample.answer), normalise_squad(sample.description or "")
     return bool(answer) and f" {answer} " in f" {description} "
 

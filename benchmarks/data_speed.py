@@ -32,7 +32,7 @@ from vizsage.files import write_json
 HELP_BAR_S = 0.6
 READING_BAR_S = 3.0
 STREAMING_BAR_MIB = 50.0
-QUESTIONS_AN_IMAGE = 3.7  # AQUA's training split
+QUESTIONS_PER_IMAGE = 3.7  # AQUA's training split
 IMAGE = (1024, 768)
 BATCH = 4
 
@@ -126,7 +126,7 @@ def measure_reading(folder: Path, arguments: argparse.Namespace) -> list[Row]:
 def write_split(folder: Path, suffix: str, records: int, *, with_files: bool = False) -> Config:
     """A training split of AQUA's proportions: visual questions first, then the 70% that need a description."""
     (folder / "AQUA").mkdir(parents=True)
-    images, visual = int(records / QUESTIONS_AN_IMAGE), int(0.3 * records)
+    images, visual = int(records / QUESTIONS_PER_IMAGE), int(0.3 * records)
     with (folder / "semart.csv").open("w", encoding="latin-1") as table:
         table.write("IMAGE_FILE\tDESCRIPTION\tAUTHOR\n")
         for i in range(20_000):  # as many as SemArt, for every split
@@ -138,7 +138,7 @@ def write_split(folder: Path, suffix: str, records: int, *, with_files: bool = F
     with (folder / "AQUA" / f"train.{suffix}").open("w", encoding="utf-8") as file:
         file.write("[" if suffix == "json" else "")
         for i in range(records):
-            # As in AQUA, neighbours ask about one image, and most images stand in both blocks.
+            # As in AQUA, neighbours ask about one image, and most images are in both blocks.
             image = int(i / visual * images) if i < visual else int((i - visual) / (records - visual) * images)
             record = {
                 "image": f"{image:05d}-paint.jpg",
@@ -209,22 +209,21 @@ def stream_child(folder: Path) -> int:
 
 
 def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
-    """Samples a second whose images DataLoader workers decode ahead of the main process."""
+    """Samples per second whose images worker processes decode ahead of the main process."""
     import numpy as np
     import torch
-    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
     from vizsage.data.batching import memory_order, step_samples
     from vizsage.data.images import load_image
     from vizsage.data.sources import open_split
+    from vizsage.training.loader import TrainLoader
 
-    class Decoded(IterableDataset[list[torch.Tensor]]):
-        """Batches of decoded images: each worker decodes its own share only."""
+    class Decoded:
+        """Batches of decoded images: each worker decodes its own part only."""
 
-        def __iter__(self) -> Iterator[list[torch.Tensor]]:
-            info = get_worker_info()
-            share = {"worker": info.id, "workers": info.num_workers} if info else {}
-            for batch in step_samples(order, first_step=0, steps=10**9, of_process=BATCH, **share):
+        def of_worker(self, worker: int, workers: int) -> Iterator[list[torch.Tensor]]:
+            part = {"worker": worker, "workers": workers}
+            for batch in step_samples(order, first_step=0, steps=10**9, of_process=BATCH, **part):
                 images = (load_image(image, max_image_px=10**8) for sample in batch for image in sample.images)
                 yield [torch.from_numpy(np.array(image)) for image in images]
 
@@ -232,18 +231,15 @@ def measure_decoding(folder: Path, arguments: argparse.Namespace) -> list[Row]:
     order = memory_order(open_split(build_config({"base_path": str(folder)}), "train").load(), seed=0)
     rows = []
     for workers in arguments.workers:
-        # fork: the data set is a class of this function, which no other start could find.
-        loader = DataLoader(
-            Decoded(), batch_size=None, num_workers=workers, prefetch_factor=4, multiprocessing_context="fork"
-        )
+        loader = TrainLoader(Decoded(), workers, pin_memory=False)
         batches = iter(loader)
-        list(islice(batches, 8 * workers))  # the workers start, and what they decoded meanwhile is used up
+        list(islice(batches, 8 * workers))  # the workers start, and what they decoded until then is used up
         start = time.perf_counter()
         samples = sum(len(batch) for batch in islice(batches, arguments.images // BATCH))
         rate = samples / (time.perf_counter() - start)
-        del batches
+        loader.end()
         what = f"decoding ahead, {IMAGE[0]}x{IMAGE[1]} JPEG of {image_bytes / 1024:.0f} KiB, {workers} worker(s)"
-        rows.append(Row(what, f"{rate:.0f} samples/s, {rate / workers:.0f} a worker"))
+        rows.append(Row(what, f"{rate:.0f} samples/s, {rate / workers:.0f} per worker"))
     return rows
 
 

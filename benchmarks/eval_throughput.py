@@ -10,7 +10,7 @@ The same model, with random weights, answers the same questions in several ways,
 - vizsage: this project.
 - vizsage-vllm: this project with backend: vllm, where vLLM is installed and serves the model.
 
-Answers are forced to 4 tokens, AQUA's usual length. The figures are answers a second and their ratios within this one
+Answers are forced to 4 tokens, AQUA's usual length. The figures are answers per second and their ratios within this one
 run; the clock includes reading, decoding and preparing images, and excludes loading the model and a warm-up. How many
 answers of vizsage are not those of vizsage-plain is printed, too: in bfloat16 rounding decides between tokens that are
 all but equally likely, which those of random weights often are; in float32 (a CPU) there must be none.
@@ -182,7 +182,7 @@ def _as_scripts_do(config: Config) -> Any:
 
 
 def _ours(loaded: Any, config: Config, samples: Sequence[Sample]) -> Answers:
-    """This project's way, told that nothing ends an answer before its 4 tokens."""
+    """This project's way, set so that no answer ends before its 4 tokens."""
     generator = Generator(loaded.model, loaded.processor, config)
     generator.end_ids = []
     generator.settings.eos_token_id = None

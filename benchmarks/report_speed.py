@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.report_speed [--samples 5000]
 
-Draws images for as many questions as AQUA's test split asks of an image, makes the report, opens it several times in
+Draws an image for as many questions as AQUA's test split has per image, makes the report, opens it several times in
 a browser that has just started, and exits 1 when the bar is missed. Needs Chromium (make test-report gets it).
 """
 
@@ -33,13 +33,13 @@ from vizsage.json_lines import write_jsonl
 from vizsage.scoring.registry import score_row
 from vizsage.scoring.summary import summarise
 
-QUESTIONS_AN_IMAGE = 4.8  # AQUA's test split
+QUESTIONS_PER_IMAGE = 4.8  # AQUA's test split
 IMAGE, DETAIL = (1024, 768), (128, 96)  # detail that a thumbnail keeps makes it as large as one of a painting
 OPENING_BAR_S = 2.0
 TIMES = 5
 WORDS = "river mill saint angel garden window horse blue red two standing holding woman child book boat sky".split()
 
-# From the start of the navigation until the first cards stand in the page and the browser has painted them.
+# From the start of the navigation until the first cards are in the page and the browser has painted them.
 PAINTED = """
 const done = arguments[arguments.length - 1];
 requestAnimationFrame(() => setTimeout(() => done(performance.now())));
@@ -105,7 +105,7 @@ def rows(samples: int) -> Iterator[dict[str, Any]]:
     """Questions and answers of a few words; half of them with a description of AQUA's length, a third wrong."""
     chance = random.Random(0)
     for i in range(samples):
-        image, answer = int(i / QUESTIONS_AN_IMAGE), " ".join(chance.sample(WORDS, 2))
+        image, answer = int(i / QUESTIONS_PER_IMAGE), " ".join(chance.sample(WORDS, 2))
         row = {
             "sample_id": f"test-{i}",
             "image": f"{image:05d}-painting.jpg",

@@ -5,16 +5,16 @@ Usage: python -m benchmarks.train_throughput
 Random weights, drawn images and made-up questions, the same for all: 4.8 questions per image, then 3.6, then 1. Each
 contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
 Vision or Qwen2.5-VL 7B at their real sizes on a GPU, prints whether the bars are met and exits 1 when one is missed or
-a contender failed. What cannot run on the machine is shown with the reason. A step's time is the median of those on
-the clock; the mean wait for data is given as a share of it.
+a contender failed. A contender that cannot run on the machine is shown with the reason. The time of a step is the
+median of the measured ones; the mean wait for data is given as a share of it.
 
-unsloth trains as its notebooks do, but its collator is told to leave the images as large as they are (`resize`), as
-all others have them; --unsloth-resize min is its own default. What else is not alike: unsloth and TRL learn all text of
-a row, as both do by default (TRL the image's placeholders, too), and this project the answer only, which takes fewer
-logits. In 4 bits this project quantises all linear layers but the head; unsloth keeps the projector of Llama 3.2 Vision
-and the vision tower of Qwen2.5-VL in 16. What is compiled is compiled before the clock runs, and in no figure.
+unsloth trains as its notebooks do, except that its collator keeps the size of the images (`resize`), as all others do;
+--unsloth-resize min is its own default. Other differences: unsloth and TRL learn all text of a row, as both do by
+default (TRL the image's placeholders, too), and this project the answer only, which needs fewer logits. In 4 bits this
+project quantises all linear layers except the head; unsloth keeps the projector of Llama 3.2 Vision and the vision
+tower of Qwen2.5-VL in 16 bits. Compilation happens before the measured steps and is in no figure.
 
-Peak memory is torch's count of the GPU's, on a CPU the resident memory of the process, loading included.
+Peak memory is what torch counts on a GPU, and on a CPU the resident memory of the process, including loading.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Run:
         return {
             "schema_version": 1,
             **self.facts,
-            "model": Path(self.facts["model"]).name,  # where it lies is the machine's business
+            "model": Path(self.facts["model"]).name,  # without the folder, which depends on the machine
             "settings": self.job.settings,
             "measurements": rows,
             "bars": [vars(bar) for bar in bars],
@@ -157,12 +157,12 @@ class Run:
         """Print table, notes and bars; the exit code."""
         from rich.table import Table
 
-        # A log file has no width; lines of a table that are broken there help nobody.
+        # A log file has no width, and a table with wrapped lines is hard to read.
         result, console = self.result(), Console(width=None if sys.stdout.isatty() else 150)
         machine, job = result["machine"], self.job
         title = (
             f"{job.family}, {job.size}; {machine['device']}, {machine['cores']} cores, torch {machine['torch']}; "
-            f"{job.step_questions} questions a step, {result['row']['text_tokens']:.0f} text tokens a row"
+            f"{job.step_questions} questions per step, {result['row']['text_tokens']:.0f} text tokens per row"
         )
         console.print(make_table(result["measurements"], title))
         for note in result["notes"]:
@@ -177,7 +177,7 @@ class Run:
         return 1 if missed or any("failed" in row for row in result["measurements"]) else 0
 
     def _cannot(self, name: str, questions: list[float], state: dict[str, str]) -> None:
-        """Note it; figures that were taken over stay unless the contender was tried and failed."""
+        """Note why there is no figure; one of an earlier run is kept, unless the contender was tried and failed."""
         there = {(row["contender"], row["questions"]) for row in self.measurements}
         for mean in questions:
             if "failed" in state or (name, mean) not in there:
@@ -234,8 +234,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--models", type=Path, metavar="DIR", help="where models are kept for later runs; 16 to 22 GB each at real size"
     )
-    add("--json", type=Path, metavar="FILE", help="write the measurements there, anew after each contender")
-    add("--merge", type=Path, metavar="FILE", help="take over what this run does not measure; ours of the same code")
+    add("--json", type=Path, metavar="FILE", help="write the measurements there, again after each contender")
+    add(
+        "--merge",
+        type=Path,
+        metavar="FILE",
+        help="add its figures of what is not measured now; ours of the same code",
+    )
     add("--logs", type=Path, metavar="DIR", help="keep what the processes write")
     add("--timeout", type=float, default=600, metavar="S", help="seconds for one contender (default: 600)")
     add("--budget", type=float, default=float("inf"), metavar="S", help="seconds for all; what is left is not run then")

@@ -3,7 +3,7 @@
 Usage: python -m tools.answering_figures README.md
 
 Reads what `python -m benchmarks.eval_throughput --json benchmarks/results/answering/NAME.json` wrote, a table per file.
-They stand between two markers; the rest of the page is left as it is.
+They are between two markers; the rest of the page is left as it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> int:
 
 
 def with_tables(markdown: str, results: Path = RESULTS) -> str:
-    """`markdown` with the present tables between its markers. Raises ValueError when they are not there."""
+    """`markdown` with the current tables between its markers. Raises ValueError if they are missing."""
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     # Real sizes first, whatever the files are called.
     measured.sort(key=lambda result: list(MODELS).index((result["size"], result["family"])))

@@ -2,7 +2,7 @@
 
 Usage: python -m tools.aqua_figures README.md
 
-Reads what `python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json` wrote. The table stands between two
+Reads what `python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json` wrote. The table is between two
 markers; the rest of the page is left as it is.
 """
 
@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def with_table(markdown: str, result: Path = RESULT) -> str:
-    """`markdown` with the present table between its markers. Raises ValueError when they are not there."""
+    """`markdown` with the current table between its markers. Raises ValueError if they are missing."""
     lines = aqua_lines(json.loads(result.read_text(encoding="utf-8")))
     return replace_between(markdown, BEGIN, END, "".join(f"{line}\n" for line in lines))
 

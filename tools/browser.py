@@ -77,7 +77,7 @@ class Browser:
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
 
     def emulate(self, *, medium: str = "", dark: bool = False) -> None:
-        """Show the page as on `medium` (print) and to somebody who likes it dark."""
+        """Show the page as on `medium` (print), and with a dark colour scheme if `dark` is true."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", media=medium, features=[scheme])
 
@@ -133,7 +133,7 @@ def browser() -> Iterator[Browser]:
 def _capabilities() -> dict[str, Any]:
     options = {
         "binary": _chromium(),
-        # Root, as in a container, has no sandbox; /dev/shm is small there.
+        # In a container Chromium runs as root, for which it has no sandbox, and /dev/shm is small.
         "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"],
     }
     logs = {"browser": "ALL", "performance": "ALL"}

@@ -2,7 +2,7 @@
 
 Usage: python -m tools.compare_example README.md
 
-Compares the two evaluations that `make demo` left in outputs/demo. The output stands between two markers; the rest of
+Compares the two evaluations that `make demo` left in outputs/demo. The output is between two markers; the rest of
 the file is left as it is.
 """
 

@@ -17,7 +17,7 @@ def rewrite_named_file(rewritten: Callable[[str], str]) -> int:
 
 
 def replace_between(markdown: str, begin: str, end: str, content: str) -> str:
-    """`markdown` with `content` between its markers. Raises ValueError when they are not there."""
+    """`markdown` with `content` between its markers. Raises ValueError if they are missing."""
     before, found_begin, rest = markdown.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:

@@ -22,7 +22,7 @@ def main() -> int:
 
 
 def with_table(markdown: str) -> str:
-    """`markdown` with the present table between its markers. Raises ValueError when they are not there."""
+    """`markdown` with the current table between its markers. Raises ValueError if they are missing."""
     return replace_between(markdown, BEGIN, END, metrics_table())
 
 

@@ -29,7 +29,7 @@ PARTS = (
 
 
 def main() -> int:
-    """Write the image and print where it lies."""
+    """Write the image and print its path."""
     run = Path(sys.argv[1])
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else IMAGE
     page = write_report(evaluation_folders(run)[0])

@@ -2,7 +2,7 @@
 
 Usage: python -m tools.settings_table README.md
 
-The table stands between two markers; the rest of the file is left as it is.
+The table is between two markers; the rest of the file is left as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> int:
 
 
 def with_table(markdown: str) -> str:
-    """`markdown` with the present table between its markers. Raises ValueError when they are not there."""
+    """`markdown` with the current table between its markers. Raises ValueError if they are missing."""
     return replace_between(markdown, BEGIN, END, settings_table())
 
 

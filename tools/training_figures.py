@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def with_tables(markdown: str, results: Path = RESULTS) -> str:
-    """`markdown` with the present tables between its markers. Raises ValueError when they are not there."""
+    """`markdown` with the current tables between its markers. Raises ValueError if they are missing."""
     measured = kept(results)
     # Real sizes first, whatever the files are called.
     measured.sort(key=lambda result: list(MODELS).index((result["settings"]["size"], result["settings"]["family"])))
@@ -58,8 +58,8 @@ def result_lines(measured: Iterable[dict[str, Any]]) -> list[str]:
                              if machine.get(name))  # fmt: skip
         lines += [
             "",
-            f"{MODELS[settings['size'], settings['family']]}; {settings['step_questions']} questions a step, "
-            f"{result['row']['text_tokens']:.0f} text tokens a row; {machine['device']}, {machine['cores']} cores; "
+            f"{MODELS[settings['size'], settings['family']]}; {settings['step_questions']} questions per step, "
+            f"{result['row']['text_tokens']:.0f} text tokens per row; {machine['device']}, {machine['cores']} cores; "
             f"{versions} (`{command}`):",
             "",
             f"| {' | '.join(HEADS)} |",

@@ -1,6 +1,6 @@
 """Signals that ask a run to stop: noticed at once, acted on when the current step or batch is finished.
 
-Code of others that may run for ever, a model's template, ends by `time_limit`.
+`time_limit` ends code of others that may never end: the template of a model.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-# One Ctrl-C may arrive twice: from the terminal and, forwarded, from the launcher of the processes.
+# One Ctrl-C may arrive as two signals: from the terminal, and passed on by the launcher of the processes.
 _SAME_KEYPRESS_S = 1.0
-_TICK_S = 0.25  # of computing: how soon a block under `time_limit` notices a signal
+_TICK_S = 0.25  # computing time between two looks at the clock and at signals under `time_limit`
 
 
 class SignalLatch:
@@ -44,50 +44,50 @@ class SignalLatch:
         if self._first_sigint_s is None:
             self._first_sigint_s = now_s
         elif now_s - self._first_sigint_s > _SAME_KEYPRESS_S:
-            raise KeyboardInterrupt  # who presses Ctrl-C again does not want to wait for the step to finish
+            raise KeyboardInterrupt  # a second Ctrl-C: the user does not want to wait for the end of the step
 
 
 def end_with_launcher() -> None:
-    """Have this process told to stop, by SIGTERM, when the launcher that started it dies, by SIGKILL for example.
+    """Ask the system to send this process SIGTERM when the launcher that started it dies, for example by SIGKILL.
 
-    Without that, it would go on with nobody to pass a signal or its exit code on, and keep the run directory from the
-    next attempt. Does nothing for a process without a launcher.
+    Otherwise it would continue, although nothing passes on signals or its exit code, and the next attempt could not
+    use the run directory. Does nothing for a process without a launcher.
     """
     launcher = os.environ.pop(LAUNCHER, "")
     if not launcher:
         return
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         log.warning("the system does not tell this process of its launcher's death")
-    if os.getppid() != int(launcher):  # it died before that
+    if os.getppid() != int(launcher):  # it died before the request
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_with_parent() -> None:
-    """Have this process, a worker of multiprocessing, killed when the one that started it dies.
+    """Ask the system to kill this process, a worker of multiprocessing, when the process that started it dies.
 
-    Whatever it does then: one that reads for ever would stay. Where the system has no such request (macOS), it ends
-    when it is done with its work.
+    A worker that is stuck in a read would stay otherwise. macOS has no such request: there a worker ends after its
+    work.
     """
     import multiprocessing  # here, because commands that start no workers need not wait for it
 
     if request := getattr(ctypes.CDLL(None), "prctl", None):
         request(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it died before that
+    if parent is not None and not parent.is_alive():  # it died before the request
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
 def catch_signals(latch: SignalLatch | None = None, *, to_the_end: bool = False) -> Iterator[SignalLatch]:
-    """Catch SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the block; the handlers from before are put back after it.
+    """Catch SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the block; the earlier handlers are restored after it.
 
-    The block looks at `latch.signal` between steps and leaves when it is set. A second SIGINT raises KeyboardInterrupt
-    at once. Outside of the main thread, where Python cannot install handlers, nothing is caught.
+    The block looks at `latch.signal` between steps and ends when it is set. A second SIGINT raises KeyboardInterrupt
+    at once. Nothing is caught outside of the main thread, where Python cannot install handlers.
 
     Args:
-        latch: one that catches signals already: nothing changes then.
-        to_the_end: the process ends after the block, and signals are ignored from there on: it has said how it ended,
-            and must not end otherwise while Python shuts down.
+        latch: one that catches signals already; nothing changes then.
+        to_the_end: the process ends after the block. Signals are ignored from there on, because they would change
+            its exit code, which outcome.json contains already, while Python shuts down.
     """
     global _caught
     if latch is not None:
@@ -112,11 +112,11 @@ def catch_signals(latch: SignalLatch | None = None, *, to_the_end: bool = False)
 
 
 class time_limit:
-    """Ends a block of Python that has computed for `limit_s`, by `overdue()`; after a caught signal by Interrupted.
+    """Raises `overdue()` in a block of Python that has computed for `limit_s`; Interrupted after a caught signal.
 
-    What counts is the computing time of this process, so that a busy or suspended machine ends nothing. Costs a few
-    microseconds. One block at a time is limited; that of another thread once the main thread has entered one, and where
-    the main thread waits for it in turns: between two of them it takes note of the time.
+    The computing time of this process counts, so that a busy or suspended machine ends no block. To enter a block
+    takes a few microseconds. Only one block at a time is limited. A block of another thread is limited if the main
+    thread has entered one before, and runs Python now and then while it waits for that thread.
     """
 
     def __init__(self, limit_s: float, overdue: Callable[[], VizSageError]) -> None:

@@ -1,6 +1,6 @@
-"""stdout and stderr that cannot be written: logs never decide a run, and a command whose product is lost has failed.
+"""stdout and stderr that cannot be written, or whose encoding lacks characters.
 
-And those of an encoding other than UTF-8, which lack most characters.
+A log that cannot be written never ends a run. A command whose result goes to stdout and cannot be written has failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vizsage.errors import VizSageError
 
 
 class _Stream:
-    """A stream whose failures are passed over, or, where it takes a `product`, end the command in a line."""
+    """A stream whose failures are ignored or, if the result of the command (`product`) goes there, end the command."""
 
     def __init__(self, stream: TextIO, *, product: bool) -> None:
         self._stream, self._product, self._failed = stream, product, False
@@ -73,9 +73,10 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def keep_streams(*, product: bool) -> None:
-    """Let this process go on where its log cannot be written: the disk is full, the reader gone, the stream closed.
+    """Let this process continue when its log cannot be written: the disk is full, the reader gone, the stream closed.
 
-    `product`: what the command is for goes to stdout, so that it has failed where that cannot be written.
+    Args:
+        product: the result of the command goes to stdout; the command fails if that cannot be written.
     """
     # In this order, so that a file of the run is never opened under the number of a stream that was closed: whatever
     # a library prints there would go into that file. Nothing can be written to what is opened for reading.

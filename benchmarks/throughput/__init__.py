@@ -1,1 +1,1 @@
-"""The parts of benchmarks/train_throughput.py."""
+"""The parts of benchmarks.train_throughput."""

@@ -1,4 +1,4 @@
-"""What the processes do that the benchmark starts: make model and questions; measure one contender."""
+"""What the child processes of the benchmark do: make model and questions, or measure one contender."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def measure(name: str, job: Job, model: Path, questions: list[float], result: Pa
 
 
 def speed(measured: dict[str, Any], step_questions: int) -> dict[str, Any]:
-    """Step, samples a second and the share of a step that waits for data, from each step's time and wait.
+    """Seconds per step, samples per second and the share of a step that waits for data.
 
-    The median of the times: a step that compiles something late, after a short warm-up, is nobody's speed. The share is
-    the mean wait of that step, for such a step among the times would hide a wait behind its own length.
+    The time of a step is the median, because a step that compiles something late, after a short warm-up, is not
+    typical. The share is the mean wait divided by that median: divided by the mean, such a step would hide the wait.
     """
     step_s, waits = statistics.median(measured["step_times_s"]), measured["step_waits_s"]
     share = None if waits is None else statistics.mean(waits) / step_s

@@ -1,4 +1,4 @@
-"""Who is measured, and what a contender's process is told."""
+"""The contenders that are measured, and the settings that the process of one receives."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured; the same for every contender. All of it but the places stands in the result."""
+    """What is measured; the same for every contender. The result contains all of it except the folders."""
 
     size: str
     family: str
@@ -89,13 +89,13 @@ class Job:
 
     @classmethod
     def load(cls, path: Path) -> Job:
-        """Read it there."""
+        """Read what `save` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{**values, "overrides": tuple(values["overrides"])})
 
 
 class NotHere(Exception):
-    """A contender that cannot run on this machine; the text says why."""
+    """A contender cannot run on this machine; the text says why."""
 
 
 # What all train alike: LoRA on attention and feed-forward layers of the language model.

@@ -45,7 +45,7 @@ def check_possible(contender: Contender) -> None:
 
 
 def free_memory() -> bool:
-    """Whether what was measured last has left (nearly) nothing on the GPU; the peaks start anew."""
+    """Whether the last measurement has left (nearly) nothing on the GPU; resets the peaks."""
     import gc
 
     import torch

@@ -1,4 +1,4 @@
-"""Figures of an earlier run: whether they can stand beside those of this one, and which do."""
+"""Figures of an earlier run: whether they can be compared with those of this run, and which of them are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refuse_another(path: Path, machine: dict[str, Any], job: Job) -> None:
 
 
 def take_over(path: Path, source: str) -> tuple[list[dict[str, Any]], int]:
-    """The figures of `path`, marked as such, and how many were left: those of this project with another `source`."""
+    """The figures in `path`, marked as merged, and how many were left out: ours that were measured with other code."""
     earlier = json.loads(path.read_text(encoding="utf-8"))
     rows = [row for row in earlier["measurements"] if "samples_per_s" in row]
     kept = [row for row in rows if CONTENDERS[row["contender"]].kind != "vizsage" or row["run"].get("source") == source]
@@ -30,7 +30,7 @@ def take_over(path: Path, source: str) -> tuple[list[dict[str, Any]], int]:
 
 
 def hash_source(package: Path) -> str:
-    """A short name of the code that lies in `package`, wherever that is; git need not know it."""
+    """A hash of the code in the folder `package`, wherever it is, also where git is missing."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()

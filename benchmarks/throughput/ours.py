@@ -1,4 +1,4 @@
-"""This project as a contender: `vizsage train` on a settings file; the figures stand in its metrics.jsonl."""
+"""This project as a contender: `vizsage train` on a settings file; the figures are in its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def figures(contender: Contender, job: Job, output_dir: Path) -> dict[str, Any]:
 
 
 def images_per_step(job: Job, mean: float) -> float:
-    """Different images of an optimizer step: groups that a step's border cuts count on both sides of it."""
+    """Different images of an optimizer step; a group that is split between two steps counts in both."""
     _, samples = read_samples(job.data_folder(mean))
     order = memory_order(samples, SEED).from_position(0)
     steps = job.warmup + job.steps

@@ -56,7 +56,7 @@ ALL_RATIOS = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
 
 
 def ensure_model(folder: Path, family: str, size: str) -> Path:
-    """The folder below `folder` that holds the model; it is made there the first time, whole or not at all."""
+    """The folder of the model below `folder`. It is made if it is missing, complete or not at all."""
     place = folder / f"{family}-{size}-{RECIPE}"
     if place.exists():
         return place

@@ -21,7 +21,7 @@ MakeTrainer = Callable[[float], Any]
 def measure_unsloth(contender: Contender, job: Job, model: Path, questions: list[float]) -> Iterator[dict[str, Any]]:
     """FastVisionModel, UnslothVisionDataCollator, SFTTrainer: the settings of the notebooks but for the sizes.
 
-    The images lie opened in a list, as there.
+    The images are opened and kept in a list, as there.
     """
     import unsloth  # noqa: F401 -- before transformers, trl and peft, which it patches
     from trl import SFTConfig, SFTTrainer
@@ -66,7 +66,7 @@ def measure_unsloth(contender: Contender, job: Job, model: Path, questions: list
 def measure_trl(contender: Contender, job: Job, model: Path, questions: list[float]) -> Iterator[dict[str, Any]]:
     """SFTTrainer as its documentation trains vision-language models: bfloat16, checkpointing, its own collator.
 
-    Its loss is a kernel of Triton; on a CPU that of transformers stands in for it.
+    Its loss is a Triton kernel; on a CPU the loss of transformers replaces it.
     """
     import torch
     from datasets import Dataset, Features, Image, List, Value
@@ -112,7 +112,7 @@ def measure_trl(contender: Contender, job: Job, model: Path, questions: list[flo
 
 
 def common_arguments(contender: Contender, job: Job) -> dict[str, Any]:
-    """What both trainers are told alike."""
+    """The arguments that both trainers receive."""
     warmup, steps = job.measured_steps(contender)
     return {
         "output_dir": str(Path(job.work) / f"run-{contender.name}"),
@@ -210,7 +210,7 @@ class Watch:
         times = [
             after - before for before, after in zip(self.borders[warmup - 1 :], self.borders[warmup:], strict=False)
         ]
-        # One wait a step, and one more at the end of an epoch's data, if there is one.
+        # One wait per step, and one more at the end of the data, if it is reached.
         waits = self.waited[warmup : warmup + len(times)]
         return {
             "step_times_s": times,

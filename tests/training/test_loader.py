@@ -6,6 +6,8 @@ import functools
 import math
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.families.data import image, samples, settings
 from vizsage.data.batching import memory_order, step_samples
@@ -20,7 +23,8 @@ from vizsage.data.collate import TrainCollator
 from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.models.loading.hf import load_processor
-from vizsage.training.loader import cut_step, read_ahead
+from vizsage.training.loader import TrainLoader, cut_step, read_ahead
+from vizsage.training.prefetch import pinned
 
 # The iterator lies in a cycle that no collection reached before the end, as in a trainer's frames.
 PROGRAM = """
@@ -44,6 +48,43 @@ loader.end()
 
 def test_a_process_ends_although_its_iterator_is_kept() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=120)
+
+
+class Numbered:
+    """Ten steps of tensors; odd workers are slow."""
+
+    def of_worker(self, worker: int, workers: int) -> Iterator[Any]:
+        for step in range(worker, 10, workers):
+            time.sleep(0.05 * (worker % 2))
+            yield {
+                "step": step,
+                "batches": [
+                    {"large": torch.full((300, 300), step), "half": torch.full((3,), step, dtype=torch.bfloat16)}
+                ],
+                "part": torch.arange(12).reshape(3, 4)[:, 1::2],
+            }
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_steps_arrive_in_order_and_as_they_were_sent(workers: int) -> None:
+    """In order from workers of any speed; tensors small and large, in parts, and of a type that NumPy lacks."""
+    loader = TrainLoader(Numbered(), workers, False, ahead=2)
+    steps = list(loader)
+    loader.end()
+    assert [step["step"] for step in steps] == list(range(10))
+    for number, step in enumerate(steps):
+        [batch] = step["batches"]
+        assert torch.equal(batch["large"], torch.full((300, 300), number))
+        assert torch.equal(batch["half"], torch.full((3,), number, dtype=torch.bfloat16))
+        assert step["part"].tolist() == [[1, 3], [5, 7], [9, 11]]
+        step["part"] += 1  # a tensor of its own, which may be written
+
+
+def test_pinning_reaches_all_tensors_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no GPU nothing can be pinned: here each tensor is replaced by its sum."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: int(self.sum()))
+    step = {"micro_batches": [{"a": torch.ones(2), "n": 3}, {"b": torch.ones(4)}], "left_out": [("id", "why")]}
+    assert pinned(step) == {"micro_batches": [{"a": 2, "n": 3}, {"b": 4}], "left_out": [("id", "why")]}
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import shutil
@@ -76,6 +77,7 @@ class Killed:
 
     def of_worker(self, worker: int, workers: int) -> Iterator[int]:
         yield 1
+        faulthandler.disable()  # pytest's would print where the worker was
         os.kill(os.getpid(), self.number)
         time.sleep(3600)
 
@@ -84,7 +86,7 @@ class Killed:
 def test_a_killed_worker_is_an_error(number: int, kind: type[VizSageError]) -> None:
     """Bus error: a page of shared memory that cannot be had where it was not reserved."""
     loader = TrainLoader(Killed(number), 1, False)
-    with pytest.raises(VizSageError, match="num_proc") as met:
+    with pytest.raises(VizSageError, match=f"killed by {signal.Signals(number).name}.*num_proc") as met:
         list(loader)
     loader.end()
     assert type(met.value) is kind
@@ -119,6 +121,40 @@ def test_workers_that_are_stuck_are_ended_together() -> None:
     assert len(multiprocessing.active_children()) == 2
     loader.end()
     assert not multiprocessing.active_children()
+
+
+ORPHANS = """
+import multiprocessing, time
+from vizsage.training.loader import TrainLoader
+class Stuck:
+    def of_worker(self, worker, workers):
+        yield 1
+        time.sleep(3600)
+loader = TrainLoader(Stuck(), 2, False)
+next(iter(loader))
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+time.sleep(3600)
+"""
+
+
+def test_no_worker_outlives_a_process_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        workers = [Path("/proc", pid, "cmdline") for pid in run.stdout.readline().split()]
+        assert len(workers) == 2
+        run.kill()
+        give_up_s = time.monotonic() + 60
+        while any(_alive(worker) for worker in workers):
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)
+
+
+def _alive(command_line: Path) -> bool:
+    """Whether the process is there; that of one that ended and was not waited for is empty."""
+    try:
+        return bool(command_line.read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 STUCK = """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vizsage.errors import ConfigError
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# How launchers of MPI count; accelerate would join such a group by itself, and only in training on a CPU.
+# Set by launchers of MPI. accelerate would join such a group by itself, in a training on CPUs only.
 _OTHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -21,10 +21,11 @@ class Group(NamedTuple):
 
 
 def own_group(environment: Mapping[str, str] = os.environ) -> Group:
-    """The group that torchrun's variables describe; without them this process is alone.
+    """The group that torchrun's variables describe; without them this is the only process.
 
-    Raises ConfigError where they are incomplete or contradict each other: libraries would wait minutes for processes
-    that nobody started.
+    Raises:
+        ConfigError: they are incomplete or contradict each other. Libraries would wait minutes for processes that
+            nobody started.
     """
     given = {name: environment[name] for name in _NAMES if environment.get(name)}
     numbers = {name: int(text) for name, text in given.items() if name != "MASTER_ADDR" and text.isdecimal()}

@@ -1,6 +1,6 @@
-"""What processes tell each other: JSON only. Whoever reaches a port could send a pickled object, which is code.
+"""Messages between processes: JSON only, because a pickled object could run code of anyone who reaches the port.
 
-In training the messages travel as tensors through the process group, in an evaluation through a store, where each is
+In training messages are sent as tensors through the process group. In an evaluation they are written to a store, each
 signed with a secret of the job.
 """
 
@@ -16,11 +16,11 @@ from vizsage.errors import VizSageError, error_of
 from vizsage.files import parse_json
 
 Message = Any
-"""What JSON can hold. It comes back as JSON has it: tuples as lists."""
+"""A value that JSON can represent. The receiver gets what JSON makes of it: tuples become lists."""
 
 
 def to_all(message: Message) -> list[Message]:
-    """The messages of all processes, by rank, in each of them, through the process group of a training."""
+    """Send `message` to all processes of a training, through its process group; the messages of all, by rank."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather, pad_across_processes
@@ -32,7 +32,7 @@ def to_all(message: Message) -> list[Message]:
 
 
 def first_problem(problem: VizSageError | None, processes: int) -> VizSageError | None:
-    """The problem of the first process that has one, in all `processes` of the group; None where none has."""
+    """The problem of the first process that has one, in each of the `processes`; None if none has one."""
     if processes == 1:
         return problem
     told = to_all(problem and [problem.exit_code, str(problem)])
@@ -40,13 +40,13 @@ def first_problem(problem: VizSageError | None, processes: int) -> VizSageError 
 
 
 class SignedStore:
-    """Messages in a store of torch.distributed; what was not written by someone who knows `secret` is refused.
+    """Messages in a store of torch.distributed. Messages that were not signed with `secret` are refused.
 
-    The store itself lets anybody write who reaches its port.
+    The store itself accepts messages from anyone who reaches its port.
     """
 
     def __init__(self, store: Any, secret: str, *, of: str = "") -> None:
-        """`of` begins all keys, where others use the same store."""
+        """`of` is a prefix of all keys, for a store that others use too."""
         self._store, self._secret, self._of = store, secret.encode(), of
 
     def put(self, key: str, message: Message) -> None:
@@ -55,11 +55,11 @@ class SignedStore:
         self._store.set(self._of + key, self._signature(key, text) + text)
 
     def has(self, key: str) -> bool:
-        """Whether something stands at `key`."""
+        """Whether there is a message at `key`."""
         return bool(self._store.check([self._of + key]))
 
     def wait(self, keys: list[str], patience: datetime.timedelta) -> None:
-        """Wait until something stands at each of `keys`."""
+        """Wait until there is a message at each of `keys`."""
         self._store.wait([self._of + key for key in keys], patience)
 
     def get(self, key: str) -> Message:
@@ -74,7 +74,7 @@ class SignedStore:
         return _parsed(text, key)
 
     def _signature(self, key: str, text: bytes) -> bytes:
-        # The key is part of it: what stands at one key cannot be repeated at another.
+        # The key is part of what is signed: a copy of a message at another key is refused.
         place = (self._of + key).encode()
         return hmac.new(self._secret, b"%d %s %s" % (len(place), place, text), hashlib.sha256).hexdigest().encode()
 

@@ -1,4 +1,4 @@
-"""The processes of one command: each takes its share, and all of them go on, stop or fail together."""
+"""The processes of one command: each does its share, and all of them continue, stop or fail together."""
 
 from __future__ import annotations
 
@@ -34,17 +34,22 @@ SECRET = "VIZSAGE_SECRET"
 class Processes:
     """This process and its peers, as torchrun numbers them: `rank` of `count`.
 
-    As a context it lets them talk to each other through a store: the launcher's where it has one, else one of the first
-    process. Whoever waits for one that has died raises in the end, and a signal to one of them stops all. In training
-    there is a process group already, which `gather` uses. What they tell each other must be what JSON can hold. (A
-    process group of gloo for an evaluation would have threads of its own that, now and then, end a process with
-    SIGABRT when its work is done: github.com/pytorch/pytorch/pull/179291.)
+    As a context manager it lets them send messages to each other through a store: the launcher's if it has one, or
+    one in the first process. A process that waits for one that died raises after some time, and a signal to one of
+    them stops all. In training `gather` uses the process group that exists already. Messages must be what JSON can
+    represent. (A process group of gloo has threads of its own, which sometimes end an evaluation's process with SIGABRT
+    after its work is done: github.com/pytorch/pytorch/pull/179291.)
     """
 
     def __init__(self, group: Group | None = None, *, latch: SignalLatch | None = None) -> None:
-        """`latch` notes the signals that ask this process to stop.
+        """Find out which process this is.
 
-        Raises ConfigError where the environment does not say which of how many processes this is.
+        Args:
+            group: rank and number of processes; None: as the environment says.
+            latch: notes the signals that ask this process to stop.
+
+        Raises:
+            ConfigError: the environment does not say which of how many processes this is.
         """
         self.rank, self.count = group or own_group()
         self.latch = latch or SignalLatch()
@@ -56,7 +61,7 @@ class Processes:
     def __enter__(self) -> Processes:
         if self.count > 1:
             self._store = self._connect(first=self.rank == 0)
-            # A client serves one thread at a time: the one that waits must not keep this one from giving signs of life.
+            # With a client of its own: a client serves one thread at a time, and the main thread may wait in it.
             self._beating = threading.Thread(target=self._beat, args=(self._connect(first=False),), daemon=True)
             self._beating.start()
         return self
@@ -64,11 +69,11 @@ class Processes:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._done.set()
         if self._beating is not None:
-            # Python ends a thread that comes back from the store while it shuts down by aborting the process.
+            # Python would abort the process if this thread returned from the store while Python shuts down.
             self._beating.join(_LAST_BEAT_S)
         if self._store is None:
             return
-        # The first process goes last, because the store goes with it. It does not wait long for one that was killed.
+        # The first process ends last, because the store ends with it. It does not wait long for one that was killed.
         with contextlib.suppress(RuntimeError):
             self._store.put(f"left/{self.rank}", True)
             if self.rank == 0:
@@ -76,7 +81,7 @@ class Processes:
         self._store = None
 
     def stopping(self) -> bool:
-        """Whether a signal has asked this process or any other to stop; all learn of it."""
+        """Whether a signal asked this process or any other to stop; tells the others."""
         if self._store is None:
             return self.latch.signal is not None
         with self._first_process_there():
@@ -85,20 +90,22 @@ class Processes:
             return bool(self.latch.signal or (self._store.has("stop") and self._store.get("stop")))
 
     def together(self, work: Callable[[], T]) -> list[T]:
-        """What `work` returns in all processes, by rank; where it raises in one of them, see `gather`."""
+        """Call `work` in each process; the results of all, by rank. If it raises in one of them: see `gather`."""
         part: Any = None
         problem: Exception | None = None
         try:
             part = work()
-        except Exception as error:  # noqa: BLE001 -- raised again there, once the other processes know of it
+        except Exception as error:  # noqa: BLE001 -- raised again there, when the other processes know of it
             problem = error
         return self.gather(part, problem)
 
     def gather(self, part: T, problem: Exception | None = None) -> list[T]:
-        """The parts of all processes, by rank, in each of them; as JSON has them where there are several.
+        """The parts of all processes, by rank, in each of them. Of several processes they went through JSON.
 
-        With a `problem` in one of them all raise: that one its own, the others a report of it with its exit code.
-        Raises Interrupted or VizSageError where a process gives no sign of life any more.
+        Raises:
+            Exception: `problem`, if it is not None; in the other processes an error that reports it, with its exit
+                code.
+            VizSageError: a process gives no sign of life any more; Interrupted, if a signal asked to stop.
         """
         try:
             parts = self._exchange([part, problem and [getattr(problem, "exit_code", EXIT_UNKNOWN), str(problem)]])
@@ -124,7 +131,7 @@ class Processes:
             return [self._wait_for(f"{self._gathered}/{rank}", rank) for rank in range(self.count)]
 
     def _wait_for(self, key: str, rank: int) -> Message:
-        """What process `rank` has put at `key`, waited for as long as it lives."""
+        """What process `rank` puts at `key`; waits as long as that process gives signs of life."""
         assert self._store is not None
         beat, heard_s = None, time.monotonic()
         while not self._store.has(key):
@@ -143,7 +150,7 @@ class Processes:
 
     def _beat(self, store: SignedStore) -> None:
         count = 0
-        with contextlib.suppress(RuntimeError):  # the first process is gone; whoever waits for it notices
+        with contextlib.suppress(RuntimeError):  # the first process is gone; a process that waits for it will notice
             while True:
                 store.put(f"alive/{self.rank}", count)
                 count += 1
@@ -182,9 +189,10 @@ class Processes:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A socket that listens at `port`: on loopback where `address` says so, else on all interfaces.
+    """A socket that listens at `port`: on loopback if `address` is there, otherwise on all interfaces.
 
-    Raises VizSageError where that cannot be.
+    Raises:
+        VizSageError: the port cannot be listened at.
     """
     try:
         if address in _THIS_HOST:
@@ -200,7 +208,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def reaching(who: str) -> Iterator[None]:
-    """Raise VizSageError where `who` loses, or does not find, what stands at MASTER_ADDR and MASTER_PORT."""
+    """Raise VizSageError if `who` cannot reach the process at MASTER_ADDR and MASTER_PORT, or loses it."""
     try:
         yield
     except RuntimeError as error:  # torch.distributed.DistError

@@ -104,8 +104,8 @@ def read_rows(path: Path, name: str) -> Iterator[PredictionRow]:
     problems.raise_if_any(name)
     if repeats.count:
         log.warning(
-            "%s: %d lines without sample_id ask what an earlier one asks of the same image (the first: %s); each is "
-            "scored as a sample of its own. Remove repeated lines, or give each line a sample_id",
+            "%s: %d lines without sample_id repeat image and question of an earlier line (the first: %s); each is "
+            "scored as a sample. Remove repeated lines, or give each line a sample_id",
             name,
             repeats.count,
             repeats.first,

@@ -1,6 +1,6 @@
-"""batch_size: auto: the most questions that fit into one forward and backward pass, found by trying.
+"""batch_size: auto: the largest number of questions that fits into one forward and backward pass, found by trying.
 
-The longest samples of the training split are tried, so that what does not fit shows at once and not after hours.
+The longest samples of the training split are tried: a batch size that does not fit fails at once, not after hours.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT: int = Config.model_fields["batch_size"].default
 LARGEST = 64
-_IMAGES_LOOKED_AT = 5000  # in the order of training, which is shuffled; a header takes a fraction of a millisecond
-_HEAD_ROOM = 0.03  # of the memory: for fragmentation, and for a step that is a little heavier than the one tried
-# Bytes of optimizer state for each byte of a trained weight in float32. Paged states give way.
+_IMAGES_LOOKED_AT = 5000  # the first ones in training's shuffled order; to read a header takes less than a millisecond
+_HEAD_ROOM = 0.03  # share of the memory: for fragmentation, and for a step that needs a little more than the one tried
+# Bytes of optimizer state per byte of a trained weight in float32. Paged states are moved out of GPU memory.
 _STATE = {"adamw_torch": 2.0, "adamw_torch_fused": 2.0, "adamw_8bit": 0.6, "adafactor": 0.1}
 
 
@@ -47,10 +47,13 @@ def memory_is_limited(config: Config) -> bool:
 
 
 def find_batch_size(plan: Plan, model: Any, collate: TrainCollator, sharing: Sharing | None) -> int:
-    """The largest power of two, up to 64 and an epoch a step, whose longest batches fit; the same in all processes.
+    """The largest power of two whose longest batches fit, up to 64 and one epoch per step; the same in all processes.
 
-    `model` with its adapter comes back as it was: weights, random state, mode, memory. Raises RepeatingError where one
-    question does not fit, DataError for an image that stops the run.
+    Weights, random state, mode and memory of `model` are afterwards as they were.
+
+    Raises:
+        RepeatingError: a single question does not fit.
+        DataError: an image cannot be used, and the settings say that this stops the run.
     """
     found, problem = 0, None
     log.info("batch_size: auto: trying the longest samples")
@@ -68,14 +71,18 @@ def find_batch_size(plan: Plan, model: Any, collate: TrainCollator, sharing: Sha
 
 
 def sizes(plan: Plan) -> list[int]:
-    """What is tried, the largest first: a step takes no more samples than the split has."""
+    """The batch sizes to try, the largest first; a step has at most as many samples as the split."""
     most = plan.order.total // (plan.config.grad_accum * plan.processes)
     powers = [2**exponent for exponent in range(LARGEST.bit_length())]
     return [size for size in powers if size <= max(1, most)][::-1]
 
 
 def largest_that_fits(candidates: Iterable[int], try_batch: Callable[[int], None]) -> int:
-    """The first of `candidates` that `try_batch` takes without running out of GPU memory; the last one's error else."""
+    """The first of `candidates` with which `try_batch` does not run out of GPU memory.
+
+    Raises:
+        torch.OutOfMemoryError: none fits; the message is that of the last one.
+    """
     failed = "nothing was tried"
     for size in candidates:
         try:
@@ -85,14 +92,14 @@ def largest_that_fits(candidates: Iterable[int], try_batch: Callable[[int], None
             if not is_out_of_memory(error):
                 raise
             failed = str(error)
-        # Behind the except clause, whose traceback holds on to the tensors of the trial.
+        # After the except clause: within it the traceback still refers to the tensors of the trial.
         _give_back()
         log.info("batch_size: auto: %d does not fit", size)
     raise torch.OutOfMemoryError(failed)
 
 
 class Trial:
-    """Calls with a batch size do what training does with the longest samples; they raise where memory runs out."""
+    """Called with a batch size, it does what training does with the longest samples, and raises if memory runs out."""
 
     def __init__(self, plan: Plan, model: Any, collate: TrainCollator, sharing: Sharing | None) -> None:
         self.config, self.processes = plan.config, plan.processes
@@ -100,24 +107,24 @@ class Trial:
         self.groups = longest_groups(plan, collate, limit=sizes(plan)[0])
 
     def __call__(self, batch_size: int) -> None:
-        """Forward and backward with `batch_size`. Raises torch.OutOfMemoryError and its like."""
+        """Run forward and backward with `batch_size`. Raises an error for which `is_out_of_memory` is true."""
         with _as_in_training(self.model), self._reserved():
             for batch in self.batches(batch_size):
                 self._forward_backward(batch)
         _give_back()
 
     def batches(self, batch_size: int) -> list[dict[str, Any]]:
-        """Of the micro-batches of a step, cut as training cuts it, those with the most tokens and the most pixels."""
+        """The micro-batches with the most tokens and with the most pixels of a step, cut as training cuts it."""
         found = list(cut_step(self._samples(batch_size), self.collate, batch_size))
         tokens = max(found, key=lambda batch: batch["input_ids"].numel())
         pixels = max(found, key=lambda batch: sum(v.numel() for v in batch.values() if torch.is_tensor(v)))
         return [tokens] if pixels is tokens else [tokens, pixels]
 
     def _samples(self, batch_size: int) -> list[Sample]:
-        """The longest ones for one micro-batch: as many groups as it may hold, with as many questions as a step has.
+        """The samples of a step that needs the most memory: `batch_size` groups with the longest questions of each.
 
-        Where these groups have more of them, each gives its longest first: a step begins and ends within a group.
-        Only rows of their own may repeat themselves: an image's second time would cost nothing where it is shared.
+        The groups take turns, since a step may contain a part of a group only. Groups may be cycled only when images
+        are not shared: a repeated shared image would cost nothing.
         """
         longest = self.groups if self.collate.share_images else cycle(self.groups)
         groups = [sorted(group, key=text_chars, reverse=True) for group in islice(longest, batch_size)]
@@ -133,7 +140,7 @@ class Trial:
 
     @contextmanager
     def _reserved(self) -> Iterator[None]:
-        """Holds what training needs besides: optimizer state, the buckets of several processes, head room."""
+        """Allocate what training needs besides: optimizer state, the buckets of several processes, head room."""
         device = self.model.device
         if device.type != "cuda":
             yield
@@ -147,14 +154,14 @@ class Trial:
 
 
 def longest_groups(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
-    """At most `limit` groups that make the longest batches, the longest first, by their tokens as collated.
+    """At most `limit` groups with the most tokens once they are collated, the longest first.
 
-    A group is what stands in a batch together: an image with its questions, or, without sharing, one question.
-    Candidates are the longest texts and the largest images. Those that training leaves out are left out.
+    A group is what a batch contains as a unit: an image with its questions, or one question if images are not shared.
+    Candidates are the longest texts and the largest images. Samples that training leaves out do not count.
     """
     found = (*_longest_texts(plan, collate, limit), *_on_largest(plan, collate, limit))
     candidates = {sample.sample_id: sample for group in found for sample in group}.values()
-    # A stream comes back to an image; where a batch has both groups, they are one.
+    # A stream may have several groups of one image. A batch that contains them shares the image among all.
     groups = evaluation_order(candidates) if collate.share_images else [[sample] for sample in candidates]
     measured = []
     for group in groups:
@@ -182,15 +189,15 @@ def _first_of_each_image(groups: Iterable[list[Sample]]) -> Iterator[list[Sample
 
 def _on_largest(plan: Plan, collate: TrainCollator, limit: int) -> list[list[Sample]]:
     groups = islice(_groups(plan, collate), _IMAGES_LOOKED_AT)
-    with ThreadPoolExecutor(8) as threads:  # a shared file system answers several at a time
+    with ThreadPoolExecutor(8) as threads:  # a network file system answers several requests at once
         with_px = list(threads.map(lambda group: (_px(group, plan.config), group), groups))
-    # Of equally large images the one with the most text.
+    # Among equally large images the one with the most text.
     largest = heapq.nlargest(limit, with_px, key=lambda pair: (pair[0], sum(map(text_chars, pair[1]))))
     return [group for _, group in largest]
 
 
 def _groups(plan: Plan, collate: TrainCollator) -> Iterator[list[Sample]]:
-    """An epoch's groups, none longer than a step; without sharing the longest question stands for its image."""
+    """The groups of an epoch, at most one step long; if images are not shared, the longest question of each image."""
     epoch = islice(plan.order.from_position(0), plan.order.total)
     longest = sizes(plan)[0] * plan.config.grad_accum if collate.share_images else None
     for _, group in groupby(epoch, key=lambda sample: sample.group):
@@ -204,7 +211,7 @@ def _px(group: list[Sample], config: Config) -> int:
 
 @contextmanager
 def _as_in_training(model: Any) -> Iterator[None]:
-    """Train mode with gradients there, as from the second micro-batch on; random state, modes, gradients as before."""
+    """Train mode, with gradients allocated as from the second micro-batch on. Restores random state and modes."""
     evaluated = [module for module in model.modules() if not module.training]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
@@ -221,7 +228,7 @@ def _as_in_training(model: Any) -> Iterator[None]:
 
 
 def _give_back() -> None:
-    """Free what a trial held, and the blocks that PyTorch keeps, which may be cut unfavourably for the next one."""
+    """Free the memory of a trial, and PyTorch's cached blocks, whose sizes may not suit the next trial."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -93,6 +93,6 @@ def _row(label: str, samples: int, score: float | None) -> str:
 
 
 def _inline(value: Any) -> str:
-    """Text of the data, on one line and without a meaning in Markdown."""
+    """Text of the data as one line of Markdown code, so that no character of it has a meaning there."""
     text = " ".join(str(value).split()).replace("`", "'")
     return f"`{text}`" if text else "(empty)"

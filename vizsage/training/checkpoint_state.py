@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from pickle import UnpicklingError  # what torch.load raises
 
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -44,7 +44,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn a library's error over a file of a checkpoint into CheckpointError with one line."""
     try:
         yield
-    except (*LOADING_ERRORS, UnpicklingError, EOFError) as error:
+    except (*LOADING_ERRORS, pickle.UnpicklingError, EOFError) as error:
         if is_out_of_memory(error):
             raise
         raise checkpoints.not_as_written(path, one_line(error)) from error

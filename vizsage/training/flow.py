@@ -1,4 +1,4 @@
-"""After each optimizer step: stop on a signal, validate, decide what to save and when to end."""
+"""After each optimizer step: stop on a signal, validate, decide whether to save and whether to end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ Scores = dict[str, Any]
 
 
 class Flow(TrainerCallback):
-    """Drives the Trainer: its own evaluation and saving are switched off.
-
-    `validate` returns the scores on the validation split, or None when a signal cut it short; None instead of a
-    function where there is nothing to validate on. `report` takes the scores of a step.
-    """
+    """Tells the Trainer when to save and to end; its own evaluation and saving are switched off."""
 
     def __init__(
         self,
@@ -35,6 +31,17 @@ class Flow(TrainerCallback):
         validate: Callable[[], Scores | None] | None,
         report: Callable[[int, Scores], None],
     ) -> None:
+        """Prepare for a run.
+
+        Args:
+            config: the settings.
+            latch: says whether a signal asked to stop.
+            progress: what the run knows about itself; the scores are added to it.
+            total_steps: optimizer steps of the whole run.
+            validate: returns the scores on the validation split, or None when a signal ended it early; None where
+                there is no validation split.
+            report: takes the scores of a step.
+        """
         self.config, self.latch, self.progress, self.total_steps = config, latch, progress, total_steps
         self.validate, self.report = validate, report
         self.trainer: VisionTrainer | None = None
@@ -68,7 +75,7 @@ class Flow(TrainerCallback):
         return control
 
     def validate_now(self, step: int) -> bool:
-        """Validate and take in the score; True when it is the best. Sets `interrupted` where a signal cut it short."""
+        """Validate and note the scores; True if they are the best. Sets `interrupted` if a signal ended it early."""
         assert self.validate is not None
         scores = self.validate()
         if scores is None:
@@ -85,7 +92,7 @@ class Flow(TrainerCallback):
         return self.trainer
 
     def agreed_to_stop(self) -> bool:
-        """Whether any process was signalled: all stop at the same step or none does."""
+        """Whether any process received a signal; all processes get the same answer, so that all stop after one step."""
         signalled = self.latch.signal is not None
         accelerator = self._trainer.accelerator
         if accelerator.num_processes == 1:

@@ -1,4 +1,4 @@
-"""The optimizer steps of a run, decoded and tokenised ahead in worker processes."""
+"""The optimizer steps of a run: their samples, cut into micro-batches and prepared ahead of the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from vizsage.training.prefetch import StepSource, WorkerPool, pinned
 
 T = TypeVar("T")
 Batch = dict[str, Any]
-_SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256  # of a worker, of all; Llama 3.2 Vision's pixels are 15 MB per image
+# Prepared ahead by one worker, and by all; the pixels of Llama 3.2 Vision are 15 MB per image.
+_SAMPLES_AHEAD, _SAMPLES_IN_FLIGHT = 64, 256
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ class Steps:
 
 
 def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int) -> Iterator[Batch]:
-    """The micro-batches of a step's samples, collated.
+    """The collated micro-batches of the samples of one step.
 
-    Plain: `batch_size` rows each. With shared images at most `batch_size` images and batch_size x max_seq_length
-    tokens: that many a plain micro-batch may hold, so memory that is enough for the one is enough for the other. Where
-    rows are to be short, of a single image only what its questions do not share is counted: the rest would have to
-    be computed again in each part.
+    A plain micro-batch has `batch_size` rows. With shared images it is one packed row, of at most `batch_size` images
+    and batch_size x max_seq_length tokens: as many as a plain one, so that both fit into the same memory. Where
+    `collate.row_tokens` limits a packed row and it has one image, only the tokens that its questions do not share
+    are counted, because each part of a row that is cut computes the shared ones again.
     """
     if not collate.share_images:
         for start in range(0, len(samples), batch_size):
@@ -98,7 +99,7 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
         tokens = batch["input_ids"].shape[1]
         own = tokens if len(groups) > 1 else tokens - _shared_by_all(batch)
         parts = max(math.ceil(tokens / most), math.ceil(own / several))
-        if int(batch["tree"].max()) >= len(groups):  # several images of one name, which only their bytes tell
+        if int(batch["tree"].max()) >= len(groups):  # images of one name that differ in their bytes
             groups = [[together[i] for i in group] for group in by_image(image_numbers(together))]
             waiting += _in_batches(groups, batch_size)
         elif parts == 1 or len(together) == 1:
@@ -110,24 +111,24 @@ def cut_step(samples: Sequence[Sample], collate: TrainCollator, batch_size: int)
 
 
 def _in_batches(groups: list[T], batch_size: int) -> list[list[T]]:
-    """`batch_size` groups each, the first ones last."""
+    """Lists of `batch_size` groups each, in reverse order, as a stack."""
     return [groups[start : start + batch_size] for start in range(0, len(groups), batch_size)][::-1]
 
 
 def _shared_by_all(batch: Batch) -> int:
-    """Tokens at the beginning of a packed row of one image that all of its questions share."""
+    """Number of tokens at the beginning of a packed row of one image that all of its questions share."""
     reaches_end = batch["subtree_end"] == len(batch["subtree_end"])
     return int(reaches_end.long().cumprod(dim=0).sum())
 
 
 def _cut(items: list[T], parts: int) -> list[list[T]]:
-    """`items` in `parts` contiguous parts, as equal as they can be; none is empty."""
+    """`items` in `parts` contiguous parts of nearly equal length; none is empty."""
     parts = min(parts, len(items))
     return [items[i * len(items) // parts : (i + 1) * len(items) // parts] for i in range(parts)]
 
 
 class TrainLoader:
-    """An iterable over the steps of `source`, read by worker processes or, without any, when they are asked for."""
+    """Iterates over the steps of `source`, prepared by worker processes or, without any, when they are asked for."""
 
     def __init__(
         self,
@@ -169,23 +170,23 @@ class TrainLoader:
             yield step
 
     def end(self) -> None:
-        """End the worker processes, which otherwise would prepare the steps that they were asked for first."""
+        """End the worker processes. Otherwise they would first prepare all steps that they were asked for."""
         for pool in self._pools:
             pool.end()
         self._pools.clear()
 
 
 def read_ahead(num_proc: int | None, of_process: int) -> tuple[int, int]:
-    """Worker processes, and steps of `of_process` samples that each prepares ahead.
+    """Number of worker processes, and of steps of `of_process` samples that each of them prepares ahead.
 
-    Fewer of both where steps are large, whose images would fill the shared memory; at least one step is prepared.
+    Large steps have fewer of both, because their images would fill the shared memory.
     """
     workers = worker_count(num_proc)
     return min(workers, max(1, _SAMPLES_IN_FLIGHT // of_process)), max(1, min(4, _SAMPLES_AHEAD // of_process))
 
 
 def worker_count(num_proc: int | None) -> int:
-    """Worker processes for `num_proc`; None: up to 4, one core left to the training process."""
+    """Number of worker processes for the setting `num_proc`; None: up to 4, leaving a core to the training process."""
     if num_proc is not None:
         return num_proc
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The loss of a micro-batch: cross entropy of the answer tokens, logits for these alone."""
+"""The loss of a micro-batch: cross entropy of the answer tokens, with logits for these tokens only."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ from vizsage.models.shared_image.sharing import Sharing
 
 
 def count_targets(batch: dict[str, Any]) -> int:
-    """Answer tokens of a micro-batch, packed or plain."""
+    """Number of answer tokens of a micro-batch, packed or plain."""
     if "targets" in batch:
         return len(batch["targets"])
     return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
 def on_device(batch: dict[str, Any], sharing: Sharing | None, device: torch.device) -> dict[str, torch.Tensor]:
-    """The tensors of a micro-batch as `summed_loss` takes them; a copy from pinned memory is not waited for."""
+    """The tensors of a micro-batch on `device`, for `summed_loss`. Copies from pinned memory are asynchronous."""
     if sharing is not None:
         batch = sharing.with_positions(batch)
     return {name: value.to(device, non_blocking=True) for name, value in batch.items() if torch.is_tensor(value)}
 
 
 def summed_loss(model: Any, batch: dict[str, Any], sharing: Sharing | None) -> tuple[torch.Tensor, Any]:
-    """Cross entropy summed over the answer tokens of `batch`, in nats, and the model's outputs.
+    """Cross entropy summed over the answer tokens of a micro-batch.
 
-    Logits are built only where something is to be predicted: an answer is a few tokens, a prompt some hundred.
-    `sharing` runs packed micro-batches. Of no answer token the loss is 0 and still has a gradient.
+    Logits are computed for answer tokens only: an answer has a few tokens, a prompt some hundred. Without any answer
+    token the loss is 0 and still has a gradient, as several processes need it.
+
+    Args:
+        model: the model with its adapter.
+        batch: a micro-batch from `on_device`.
+        sharing: runs packed micro-batches; None for plain ones.
+
+    Returns:
+        The sum in nats, and the outputs of the model.
     """
     batch = dict(batch)
     if "targets" in batch:

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: progress bar, metrics.jsonl, loss.png, W&B."""
+"""What a run shows during training: progress bar, metrics.jsonl, loss.png, W&B."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def metrics_lines(output_dir: Path) -> list[MetricsLine]:
 
 
 class MetricsLog(TrainerCallback):
-    """Appends a line to metrics.jsonl every logging_steps and for every validation. Main process only."""
+    """Appends a line to metrics.jsonl every `logging_steps` and for every validation. In the main process only."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class MetricsLog(TrainerCallback):
         self._waited_s = 0.0
 
     def forget_after(self, step: int, *, validation_too: bool) -> None:
-        """Drop the lines of steps that are about to be done again from a checkpoint: they come out the same.
+        """Remove the lines of steps that are about to be repeated from a checkpoint, with the same result.
 
         `validation_too`: the validation of `step` itself is done again.
         """
@@ -80,18 +80,18 @@ class MetricsLog(TrainerCallback):
             write_jsonl(self.path, (line.content() for line in lines))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start bar and clock."""
+        """Start the progress bar and the clock."""
         self.bar.start()
         self.bar.update(self.task, completed=state.global_step)
         self._clock = (state.global_step, time.monotonic())
         self._waited_s = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance the bar."""
+        """Advance the progress bar."""
         self.bar.update(self.task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write the loss line; the Trainer's closing summary has no "loss" and is left out."""
+        """Write the line of a loss. The Trainer's final summary has no "loss" and is not written."""
         if not logs or "loss" not in logs:
             return
         step, since = self._clock
@@ -131,15 +131,15 @@ class MetricsLog(TrainerCallback):
         self._write(line)
         log.info("step %d: validation exact match %.3f on %d", step, line["exact_match"], line["val_samples"])
         self.draw()
-        self._clock = (self._clock[0], self._clock[1] + seconds)  # validation is no training time
+        self._clock = (self._clock[0], self._clock[1] + seconds)  # the time of a validation does not count as training
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop the bar and draw the last curves."""
+        """Stop the progress bar and draw the final curves."""
         self.close()
         self.draw()
 
     def close(self) -> None:
-        """Stop the progress bar; safe to call twice."""
+        """Stop the progress bar; may be called again."""
         self.bar.stop()
 
     def draw(self) -> None:

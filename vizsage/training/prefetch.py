@@ -1,4 +1,4 @@
-"""Steps that worker processes prepare ahead: handed over through shared memory, in exact order."""
+"""Steps that worker processes prepare ahead of the training and hand over through shared memory, in exact order."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from vizsage.errors import Interrupted, RepeatingError, VizSageError, one_line
 from vizsage.interruption import SIGNALS, end_with_parent
 
 _TURN_S = 1.0  # how long a step is waited for before signals are looked at
-_SMALL_BYTES = 2**15  # a tensor up to here is copied through the pipe
+_SMALL_BYTES = 2**15  # a tensor of at most this size is copied
 _END_S = 3.0  # how long all workers together may take to end
 
 
 class StepSource(Protocol):
-    """What worker processes prepare. Picklable."""
+    """Steps that worker processes can prepare. Picklable."""
 
     def of_worker(self, worker: int, workers: int) -> Iterator[Any]:
-        """The steps `worker`, `worker` + `workers`, `worker` + 2 `workers`, ... until the last one; none is None."""
+        """The steps `worker`, `worker` + `workers`, `worker` + 2 * `workers`, ... up to the last one; none is None."""
 
 
 class WorkerPool:
@@ -109,7 +109,7 @@ class WorkerPool:
 
     def end(self) -> None:
         """End the processes, within `_END_S`, and the threads that serve them."""
-        # Only those that are stuck in a step are killed: a process that is killed leaves its folder in /tmp.
+        # Kill those only that are stuck in a step: a process that is killed leaves its folder in /tmp behind.
         late = Timer(_END_S, self._kill)
         late.start()
         if self._ended is not None:
@@ -124,10 +124,9 @@ class WorkerPool:
         self._pending.append((executor, executor.submit(_prepare)))
 
     def _receive_next(self) -> tuple[ProcessPoolExecutor, Future[Any]]:
-        """Take the next step over from its worker in a thread, while the step before it is trained on.
+        """Receive the next step in a thread, while the training works on the step before it.
 
-        One step and not all that are ready: each large tensor takes a file descriptor, of which a process often has no
-        more than 1024.
+        Only one step at a time: each large tensor needs a file descriptor, and a process may often have 1024 only.
         """
         executor, prepared = self._pending.popleft()
         return executor, self._receiver.submit(_receive, prepared, self._pin_memory)
@@ -137,7 +136,7 @@ class WorkerPool:
             process.kill()
 
     def _death(self) -> str | None:
-        """How the worker that died has ended; None where that does not show. The executor's error does not tell."""
+        """How a worker died, which the executor's error does not say; None if that cannot be seen."""
         give_up_s = time.monotonic() + _TURN_S
         while time.monotonic() < give_up_s:
             for process in self._processes:
@@ -156,7 +155,7 @@ _told_to_end: Event
 def _begin(source: StepSource, worker: int, workers: int, ended: Event) -> None:
     """Called once in each worker process."""
     global _steps, _told_to_end
-    # A signal to the process group is the main process's to act on: it ends its workers itself.
+    # The main process reacts to a signal to the process group: it finishes its step and then ends its workers.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
@@ -169,19 +168,19 @@ def _prepare() -> bytes | None:
     if _told_to_end.is_set() or (step := next(_steps, None)) is None:
         return None
     try:
-        # Not left to the executor, which would unpickle a step as soon as it is prepared: see _receive_next.
+        # The executor would unpickle a step as soon as it is prepared: see _receive_next.
         buffer = io.BytesIO()
-        _StepPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(step)
+        _StepPickler(buffer).dump(step)
         return buffer.getvalue()
-    except Exception as error:  # pickle and torch have no common error
+    except Exception as error:  # pickle and torch raise errors of many types
         raise _failed(one_line(error)) from error
 
 
 class _StepPickler(ForkingPickler):
-    """Copies small tensors into the pickle: to fetch one from shared memory takes longer than to copy it."""
+    """Copies small tensors into the pickle, which takes less time than to fetch them from shared memory."""
 
     def reducer_override(self, value: Any) -> Any:
-        """How `value` is pickled; NotImplemented: as ForkingPickler does, tensors by shared memory."""
+        """How to pickle `value`; NotImplemented: as ForkingPickler does, which puts tensors into shared memory."""
         if torch.is_tensor(value) and value.nbytes <= _SMALL_BYTES and value.dtype != torch.bfloat16:
             return torch.from_numpy, (value.numpy(),)
         return NotImplemented
@@ -192,8 +191,8 @@ def _receive(prepared: Future[bytes | None], pin_memory: bool) -> Any:
     if (pickled := prepared.result()) is None:
         return None
     try:
-        step = pickle.loads(pickled)
-    except Exception as error:  # nor have they for a worker that has died since
+        step = pickle.loads(pickled)  # from a child of this process, by a pipe that nobody else reaches
+    except Exception as error:  # so do they if the worker has died in the meantime
         raise _failed(one_line(error)) from error
     return pinned(step) if pin_memory else step
 
@@ -212,7 +211,7 @@ def pinned(value: Any) -> Any:
 def _receiving_thread(pin_memory: bool) -> ThreadPoolExecutor:
     if not pin_memory:
         return ThreadPoolExecutor(1, "receive")
-    # A new thread uses GPU 0 until it is told otherwise: each process of a node would take memory there.
+    # A new thread uses GPU 0 by default: each process of a node would allocate memory there.
     return ThreadPoolExecutor(1, "receive", torch.cuda.set_device, (torch.cuda.current_device(),))
 
 

@@ -49,15 +49,11 @@ from vizsage.training.progress import Progress
 from vizsage.training.random_state import save_random_state
 
 log = logging.getLogger(__name__)
-_TELLING_SAMPLES = 1000  # that a run has seen before it warns of the share that is left out; or an epoch
+_ENOUGH_SAMPLES = 1000  # a run warns of the share of samples left out after so many, or after an epoch
 
 
 class VisionTrainer(SFTTrainer):
-    """One optimizer step after another; the loss is the mean over the answer tokens of a step.
-
-    `sharing` runs the packed micro-batches of `steps`; None where they are plain. `stop` says whether a signal came,
-    and `before_saving` raises where the run directory is gone.
-    """
+    """Trains one optimizer step after another; the loss of a step is the mean over its answer tokens."""
 
     # The Trainer declares that they may be None, which they are before training only.
     model: Any
@@ -77,6 +73,19 @@ class VisionTrainer(SFTTrainer):
         identity: dict[str, Any],
         **kwargs: Any,
     ) -> None:
+        """Prepare for `train`.
+
+        Args:
+            config: the settings.
+            steps: what this process does in each step.
+            sharing: runs the packed micro-batches of `steps`; None where they are plain.
+            progress: what the run knows about itself.
+            stop: whether a signal asks to stop.
+            before_saving: raises where the run directory is gone.
+            fingerprint: identifies base model, prompt and pixels; saved with each checkpoint.
+            identity: identifies the run; saved with each checkpoint.
+            kwargs: the arguments of SFTTrainer: model, processor, SFTConfig and callbacks.
+        """
         self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
         self.stop, self.before_saving, self.fingerprint, self.identity = stop, before_saving, fingerprint, identity
         self.loader: TrainLoader | None = None
@@ -86,29 +95,29 @@ class VisionTrainer(SFTTrainer):
         trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
         # SFTTrainer looks at one row to learn that the data has images; the batches come from the loader below.
         super().__init__(train_dataset=Dataset.from_dict({"images": [""], "messages": [""]}), **kwargs)
-        # On a base in 4 bits it rounds what is trained to bfloat16, where updates of a small learning rate are lost:
-        # those of a norm, which is about 1, from the first step on.
+        # On a base in 4 bits it rounds the trained weights to bfloat16. Updates by a small learning rate would be lost
+        # there: a norm's weight of about 1 would never change.
         for weight, data in trained:
             weight.data = data
         # compute_loss divides by the tokens of the whole step, so the Trainer must not divide by grad_accum again.
         self.model_accepts_loss_kwargs = True
 
     def get_train_dataloader(self) -> Any:
-        """The steps from the first one on that is still to do."""
+        """The steps that are still to do."""
         workers, ahead = read_ahead(self.config.num_proc, self.steps.share.of_process)
         self.loader = TrainLoader(self.steps, workers, self.args.device.type == "cuda", ahead, self.stop)
         return self.loader
 
     def end_workers(self) -> None:
-        """End the processes that read ahead."""
+        """End the worker processes."""
         if self.loader is not None:
             self.loader.end()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """One step. What one process meets, a bad record or a signal, raises in each of them: none waits for ever.
+        """The next step, and its number of answer tokens over all processes.
 
-        All stand between two steps then: those done are saved, but not for bad data, because a checkpoint would hold
-        the settings fast that help.
+        An error or a signal in one process raises in all of them, so that none waits for the others for ever. The steps
+        so far are saved then. Not on DataError: a checkpoint would forbid changing the setting that fixes it.
         """
         steps, problem = [], None
         try:
@@ -125,13 +134,13 @@ class VisionTrainer(SFTTrainer):
         targets = self.accelerator.gather(own.to(device)).sum()
         if steps and not int(targets):
             self.progress.empty_steps += 1
-            # Before a checkpoint is saved, which would forbid changing the setting that helps.
+            # Raised before a checkpoint is saved, which would forbid changing the setting that fixes it.
             if self.progress.empty_steps == self.args.max_steps:
                 raise nothing_to_learn(list(self.progress.left_out.values()))
         return steps, targets
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
-        """The loss is the mean of the steps since the last line that had something to learn; None where none had."""
+        """Log the mean loss of the steps since the last line; None if all their samples were left out."""
         progress = self.progress
         if "loss" in logs:
             steps = self.state.global_step - progress.loss_logged_step
@@ -142,18 +151,24 @@ class VisionTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of each micro-batch of a step.
+        """Run forward and backward of each micro-batch of a step.
 
-        `num_items_in_batch`: answer tokens of the step, over all processes.
+        Args:
+            model: the model, wrapped for several processes.
+            inputs: a `Step`.
+            num_items_in_batch: answer tokens of the step, over all processes.
+
+        Returns:
+            The loss of the step: this process's part of it.
         """
         batches = inputs["micro_batches"]
         loss = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches, start=1):
-            # Processes may have different numbers of micro-batches; they meet at the last one.
+            # Processes may have different numbers of micro-batches: they exchange gradients after the last one only.
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(model):
-                on_gpu = on_device(batch, self.sharing, self.args.device)
-                loss += super().training_step(model, on_gpu, num_items_in_batch)
+                moved = on_device(batch, self.sharing, self.args.device)
+                loss += super().training_step(model, moved, num_items_in_batch)
         self.loss_since_log += loss
         return loss
 
@@ -162,8 +177,8 @@ class VisionTrainer(SFTTrainer):
     ) -> Any:
         """This micro-batch's part of the mean over the answer tokens of the step.
 
-        SFTTrainer's own loss needs a GPU (its kernel is Triton's), and its entropy and teacher-forced token accuracy
-        would wait for the GPU in every micro-batch.
+        SFTTrainer's own loss needs a GPU (its kernel is written in Triton). Its entropy and teacher-forced token
+        accuracy would make the CPU wait for the GPU in every micro-batch.
         """
         summed, outputs = summed_loss(model, inputs, self.sharing)
         # DDP averages gradients over the processes, while num_items_in_batch counts the tokens of all of them.
@@ -175,9 +190,10 @@ class VisionTrainer(SFTTrainer):
         return 0
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Called once a step, before the optimizer: the last moment at which the weights are still good.
+        """The gradient norm. Called once per step before the optimizer, which would spoil the weights otherwise.
 
-        Raises RepeatingError when loss or gradient is not finite.
+        Raises:
+            RepeatingError: loss or gradient is not finite.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value = float(norm)
@@ -190,7 +206,7 @@ class VisionTrainer(SFTTrainer):
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write checkpoint-<step>, whole or not at all, then delete those no longer needed."""
+        """Write checkpoint-<step>, complete or not at all, then delete those that are no longer needed."""
         self.before_saving()
         output_dir = self.config.output_dir
         main = self.args.should_save
@@ -212,7 +228,7 @@ class VisionTrainer(SFTTrainer):
             checkpoints.clean_up(output_dir, keep=self.config.n_saves, best=self.progress.best_checkpoint(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Restore both; the Trainer would map them to "cpu:0" on several CPU processes, which torch does not know."""
+        """Restore both. The Trainer would map them to "cpu:0" on several CPU processes; torch has no such device."""
         if checkpoint is None:
             return
         for name, part in ((OPTIMIZER_NAME, self.optimizer), (SCHEDULER_NAME, self.lr_scheduler)):
@@ -228,11 +244,11 @@ class VisionTrainer(SFTTrainer):
         return float(self.accelerator.gather(value.reshape(1)).mean())
 
     def gather_left_out(self) -> None:
-        """Put together what each process left out; of much of it a long run does not tell at its end only."""
+        """Combine the samples that the processes left out; warn once, before the end of the run, if they are many."""
         if self.accelerator.num_processes > 1:
             for part in to_all(self.progress.left_out):
                 self.progress.left_out |= part
-        seen, enough = self.samples_seen(), min(_TELLING_SAMPLES, self.steps.order.total)
+        seen, enough = self.samples_seen(), min(_ENOUGH_SAMPLES, self.steps.order.total)
         if self.state.global_step == self.args.max_steps or seen < enough or self.much_left_out:
             return
         if len(self.progress.left_out) >= NOTICEABLE * seen:
@@ -240,20 +256,21 @@ class VisionTrainer(SFTTrainer):
             log.warning(summary(self.progress.left_out.values(), seen))
 
     def samples_seen(self) -> int:
-        """Different training samples that the run has come to, those left out included."""
+        """Different training samples that the run has read so far, those left out included."""
         return min(self.state.global_step * self.steps.share.global_batch, self.steps.order.total)
 
     def restore_loss(self) -> None:
-        """Take up the loss since the last log line where the checkpoint left it (on_train_begin)."""
+        """Continue the loss since the last log line from the checkpoint; called by on_train_begin."""
         self.loss_since_log += self.progress.loss_sum
-        # The Trainer takes this from the checkpoint, but a continued run may be given another one.
+        # The Trainer takes this setting from the checkpoint, but it may be changed when a run is continued.
         self.state.logging_steps = self.config.logging_steps
 
     def load_adapter_weights(self, folder: Path) -> None:
-        """Put the weights of a checkpoint into the adapter that is being trained.
+        """Load the weights of a checkpoint into the adapter that is being trained.
 
-        Raises CheckpointError when base, prompt or pixels are no longer those that the checkpoint was trained with, or
-        weights are missing, unknown or not finite.
+        Raises:
+            CheckpointError: base, prompt or pixels are not those that the checkpoint was trained with, or weights are
+                missing, unknown or not finite.
         """
         saved = checkpoints.read_object(folder / FINGERPRINT_FILE)
         if different := compare_fingerprints(saved, self.fingerprint):

@@ -26,10 +26,10 @@ class OneGpu(SFTConfig):
 
 
 def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConfig:
-    """The settings in the Trainer's own words. Evaluation, saving and reporting are this project's.
+    """The settings as the Trainer takes them. Its evaluation, saving and reporting are switched off.
 
-    Warm-up takes at most half of the steps, so that the learning rate reaches its setting. It depends on nothing but
-    settings and `total_steps`: a continued run has the same.
+    Warm-up takes at most half of the steps, so that the learning rate reaches its setting. It depends on settings and
+    `total_steps` only, so that a continued run has the same schedule.
     """
     warmup_steps = min(config.warmup_steps, total_steps // 2)
     if warmup_steps < config.warmup_steps and config.scheduler != "constant":
@@ -60,8 +60,8 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        # Checkpointing of activations is switched on by the backend: the Trainer's own way would make the
-        # embeddings require a gradient and pull the frozen vision tower into the backward pass.
+        # The backend switches checkpointing of activations on. The Trainer would make the embeddings require a
+        # gradient, and the backward pass would then include the frozen vision tower.
         gradient_checkpointing=False,
         max_length=None,
         remove_unused_columns=False,

@@ -1,4 +1,4 @@
-"""Exact match on the validation split during training: generated, then compared; never teacher-forced."""
+"""Scores on the validation split during training: answers are generated and compared, never teacher-forced."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vizsage.scoring.summary import summarise
 
 
 def choose_samples(samples: Iterable[Sample], limit: int) -> list[Sample]:
-    """At most `limit` samples, the same ones each time, whole image groups except perhaps the last.
+    """At most `limit` samples, always the same ones, in whole image groups except perhaps the last.
 
-    Images are taken in the order of a hash of their names: AQUA lists all visual questions before all knowledge
-    questions, so the first `limit` would hold one kind only. Keeps `limit` samples in memory.
+    Images are ordered by a hash of their names: AQUA lists all visual questions before all knowledge questions, so the
+    first `limit` samples would be of one kind only. At most `limit` samples are in memory.
     """
     keyed = ((hashlib.sha256("\0".join(s.group).encode()).digest(), i, s) for i, s in enumerate(images_joined(samples)))
     return [sample for _, _, sample in heapq.nsmallest(limit, keyed, key=lambda item: item[:2])]
@@ -40,10 +40,24 @@ def validate(
     world_size: int = 1,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
-    """Answer `samples` greedily, a share a process, and score them all.
+    """Answer `samples` greedily and score them. Each process answers its share.
 
-    Returns summarise()'s dictionary, the same on each process; None when `stop` became true on any of them. An error
-    in one process raises in all of them. Raises BadImage where on_bad_image says so.
+    An error in one process raises in all of them.
+
+    Args:
+        model: the model with its adapter.
+        processor: its processor.
+        samples: the validation samples, the same in each process.
+        config: the settings.
+        rank: number of this process.
+        world_size: number of processes.
+        stop: whether a signal asks to stop; looked at after each answer.
+
+    Returns:
+        What vizsage.scoring.summary.summarise returns, the same in each process; None when `stop` was true in one.
+
+    Raises:
+        BadImage: an image cannot be used, and on_bad_image says that this stops the run.
     """
     by_id = {sample.sample_id: sample for sample in samples}
     rows: list[dict[str, Any]] = []
@@ -70,7 +84,7 @@ def validate(
             )
             if stopped := stop():
                 break
-    except Exception as error:  # noqa: BLE001 -- raised again below, once the other processes know of it
+    except Exception as error:  # noqa: BLE001 -- raised again below, when the other processes know of it
         problem = error
         if is_out_of_memory(error):
             problem = RepeatingError(memory_exceeded(config, error, "a validation"))
