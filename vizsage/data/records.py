@@ -29,6 +29,8 @@ from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError, quoted
 
 FIELDS = frozenset({"id", "image", "question", "answer", "answers", "choices", "need_external_knowledge"})
+# A record with no other fields, as most are, is asked neither for choices nor for tags.
+_USUAL_FIELDS = FIELDS - {"choices"}
 PROBLEMS_SHOWN = 10
 _NO_TAGS: Mapping[str, str] = {}
 
@@ -52,6 +54,7 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
     try:
         images, need = _images(raw, images_dir), read_switch(raw)
         answer, answers = read_answers(raw)
+        usual = raw.keys() <= _USUAL_FIELDS
         return Sample(
             sample_id=_record_id(raw, split, number),
             images=images,
@@ -60,8 +63,8 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
             answers=answers,
             need_external_knowledge=need,
             description=_description(images, table) if need and table is not None else None,
-            tags=_tags(raw),
-            choices=read_choices(raw, answer) if raw.get("choices") is not None else (),
+            tags=_NO_TAGS if usual else _tags(raw),
+            choices=() if usual else read_choices(raw, answer),
         )
     except BadRecord as error:
         raise BadRecord(f"{_place(raw, number)}: {error}") from None
@@ -149,11 +152,7 @@ def _images(raw: dict[str, Any], images_dir: Path) -> tuple[ImageRef, ...]:
     """The images of a record; so far a record has one. Raises BadRecord."""
     image = raw.get("image")
     if isinstance(image, str):
-        if not image.strip():
-            raise BadRecord("image is empty; write a file name below Images/")
-        if reason := no_file_name(image):
-            raise BadRecord(f"image is {reason}")
-        return _file_images(valid_text(image, "image"), images_dir)
+        return _file_images(image, images_dir)
     if image is None:
         raise BadRecord(missing_field("image", raw))
     if isinstance(image, list) and len(image) != 1:
@@ -165,7 +164,12 @@ def _images(raw: dict[str, Any], images_dir: Path) -> tuple[ImageRef, ...]:
 
 @lru_cache(maxsize=4096)
 def _file_images(name: str, folder: Path) -> tuple[FileImage]:
-    """The same tuple for consecutive questions on one image, so that its links are checked once."""
+    """The same tuple for consecutive questions on one image, so that its name is checked once. Raises BadRecord."""
+    if not name.strip():
+        raise BadRecord("image is empty; write a file name below Images/")
+    if reason := no_file_name(name):
+        raise BadRecord(f"image is {reason}")
+    valid_text(name, "image")
     if reason := leaves_folder(name, folder):
         raise BadRecord(f"the image name {reason}")
     return (FileImage(name, folder),)
@@ -178,8 +182,6 @@ def _description(images: tuple[ImageRef, ...], table: KnowledgeTable) -> str | N
 
 
 def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
-    if raw.keys() <= FIELDS:  # as most records: no loop for them
-        return _NO_TAGS
     tags: dict[str, str] = {}
     for key, value in raw.items():
         if key in FIELDS:
