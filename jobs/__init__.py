@@ -1,1 +1,1 @@
-"""Batch jobs: `python -m jobs` sends runs to a cluster and follows them. Uses `vizsage`, which knows nothing of it."""
+"""Batch jobs: `python -m jobs` sends runs to a cluster and follows them. Uses `vizsage`, which does not import it."""

@@ -1,6 +1,6 @@
 """`python -m jobs COMMAND`: send fine-tuning runs to a cluster, follow them, cancel them.
 
-What scripts may read goes to stdout, errors as one line to stderr, with the exit codes of `vizsage`.
+Results are printed to stdout, and an error as one line to stderr. Exit codes are those of `vizsage`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(handlers=[Warnings()], level=logging.WARNING)
     try:
         options = parse(list(sys.argv[1:] if argv is None else argv))
-        if argv is None:  # what was sent is sent, whether or not that can be told
+        if argv is None:  # for other commands, a closed stdout is no failure: the job was sent
             keep_streams(product=options.command in ("status", "logs", "table") or getattr(options, "dry_run", False))
         _COMMANDS[options.command](options)
         sys.stdout.flush()
@@ -69,7 +69,7 @@ def _print_status(options: argparse.Namespace, jobs: Sequence[Submission]) -> No
     from jobs.status import state_of
     from jobs.submissions import whose
 
-    newest = {one.kind: one for one in jobs}  # a later job of a kind takes the place of an earlier one
+    newest = {one.kind: one for one in jobs}  # a later job of a kind replaces an earlier one
     say(f"run directory {jobs[-1].run_dir}{whose(options.target, jobs[-1])}")
     for one in sorted(newest.values(), key=lambda one: one.kind != "train"):
         found = state_of(one)
@@ -87,7 +87,7 @@ def _logs(options: argparse.Namespace) -> None:
     from jobs.submissions import find, whose
 
     jobs = find(options.target)
-    jobs = [one for one in jobs if one.job_id == options.target] or jobs  # a job's id asks for that job's log
+    jobs = [one for one in jobs if one.job_id == options.target] or jobs  # the id of a job selects its log
     said = whose(options.target, jobs[-1])
 
     def tell_whose() -> None:
@@ -112,7 +112,7 @@ def _table(options: argparse.Namespace) -> None:
     runs = runs_below(options.folder, state_of=state_of_run)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)  # a file or a pipe has no width of its own; a narrow one would fold numbers
+        console = Console(width=200)  # a file or a pipe has no width, and the default would wrap numbers
     console.print(render(runs))
 
 

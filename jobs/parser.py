@@ -1,4 +1,4 @@
-"""The command line of `python -m jobs`: its commands, their options, and which of them go together."""
+"""The command line of `python -m jobs`: its commands, their options, and which of them exclude each other."""
 
 from __future__ import annotations
 
@@ -94,13 +94,17 @@ def _parser() -> argparse.ArgumentParser:
 
     def sending(name: str, summary: str, kinds: tuple[str, ...]) -> None:
         added = command(name, summary)
-        added.add_argument("scheduler", choices=tuple(SCHEDULERS), help="where to")
+        added.add_argument("scheduler", choices=tuple(SCHEDULERS), help="where to send it")
         added.add_argument("kind", choices=kinds, help="what to run")
         added.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
         added.add_argument(  # without a default, argparse calls it required
-            "overrides", metavar="key=value", nargs="*", default=[], help="lay this over a setting of the file"
+            "overrides",
+            metavar="key=value",
+            nargs="*",
+            default=[],
+            help="replace a setting of the file",
         )
-        one = "; an evaluation takes one unless told here" if "eval" in kinds else ""
+        one = "; an evaluation uses one by default" if "eval" in kinds else ""
         added.add_argument("--nodes", type=int, metavar="N", help=f"nodes, one launcher each{one}")
         added.add_argument("--gpus-per-node", type=int, metavar="N", help=f"GPUs of each node, one process each{one}")
         added.add_argument(
@@ -112,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--then-eval", action="store_true", help="evaluate when the training has succeeded")
         added.add_argument("--dry-run", action="store_true", help="print the script or manifest, send nothing")
         if "eval" in kinds:
-            of_eval(added.add_argument_group("eval", "handed on to vizsage eval"))
+            of_eval(added.add_argument_group("eval", "passed to vizsage eval"))
         groups: dict[str, argparse._ArgumentGroup] = {}
         for option, owners in _own_options().items():
             title = " and ".join(owners)
@@ -124,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
         group.add_argument("--base", action="store_true", help="the base model, without an adapter")
         group.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
-        group.add_argument("--blind", action="store_true", help="the same questions with the images withheld")
+        group.add_argument("--blind", action="store_true", help="the same questions without the images")
         group.add_argument("--other-data", action="store_true", help="another data set than that of the run")
 
     def asking(name: str, summary: str) -> argparse.ArgumentParser:
@@ -134,20 +138,20 @@ def _parser() -> argparse.ArgumentParser:
             type=path_or_name,
             metavar="RUN",
             nargs="?",
-            help="run directory, its name, or a job id; of a sweep its folder, but for logs (default: the latest run "
-            "that was sent from this project)",
+            help="run directory, its name, or a job id; of a sweep its folder, except for logs (default: the latest "
+            "run that was sent from this project)",
         )
         return added
 
     sending("submit", "send one run", ("train", "eval"))
-    asking("status", "how a run's jobs stand")
+    asking("status", "print the state of a run's jobs")
     logs = asking("logs", "print a run's log")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
+    logs.add_argument("-f", "--follow", action="store_true", help="print new lines until Ctrl-C")
     cancel = asking("cancel", "stop a run's jobs; a checkpoint is saved first")
     cancel.add_argument(
         "--forget",
         action="store_true",
-        help="count the jobs as gone from now on, whatever the scheduler says or does not say",
+        help="count the jobs as ended from now on, whatever the scheduler says",
     )
     sending("sweep", "send every combination of comma-separated values", ("train",))
     table = command("table", "one line for each run below a folder")

@@ -7,9 +7,9 @@ torch.distributed's own launcher starts and watches the processes. It is called 
 every exit code into 1. Here the exit code is that of the first process that failed, or 128 + n if signal n killed it.
 Signals are passed on to every process, which may take as long to end as the scheduler allows.
 
-Nothing of a scheduler is known here, only neutral variables: NNODES and NODE_RANK (defaults 1 and 0), MASTER_ADDR and
-MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any). Where a
-scheduler sets a variable of its own for NODE_RANK, its class in jobs/schedulers/ names it.
+This module reads no scheduler's variables, only neutral ones: NNODES and NODE_RANK (defaults 1 and 0), MASTER_ADDR and
+MASTER_PORT (needed for several nodes), PROCESSES_PER_NODE (default: the number of GPUs, and 1 without any). If a
+scheduler sets NODE_RANK under another name, its class in jobs/schedulers/ names that variable.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from vizsage.contract import (
     SWEEP,
     checkpoint_step,
 )
+from vizsage.contract.results_file import read_headline
 from vizsage.contract.run_files import Outcome, last_outcome, read_metrics, read_run
 from vizsage.contract.submissions import read_submissions
 from vizsage.errors import ConfigError, one_line
@@ -31,7 +31,7 @@ from vizsage.errors import ConfigError, one_line
 log = logging.getLogger(__name__)
 
 Settings = dict[str, Any]
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError)
+_UNREADABLE = (OSError, ValueError, ConfigError)
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,14 @@ def best_validation_score(run_dir: Path) -> float | Damaged | None:
 
 def score_on_test(run_dir: Path) -> tuple[float | Damaged | None, int | None]:
     """Exact match on the test split, and the number of samples where only the first ones were answered."""
-    path = run_dir / EVALUATIONS / "test" / RESULTS
+    folder = run_dir / EVALUATIONS / "test"
     try:
-        results = json.loads(path.read_bytes())
-        limit = results.get("limit")
-        return _exact_match(results["exact_match_score"]), limit if isinstance(limit, int) else None
+        found = read_headline(folder)
     except FileNotFoundError:
         return None, None
-    except _UNREADABLE as error:
-        return _damaged(path, error), None
+    except (OSError, ValueError) as error:
+        return _damaged(folder / RESULTS, error), None
+    return found.exact_match_score, found.limit
 
 
 def _recorded_settings(path: Path) -> Settings:
@@ -151,15 +150,6 @@ def _sent_settings(path: Path) -> Settings | None:
         return None
     beside = path.parent / files[-1].name
     return _yaml_settings(beside if beside.exists() else files[-1])
-
-
-def _exact_match(value: Any) -> float | None:
-    """A score; None where nothing was answered."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"exact match: expected a number from 0 to 1, found {value!r}")
-    return float(value)
 
 
 def _damaged(path: Path, error: Exception) -> Damaged:

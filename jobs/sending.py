@@ -25,7 +25,7 @@ def send_run(options: argparse.Namespace) -> None:
     from jobs.spec import load_work
 
     if options.kind == "eval" and options.then_eval:
-        raise ConfigError("--then-eval follows a training; an evaluation is submitted by itself")
+        raise ConfigError("--then-eval follows a training; an evaluation is submitted separately")
     scheduler = scheduler_named(options.scheduler)
     work = load_work(options.kind, options.config, options.overrides, _evaluation(options, scheduler))
     jobs = scheduler.prepare([work], _job_options(options, scheduler))

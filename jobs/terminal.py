@@ -1,4 +1,4 @@
-"""What `python -m jobs` prints: lines for people and scripts on stdout, warnings and errors on stderr."""
+"""All output of `python -m jobs`: results on stdout, warnings and errors on stderr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vizsage.errors import printable
 
 
 def say(text: str) -> None:
-    """Print a line for people and scripts: names and messages in it cannot control the terminal."""
+    """Print a line to stdout. Names and messages in it cannot control the terminal."""
     print(printable(text))
 
 
@@ -25,13 +25,13 @@ def warn(problem: str | None) -> None:
 
 
 def fail(error: Exception) -> None:
-    """Print the one line that a command ends with."""
+    """Print the error that ends a command, in one line."""
     print(f"jobs: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 class Warnings(logging.Handler):
-    """What modules report, as the other warnings."""
+    """Prints the records of loggers as warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
+        """Print a record."""
         warn(record.getMessage())

@@ -19,7 +19,9 @@ NAMES = ["evaluate", "load_config", "predict", "train"]
 
 def python(code: str, folder: Path) -> str:
     """What the code prints, run in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # With WANDB_MODE a library prints a line about it.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 from pathlib import Path
@@ -15,7 +16,8 @@ from vizsage import cli
 from vizsage.config import Config
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS)
 
 
 def page(name: str) -> str:
@@ -55,7 +57,7 @@ def test_pages_leave_no_place_open(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", page(name)):
-        assert (ROOT / target).exists(), target
+        assert ((ROOT / name).parent / target).exists(), target
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -81,19 +83,32 @@ def test_files_that_the_architecture_names_exist() -> None:
         for path in (ROOT / folder).rglob("*")
     }
     named = set(re.findall(r"\b([a-z_]+\.(?:py|yaml))\b", rooms)) | set(re.findall(r"\b([a-z_]+)/", rooms))
-    assert named - {"vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "docs", "tests"} <= there
+    assert (
+        named - {"vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "docs", "architecture", "tests"} <= there
+    )
 
 
 def test_modules_are_all_in_the_architecture() -> None:
     rooms = page("ARCHITECTURE.md").partition("## Rooms")[2].partition("## Walls")[0]
     for path in (*(ROOT / "vizsage").rglob("*.py"), *(ROOT / "jobs").glob("*.py")):
-        if path.name not in ("__init__.py", "__main__.py") and "tiny" not in path.parts:
+        if path.name not in ("__init__.py", "__main__.py") and not {"tiny", "families"} & set(path.parts):
             assert re.search(rf"\b{path.name}\b", rooms), path
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", *DOCS])
+def test_names_in_code_on_pages_for_developers_exist(name: str) -> None:
+    """Paths, and dotted names of modules or what is in them, between backticks."""
+    for code in re.findall(r"`([^`\n]+)`", page(name)):
+        if re.fullmatch(r"(?:vizsage|jobs|tests|slurm|k8s|config)/[\w/.-]+", code) and "NAME" not in code:
+            assert (ROOT / code).exists(), code
+        elif re.fullmatch(r"(?:vizsage|jobs)(?:\.\w+)+", code):
+            assert pkgutil.resolve_name(code), code
 
 
 def test_both_pages_tell_the_same_exit_codes() -> None:
     rows = [
-        re.findall(r"^\| (?:\d+|other) \|.*$", page(name), re.MULTILINE) for name in ("README.md", "ARCHITECTURE.md")
+        re.findall(r"^\| (?:\d+|other) \|.*$", page(name), re.MULTILINE)
+        for name in ("README.md", "docs/architecture/contracts.md")
     ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6

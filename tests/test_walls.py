@@ -1,15 +1,18 @@
-"""The walls of ARCHITECTURE.md, read off the source: who may import whom, and what stands nowhere."""
+"""The walls of ARCHITECTURE.md, checked in the source: who may import whom, and what must not be anywhere."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
+
+from vizsage import contract
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vizsage"
@@ -44,7 +47,7 @@ TORCH_FREE = [
     name
     for name in MODULES
     if ".".join(name.split(".")[1:2])
-    in "cli parser config errors files json_lines hints contract check scoring".split()
+    in "cli parser api config errors files json_lines hints contract check scoring".split()
     or (
         name.startswith("vizsage.data")
         and name not in ("vizsage.data.collate", "vizsage.data.encoding", "vizsage.data.processing")
@@ -56,7 +59,7 @@ SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bj
 
 ARCHITECTURES = re.compile(r"mllama|qwen|gemma|idefics|smolvlm|llava", re.IGNORECASE)
 # Beside the families: a model that the package brings along, and formats of data, one of which is called like a model.
-OF_ARCHITECTURES = ("models/families/", "demo/tiny/", "data/field_names.py", "config.py", "hints.py")
+OF_ARCHITECTURES = ("models/families/", "demo/tiny/", "data/field_names.py", "config/settings.py", "hints.py")
 
 
 def loaded_by(*modules: str, heavy: tuple[str, ...]) -> list[str]:
@@ -163,6 +166,20 @@ def test_the_rooms_of_evaluation_import_each_other_one_way(module: str) -> None:
 
 JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 
+# Names of files that other programs look for. "config.yaml" is also the key of a ConfigMap.
+CONTRACT = {name for name in vars(contract).values() if isinstance(name, str) and name.endswith((".json", ".jsonl"))}
+CONTRACT |= {contract.EVALUATIONS, contract.REPORT, contract.LOSS_CURVES, contract.LOCK, contract.ADAPTER_WEIGHTS}
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *JOBS], ids=lambda path: path.stem)
+def test_only_the_contract_spells_the_names_of_the_files_of_a_run(path: Path) -> None:
+    """A name that two modules spell is two names as soon as one of them is changed."""
+    if path == PACKAGE / "contract" / "__init__.py":
+        return
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    texts = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+    assert not {text for text in texts for name in CONTRACT if text == name or text.startswith(f"{name}/")}
+
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
@@ -209,20 +226,55 @@ def test_schedulers_are_known_by_the_registry_only(path: Path) -> None:
     assert not [line for line in lines if OF_A_SCHEDULER.search(line)]
 
 
-# Steps from worker processes that the same process has started, through pipes that no other one can open.
-UNPICKLES_ITS_OWN = [PACKAGE / "training" / "prefetch.py"]
+def loaded_modules(path: Path, known: Collection[str]) -> set[str]:
+    """Those of `known` that a file imports when it runs, wherever in it: all but what type checkers read."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    unread = {id(inside) for test in tests for inside in ast.walk(test)}
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in unread:
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and id(node) not in unread:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (inside & set(known)) or {str(node.module)}
+    return names & set(known)
+
+
+def test_no_imports_form_a_circle() -> None:
+    """Not inside of functions either: such a circle shows that two modules are one, or that a third one is missing."""
+    modules = dict(MODULES)
+    for path in JOBS:
+        modules[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+    graph = {name: loaded_modules(path, modules) - {name} for name, path in modules.items()}
+    assert graph["vizsage.training.train"]
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+LONG = {"vizsage/training/trainer.py", "vizsage/evaluation/evaluate.py"}  # one class, one course of events
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *JOBS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_has_at_most_300_lines(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= (350 if str(path.relative_to(ROOT)) in LONG else 300)
+
+
 OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
 OBJECTS |= {"send_object_list", "recv_object_list"}
+# Steps of its own worker processes, through a pipe that no other process can open.
+UNPICKLES = {"vizsage/training/prefetch.py": {"HIGHEST_PROTOCOL", "loads"}}
 
 
 @pytest.mark.parametrize("path", [*MODULES.values(), *JOBS], ids=lambda path: path.stem)
 def test_nothing_is_unpickled_that_another_process_has_sent(path: Path) -> None:
     """Neither here nor by collectives of torch and accelerate that take any object. Pickle's errors may be caught."""
     nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
-    pickles = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module in ("pickle", "cloudpickle", "dill")]
-    used = {name.name for node in pickles for name in node.names}
-    used |= {n.attr for n in nodes if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "pickle"}
-    assert used <= {"PickleError", "UnpicklingError"} or path in UNPICKLES_ITS_OWN
+    used = {n.attr for n in nodes if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "pickle"}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "cloudpickle", "dill"):
+            used |= {alias.name for alias in node.names}
+    assert used <= {"PickleError", "UnpicklingError"} | UNPICKLES.get(str(path.relative_to(ROOT)), set())
     names = {getattr(node, "attr", getattr(node, "id", "")) for node in nodes}
     assert not names & OBJECTS
 
@@ -233,7 +285,7 @@ def test_folders_of_templates_hold_no_python(folder: str) -> None:
 
 
 def test_torch_free_rooms_import_without_torch() -> None:
-    """One process imports them all; which one broke the wall stands in its output."""
+    """One process imports them all; its output names the first one that imports torch."""
     assert loaded_by(*TORCH_FREE, heavy=("torch", "transformers", "datasets")) == []
 
 

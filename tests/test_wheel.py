@@ -98,15 +98,15 @@ def test_an_overlay_of_the_package_sends_a_job(programs: Path, folder: Path) -> 
     assert {document["kind"] for document in documents} == {"ConfigMap", "Job"}
 
 
-def test_every_manifest_and_profile_is_in_the_wheel(wheel: Path) -> None:
-    inside = zipfile.ZipFile(wheel).namelist()
+def test_every_module_manifest_and_profile_is_in_the_wheel(wheel: Path) -> None:
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    modules = set(run("git", "ls-files", "vizsage/*.py", "jobs/*.py", cwd=ROOT).split())
+    assert {name for name in modules if (ROOT / name).exists()} - inside == set()
     for package, source in (
         ("jobs/schedulers/slurm/clusters", "config/clusters"),
         ("jobs/schedulers/kubernetes/k8s", "k8s"),
     ):
-        tracked = run("git", "ls-files", source, cwd=ROOT).split()
-        wanted = {
-            name.replace(source, package, 1) for name in tracked if name.count("/") > 1 and name.endswith(".yaml")
-        }
-        assert wanted <= set(inside)
+        tracked = run("git", "ls-files", f"{source}/*.yaml", cwd=ROOT).split()
+        wanted = {name.replace(source, package, 1) for name in tracked if name.count("/") > 1}
         assert len(wanted) > 3
+        assert wanted - inside == set()

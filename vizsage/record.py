@@ -137,9 +137,10 @@ class RunRecord:
         return self.identity["seed"] if self.identity else None
 
     def is_restart_under_way(self, identity: Identity) -> bool:
-        """Whether the last attempt began this run with resume: false, and is to be continued by the same command.
+        """Whether the last attempt began this run with resume: false and has not ended by itself.
 
-        Without this, `resume: false` in a job that is interrupted and tried again would never get to its end.
+        The same command then continues it. Otherwise a job with resume: false that is interrupted and tried again would
+        begin from the start each time, and never end.
         """
         if self.identity is None or differences(self.identity, identity):
             return False

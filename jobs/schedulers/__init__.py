@@ -1,1 +1,1 @@
-"""Schedulers that jobs are sent to, a folder each."""
+"""Schedulers that jobs are sent to, one folder each."""

@@ -1,4 +1,4 @@
-"""The schedulers that `python -m jobs` knows, a line each: name on the command line, and where its class is."""
+"""The schedulers of `python -m jobs`, one line each: the name on the command line, and the class."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ import pickle
 import random
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +26,7 @@ from vizsage.data.batching import (
     step_samples,
     stream_order,
 )
+from vizsage.data.formats.base import Format, Place
 from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, open_split
@@ -34,14 +35,19 @@ from vizsage.errors import DataError
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "aqua"
 
 
-class ListSource:
-    """A Format over a list, which remembers where reading began."""
+class ListSource(Format):
+    """Records in a list; remembers where reading began."""
 
-    float_fields: tuple[str, ...] = ()
+    layouts: ClassVar[tuple[str, ...]] = ()
+    float_fields: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, records: list[object]) -> None:
         self.content = records
         self.starts: list[int] = []
+
+    @classmethod
+    def find(cls, place: Place) -> Iterable[Format]:
+        return []
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
 
 from tests.families.data import image, settings
 from vizsage.data.batching import evaluation_order, images_joined
@@ -13,6 +18,7 @@ from vizsage.data.image_groups import image_numbers
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.evaluation.answers import AnswerKeys
 from vizsage.evaluation.questions import blinded
+from vizsage.evaluation.report import thumbnails
 from vizsage.models.loading.hf import load_processor
 
 RED, BLUE = image("red"), image("blue", 30, 90)
@@ -63,3 +69,14 @@ def test_the_key_of_an_answer_depends_on_every_image_and_stays_that_of_earlier_r
 def test_a_blind_evaluation_withholds_every_image() -> None:
     (sample,) = map(blinded, asked((RED, BLUE)))
     assert sample.group == ("withheld.png", "withheld.png")
+
+
+def test_a_thumbnail_shows_all_images_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = asked((RED, BLUE), (RED,))
+    split = SimpleNamespace(stream=lambda: iter(samples))
+    monkeypatch.setattr(thumbnails, "open_split", lambda config, name: split)
+    names = [sample.image_names for sample in samples]
+    found = thumbnails.thumbnails({}, "test", names)
+    assert not found.problems
+    sizes = [Image.open(io.BytesIO(found.files[name])).size for name in names]
+    assert sizes == [(40 + 30, 90), (40, 30)]

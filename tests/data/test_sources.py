@@ -13,7 +13,7 @@ import pytest
 
 from vizsage.config import Config, build_config
 from vizsage.data.images import FileImage
-from vizsage.data.records import read_answers
+from vizsage.data.record_fields import read_answers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, SplitCounts, find_split, open_split
 from vizsage.errors import DataError

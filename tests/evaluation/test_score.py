@@ -173,7 +173,7 @@ def test_repeated_lines_without_sample_id_are_counted_and_said(written: Any, cap
     other = line(question="who")
     path = written(line(), other, line(), line(prediction="dog"), line(image="b.png"), other)
     assert score_file(path).scores.total_samples == 6
-    assert "3 lines without sample_id ask what an earlier one asks of the same image" in caplog.text
+    assert "3 lines without sample_id repeat image and question of an earlier line" in caplog.text
     assert "(the first: line 3, as line 1)" in caplog.text
     caplog.clear()
     told_apart = [line(), line(sample_id=1), line(sample_id=2), line(image="b.png"), line(question="who")]

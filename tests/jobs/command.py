@@ -1,10 +1,13 @@
-"""`python -m jobs` as its tests call it."""
+"""`python -m jobs` as its tests call it, and jobs that it has sent."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from jobs import cli
+from jobs.submissions import Submission, now
 
 TRAIN = ("submit", "slurm", "train", "run.yaml")
 EVAL = ("submit", "slurm", "eval", "run.yaml")
@@ -37,3 +40,19 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     found = capsys.readouterr()
     assert found.err == ""
     return found.out
+
+
+def sent(run_dir: Path, job_id: str = "7", *, kind: str = "train", submitted: str | None = None) -> Submission:
+    """A job as `submit` would note it, with its folder."""
+    folder = run_dir / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Submission(
+        job_id=job_id,
+        kind=kind,
+        scheduler="slurm",
+        submitted=submitted or now(),
+        run_dir=str(run_dir),
+        log=str(folder / f"{job_id}_0_log.out"),
+        script=str(folder / f"{job_id}_submission.sh"),
+        config=str(folder / "settings.yaml"),
+    )

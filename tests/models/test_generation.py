@@ -132,7 +132,7 @@ def test_too_many_at_once_are_answered_in_halves(
     assert {answer.sample_id: answer for answer in found} == expected
     assert len(found) == len(expected)
     assert sum(n > 2 for n in tried) == 1  # later batches are cut before they are tried
-    assert "no more than 2 at once (eval_batch_size)" in caplog.text
+    assert "at most 2 at once (eval_batch_size)" in caplog.text
 
 
 def test_running_out_of_memory_with_one_question_is_not_an_answer(

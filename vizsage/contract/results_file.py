@@ -164,6 +164,13 @@ class ResultsFile(Scores, Conditions):
     settings: dict[str, Any]
 
 
+class HeadlineScore(FileModel):
+    """What a list of runs shows of an evaluation. Files of every version have it."""
+
+    exact_match_score: Share
+    limit: int | None = Field(default=None, description="Only the first samples were asked: how many; null: all.")
+
+
 def evaluation_name(split: str, *, base: bool = False, blind: bool = False) -> str:
     """The name of an evaluation's folder below evaluation_results/."""
     return split + (BASE if base else "") + (BLIND if blind else "")
@@ -179,7 +186,12 @@ def read_conditions(folder: Path) -> Conditions:
     return _read(Conditions, folder)
 
 
-_Part = TypeVar("_Part", Conditions, ResultsFile)
+def read_headline(folder: Path) -> HeadlineScore:
+    """The main score in results.json, of any version and whatever else is missing there."""
+    return _read(HeadlineScore, folder)
+
+
+_Part = TypeVar("_Part", Conditions, HeadlineScore, ResultsFile)
 
 
 def _read(part: type[_Part], folder: Path) -> _Part:

@@ -9,6 +9,7 @@ MODELS = {
     "run": "run_files.RunFile",
     "outcome": "run_files.Outcome",
     "metrics": "run_files.MetricsLine",
+    "results": "results_file.ResultsFile",
     "submissions": "submissions.Submission",
 }
 """The class, in a module of this package, that describes a file, by the name that a user gives it. Of a file of JSON

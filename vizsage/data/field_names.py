@@ -45,6 +45,6 @@ def record_form(raw: Any) -> str | None:
     if found is None:
         return None
     return (
-        f"the records contain {found!r}, as LLaVA's and LLaMA-Factory's do; a record is one question on one image "
+        f"the records hold {found!r}, as LLaVA's and LLaMA-Factory's do; a record is one question on one image "
         f"here: write {_FORM} for each pair of turns, without <image> in the question"
     )

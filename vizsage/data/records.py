@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import date, time
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +15,22 @@ from vizsage.data.images import FileImage
 from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.opening import leaves_folder, no_file_name
-from vizsage.data.sample import LETTERS, ImageRef, Sample
+from vizsage.data.record_fields import (
+    BadRecord,
+    read_answers,
+    read_choices,
+    read_switch,
+    required_text,
+    scalar_text,
+    show_value,
+    valid_text,
+)
+from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import DataError, quoted
 
 FIELDS = frozenset({"id", "image", "question", "answer", "answers", "choices", "need_external_knowledge"})
 PROBLEMS_SHOWN = 10
 _NO_TAGS: Mapping[str, str] = {}
-
-
-class BadRecord(Exception):
-    """What is wrong with one record. Caught in vizsage.data, which makes a DataError of it."""
 
 
 def read_record(raw: Any, number: int, split: str, images_dir: Path, table: KnowledgeTable | None) -> Sample:
@@ -52,7 +55,7 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
         return Sample(
             sample_id=_record_id(raw, split, number),
             images=images,
-            question=_required_text(raw.get("question"), "question", raw),
+            question=required_text(raw.get("question"), "question", raw),
             answer=answer,
             answers=answers,
             need_external_knowledge=need,
@@ -139,7 +142,7 @@ def _record_id(raw: dict[str, Any], split: str, number: int) -> str:
         return f"{split}-{number}"
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise BadRecord(f"id is {show_value(value)}; write a text or a whole number, or leave it out")
-    return _whole(str(value), "id")
+    return valid_text(str(value), "id")
 
 
 def _images(raw: dict[str, Any], images_dir: Path) -> tuple[ImageRef, ...]:
@@ -150,7 +153,7 @@ def _images(raw: dict[str, Any], images_dir: Path) -> tuple[ImageRef, ...]:
             raise BadRecord("image is empty; write a file name below Images/")
         if reason := no_file_name(image):
             raise BadRecord(f"image is {reason}")
-        return _file_images(_whole(image, "image"), images_dir)
+        return _file_images(valid_text(image, "image"), images_dir)
     if image is None:
         raise BadRecord(missing_field("image", raw))
     if isinstance(image, list) and len(image) != 1:
@@ -174,101 +177,6 @@ def _description(images: tuple[ImageRef, ...], table: KnowledgeTable) -> str | N
     return "\n\n".join(found) if found else None
 
 
-def scalar_text(value: Any) -> str | None:
-    """A scalar as text; None for null, NaN, lists and objects."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and math.isnan(value):
-        return None  # how pandas writes an absent value
-    return str(value) if isinstance(value, (int, float, Decimal, date, time)) else None
-
-
-def read_answers(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The answer that training learns, and the list of answers in file order with repeated ones kept.
-
-    A record has "answer", "answers" or both. With both, "answer" is learned and accepted too, but does not count among
-    the votes of VQA accuracy. With "answers" alone the most frequent one is learned, of equally frequent ones the
-    first. All are stripped, as predictions are: rigorous matching compares the two exactly.
-
-    Raises:
-        BadRecord: a field is missing or has a wrong type.
-    """
-    several = raw.get("answers")
-    if several is None or several != several:  # absent, also as pandas writes it
-        answer = _required_text(raw.get("answer"), "answer", raw).strip()
-        return answer, (answer,)
-    if not isinstance(several, list) or not several:
-        found = "empty" if several == [] else show_value(several)
-        raise BadRecord(f"answers is {found}; write a list of one or more texts or numbers")
-    answers = tuple(_required_text(value, f"answers[{i}]").strip() for i, value in enumerate(several))
-    alone = raw.get("answer")
-    if alone is None or alone != alone:
-        return Counter(answers).most_common(1)[0][0], answers  # of equals the first, because a dict keeps its order
-    return _required_text(alone, "answer").strip(), answers
-
-
-def read_choices(raw: Mapping[str, Any], answer: str) -> tuple[str, ...]:
-    """The options of a multiple-choice question, stripped, in the order of their letters; () where there are none.
-
-    Raises BadRecord, also where `answer` is neither an option nor its letter.
-    """
-    listed = raw.get("choices")
-    if listed is None or listed != listed:  # absent, also as pandas writes it
-        return ()
-    if not isinstance(listed, list):
-        raise BadRecord(f"choices is {show_value(listed)}; write a list of 2 to {len(LETTERS)} texts, or leave it out")
-    choices = tuple(_required_text(value, f"choices[{i}]").strip() for i, value in enumerate(listed))
-    if not 2 <= len(choices) <= len(LETTERS):
-        raise BadRecord(f"choices is a list of {len(choices)}; write 2 to {len(LETTERS)} texts")
-    if len(set(choices)) < len(choices):
-        repeated = next(choice for choice, times in Counter(choices).items() if times > 1)
-        raise BadRecord(f"choices contains {quoted(repeated)} more than once; write each option once")
-    if answer not in choices and answer not in tuple(LETTERS[: len(choices)]):
-        raise BadRecord(
-            f"answer is {quoted(answer)}, which is none of the {len(choices)} choices; write one of them or its "
-            f"letter (A to {LETTERS[len(choices) - 1]})"
-        )
-    return choices
-
-
-def _required_text(value: Any, field: str, raw: Mapping[str, Any] | None = None) -> str:
-    """The text of a field. Raises BadRecord; given the record `raw`, it also names the fields that are there."""
-    if isinstance(value, str) and value.isascii() and value and not value.isspace():
-        return value  # as nearly all are
-    text = None if isinstance(value, bool) else scalar_text(value)
-    if text is None or not text.strip():
-        missing = value is None or value != value
-        if missing and raw is not None and field not in raw:
-            raise BadRecord(missing_field(field, raw))
-        found = "missing" if missing else show_value(value) if text is None else "empty"
-        hint = "; several accepted answers are a list 'answers'" if found == "a list" and field == "answer" else ""
-        if isinstance(value, dict) and "answer" in value:  # as in the annotations of VQA
-            hint = ", the one under 'answer' in the object"
-        raise BadRecord(f"{field} is {found}; write a text or a number{hint}")
-    return _whole(text, field)
-
-
-def _whole(text: str, field: str) -> str:
-    """`text` if it can be encoded, and so be written to a file. Raises BadRecord."""
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise BadRecord(f"{field} is no valid Unicode: it holds half of a surrogate pair")
-    return text
-
-
-def read_switch(raw: Mapping[str, Any]) -> bool:
-    """The value of need_external_knowledge; false where it is absent. Raises BadRecord."""
-    value = raw.get("need_external_knowledge")
-    if value is None or value != value:  # absent, also as pandas writes it
-        return False
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return value.strip().lower() == "true"
-    if isinstance(value, (bool, int, float, Decimal)) and value in (0, 1):
-        return bool(value)
-    raise BadRecord(f"need_external_knowledge is {show_value(value)}; write true or false")
-
-
 def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
     if raw.keys() <= FIELDS:  # as most records: no loop for them
         return _NO_TAGS
@@ -279,14 +187,6 @@ def _tags(raw: dict[str, Any]) -> Mapping[str, str]:
         text = scalar_text(value)
         if text is not None:
             if not (key.isascii() and text.isascii()):
-                key, text = _whole(key, "a tag's name"), _whole(text, f"tag {key!a}")
+                key, text = valid_text(key, "a tag's name"), valid_text(text, f"tag {key!a}")
             tags[key] = text
     return tags or _NO_TAGS
-
-
-def show_value(value: Any) -> str:
-    """How a message shows a value of a wrong type, in at most 60 characters."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    kinds = {dict: "an object", list: "a list", type(None): "null"}
-    return kinds.get(type(value)) or (str(value) if isinstance(value, Decimal) else ascii(value))[:60]

@@ -20,7 +20,8 @@ from vizsage.data.formats import find_format, layouts
 from vizsage.data.formats.base import Format, feed_files
 from vizsage.data.json_values import Number
 from vizsage.data.knowledge import KnowledgeTable
-from vizsage.data.records import BadRecord, IdCheck, Problems, read_record
+from vizsage.data.record_fields import BadRecord
+from vizsage.data.records import IdCheck, Problems, read_record
 from vizsage.data.sample import Sample
 from vizsage.errors import DataError, quoted, shortened
 

@@ -1,7 +1,7 @@
 """The demo data set: drawn paintings, questions on them and a table of descriptions, in the layout of AQUA.
 
-Everything is a function of the seed. A painting shows two large shapes, a row of small things and a background; its
-description names painter, year, town, owner and patron, and nothing that can be seen.
+Everything is a function of the seed. A painting shows two large shapes, a row of small things and a background. Its
+description tells painter, year and some of town, museum and patron, and nothing that can be seen.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ KNOWLEDGE_QUESTIONS = {
 
 
 def describe(facts: dict[str, str], rng: Random) -> tuple[str, list[str]]:
-    """A description in a random order and wording, and the facts it tells: author, year and two or three others."""
+    """A description with facts in random order and wording, and which ones: author, year and two or three others."""
     told = ["author", "year", *rng.sample(["town", "museum", "patron"], rng.randint(2, 3))]
     rng.shuffle(told)
     sentences = [rng.choice(FACT_SENTENCES[fact]).format(**facts) for fact in told]
@@ -73,7 +73,7 @@ def describe(facts: dict[str, str], rng: Random) -> tuple[str, list[str]]:
 
 
 def visual_questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
-    """Two or three questions that the picture answers, worded as in AQUA (no question mark), with their answers."""
+    """Two or three questions about what can be seen, worded as in AQUA (no question mark), with their answers."""
     sides = [("left", scene.left_shape, scene.left_colour), ("right", scene.right_shape, scene.right_colour)]
     rng.shuffle(sides)
     (_, shape, colour), (side, shape_there, _) = sides
@@ -91,14 +91,14 @@ def visual_questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
 
 
 def knowledge_questions(facts: dict[str, str], told: list[str], rng: Random) -> list[tuple[str, str]]:
-    """Two questions that only the description answers, with their answers."""
+    """Two questions that can be answered from the description only, with their answers."""
     return [(rng.choice(KNOWLEDGE_QUESTIONS[fact]), facts[fact]) for fact in rng.sample(told, 2)]
 
 
 def write_demo(folder: Path, *, seed: int = 0) -> dict[str, dict[str, int]]:
     """Write the demo data set below `folder`: Demo/{train,val,test}.json, Images/ and the table semart.csv.
 
-    The JSON files and the table come last, so that a folder without them is recognised as unfinished.
+    The JSON files and the table are written last: a folder without them is recognised as unfinished.
 
     Returns:
         For each split its number of images, samples and samples that need external knowledge.
@@ -137,7 +137,7 @@ def write_demo(folder: Path, *, seed: int = 0) -> dict[str, dict[str, int]]:
 
 
 def _dated_to_the_decade(scene: Scene) -> Scene:
-    """As old paintings often are. Four free digits in order are more than vizsage-tiny copies reliably."""
+    """The scene with a year that ends in 0: vizsage-tiny does not copy four arbitrary digits reliably."""
     return replace(scene, facts={**scene.facts, "year": scene.facts["year"][:3] + "0"})
 
 
@@ -165,7 +165,7 @@ def _table_row(name: str, scene: Scene, description: str, rng: Random) -> tuple[
     )
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

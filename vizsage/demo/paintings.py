@@ -1,4 +1,4 @@
-"""Drawn paintings: what a scene shows (two large shapes, a row of small things, a background), its facts, its look."""
+"""Drawn paintings: the scene (two large shapes, a row of small things, a background), its facts, and its drawing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TOWNS = (
     "Nîmes", "Genoa", "Ghent", "Segóvia", "Porto", "Vienna", "Utrecht", "Siena",
 )  # fmt: skip
 PATRONS = ("a bishop", "a duchess", "a banker", "a doctor", "an abbess", "a captain", "a baker", "a queen")
-# The direction and length of a background's brush strokes.
+# Direction and length of the brush strokes of a background, as (x, y) in units of SIZE_PX.
 _STROKES = {
     "sea": (24, 0),
     "forest": (0, 60),
@@ -54,7 +54,7 @@ _STROKES = {
     "snow": (4, 4),
     "sunset": (90, 0),
 }
-# Polygons within a circle of radius 1, y downward.
+# Polygons inside a circle of radius 1; y points down.
 _OUTLINES: dict[str, tuple[Point, ...]] = {
     "square": ((-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)),
     "triangle": ((0, -1), (0.95, 0.8), (-0.95, 0.8)),
@@ -93,13 +93,13 @@ class Scene:
     right_colour: str
     thing: str
     count: int
-    row: str  # "top" or "bottom": where the small things stand
+    row: str  # "top" or "bottom": where the small things are
     facts: dict[str, str]  # author, year, town, museum, patron
     school: str
 
 
 def random_scene(rng: Random) -> Scene:
-    """Draw every attribute at random, each value as likely as the others; shapes differ, and so do their colours."""
+    """Choose every attribute at random, all values equally likely; the two shapes differ, and their colours differ."""
     left_shape, right_shape = rng.sample(SHAPES, 2)
     left_colour, right_colour = rng.sample(list(COLOURS), 2)
     school = rng.choice(list(SCHOOLS))
@@ -127,37 +127,37 @@ def random_scene(rng: Random) -> Scene:
 
 
 class _Brush:
-    """Paints on a canvas of any size in units of an image of SIZE_PX pixels."""
+    """Draws on a canvas of any size; coordinates are those of an image of SIZE_PX x SIZE_PX pixels."""
 
     def __init__(self, canvas: ImageDraw.ImageDraw, scale: float) -> None:
         self.canvas = canvas
         self.scale = scale
 
     def width(self, units: float) -> int:
-        """A line width in pixels, never less than one."""
+        """A line width in pixels, at least one."""
         return max(1, round(units * self.scale))
 
     def outline(self, name: str, colour: Colour, centre: Point, radius: float, width: float) -> None:
-        """Fill the polygon `name`, of the given radius, and draw its edge."""
+        """Fill the polygon `name` and draw its edge."""
         points = [
             ((centre[0] + radius * x) * self.scale, (centre[1] + radius * y) * self.scale) for x, y in _OUTLINES[name]
         ]
         self.canvas.polygon(points, fill=colour, outline=_ink(colour), width=self.width(width))
 
     def disc(self, fill: Colour | None, edge: Colour, centre: Point, radius: float, width: float) -> None:
-        """Draw a disc, or with fill=None a ring."""
+        """Draw a disc; a ring if `fill` is None."""
         x, y = centre
         box = [(part * self.scale) for part in (x - radius, y - radius, x + radius, y + radius)]
         self.canvas.ellipse(box, fill=fill, outline=edge, width=self.width(width))
 
     def line(self, start: Point, end: Point, colour: Colour, width: float) -> None:
-        """Draw a straight stroke."""
+        """Draw a straight line."""
         points = [part * self.scale for part in (*start, *end)]
         self.canvas.line(points, fill=colour, width=self.width(width))
 
 
 def draw(scene: Scene, rng: Random, size_px: int = SIZE_PX) -> Image.Image:
-    """Paint the scene as a square RGB image; places, sizes and shades vary with `rng`."""
+    """Draw the scene as a square RGB image; positions, sizes and shades vary with `rng`."""
     image = Image.new("RGB", (size_px, size_px))
     brush = _Brush(ImageDraw.Draw(image), size_px / SIZE_PX)
     _paint_background(brush, scene.background, rng)
@@ -182,7 +182,7 @@ def _shade(colour: Colour, rng: Random, spread: int) -> Colour:
 
 
 def _ink(colour: Colour) -> Colour:
-    """The outline that stands out from `colour`."""
+    """The colour of an outline that can be told from `colour`."""
     return (20, 20, 20) if sum(colour) > 240 else (235, 235, 235)
 
 

@@ -1,4 +1,4 @@
-"""The model that answers: which adapter, loaded by which library, and all that decides what it says."""
+"""The model that answers: which adapter, loaded by which library, and all that decides its answers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vizsage.config import Config
+from vizsage.contract import ADAPTER_WEIGHTS
 from vizsage.errors import CheckpointError, ConfigError
 from vizsage.files import sha256_file, unreadable
-from vizsage.models.loaded import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from vizsage.models.loaded import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from vizsage.models.loaded import Answering
@@ -24,10 +25,17 @@ _BESIDE_WEIGHTS = {".json", ".jinja", ".model", ".txt", ".py"}
 
 @dataclass(frozen=True)
 class Answerer:
-    """A model ready to answer, and `made_by`: all that decides its answers besides the samples."""
+    """A model that can answer.
+
+    Attributes:
+        model: the model.
+        config: the settings as resolved for this hardware.
+        adapter: its folder; None for the base model.
+        made_by: all that decides its answers besides the samples.
+    """
 
     model: Answering
-    config: Config  # as resolved for this hardware
+    config: Config
     adapter: Path | None
     made_by: dict[str, Any]
 
@@ -35,7 +43,9 @@ class Answerer:
 def find_adapter(config: Config, *, base: bool = False, adapter: Path | None = None) -> Path | None:
     """The adapter's folder: `adapter`, or the one that `config` trains; None for the base model.
 
-    Raises ConfigError (`base` together with `adapter`), CheckpointError (no adapter there).
+    Raises:
+        ConfigError: `base` together with `adapter`.
+        CheckpointError: there is no adapter in the folder.
     """
     if base:
         if adapter is not None:
@@ -53,10 +63,12 @@ def find_adapter(config: Config, *, base: bool = False, adapter: Path | None = N
 
 
 def load_answerer(config: Config, adapter: Path | None) -> Answerer:
-    """Load the base model and put the adapter in folder `adapter` on it; None: the base model alone.
+    """Load the base model and the adapter in folder `adapter`; None: the base model alone.
 
-    Raises ConfigError, CheckpointError (an adapter of another base, template, instruction or pixel limits) or
-    RepeatingError (GPU memory exceeded).
+    Raises:
+        ConfigError: settings that the model or this machine does not support.
+        CheckpointError: an adapter of another base, template, instruction or pixel limits.
+        RepeatingError: GPU memory exceeded.
     """
     from vizsage.data.prompts import fingerprint
     from vizsage.models.loaded import base_path_of
@@ -69,7 +81,7 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
     with memory_reported(config, "loading the base model"):
         ready = _by_vllm(config, adapter) if config.backend == "vllm" else _by_transformers(config, adapter)
     prompt = fingerprint(ready.processor, config, ready.base_identity)
-    del prompt["base_model"]  # a name, and the same base may lie under another one; base_identity tells it
+    del prompt["base_model"]  # the same base may have another name elsewhere; base_identity is the same
     made_by = {
         **_adapter_hashes(adapter),
         "base_files_sha256": _base_files_hash(Path(base_path_of(config))),
@@ -78,14 +90,14 @@ def load_answerer(config: Config, adapter: Path | None) -> Answerer:
         "precision": {"dtype": ready.dtype, "load_in_4bit": config.load_in_4bit},
         "max_seq_length": config.max_seq_length,  # longer descriptions are shortened to fit
     }
-    if config.backend == "vllm":  # kernels of its own: in bfloat16 they may give another answer
+    if config.backend == "vllm":  # it has other kernels, which in bfloat16 may give another answer
         made_by["backend"] = "vllm"
     return Answerer(ready.model, config, adapter, made_by)
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A model that answers, its processor, the identity of its base, and what it computes in."""
+    """A model that answers, its processor, the identity of its base, and the type of its numbers."""
 
     model: Answering
     processor: Any
@@ -94,7 +106,7 @@ class _Ready:
 
 
 def _by_transformers(config: Config, adapter: Path | None) -> _Ready:
-    """By hf or unsloth, which load a model of transformers."""
+    """Loaded by the backend hf or unsloth, which give a model of transformers."""
     from vizsage.models.adapters.lora import load_adapter
     from vizsage.models.generation import Generator
     from vizsage.models.loading.backends import load_base
@@ -124,7 +136,7 @@ def generation_settings(config: Config) -> dict[str, Any]:
 
 
 def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
-    """Weights and configuration (rank, scale) of an adapter decide alike what it answers."""
+    """Hashes of weights and configuration (rank, scale), which both decide the answers."""
     if adapter is None:
         return {"adapter_sha256": None, "adapter_config_sha256": None}
     weights = adapter / ADAPTER_WEIGHTS
@@ -135,9 +147,9 @@ def _adapter_hashes(adapter: Path | None) -> dict[str, str | None]:
 
 
 def _base_files_hash(base: Path) -> str | None:
-    """Of all that lies beside a base model's weights: how text is cut and put together, images prepared, answers end.
+    """The hash of the files beside a base model's weights: tokenizer, template, image processor, generation config.
 
-    `base_identity` has the weights; of a model of the hub, whose commit it has, this is None.
+    The weights are in `base_identity`. For a model of the hub this is None, because `base_identity` has its commit.
     """
     if not base.is_dir():
         return None

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,21 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vizsage.config import Config
 from vizsage.contract import PREDICTIONS, REPORT, RESULTS
 from vizsage.contract.results_file import SCHEMA_VERSION, ResultsFile
-from vizsage.data.images import refuse_bad_images
-from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.distributed.group import own_group
 from vizsage.distributed.processes import Processes
 from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, one_line, printable
-from vizsage.evaluation.answerer import Answerer, find_adapter, load_answerer
-from vizsage.evaluation.answers import AnswerKeys, AnswerStore, KeptAnswer
+from vizsage.evaluation.answerer import find_adapter, load_answerer
+from vizsage.evaluation.answers import AnswerStore
 from vizsage.evaluation.folder import check_base_model, results_folder
 from vizsage.evaluation.predictions import set_aside_other, write_predictions
-from vizsage.evaluation.questions import Questions, as_shown, blinded
+from vizsage.evaluation.questions import Questions
 from vizsage.evaluation.report.report_file import counterpart_folder, write_report
 from vizsage.evaluation.report.wandb_results import log_evaluation
 from vizsage.evaluation.results import Throughput, complaints, score
 from vizsage.evaluation.results_table import show
+from vizsage.evaluation.worker import EvaluationWorker
 from vizsage.files import write_json
 from vizsage.interruption import SignalLatch, catch_signals
 from vizsage.lock import Held, only_one
@@ -41,7 +37,7 @@ from vizsage.scoring.normalisation import mode_of
 from vizsage.tracking import check_environment
 
 if TYPE_CHECKING:
-    from vizsage.models.loaded import Answer
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +114,10 @@ def evaluate(
         conditions = {"split": opened.name, "limit": limit, "blind": blind, **_scoring(config), **answerer.made_by}
         # No process may read answers before the first one has moved aside those of other conditions.
         processes.together(lambda: _begin(folder, conditions, fresh=fresh) if first else None)
-        share = Share(answerer, AnswerStore(folder, rank=processes.rank), processes, blind=blind)
-        _answer(share, questions, latch, folder.name, shown=first and console is not None)
+        worker = EvaluationWorker(answerer, AnswerStore(folder, rank=processes.rank), processes, blind=blind)
+        _answer(worker, questions, latch, folder.name, shown=first and console is not None)
         [results, *_] = processes.together(
-            lambda: _conclude(folder, questions, share, conditions, console) if first else {}
+            lambda: _conclude(folder, questions, worker, conditions, console) if first else {}
         )
     told = ResultsFile.model_validate(results)
     failed, cut = complaints(told, answerer.config.max_new_tokens)
@@ -134,94 +130,15 @@ def evaluate(
     return results
 
 
-class Share:
-    """The part of an evaluation that one process answers."""
-
-    def __init__(self, answerer: Answerer, store: AnswerStore, processes: Processes, *, blind: bool) -> None:
-        self.answerer, self.store, self.processes = answerer, store, processes
-        self.keys = AnswerKeys(answerer.made_by, answerer.model.prompt_ids)
-        self.shown: Callable[[Sample], Sample] = blinded if blind else as_shown
-
-    def answer_all(self, questions: Questions, advance: Callable[[int], None]) -> bool:
-        """Answer the part of `questions` that belongs to this process.
-
-        Args:
-            questions: all of them.
-            advance: called with the number of samples that were answered since the last call, by any process.
-
-        Returns:
-            Whether a signal asks to stop.
-        """
-        for samples in questions.chunks(self.answerer.config.stream_buffer_size):
-            for done in self.answer(samples):
-                advance(done)
-            if self.processes.stopping():
-                return True
-        return self.processes.stopping()
-
-    def answer(self, samples: list[Sample]) -> Iterator[int]:
-        """Answer those of this process's `samples` that have no answer yet.
-
-        Batches are made of all samples, of every process and answered or not. Otherwise the number of processes or an
-        interruption would move a sample into another batch, which in bfloat16 can change its answer. Ends after the
-        current batch when a signal came.
-
-        Yields:
-            How many more samples are answered, by any process.
-        """
-        from vizsage.models.memory import memory_reported
-
-        model, config = self.answerer.model, self.answerer.config
-        keys = {sample.sample_id: self.keys(self.shown(sample)) for sample in samples}
-        done = sum(key in self.store.answered for key in keys.values())
-        yield done
-        if done == len(samples) or self.processes.stopping():
-            return
-        batches = model.batches([self.shown(sample) for sample in samples])
-        own = self._unanswered(batches, keys)[self.processes.rank :: self.processes.count]
-        asked = [batch for batch in own if batch]
-        rows_of = Counter(keys.values())
-        start = time.monotonic()
-        with memory_reported(config, "answering"):
-            for batch, answers in zip(asked, model.answer(asked), strict=True):
-                seconds, start = (time.monotonic() - start) / len(batch), time.monotonic()
-                by_id = {answer.sample_id: answer for answer in answers}
-                rows = [_as_row(keys[s.sample_id], by_id[s.sample_id], seconds) for s in batch if s.sample_id in by_id]
-                self.store.append(rows)
-                for sample in batch:
-                    if sample.sample_id in by_id and by_id[sample.sample_id].text is None:
-                        refuse_bad_images(sample.images, config)  # a sample that failed otherwise is recorded as failed
-                yield sum(rows_of[keys[sample.sample_id]] for sample in batch)
-                if self.processes.stopping():
-                    return
-
-    def _unanswered(self, batches: list[list[Sample]], keys: Mapping[str, str]) -> list[list[Sample]]:
-        """The samples of each batch that have no answer yet.
-
-        The same question on the same image is asked once, in the first batch that has it. Two sampled answers may
-        differ, and which of them is used would depend on interruptions and on the number of processes.
-        """
-        asked: set[str] = set()
-        left: list[list[Sample]] = []
-        for batch in batches:
-            left.append([])
-            for sample in batch:
-                key = keys[sample.sample_id]
-                if key not in asked and key not in self.store.answered:
-                    asked.add(key)
-                    left[-1].append(sample)
-        return left
-
-
-def _answer(share: Share, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
+def _answer(worker: EvaluationWorker, questions: Questions, latch: SignalLatch, name: str, *, shown: bool) -> None:
     """All processes answer their shares, with a progress bar called `name` if `shown`. Raises Interrupted in each."""
     with _progress(shown=shown) as progress:
         task = progress.add_task(escape(printable(name)), total=questions.total)
-        stopped = share.processes.together(
-            lambda: share.answer_all(questions, lambda done: progress.advance(task, done))
+        stopped = worker.processes.together(
+            lambda: worker.answer_all(questions, lambda done: progress.advance(task, done))
         )
     if any(stopped):
-        signals, kept = share.processes.gather(latch.signal), share.store.folder
+        signals, kept = worker.processes.gather(latch.signal), worker.store.folder
         signal = next(filter(None, signals), "a signal")
         raise Interrupted(f"{signal}: stopped; the answers so far are in {kept}, and the same command continues")
 
@@ -241,20 +158,20 @@ def _begin(folder: Path, conditions: dict[str, Any], *, fresh: bool) -> None:
 
 
 def _conclude(
-    folder: Path, questions: Questions, share: Share, conditions: dict[str, Any], console: Console | None
+    folder: Path, questions: Questions, worker: EvaluationWorker, conditions: dict[str, Any], console: Console | None
 ) -> dict[str, Any]:
     """Write and show the results of what all processes answered. Returns the content of results.json."""
-    config, store = share.answerer.config, share.store
+    config, store = worker.answerer.config, worker.store
     normalise = config.use_text_normalization
     store.read_all()
     throughput = Throughput()
     # Do not replace earlier predictions yet: only the rows tell whether those are of other data and must be kept.
     written = folder / _WRITTEN
-    rows = write_predictions(written, questions, share.shown, share.keys, store, normalise=normalise)
+    rows = write_predictions(written, questions, worker.shown, worker.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
     set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
     written.replace(folder / PREDICTIONS)
-    adapter = share.answerer.adapter
+    adapter = worker.answerer.adapter
     content = {
         "schema_version": SCHEMA_VERSION,
         **summary,
@@ -266,7 +183,7 @@ def _conclude(
         "adapter": None if adapter is None else str(adapter),
         "settings": config.model_dump(mode="json"),
         "throughput": throughput.as_dict(),
-        "processes": share.processes.count,
+        "processes": worker.processes.count,
         "seed": config.seed,
         "versions": versions(),
         "hardware": hardware(),
@@ -286,18 +203,6 @@ def _conclude(
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
     log.info("%s shows the answers with their images", report)
     return content
-
-
-def _as_row(key: str, answer: Answer, seconds: float) -> KeptAnswer:
-    return {
-        "key": key,
-        "prediction": answer.text,
-        "raw_text": answer.raw_text,
-        "token_ids": answer.token_ids,
-        "finish_reason": answer.finish_reason,
-        "error": answer.error,
-        "seconds": seconds,
-    }
 
 
 def _progress(*, shown: bool) -> Progress:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.config import Config
-from vizsage.contract import EVALUATIONS
+from vizsage.contract import EVALUATIONS, RUN
 from vizsage.contract.results_file import evaluation_name
 from vizsage.data.sources import Split, split_identity
 from vizsage.errors import ConfigError
@@ -66,7 +66,7 @@ def _other_data_set(config: Config, split: Split) -> str | None:
 def check_base_model(config: Config, made_by: dict[str, Any]) -> None:
     """Raise ConfigError if output_dir contains a run on another base model than the one that is evaluated."""
     path = config.adapter_dir / FINGERPRINT_FILE
-    if not (config.output_dir / "run.json").is_file():
+    if not (config.output_dir / RUN).is_file():
         return
     try:
         trained = json.loads(path.read_text(encoding="utf-8"))["base_identity"]

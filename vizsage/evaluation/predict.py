@@ -24,11 +24,11 @@ def predict(
     base: bool = False,
     adapter: Path | None = None,
 ) -> Answer:
-    """Answer `question` about the file `image`, which may lie anywhere.
+    """Answer `question` about the file `image`, which may be in any folder.
 
     Args:
         config: the settings of the run whose adapter answers.
-        image: an image in any format that training reads.
+        image: a file in any image format that training reads.
         question: one question.
         description: external knowledge on the image, put into the prompt as in training.
         base: the base model without an adapter.
@@ -47,7 +47,9 @@ def predict(
         if not is_unicode(text):
             raise ConfigError(f"{name}: expected UTF-8, found {shortened(ascii(text))}")
     adapter = find_adapter(config, base=base, adapter=adapter)
-    file = image.resolve()  # a link given by hand is meant; FileImage refuses one that leaves its folder
+    file = (
+        image.resolve()
+    )  # a link that the user names is allowed; FileImage would refuse one that leads out of its folder
     if not file.is_file():
         raise DataError(f"{image}: no such image file")
     sample = Sample(

@@ -23,14 +23,19 @@ _WITHHELD_PX = 448
 
 
 class Questions:
-    """The samples of a split that are asked, in file order; held in memory, or read anew each time when `streaming`.
+    """The samples of a split that are asked, in file order; kept in memory, or read again each time if `streaming`.
 
-    Embedded images of the same bytes that have no name of their own are one image, that of the first: questions on
-    one image are answered together, and are one cluster of an interval.
+    Embedded images of the same bytes that have no name of their own are one image, that of the first. Otherwise
+    questions on it would not be answered together, and would be several clusters of an interval.
 
-    `path` is the split's, `total` their number. `left_out` counts, over the whole split, the samples left out because
-    they need external knowledge and those that need a description the table lacks. Raises DataError that lists the bad
-    records.
+    Attributes:
+        path: of the split.
+        total: the number of samples.
+        left_out: in the whole split, the samples left out because they need external knowledge, and those whose
+            description is not in the table.
+
+    Raises:
+        DataError: bad records, which it lists.
     """
 
     def __init__(self, split: Split, *, streaming: bool, limit: int | None) -> None:
@@ -64,7 +69,7 @@ class Questions:
         return islice(images_joined(self._split.stream()), self._limit)
 
     def chunks(self, size: int) -> Iterator[list[Sample]]:
-        """All at once when in memory, where all questions on an image meet; else `size` consecutive ones at a time."""
+        """All samples at once if in memory, so that questions on an image are together; else `size` at a time."""
         if self._samples is not None:
             yield list(self)
             return
@@ -74,14 +79,14 @@ class Questions:
 
 
 def as_shown(sample: Sample) -> Sample:
-    """A sample as the model sees it: as it is."""
+    """A sample as the model sees it, which is the sample itself."""
     return sample
 
 
 def blinded(sample: Sample) -> Sample:
-    """A sample as a blind evaluation shows it: a plain grey image in the place of each of its own, all else as it is.
+    """A sample as a blind evaluation shows it: with a plain grey image instead of each of its own.
 
-    So the prompt keeps the form that the model was trained on, and nothing of the image is left in it.
+    So the prompt has the form that the model was trained on, without any information from the image.
     """
     return replace(sample, images=(_grey(),) * len(sample.images))
 

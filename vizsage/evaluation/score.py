@@ -15,7 +15,8 @@ from vizsage.contract import RESULTS
 from vizsage.contract.results_file import SCHEMA_VERSION, Conditions, Scores, read_conditions
 from vizsage.data.field_names import missing_field
 from vizsage.data.json_values import BrokenRecord, JsonError, json_lines, parse_line
-from vizsage.data.records import BadRecord, Problems, read_answers, read_switch, scalar_text, show_value
+from vizsage.data.record_fields import BadRecord, read_answers, read_switch, scalar_text, show_value
+from vizsage.data.records import Problems
 from vizsage.errors import DataError, one_line, quoted
 from vizsage.evaluation.results import MAX_FAILED_SHARE, MAX_TRUNCATED_SHARE
 from vizsage.scoring.caveats import caveat_warnings
@@ -103,8 +104,8 @@ def read_rows(path: Path, name: str) -> Iterator[PredictionRow]:
     problems.raise_if_any(name)
     if repeats.count:
         log.warning(
-            "%s: %d lines without sample_id ask what an earlier one asks of the same image (the first: %s); each is "
-            "scored as a sample of its own. Remove repeated lines, or give each line a sample_id",
+            "%s: %d lines without sample_id repeat image and question of an earlier line (the first: %s); each is "
+            "scored as a sample. Remove repeated lines, or give each line a sample_id",
             name,
             repeats.count,
             repeats.first,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 TINY_MODEL = "vizsage-tiny"
 FINGERPRINT_FILE = "fingerprint.json"
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 

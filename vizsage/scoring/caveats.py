@@ -1,8 +1,8 @@
-"""What SQuAD's normalisation does to answers that it was not made for: counted, because no score shows it.
+"""Answers that SQuAD's normalisation was not made for. They are counted, because no score shows them.
 
 It removes punctuation and articles. So nothing is left of the choice "A" or of "+", and an empty prediction is right;
-"1.5" becomes "15" and "-5" becomes "5". It keeps Unicode as it is: an accent composed with its letter (NFC) is not the
-same accent written after it (NFD).
+"1.5" becomes "15" and "-5" becomes "5". It does not change Unicode forms: an accent composed with its letter (NFC) is
+not equal to the same accent as a character of its own (NFD).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _SEPARATORS = re.compile(r"(?<=\d)[.,/]")
 
 @lru_cache(maxsize=1024)
 def numbers(text: str) -> tuple[str, ...]:
-    """The numbers in `text`, with sign, decimal point and stroke of a fraction; of dates, the digits alone."""
+    """The numbers in `text`, with sign, decimal point and the slash of a fraction; of dates, the digits alone."""
     found = _NUMBER.findall(_BETWEEN_DIGITS.sub("", text))
     return tuple(_SEPARATORS.sub("", one) if len(_SEPARATORS.findall(one)) > 1 else one for one in found)
 
 
 @lru_cache(maxsize=1024)
 def answer_caveats(answer: str) -> tuple[str, ...]:
-    """Those of CAVEATS that hold for an accepted answer, whatever is predicted."""
+    """Those of CAVEATS that apply to an accepted answer, whatever is predicted."""
     found = {
         EMPTIED: bool(answer) and not normalise_squad(answer),
         CHANGED_NUMBERS: not all(number.isdigit() for number in numbers(answer)),
@@ -41,7 +41,7 @@ def answer_caveats(answer: str) -> tuple[str, ...]:
 
 
 def affected_by(prediction: str | None, answers: Sequence[str]) -> str | None:
-    """The one of CAVEATS that alone makes a prediction right (or, of Unicode forms, wrong); None where none does."""
+    """The one of CAVEATS that is the only reason why a prediction is right (for Unicode forms: wrong), or None."""
     if prediction is None:
         return None
     said = normalise_squad(prediction)

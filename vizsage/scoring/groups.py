@@ -1,4 +1,4 @@
-"""In which groups a row is counted besides the knowledge groups: by question word, and by each of its tags."""
+"""The groups of a row besides the knowledge groups: its question word and each of its tags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ QUESTION_WORDS = ("what", "who", "where", "when", "why", "how many", "how", "whi
 
 MAX_TAG_VALUES = 50
 MAX_TAGS = 50
-"""More values of a tag, and more tags, are not counted by."""
+"""Tags with more values, and more tags, give no groups."""
 
 _WORD = re.compile(r"[a-z]+")
 _ASKING = {word: word for word in ("what", "who", "where", "when", "why", "which", "how")} | {
@@ -25,11 +25,11 @@ _VERBS = frozenset(
 
 
 def question_word(question: str) -> str:
-    """One of QUESTION_WORDS, after VQA's question types (Antol et al., 2015), which go by a question's first words.
+    """One of QUESTION_WORDS, after VQA's question types (Antol et al., 2015), which are a question's first words.
 
-    A question that begins with an auxiliary verb is to be answered with yes or no. Else the first of what, who (whose,
-    whom), where, when, why, which, how many and how counts, wherever it stands: "in which year", "the man is holding
-    what". A question without any of them, or in another language, is "other".
+    A question that begins with an auxiliary verb is "yes/no". Else it is the first of what, who (whose, whom), where,
+    when, why, which, how many and how anywhere in the question: "in which year", "the man is holding what". A question
+    without any of them, or in another language, is "other".
     """
     words = _WORD.findall(question.lower())
     if words and words[0] in _VERBS:
@@ -41,10 +41,10 @@ def question_word(question: str) -> str:
 
 
 class TagColumns:
-    """The tags of rows as columns of numbers, 2 bytes a row and tag; the texts are kept once.
+    """The tags of rows as columns of numbers, 2 bytes per row and tag; each text is kept once.
 
-    A tag with more than MAX_TAG_VALUES values, such as a title, would make a group of nearly every row, which says
-    nothing; it is dropped, and so are tags beyond the first MAX_TAGS. `dropped` names them.
+    A tag with more than MAX_TAG_VALUES values, such as a title, would make a group of nearly every row and is dropped,
+    like tags beyond the first MAX_TAGS. `dropped` names them.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class TagColumns:
         self._rows = 0
 
     def add(self, tags: Mapping[str, Any]) -> None:
-        """Take in the tags of the next row."""
+        """Add the tags of the next row."""
         for tag, value in tags.items():
             if tag in self.dropped:
                 continue
@@ -74,7 +74,7 @@ class TagColumns:
         self._rows += 1
 
     def columns(self) -> dict[str, tuple[array[int], list[str]]]:
-        """For each kept tag, by name: a number a row (0: no value; n: the n-th of the values) and the values."""
+        """For each kept tag, by name: a number per row (0: no value; n: the n-th of the values) and the values."""
         for column in self._columns.values():
             column.extend([0] * (self._rows - len(column)))
         return {tag: (self._columns[tag], list(self._values[tag])) for tag in sorted(self._columns)}

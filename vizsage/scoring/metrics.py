@@ -21,16 +21,16 @@ from vizsage.scoring.normalisation import NORMALISERS, Normalise, normalise_anls
 
 ANLS_THRESHOLD = 0.5
 RELAXED_CHANGE = 0.05
-VQA_AGREEING = 3  # people who have to give an answer for it to be worth 1
+VQA_AGREEING = 3  # people who have to give an answer for a score of 1
 
 
 def exact_match(prediction: str | None, answers: Sequence[str], *, normalise: Normalise = True) -> bool:
-    """Whether the prediction equals an answer after SQuAD's normalisation, the light one, or as it stands (False).
+    """Whether the prediction equals an answer after SQuAD's normalisation, the light one, or none (False).
 
     Source: exact_match_score and metric_max_over_ground_truths of SQuAD's evaluate-v1.1.py (Rajpurkar et al., 2016).
     """
-    alike = NORMALISERS[normalise]
-    return bool(_best(lambda said, answer: alike(said) == alike(answer), prediction, answers))
+    normalised = NORMALISERS[normalise]
+    return bool(_best(lambda said, answer: normalised(said) == normalised(answer), prediction, answers))
 
 
 def rigorous_match(prediction: str | None, answers: Sequence[str]) -> bool:
@@ -48,12 +48,12 @@ def token_f1(prediction: str | None, answers: Sequence[str]) -> float:
 
 
 def vqa_accuracy(prediction: str | None, answers: Sequence[str]) -> float:
-    """Agreement with people's answers, 0 to 1: min(1, number of people who said that / 3), after VQA's normalisation.
+    """Agreement with people's answers, 0 to 1: min(1, number of people who gave it / 3), after VQA's normalisation.
 
-    Each person is left out in turn and the results are averaged, so that with ten answers a person's own accuracy is
-    comparable. With fewer than four, all of the others have to agree instead of three; a single answer is worth 1 if
-    it matches. Predictions and answers are always normalised; vqaEval.py compares them as they stand where all people
-    gave the same answer, which would count "Yes." as wrong there alone.
+    The score is the average over leaving each person out, so that it is comparable with a person's own accuracy against
+    the other nine. With fewer than four answers, all others have to agree instead of three; a single answer gives 1 if
+    it matches. Predictions and answers are always normalised. vqaEval.py does not normalise where all people gave the
+    same answer, and would count "Yes." as wrong there and as right elsewhere.
 
     Source: VQAEval.evaluate of GT-Vision-Lab/VQA, the evaluation of VQA v1 and v2 (Antol et al., 2015; Goyal et al.,
     2017).
@@ -72,9 +72,9 @@ def vqa_accuracy(prediction: str | None, answers: Sequence[str]) -> float:
 
 
 def anls(prediction: str | None, answers: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one question, 0 to 1: 1 - edits / length of the longer text.
+    """Normalised Levenshtein similarity to the best answer, 0 to 1: 1 - edits / length of the longer text.
 
-    Below the threshold of 0.5 it is 0. Case and the amount of white space do not count; the best answer does.
+    Below the threshold of 0.5 it is 0. Case and the amount of white space do not count. ANLS is its average.
 
     Source: Biten et al., 2019 (Scene Text VQA), with the normalisation of the script of the Robust Reading Competition,
     in which a similarity of exactly 0.5 counts (in the paper's formula it does not).
@@ -83,11 +83,10 @@ def anls(prediction: str | None, answers: Sequence[str]) -> float:
 
 
 def relaxed_accuracy(prediction: str | None, answers: Sequence[str]) -> bool:
-    """Whether the prediction is a number within 5% of an answer, or the same text but for case and outer white space.
+    """Whether the prediction is a number within 5% of an answer, or the same text (case and outer white space ignored).
 
-    "12%" is the number 0.12. An answer of 0 allows no relative change: it is compared as text.
-
-    Nothing is within 5% of "nan" or "inf", which Python reads as numbers, not even the same text.
+    "12%" is the number 0.12. An answer of 0 allows no relative change and is compared as text. Python reads "nan" and
+    "inf" as numbers, and nothing is within 5% of them, not even the same text.
 
     Source: relaxed_correctness in metrics.py of google-research/pix2struct, for ChartQA (Masry et al., 2022).
     """
@@ -95,13 +94,13 @@ def relaxed_accuracy(prediction: str | None, answers: Sequence[str]) -> bool:
 
 
 def _best(compare: Callable[[str, str], float], prediction: str | None, answers: Sequence[str]) -> float:
-    """The highest that `compare` gives to the prediction and one of the answers."""
+    """The highest value of `compare` for the prediction and one of the answers."""
     _refuse_text(answers)
     return 0.0 if prediction is None else max(float(compare(prediction, answer)) for answer in dict.fromkeys(answers))
 
 
 def _refuse_text(answers: Sequence[str]) -> None:
-    """A text is a sequence of texts too, and would be scored letter by letter."""
+    """Raise TypeError for a text, which is a sequence of texts too and would be scored letter by letter."""
     if isinstance(answers, str):
         raise TypeError(f"expected a list of answers, found the text {answers!r}")
 

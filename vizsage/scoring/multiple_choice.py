@@ -50,10 +50,10 @@ def named_option(text: str, choices: Sequence[str]) -> int | None:
 
 
 def _whole(text: str, choices: Sequence[str]) -> int | None:
-    """The option whose text or letter is all that `text` holds."""
-    for alike in (str.strip, _plain):
-        said = alike(text)
-        if same := [place for place, choice in enumerate(choices) if alike(choice) == said]:
+    """The option whose text or letter is all that `text` contains."""
+    for form in (str.strip, _plain):
+        wanted = form(text)
+        if same := [place for place, choice in enumerate(choices) if form(choice) == wanted]:
             return same[0] if len(same) == 1 else None
     letter = _LETTER_ALONE.fullmatch(text.strip(_AROUND))
     return _place(letter[1], choices) if letter else None
@@ -98,6 +98,6 @@ def _place(letter: str, choices: Sequence[str]) -> int | None:
 
 
 def _plain(text: str) -> str:
-    """Without what decides nothing: case, white space, Unicode form, marks around it, a final period."""
+    """The text without what does not matter: case, white space, Unicode form, marks around it, a final period."""
     folded = normalise_light(text.strip(_AROUND))
     return folded.rstrip(".").rstrip() or folded

@@ -1,6 +1,6 @@
-"""How texts are made alike before they are compared: SQuAD's way, VQA's way, ANLS's way, and a light one.
+"""Normalisation of texts before they are compared: that of SQuAD, of VQA and of ANLS, and a light one.
 
-The first three follow the official evaluation scripts, step by step and in their order, because published numbers
+The first three follow the official evaluation scripts step by step and in the same order, because published numbers
 depend on it.
 """
 
@@ -31,7 +31,7 @@ _VQA_NUMBERS = {
 _VQA_ARTICLES = frozenset({"a", "an", "the"})
 
 
-@lru_cache(maxsize=1024)  # ten people often give one answer, and many questions have the same
+@lru_cache(maxsize=1024)  # of ten people many give the same answer, and many questions have the same answers
 def normalise_squad(text: str) -> str:
     """Lower, remove punctuation, remove articles, collapse whitespace: the order of SQuAD's evaluate-v1.1.py.
 
@@ -45,9 +45,10 @@ def normalise_squad(text: str) -> str:
 def normalise_vqa(text: str) -> str:
     """Punctuation, number words, articles and contractions as vqaEval.py of GT-Vision-Lab/VQA treats them.
 
-    Its odd rules are kept. A punctuation mark is removed where it stands beside a space anywhere in the text, or where
-    the text holds digits joined by a comma; else it becomes a space. A period is removed unless a digit follows, the
-    first 32 of them. Apostrophes and colons stay. (Antol et al., 2015; Goyal et al., 2017.)
+    The rules are odd, and are those of the script. A punctuation mark is removed if it is next to a space anywhere in
+    the text, or if the text contains digits joined by a comma; else it becomes a space. A period is removed unless a
+    digit follows, but only the first 32 of them. Apostrophes and colons are kept. (Antol et al., 2015; Goyal et al.,
+    2017.)
     """
     before = text = text.replace("\n", " ").replace("\t", " ").strip()
     joined = _VQA_COMMA.search(before) is not None
@@ -67,7 +68,7 @@ def normalise_anls(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def normalise_light(text: str) -> str:
-    """Make case, white space and Unicode form (NFC) alike, and keep every other character.
+    """Fold case, collapse white space and compose characters (NFC); keep every other character.
 
     For answers that `normalise_squad` empties or merges: "A", "+", "1.5" and "15".
     """

@@ -1,7 +1,7 @@
-"""How far a score or a difference of scores can be trusted, where several questions are asked about one image.
+"""Intervals and tests for scores and differences of scores, where several questions are asked about one image.
 
-The unit that is drawn at random is the image (the cluster), not the question: questions on one image are answered well
-or badly together, and counting them as independent makes intervals too short (Miller 2024, "Adding error bars to
+The unit that is drawn at random is the image (the cluster), not the question: correctness of questions on one image is
+correlated, and counting them as independent makes intervals too short (Miller 2024, "Adding error bars to
 evals", arXiv:2411.00640). The tests of `mcnemar_exact` do count questions as independent; the intervals do not.
 """
 
@@ -23,10 +23,10 @@ INTERVAL = {
     "resamples": RESAMPLES,
     "seed": SEED,
 }
-"""How the intervals of a file were made, as the file says it."""
+"""How intervals are computed, as results.json and the output of a comparison say it."""
 
-_LOWEST_DF = 4  # of t: where few images make all the variance, lower ones widen intervals without need
-_DRAWN_AT_ONCE = 1 << 20  # images: 8 MB an array, however many there are
+_LOWEST_DF = 4  # of t: with lower ones, intervals of data where few images cause all the variance are wider than needed
+_DRAWN_AT_ONCE = 1 << 20  # images: 8 MB per array, whatever their number
 _DIGITS = 12
 _NO_VARIANCE = 1e-9  # a standard error below this is rounding
 
@@ -45,32 +45,32 @@ def bootstrap_intervals(
     2007, "Bootstrapping clustered data"); a group draws from the clusters that have questions of it. The standard error
     of the ratio is the standard deviation over the resamples, times sqrt(C' / (C' - 1)) (Hesterberg 2015, "What
     teachers should know about the bootstrap", on narrowness), where C' = (sum n)^2 / sum n^2 is the number of clusters
-    of equal size that would tell as much as those of n questions each (Kish 1965).
+    of equal size with the same information as those of n questions each (Kish 1965).
 
     The interval is symmetric on the logit scale, which keeps it inside 0 to 1 and follows the skewness of rare events,
     with a quantile of Student's t (Dean & Pagano 2015, "Evaluating confidence interval methods for binomial
     proportions in clustered surveys"). Its degrees of freedom are Satterthwaite's, from the kurtosis of the clusters'
-    residuals, and at most C' - 1: where few of many clusters make all the variance, the standard error is as uncertain
-    as that of few. Percentiles of the resamples, the plain bootstrap interval, cover the truth too seldom with few
-    clusters or rare events; so does bootstrap-t.
+    residuals, and at most C' - 1: where few of many clusters cause all the variance, the standard error is as uncertain
+    as that of few clusters. Percentiles of the resamples (the plain bootstrap interval) and bootstrap-t contain the
+    true value too seldom with few clusters or rare events.
 
-    Where all clusters have the same ratio r, the bootstrap sees no variance at all. As many as u = 1 - (a/2)^(1/C) of
-    the clusters could be otherwise without one of them in C draws (a = 1 - confidence; Clopper & Pearson 1934 for 0 of
-    C), and the interval is (1 - u) r to (1 - u) r + u.
+    Where all clusters have the same ratio r, the bootstrap variance is 0. A share of up to u = 1 - (a/2)^(1/C) of the
+    clusters could have another ratio although none of them is among C draws (a = 1 - confidence; Clopper & Pearson 1934
+    for 0 of C), and the interval is (1 - u) r to (1 - u) r + u.
 
     Args:
         sums: [groups, clusters] of the scores of the questions, each 0 to 1; 0 where there are none.
         counts: [groups, clusters] of the questions.
-        confidence: the share of data sets whose interval holds the truth.
+        confidence: the share of data sets whose interval contains the true value.
         resamples: how many data sets are drawn.
-        seed: the same gives the same intervals, whatever other groups stand beside.
+        seed: the same seed gives the same interval of a group, whatever the other groups are.
 
     Returns:
         [groups, 2]: low and high ends; NaN for a group with fewer than 2 clusters that have questions.
     """
     sums, counts = np.asarray(sums, dtype=float), np.asarray(counts, dtype=float)
     intervals = np.full((len(sums), 2), np.nan)
-    # Groups with the same clusters take the same draws.
+    # Groups with the same clusters use the same draws.
     there, which = np.unique(counts > 0, axis=0, return_inverse=True)
     for number, clusters in enumerate(there):
         if clusters.sum() >= 2:
@@ -91,8 +91,8 @@ def paired_difference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Differences of two runs' scores on the same questions, and their intervals, each within -1 to 1.
 
-    Pairs stay together: an image brings both runs' scores. A difference d goes through `bootstrap_intervals` as
-    (d + 1) / 2; the logit of that is Fisher's z scale, which is symmetric around 0.
+    Pairs are drawn together: an image with both runs' scores. `bootstrap_intervals` gets a difference d as (d + 1) / 2,
+    whose logit is Fisher's z scale, which is symmetric around 0.
 
     Args:
         baseline_sums: [groups, clusters] of the scores of the run that is compared with.
@@ -116,10 +116,10 @@ def paired_difference(
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided exact p-value of McNemar's test: of the questions that one run alone has right, is it half and half?
+    """Two-sided exact p-value of McNemar's test of the questions that only one of two runs answers correctly.
 
-    The binomial test of `only_first` among `only_first + only_second` at 1/2 (McNemar 1947; exact, not chi-squared).
-    It takes questions as independent, also those on one image, and is then too sure; the intervals are not.
+    It is the binomial test of `only_first` among `only_first + only_second` at 1/2 (McNemar 1947; exact, not
+    chi-squared). It takes questions as independent, also those on one image, so its p-values are then too small.
     """
     total = only_first + only_second
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), total, 0.5)))
@@ -128,7 +128,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for their number, in the order given (Holm 1979, "A simple sequentially rejective procedure").
 
-    Rejecting where the adjusted one is at most a keeps the chance of any false rejection at most a, whatever the
+    Rejecting where the adjusted p-value is at most a keeps the probability of any false rejection at most a, for any
     dependence between the tests.
     """
     adjusted = [0.0] * len(p_values)
@@ -152,7 +152,7 @@ def _intervals(sums: np.ndarray, counts: np.ndarray, confidence: float, resample
     freedom = np.minimum(_degrees_of_freedom((sums - ratios[:, None] * counts)[seen]), effective[seen] - 1)
     half_widths = stdtrit(freedom, 1 - tail) * errors[seen] / (p * (1 - p))
     lows[seen], highs[seen] = expit(logit(p) - half_widths), expit(logit(p) + half_widths)
-    # The order in which processors add may differ from one machine to the next, and with it the last digits.
+    # Rounded, because machines add in different orders and differ in the last digits.
     return np.round(np.stack([lows, highs], axis=1), _DIGITS)
 
 

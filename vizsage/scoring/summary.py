@@ -22,17 +22,19 @@ FAILED_LISTED = 100
 def summarise(rows: Iterable[Scorable], *, normalise: Normalise = True) -> dict[str, Any]:
     """All scores of `rows`, and exact match with its interval for every group of them.
 
-    Reads the rows once and keeps numbers only, some 60 bytes a row, so an iterator over a long file is fine. Scores
-    that a row may hold are computed anew. Questions on one image are one cluster; a row without an image is its own.
+    Reads the rows once and keeps numbers only, some 60 bytes per row, so an iterator over a long file is fine. Scores
+    that a row already has are computed again. Questions on one image are one cluster; a row without an image is a
+    cluster of its own.
 
     Args:
         rows: mappings with `prediction` (text, or None where the record failed), `answers` or `answer`, and if known
-            `image`, `question`, `need_external_knowledge` (else false), `tags`, `finish_reason` ("length" where the
-            answer was cut at max_new_tokens), `sample_id` and `error`.
-        normalise: for exact match SQuAD's normalisation first, or the light one; False: character by character.
+            `image`, `question`, `choices`, `need_external_knowledge` (else false), `tags`, `finish_reason` ("length"
+            where the answer was cut at max_new_tokens), `sample_id` and `error`.
+        normalise: the normalisation of exact match: SQuAD's (True), the light one, or none (False).
 
     Returns:
-        The names of results.json. A failed record counts as incorrect; a group without samples has null scores.
+        What `vizsage.contract.results_file.Scores` describes. A failed record counts as incorrect; a group without
+        samples has null scores.
     """
     columns = _Columns(normalise)
     for row in rows:
@@ -41,7 +43,7 @@ def summarise(rows: Iterable[Scorable], *, normalise: Normalise = True) -> dict[
 
 
 class _Columns:
-    """What is kept of the rows: a number a row in each of several columns."""
+    """What is kept of the rows: columns with one number per row."""
 
     def __init__(self, normalise: Normalise) -> None:
         self._normalise = normalise
@@ -57,7 +59,7 @@ class _Columns:
     def add(self, row: Scorable) -> None:
         scored = score_row(row, normalise=self._normalise)
         self._correct.append(scored["exact_match"])
-        for name, score in scored["scores"].items():  # a row without a score of a metric is not counted there
+        for name, score in scored["scores"].items():  # without the metrics that give this row no score
             self._scores[name].append(score)
         self._cluster.append(self._cluster_of(row.get("image")))
         self._knowledge.append(bool(row.get("need_external_knowledge")))
@@ -78,7 +80,7 @@ class _Columns:
             self._caveats[affecting]["affected"] += 1
 
     def _cluster_of(self, image: str | None) -> int:
-        """Its number from 0; below 0 for a row without an image."""
+        """The number of the image's cluster, from 0; a new negative one for a row without an image."""
         if image is not None:
             return self._images.setdefault(image, len(self._images))
         self._unnamed += 1
@@ -116,7 +118,7 @@ class _Columns:
         }
 
     def _ordered_clusters(self) -> np.ndarray:
-        """A number from 0 a row, images in the order of their names: intervals do not depend on the order of rows."""
+        """A number from 0 per row, by the names of the images, so that intervals do not depend on the order of rows."""
         place = np.empty(len(self._images), dtype=np.int64)
         place[[self._images[name] for name in sorted(self._images)]] = np.arange(len(self._images))
         clusters = np.array(self._cluster, dtype=np.int64)
@@ -127,7 +129,7 @@ class _Columns:
 
 
 class _Groups:
-    """Exact match in parts of the rows; clusters, correct: one entry a row."""
+    """Exact match in parts of the rows; clusters and correct have one entry per row."""
 
     def __init__(self, clusters: np.ndarray, correct: np.ndarray) -> None:
         self._clusters, self._correct = clusters, correct

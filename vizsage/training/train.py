@@ -71,11 +71,11 @@ def train(config: Config, latch: SignalLatch | None = None) -> TrainingResult:
             start = replace(start, plan=start.plan.with_batch_size(DEFAULT))
             log.warning("batch_size: auto replaced by %d: on a CPU there is no limit to find", DEFAULT)
         attempt = TrainingAttempt(start, world=world, latch=latch, held=held, loaded=loaded)
-        _record(attempt, given)
+        _run_and_record(attempt, given)
         return result_of(config, attempt.step)
 
 
-def _record(attempt: TrainingAttempt, given: Config) -> None:
+def _run_and_record(attempt: TrainingAttempt, given: Config) -> None:
     """Run the attempt, and write down how it ended, however it ends. `given`: the settings as the user gave them."""
     output_dir, main, record = attempt.config.output_dir, attempt.world.is_main_process, attempt.record
     if main:

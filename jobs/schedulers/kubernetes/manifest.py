@@ -71,8 +71,8 @@ def render(overlay: Sequence[Document], work: Work, name: str, request: Request 
     """
     if request.then_eval and not work.config.resume:
         raise ConfigError(
-            "--then-eval with resume: false: an evaluation that is interrupted would begin the training anew; send the "
-            "evaluation by itself"
+            "--then-eval with resume: false: an interrupted evaluation would start the training from the "
+            "beginning; send the evaluation separately"
         )
     documents = copy.deepcopy(list(overlay))
     found = [document for document in documents if document.get("kind") in _WORKLOADS]

@@ -1,4 +1,4 @@
-"""Start the supervisor so that it outlives the terminal, the shell and the command that needed it.
+"""Start the supervisor so that it continues when the terminal is closed and the shell has ended.
 
 `python -m jobs.schedulers.local.detached QUEUE_FOLDER LOCK_FD` is what `start` runs; it is no command for users.
 """
@@ -24,9 +24,10 @@ _ROOT = Path(__file__).parents[3]
 def start(queue: Queue, lock_fd: int) -> None:
     """Start a supervisor that holds `lock_fd`; the caller's copy may be closed afterwards. Raises VizSageError."""
     path = queue.folder / LOG
-    # The mark of a job that submits another one would make the supervisor a process of that job.
+    # A job may submit another one. With the job's mark, the supervisor would be stopped as a process of that job.
     environment = {name: text for name, text in os.environ.items() if name != MARK}
-    environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])])
+    if _ROOT.name not in ("site-packages", "dist-packages"):  # found by Python itself there
+        environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "jobs.schedulers.local.detached", str(queue.folder), str(lock_fd)]
     try:
         with path.open("ab") as log:
@@ -47,7 +48,7 @@ def start(queue: Queue, lock_fd: int) -> None:
 
 
 def main() -> None:
-    """Fork: the first process, for which `start` waits, tells that everything could be loaded; the second works."""
+    """Load everything, then fork: `start` waits for the first process, and the second one is the supervisor."""
     from jobs.schedulers.local.local_supervisor import Supervisor
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -61,7 +62,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # jobs inherit this, as with nohup
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    os.chdir("/")  # keeps no file system busy
+    os.chdir("/")  # a file system cannot be unmounted while it is the current folder of a process
     supervisor.run()
 
 

@@ -12,6 +12,8 @@ def end_of(entry: Entry, code: int, failures: int, *, cancelled: bool) -> Ended 
     """How a job has ended with an attempt that ended with `code`; None: it runs again.
 
     Args:
+        entry: the job.
+        code: the exit code of the attempt.
         failures: attempts of the job that failed, this one included.
         cancelled: whether the job was to be stopped; one that was done before the signal arrived counts as done.
     """

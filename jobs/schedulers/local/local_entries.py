@@ -15,7 +15,7 @@ from vizsage.files import parse_json, write_text
 
 log = logging.getLogger(__name__)
 
-FOREIGN = "belongs to another user, who alone can ask what became of the jobs in it"
+FOREIGN = "belongs to another user, and only that user can ask for the state of its jobs"
 
 
 @dataclass(frozen=True)

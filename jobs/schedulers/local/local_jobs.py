@@ -17,7 +17,7 @@ from jobs.schedulers.local.local_queue import Queue, job_id, queue_here
 from jobs.schedulers.local.local_states import end_without_supervisor
 from jobs.schedulers.local.visible_gpus import gpus_of_job, visible_gpus
 from jobs.spec import Work
-from jobs.submissions import Submission, now
+from jobs.submissions import Submission, note, now
 from vizsage.errors import ConfigError, VizSageError
 
 _MAX_RETRIES = 3  # the default of cluster profiles
@@ -69,7 +69,7 @@ def command_line(work: Work, taken: Resources) -> str:
 
 
 def submit(work: Work, taken: Resources, after: Submission | None = None) -> Submission:
-    """Put a job into the queue and see to it that a supervisor works on it.
+    """Put a job into the queue, and start a supervisor if none runs.
 
     A job of the same run that was lost with its supervisor is replaced.
 
@@ -81,30 +81,34 @@ def submit(work: Work, taken: Resources, after: Submission | None = None) -> Sub
     work.freeze()
     with queue.locked():
         entry = _entry(work, taken, queue.next_number(work.run_dir), after)
+        sent = Submission(
+            job_id=entry.job_id,
+            kind=entry.kind,
+            scheduler="local",
+            submitted=now(),
+            run_dir=entry.run_dir,
+            log=entry.log,
+            script=str(queue.path(entry)),
+            config=str(work.settings_file),
+            user=str(os.getuid()),
+        )
         lock_fd = queue.take_supervisor_lock()
         if lock_fd is None:
             queue.add(entry)
-        else:
-            try:
-                _replace_lost(queue, entry)
-                queue.add(entry)
-                detached.start(queue, lock_fd)
-            except VizSageError:
-                queue.path(entry).unlink(missing_ok=True)
-                raise
-            finally:
-                os.close(lock_fd)  # the supervisor has its own
-    return Submission(
-        job_id=entry.job_id,
-        kind=entry.kind,
-        scheduler="local",
-        submitted=now(),
-        run_dir=entry.run_dir,
-        log=entry.log,
-        script=str(queue.path(entry)),
-        config=str(work.settings_file),
-        user=str(os.getuid()),
-    )
+            return sent
+        try:
+            _replace_lost(queue, entry)
+            queue.add(entry)
+            detached.start(queue, lock_fd)
+        except VizSageError:
+            queue.path(entry).unlink(missing_ok=True)
+            raise
+        except KeyboardInterrupt:  # the supervisor may have started the job
+            note(sent)
+            raise
+        finally:
+            os.close(lock_fd)  # the supervisor has its own
+    return sent
 
 
 def _entry(work: Work, taken: Resources, number: int, after: Submission | None) -> Entry:
@@ -127,7 +131,7 @@ def _entry(work: Work, taken: Resources, number: int, after: Submission | None) 
 
 
 def _replace_lost(queue: Queue, entry: Entry) -> None:
-    """Take out of the queue what another supervisor would continue besides `entry`."""
+    """End the lost jobs of the same run, which the new supervisor would otherwise run besides `entry`."""
     for other in queue.entries():
         if other.run_dir == entry.run_dir and other.job_id != entry.after and not queue.is_running(other):
             replaced = Ended("cancelled", f"replaced by job {entry.job_id}")

@@ -1,6 +1,6 @@
 """The processes of a job on this machine, found by a variable in their environment. The only module that uses psutil.
 
-A process id alone names no process: the kernel gives it out again, also after a restart of the machine.
+A process id would not be enough: the kernel uses it again for another process, also after a restart of the machine.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MARK = "VIZSAGE_LOCAL_JOB"
 
 def processes_of(mark: str) -> list[Process]:
     """The processes of this user that have `mark` as the value of MARK, a launcher and its workers, oldest first."""
-    # A process that starts another one and ends during the first search hides both: it is gone when its turn comes, and
-    # the new one is not in the list of the search.
+    # A process may start another one and end during the first search, which then finds neither: the first has ended
+    # when its environment is read, and the second is not in the list that the search began with.
     return _search(mark) or _search(mark)
 
 
@@ -36,7 +36,7 @@ def _search(mark: str) -> list[Process]:
 
 
 def living(processes: Iterable[Process]) -> list[Process]:
-    """Those of `processes` that have not ended. A zombie has: nobody has asked for its exit code yet."""
+    """Those of `processes` that have not ended. A zombie has; its parent has not read its exit code yet."""
     found = []
     for process in processes:
         try:

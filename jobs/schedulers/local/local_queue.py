@@ -1,13 +1,13 @@
-"""The queue of one user on one machine: files in a folder, so that it outlives every process that works on it.
+"""The queue of one user on one machine: files in a folder, so that it does not depend on any process.
 
     JOB.entry.json       what is to be run; written once, by `submit`. Its existence means: not ended
     JOB.progress.json    attempts so far and whether one is running; written by the supervisor
-    JOB.cancel           made by `cancel`, obeyed by the supervisor
+    JOB.cancel           written by `cancel`; the supervisor then stops the job
     JOB.codes/ATTEMPT/0  the exit code of an attempt, left by its launcher
-    supervisor.lock      locked for as long as a supervisor lives; the kernel unlocks it however the process ends
+    supervisor.lock      locked while a supervisor runs; the kernel unlocks it however the process ends
 
-How a job ended is written into its run directory (JOB.ended.json), which is copied and shown to colleagues; its files
-here are then deleted, the submitter's environment with them.
+How a job ended is written into its run directory (JOB.ended.json), where colleagues can read it too. Its files here
+are then deleted, and with them the submitter's environment.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Queue:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._entries: dict[Path, Entry] = {}  # they never change, and the supervisor looks at them all the time
+        self._entries: dict[Path, Entry] = {}  # they never change, and the supervisor needs them twice per second
 
     @property
     def host(self) -> str:
@@ -89,9 +89,9 @@ class Queue:
                 raise VizSageError(f"{self.folder}: the queue cannot be written: {error.strerror}") from None
 
     def take_supervisor_lock(self) -> int | None:
-        """A file descriptor that holds the supervisor's lock; None while a supervisor lives. Needs `locked()`.
+        """A file descriptor that holds the supervisor's lock; None while a supervisor runs. Needs `locked()`.
 
-        Without `locked()`, a command that only looks whether the lock is free would be taken for a supervisor.
+        Without `locked()`, a command that only tests the lock would be mistaken for a supervisor.
         """
         fd = os.open(self.folder / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -102,7 +102,7 @@ class Queue:
         return fd
 
     def has_supervisor(self) -> bool:
-        """Whether a supervisor lives. Needs `locked()`."""
+        """Whether a supervisor runs. Needs `locked()`."""
         fd = self.take_supervisor_lock()
         if fd is not None:
             os.close(fd)
@@ -111,8 +111,8 @@ class Queue:
     def next_number(self, run_dir: Path) -> int:
         """A number that no job had before. Needs `locked()`. Raises OSError.
 
-        None of this queue, of another machine's that shares the folder, or of `run_dir`, whose files would be taken
-        for those of the new job.
+        Jobs of other machines that share the folder count too, and those that have files in `run_dir`: these would be
+        read as files of the new job.
         """
         path = self.folder.parent / "last-number"
         try:
@@ -172,7 +172,7 @@ class Queue:
             return None
 
     def is_running(self, entry: Entry) -> bool:
-        """Whether any process of the job is alive."""
+        """Whether any process of the job is running."""
         return bool(processes_of(str(self.path(entry))))
 
     def ended(self, run_dir: Path, job: str) -> Ended | None:

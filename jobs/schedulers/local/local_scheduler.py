@@ -1,4 +1,4 @@
-"""This machine as a scheduler of `python -m jobs`: a queue, and a process without a terminal that works it off."""
+"""This machine as a scheduler of `python -m jobs`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a job of this machine, whether or not a supervisor lives, and stopping it."""
+"""The state of a job of this machine, with and without a running supervisor, and cancelling it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def cancel(job: Submission) -> None:
 
 
 def end_without_supervisor(queue: Queue, entry: Entry) -> Ended | None:
-    """How a job without processes ended after its supervisor; None where it did not end and would run again."""
+    """How a job ended that has no process and whose supervisor is gone; None where it would run again."""
     progress = queue.progress(entry)
     cancelled = queue.is_cancelled(entry)
     code = queue.exit_code(entry, progress.attempt) if progress.running else None

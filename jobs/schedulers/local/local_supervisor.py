@@ -1,7 +1,7 @@
-"""The process that works the queue off: started by `submit`, without a terminal, it ends when the queue is empty.
+"""The process that runs the jobs of a queue. `submit` starts it; it ends when the queue is empty.
 
-It starts jobs in their order, acts on their exit codes and obeys cancellations. All that it must remember is in the
-queue's files: after a kill, the next supervisor takes over, with jobs that are still running, too.
+It starts jobs in their order, acts on their exit codes and on cancellations. All that must be remembered is in the
+queue's files, so that after a kill the next supervisor continues, also with jobs that are still running.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vizsage.files import write_text
 
 log = logging.getLogger(__name__)
 
-# Of a launcher on several nodes, or of one that surrounds the submitter; a job here is one node by itself.
+# A job here has one node. These describe the nodes of a job from inside which this one may have been submitted.
 _NOT_INHERITED = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "JOB_COMPLETION_INDEX")
 
 
@@ -38,7 +38,7 @@ class Attempt:
     def __init__(self, entry: Entry, progress: Progress, process: subprocess.Popen[bytes] | None = None) -> None:
         self.entry, self.progress = entry, progress
         self.stop_by: float | None = None
-        """When what is still alive is killed; None before anything was asked to stop."""
+        """Time (monotonic) at which processes that are still running are killed; None before SIGTERM was sent."""
         self.found_alive = process is not None
         self._process = process
         self._living: list[Process] = []
@@ -64,9 +64,10 @@ class Attempt:
 
 
 class Supervisor:
-    """Works one queue off.
+    """Runs the jobs of one queue.
 
     Args:
+        queue: where the jobs are.
         lock_fd: holds the supervisor's lock of the queue; it is closed when the work is over.
         poll_s: seconds between two looks at the queue.
         grace_s: seconds between SIGTERM and SIGKILL: a step, a validation and a checkpoint must fit.
@@ -87,7 +88,7 @@ class Supervisor:
         self._attempts: dict[str, Attempt] = {}
         self._not_before: dict[str, float] = {}
         self._problem = ""
-        self._took_over = False  # what a supervisor that was killed has left running
+        self._took_over = False  # the jobs that a killed supervisor has left running
         self.stopping = False
         """Set by a signal: start nothing more, let the running jobs save, leave the queue to the next supervisor."""
 
@@ -98,13 +99,13 @@ class Supervisor:
                 if self._step():
                     return
                 self._problem = ""
-            except (OSError, VizSageError) as error:  # a full disk, storage that is away: the queue must outlive both
+            except (OSError, VizSageError) as error:  # a full disk, or storage that does not answer: try again
                 if not self._queue.folder.exists():  # deleted: nobody can add a job or cancel one any more
                     return
                 if str(error) != self._problem:
                     log.error("%s", error)
                 self._problem = str(error)
-            time.sleep(self._poll_s)
+            time.sleep(self._poll_s if not self._problem else 20 * self._poll_s)
 
     def _step(self) -> bool:
         """Act on what has happened since the last look; whether there is nothing more to do."""
@@ -162,7 +163,7 @@ class Supervisor:
         code = self._code(attempt)
         cancelled = self._queue.is_cancelled(entry)
         if code is None and not attempt.found_alive and not cancelled:
-            # The machine was restarted, or everything was killed along with the supervisor: nobody's failure.
+            # The machine was restarted, or job and supervisor were killed together. That is not a failure of the job.
             _write_to_log(entry, f"=== job {entry.job_id} was lost with its supervisor: it goes back into the queue")
             self._put_back(entry, progress)
             return
@@ -228,7 +229,8 @@ class Supervisor:
     def _start(self, entry: Entry, devices: tuple[str, ...]) -> None:
         before = self._queue.progress(entry)
         progress = dataclasses.replace(before, attempt=before.attempt + 1, running=True, devices=devices)
-        # Before the process exists: a supervisor killed in between must not leave one that the next does not look for.
+        # Before the process exists: if this supervisor is killed in between, the next one must look for the process, or
+        # it would start the job a second time.
         self._queue.write_progress(entry, progress)
         time_utc = datetime.datetime.now(datetime.timezone.utc)
         begin = f"=== attempt {progress.attempt} of job {entry.job_id} on {this_host()}, {time_utc:%Y-%m-%dT%H:%M:%SZ}"
@@ -252,12 +254,12 @@ class Supervisor:
         self._attempts[entry.job_id] = Attempt(entry, progress, process)
 
     def _environment(self, entry: Entry, progress: Progress) -> dict[str, str]:
-        """The submitter's, with the place of this job."""
+        """The submitter's environment, and what tells the launcher its GPUs and where to leave its exit code."""
         found = {name: text for name, text in entry.environment.items() if name not in _NOT_INHERITED}
         found[MARK] = str(self._queue.path(entry))
         found["EXIT_CODES_DIR"] = str(self._queue.codes_dir(entry, progress.attempt))
         found["PROCESSES_PER_NODE"] = str(max(1, entry.gpus))
-        if entry.devices:  # also where the job takes none, so that it leaves them to others
+        if entry.devices:  # also for a job that takes none: it would use those of other jobs
             found[VARIABLE] = ",".join(progress.devices)
             if VARIABLE not in entry.environment:  # the numbers are nvidia-smi's, which counts in this order
                 found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

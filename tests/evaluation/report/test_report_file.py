@@ -103,7 +103,7 @@ def test_what_a_reader_must_know_is_said(config: Config) -> None:
 
 def test_the_blind_score_stands_beside_the_real_one_in_both_reports(config: Config, run: Path) -> None:
     text = made(run).text
-    assert "Blind How far guesses without the image go: vizsage eval CONFIG --base --blind" in text
+    assert "Blind The score of guesses without the image is measured by vizsage eval CONFIG --base --blind" in text
     blind = write_run(counterpart_folder(run), answered(config, lambda row: None), config, blind=True)
     assert "Blind 0.0 %" in made(run).text
     assert "vizsage eval" not in made(run).text
@@ -127,7 +127,7 @@ def test_a_blind_score_of_another_model_or_data_does_not_stand_beside_the_real_o
     for folder, other in ((run, blind), (blind, run)):
         text = made(folder).text
         assert f"{other.name} is not compared with this: it has another {name}. Evaluate it again." in text
-    assert "Blind How far guesses without the image go" in made(run).text
+    assert "Blind The score of guesses without the image" in made(run).text
     assert "Image shown 50.0 %" not in made(blind).text
 
 

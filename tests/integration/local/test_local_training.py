@@ -28,12 +28,17 @@ def user(tmp_path: Path, data: Path) -> Iterator[User]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_cancelled_job_saves_a_checkpoint_and_the_same_submission_continues_it(user: User) -> None:
+    """Although its supervisor was killed: what is known of the job then comes from the real launcher."""
     config = user.config("cancelled")
     job = read_job(user.jobs("submit", "local", "train", config, "--then-eval"))
     job.wait_until_held()
+    [supervisor] = supervisors(user.folder / "state")
+    supervisor.send_signal(signal.SIGKILL)
+    until(lambda: "its supervisor is gone" in user.jobs("status", job.run_dir))
     user.jobs("cancel", job.run_dir)
-    until(lambda: not supervisors(user.folder / "state"))
+    until(lambda: f"train job {job.job_id}: cancelled" in user.jobs("status", job.run_dir), timeout_s=300)
     assert job.outcome()["exit_code"] == 75, job.text()
     assert (job.run_dir / "checkpoint-5").is_dir()
     status = user.jobs("status", job.run_dir)
@@ -42,7 +47,7 @@ def test_a_cancelled_job_saves_a_checkpoint_and_the_same_submission_continues_it
 
     again = read_job(user.jobs("submit", "local", "train", config, "--then-eval"))
     reference = User(user.folder, user.data).train_here(user.config("uninterrupted"))
-    until(lambda: not supervisors(user.folder / "state"))
+    until(lambda: not supervisors(user.folder / "state"), timeout_s=500)
     assert [attempt["resumed_from_step"] for attempt in again.attempts()] == [0, 5], again.text()
     assert again.adapter_sha256() == adapter_sha256(reference)
     results = json.loads((again.run_dir / "evaluation_results" / "test" / "results.json").read_text())

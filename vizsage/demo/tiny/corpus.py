@@ -1,7 +1,8 @@
-"""The texts that vizsage-tiny is pre-trained on: captions, remarks on a part of a picture, and copying.
+"""The texts that vizsage-tiny is pre-trained on: captions, remarks on a part of an image, and copying.
 
-None of them is a question or an answer of the demo data set. Answers here are sentences, so the base model talks in
-sentences and an exact match on the demo's short answers has to be learned by fine-tuning.
+None of them is a question or an answer of the demo data set. All replies are sentences, so the base model answers in
+sentences, and the demo's short answers, which exact match needs, are learned in fine-tuning. The weights in the package
+and the tokenizer depend on every text here: do not edit any.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ INSTRUCTIONS = (
 DESCRIPTION_PREFIXES = ("", "Description: ", "About the picture: ", "Text: ")
 REQUEST_PREFIXES = ("", "", "Question: ", "Wanted: ", "tell about ", "a sentence about ", "write about ")
 JOINTS = ("", " ", "\n", "\n\n")
-# What a fine-tuning text may use and captions lack. Met only shuffled, to be repeated, so that no token is untrained.
+# Words that fine-tuning may need and captions lack. The model learns to repeat them in random order, so that none of
+# their tokens is untrained.
 LOOSE_WORDS = tuple(
     """answer the question about this picture in a few words what which who whom whose where when how many much is are
     was were be can does do did has have on of for by with to from at it its that colour shape background behind shapes
@@ -61,7 +63,7 @@ def random_name(rng: Random) -> str:
 
 
 def random_facts(scene: Scene, rng: Random) -> dict[str, str]:
-    """Facts for a description: two in three made up, so that names must be copied and cannot be known."""
+    """Facts for a description; two in three are made up, so that the model has to copy them and cannot learn them."""
     made_up = {
         "author": f"{random_name(rng)} {random_name(rng)}",
         "year": str(rng.randint(1000, 2099)),
@@ -73,7 +75,7 @@ def random_facts(scene: Scene, rng: Random) -> dict[str, str]:
 
 
 def caption(scene: Scene, rng: Random) -> str:
-    """All that is to be seen, in a random order and wording."""
+    """All that can be seen, in random order and wording."""
     parts = [
         _shape_phrase(scene.left_shape, scene.left_colour, "left", rng),
         _shape_phrase(scene.right_shape, scene.right_colour, "right", rng),
@@ -87,7 +89,7 @@ def caption(scene: Scene, rng: Random) -> str:
 
 
 def visual_exchange(scene: Scene, rng: Random) -> tuple[str, str]:
-    """A request that names a part of the picture, and a remark on that part."""
+    """A request that names a part of the image, and a remark on that part."""
     sides = {"left": (scene.left_shape, scene.left_colour), "right": (scene.right_shape, scene.right_colour)}
     side = rng.choice(("left", "right"))
     shape, colour = sides[side]
@@ -129,7 +131,7 @@ def copy_exchange(rng: Random) -> tuple[str, str]:
 
 
 def exchange(scene: Scene, rng: Random, *, with_description: bool) -> tuple[list[dict[str, str]], str]:
-    """One training example on a picture: the parts of the user's turn and the reply."""
+    """One training example: the parts of the user's turn and the reply."""
     description = None
     if with_description:
         facts = random_facts(scene, rng)

@@ -33,8 +33,8 @@ class Schedule:
     """How much is trained. The defaults made the weights in the package."""
 
     scenes: int = 150_000
-    visual_texts: int = 8  # examples without a description for each scene
-    fact_texts: int = 5  # and with one
+    visual_texts: int = 8  # examples per scene without a description
+    fact_texts: int = 5  # examples per scene with one
     vision_steps: int = 1_500
     steps: int = 2_409
     batch_size: int = 512
@@ -44,7 +44,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Material:
-    """Pre-training data in arrays: N images, M examples, whose T tokens stand in one row."""
+    """Pre-training data: N images and M examples, whose T tokens are in one array."""
 
     pixels: np.ndarray  # (N, 3, IMAGE_PX, IMAGE_PX) uint8
     attributes: np.ndarray  # (N, len(ATTRIBUTES)) int64
@@ -72,7 +72,7 @@ Block = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _make_block(job: tuple[str, range, Schedule, PreTrainedTokenizerFast]) -> Block:
-    """Scenes `numbers` of the stream `name`: pixels, attributes, tokens, lengths and prompt lengths."""
+    """Draw the scenes with these numbers: pixels, attributes, tokens, lengths and prompt lengths."""
     name, numbers, plan, tokenizer = job
     pixels, attributes, prompts, replies = [], [], [], []
     for number in numbers:
@@ -102,7 +102,7 @@ def _make_block(job: tuple[str, range, Schedule, PreTrainedTokenizerFast]) -> Bl
 
 
 def make_material(name: str, plan: Schedule, scenes: int, tokenizer: PreTrainedTokenizerFast) -> Material:
-    """Draw and describe `scenes` scenes on all cores. They depend on `name` and seed, not on the number of cores."""
+    """Draw and describe scenes on all cores. They depend on `name` and seed, not on the number of cores."""
     block = 250
     jobs = [(name, range(first, min(first + block, scenes)), plan, tokenizer) for first in range(0, scenes, block)]
     with multiprocessing.get_context("spawn").Pool(max(1, (os.cpu_count() or 2) - 1)) as pool:
@@ -120,9 +120,9 @@ def make_material(name: str, plan: Schedule, scenes: int, tokenizer: PreTrainedT
 
 
 def batches(material: Material, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of example indices, of like length within a batch."""
+    """Endless batches of indices of examples; those of a batch have similar lengths. Raises ValueError for too few."""
     rng = np.random.default_rng(seed)
-    together = min(64, len(material.lengths) // batch_size)  # so many batches are sorted by length together
+    together = min(64, len(material.lengths) // batch_size)  # batches whose examples are sorted by length together
     if together == 0:
         raise ValueError(f"{len(material.lengths)} examples do not fill a batch of {batch_size}")
     while True:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def vision_inputs(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """uint8 pixels (B, 3, H, W) -> what Mllama's processor makes of an image that fills one tile."""
+    """What Mllama's processor makes of images of one tile each, from uint8 pixels (B, 3, H, W)."""
     count = pixels.shape[0]
     return {
         "pixel_values": (pixels.float() / 127.5 - 1).view(count, 1, 1, *pixels.shape[1:]),
@@ -27,7 +27,7 @@ def vision_inputs(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def text_inputs(material: Material, rows: np.ndarray, config: MllamaConfig, device: str) -> dict[str, torch.Tensor]:
-    """Token ids, masks and labels (reply only) of the examples `rows`, padded to a multiple of 8."""
+    """Token ids, masks and labels (of replies only) of the examples `rows`, padded to a multiple of 8."""
     width = -(-int(material.lengths[rows].max()) // 8) * 8
     place = np.arange(width)
     inside = place < material.lengths[rows, None]
@@ -45,7 +45,7 @@ def text_inputs(material: Material, rows: np.ndarray, config: MllamaConfig, devi
 
 
 class AttributeReader(nn.Module):
-    """Reads a scene's attributes off the vision tower, one attention query each; thrown away after training."""
+    """Classifies a scene's attributes from the vision tower's output, one attention query per attribute; not saved."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def train_model(
 
 @torch.no_grad()
 def caption_loss(model: MllamaForConditionalGeneration, material: Material, *, blank: bool) -> float:
-    """Mean loss a token on the examples of `material`, with their images or with grey ones."""
+    """Mean loss per token on the examples of `material`, with their images or with grey ones."""
     device = str(model.device)
     losses = []
     for rows in np.array_split(np.arange(len(material.lengths)), max(1, len(material.lengths) // 256)):

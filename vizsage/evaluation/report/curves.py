@@ -1,4 +1,4 @@
-"""The curves of a training as points to draw: loss and validation exact match over optimizer steps."""
+"""The curves of a training as points: loss and validation exact match over optimizer steps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins that hold the numbers
-MOST_POINTS = 600  # more than a screen shows; longer series are thinned by averaging neighbours
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins in px, with the numbers of the axes
+MOST_POINTS = 600  # more than a screen shows; in longer series neighbours are averaged
 
 Point = tuple[float, float]
 
@@ -22,7 +22,7 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A series in the image's coordinates; `points` as an SVG polyline has them."""
+    """A series in the coordinates of its chart; `points` are in the form of an SVG polyline."""
 
     name: str
     points: str
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of WIDTH x HEIGHT; ticks are (place in px, text)."""
+    """A chart of WIDTH x HEIGHT px; ticks are (position in px, text)."""
 
     title: str
     lines: list[Line]
@@ -41,7 +41,7 @@ class Chart:
 
 
 def curves(lines: Iterable[dict[str, Any]]) -> list[Chart]:
-    """The charts that the lines of metrics.jsonl give: none, one or two."""
+    """The charts of the lines of metrics.jsonl: none, one or two."""
     series: dict[str, list[Point]] = {}
     for line in lines:
         for key in ("loss", *SCORES):
@@ -80,7 +80,7 @@ def _chart(title: str, series: dict[str, list[Point]], low: float, high: float) 
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most `most` round numbers (1, 2 or 5 times a power of ten) from `low` to at most `high`, evenly apart."""
+    """At most `most` round numbers (1, 2 or 5 times a power of ten) from `low` to at most `high`, equally spaced."""
     if not high > low:
         high = low + 1
     power = 10 ** math.floor(math.log10((high - low) / most))

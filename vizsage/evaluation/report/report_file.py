@@ -157,13 +157,14 @@ def gallery(rows: Iterable[PredictionRow]) -> dict[str, Any]:
     descriptions: dict[str, int] = {}
     shown = []
     for row in rows:
-        text = row.get("description")
+        text, choices = row.get("description"), row.get("choices")
         shown.append(
             {
                 "id": row["sample_id"],
                 "image": images.setdefault(row["image"], len(images)),
                 "question": row["question"],
                 "answers": [list(pair) for pair in Counter(accepted_answers(row)).items()],
+                **({"choices": list(choices)} if choices else {}),
                 "prediction": row["prediction"],
                 "outcome": outcome(row),
                 "cut": row.get("finish_reason") == "length",

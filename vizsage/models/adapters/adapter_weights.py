@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vizsage.contract import ADAPTER_WEIGHTS
 from vizsage.errors import CheckpointError, one_line
-from vizsage.models.loaded import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     import torch

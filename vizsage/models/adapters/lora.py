@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vizsage.config import Config
+from vizsage.contract import ADAPTER_WEIGHTS
 from vizsage.data.prompts import compare_fingerprints, fingerprint
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.files import (
@@ -31,7 +32,6 @@ from vizsage.models.adapters.adapter_weights import adapter_shapes, check_weight
 from vizsage.models.adapters.placement import exact_pattern, restrict_biases, select_modules
 from vizsage.models.loaded import (
     ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     FINGERPRINT_FILE,
     LoadedModel,
     cuda_devices,

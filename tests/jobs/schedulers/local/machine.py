@@ -17,9 +17,9 @@ from jobs.schedulers.local.local_processes import living
 ROOT = Path(__file__).parents[4]
 
 
-def until(condition: Callable[[], Any]) -> None:
-    """Wait for what must come; a test that waits for ever has failed."""
-    end = time.monotonic() + 60
+def until(condition: Callable[[], Any], timeout_s: float = 120) -> None:
+    """Wait until `condition` is true. The test fails if it never is."""
+    end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -170,7 +170,7 @@ def test_a_secret_is_refused_wherever_it_would_reach_the_script_and_its_value_is
         message = refusal(write(text + "\n"))
         assert "hunter2" not in message
         assert f"{name} looks like a secret" in message
-        assert "export it in your shell, from where it is passed through" in message
+        assert "export it in your shell, which passes it on" in message
         load_profile(write(f"{text}\nnot_secrets: [{name}]\n"), {})
     assert "hunter2" not in refusal(write(f"environment: ['{name}=hunter2']\n"))
     assert "hunter2" not in repr(Profile(environment={"PLAIN": "hunter2"}))

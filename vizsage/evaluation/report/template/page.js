@@ -2,8 +2,8 @@
 // The gallery of a report: filters, search, cards. Every text of the data is set as textContent, never as HTML.
 (() => {
   const PAGE = 40; // cards added at a time
-  const PRINTED = 100; // cards on paper, at least
-  const TAG_VALUES = 200; // most frequent values of a tag that the menu offers; the search finds the others
+  const PRINTED = 100; // cards that are printed at least
+  const TAG_VALUES = 200; // most frequent values of a tag in the menu; the search finds the others
 
   const byId = (id) => document.getElementById(id);
   const read = (id) => JSON.parse(byId(id).textContent);
@@ -14,7 +14,7 @@
 
   const controls = byId("controls"), cards = byId("cards"), more = byId("more");
   let found = rows; // rows that match
-  let drawn = 0; // how many of them have a card
+  let drawn = 0; // number of rows of `found` that have a card
 
   // --- cards
 
@@ -54,6 +54,12 @@
     return cell;
   }
 
+  function choices(row) {
+    const cell = make("dd", "answers");
+    row.choices.forEach((text, place) => cell.append(make("span", "answer", String.fromCharCode(65 + place) + " " + text)));
+    return cell;
+  }
+
   function pair(list, name, value) {
     const line = make("div");
     line.append(make("dt", "", name), value);
@@ -81,6 +87,7 @@
     const facts = make("dl");
     pair(facts, "predicted", prediction(row));
     pair(facts, "accepted", answers(row));
+    if (row.choices) pair(facts, "choices", choices(row));
     body.append(make("h3", "", row.question), facts, badges(row));
     if (row.description !== null) body.append(fold("description", descriptions[row.description]));
     const scores = Object.entries(row.scores);
@@ -236,7 +243,7 @@
   controls.hidden = false;
   controls.addEventListener("submit", (event) => event.preventDefault());
   controls.addEventListener("input", update);
-  controls.addEventListener("reset", () => setTimeout(update)); // after the fields have their first values again
+  controls.addEventListener("reset", () => setTimeout(update)); // after the browser has reset the fields
   for (const button of document.querySelectorAll("button[data-choose]")) {
     button.addEventListener("click", () => choose(JSON.parse(button.dataset.choose)));
   }
@@ -245,7 +252,7 @@
     draw(drawn + PAGE);
     const card = cards.children[first];
     if (card) {
-      card.tabIndex = -1; // the keyboard goes on where the new cards begin
+      card.tabIndex = -1; // keyboard focus moves to the first new card
       card.focus({ preventScroll: true });
     }
   });
