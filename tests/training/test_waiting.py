@@ -235,5 +235,5 @@ def test_a_template_that_loops_ends_the_run(
         monkeypatch.setattr(VisionTrainer, "get_train_dataloader", about_to_read)
     with pytest.raises(Interrupted if signalled else CheckpointError) as caught:
         train(config)
-    assert ("its chat template has made no prompt in" in str(caught.value)) != signalled
+    assert ("its chat template made no prompt in" in str(caught.value)) != signalled
     assert outcome(config)["exit_code"] == (75 if signalled else 3)
