@@ -472,7 +472,7 @@ def test_paths_that_a_pod_would_not_find_or_would_lose(tmp_path: Path, settings:
 @pytest.mark.parametrize(
     ("volume", "message"),
     [
-        ({"ephemeral": {}}, "lost with it"),
+        ({"ephemeral": {}}, "deleted with the pod"),
         ({"persistentVolumeClaim": {"claimName": "x", "readOnly": True}}, "cannot write"),
         ({"secret": {"secretName": "x"}}, "cannot write"),
     ],
