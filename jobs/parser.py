@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs.schedulers.base import Option, path_or_name
 from jobs.schedulers.registry import SCHEDULERS, schedulers
 from vizsage.errors import printable
-from vizsage.hints import dashed_settings
+from vizsage.hints import parse_with_overrides
 
 # Options that only an evaluation has.
 _EVALUATION = ("split", "limit", "base", "adapter", "blind", "other_data")
@@ -18,16 +19,7 @@ _EVALUATION = ("split", "limit", "base", "adapter", "blind", "other_data")
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, `command` among them. Exits with code 2 and one line on stderr where they are wrong."""
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse reads a list of positionals at one place only; overrides behind an option are returned as unknown.
-    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
-    if unknown:
-        from vizsage.config import Config
-
-        hint = dashed_settings(arguments, unknown, Config.model_fields)
-        parser.error(f"unrecognised arguments: {' '.join(unknown)}{hint}")
-    if rest:
-        options.overrides = [*options.overrides, *rest]
+    options = parse_with_overrides(parser, arguments, _settings)
     if scheduler := getattr(options, "scheduler", None):
         _check_own_options(parser, options, scheduler)
         _check_numbers(parser, options)
@@ -83,6 +75,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"jobs: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
+
+
+def _settings() -> Collection[str]:
+    from vizsage.config import Config
+
+    return Config.model_fields
 
 
 def _parser() -> argparse.ArgumentParser:

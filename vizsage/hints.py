@@ -5,9 +5,11 @@ Standard library only.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 _STEPS = "a number of optimizer steps"
 _VISION = "with the opposite value"
@@ -168,6 +170,32 @@ def hint_for(key: str, known: Collection[str]) -> str:
         return f", did you mean {near[0]!r}?" if near else ""
     names, comma, note = meant.partition(",")
     return f": here it is {names}{comma}{note}"
+
+
+def parse_with_overrides(
+    parser: argparse.ArgumentParser, arguments: list[str], known: Callable[[], Collection[str]], **defaults: Any
+) -> argparse.Namespace:
+    """The options of a command line on which `key=value` may be written anywhere; they are `overrides` of the options.
+
+    argparse accepts a list of positionals in one place only and returns those behind an option as unknown.
+
+    Args:
+        parser: of the command line.
+        arguments: its words.
+        known: gives the names of settings; called for an error only, because they take long to import.
+        defaults: options that the parser does not set.
+
+    Raises:
+        SystemExit: after --help, or after one line on stderr if the arguments are wrong.
+    """
+    options, rest = parser.parse_known_args(arguments, argparse.Namespace(**defaults))
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        hint = dashed_settings(arguments, unknown, known())
+        parser.error(f"unrecognised arguments: {' '.join(unknown)}{hint}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def dashed_settings(arguments: Sequence[str], unknown: Sequence[str], known: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,7 +11,7 @@ from vizsage import __version__
 from vizsage.contract.schemas import MODELS
 from vizsage.errors import printable
 from vizsage.files import expanded
-from vizsage.hints import dashed_settings
+from vizsage.hints import parse_with_overrides
 
 EPILOG = """\
 Every command takes key=value after CONFIG, for any setting: vizsage train my.yaml lr=1e-4 epochs=2
@@ -36,18 +37,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         SystemExit: after --help, or after one line on stderr if the arguments are wrong.
     """
-    parser = _parser()
-    # argparse accepts a list of positionals in one place only; it returns overrides after an option as unknown.
-    options, rest = parser.parse_known_args(arguments, argparse.Namespace(debug=False))
-    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
-    if unknown:
-        from vizsage.config import Config
+    return parse_with_overrides(_parser(), arguments, _settings, debug=False)
 
-        hint = dashed_settings(arguments, unknown, Config.model_fields)
-        parser.error(f"unrecognised arguments: {' '.join(unknown)}{hint}")
-    if rest:
-        options.overrides = [*options.overrides, *rest]
-    return options
+
+def _settings() -> Collection[str]:
+    from vizsage.config import Config
+
+    return Config.model_fields
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -95,6 +95,19 @@ class Format(ABC):
         return tuple((found.st_size, found.st_mtime_ns) for found in (path.stat() for path in self.paths))
 
 
+@dataclass(frozen=True)
+class JsonFile(Format):
+    """A split in one file of JSON."""
+
+    path: Path
+    float_fields: ClassVar[tuple[str, ...]] = ("answer", "answers")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+
 def feed_files(digest: Digest, paths: Iterable[Path]) -> None:
     """Put files into `digest`: content up to 256 MiB, beyond that size, first and last MiB.
 

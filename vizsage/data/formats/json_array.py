@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
-from vizsage.data.formats.base import Format, Place, is_file
+from vizsage.data.formats.base import Format, JsonFile, Place, is_file
 from vizsage.data.formats.json_lines import SUFFIXES
 from vizsage.data.json_values import JsonError, array_values
 from vizsage.data.opening import open_file
@@ -17,23 +16,16 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class JsonArray(Format):
+class JsonArray(JsonFile):
     """A JSON array of objects, read incrementally."""
 
-    path: Path
     layouts: ClassVar[tuple[str, ...]] = ("{0}.json",)
-    float_fields: ClassVar[tuple[str, ...]] = ("answer", "answers")
 
     @classmethod
     def find(cls, place: Place) -> Iterable[Format]:
         """See Format."""
         path = place.folder / f"{place.stem}.json"
         return [cls(path)] if is_file(path) else []
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """See Format."""

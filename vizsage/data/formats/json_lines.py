@@ -6,10 +6,9 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
-from vizsage.data.formats.base import Format, Place, is_file
+from vizsage.data.formats.base import Format, JsonFile, Place, is_file
 from vizsage.data.json_values import JsonError, json_lines, parse_line
 from vizsage.data.opening import open_file
 from vizsage.errors import DataError
@@ -18,23 +17,16 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
-class JsonLines(Format):
+class JsonLines(JsonFile):
     """One JSON object per line, plain or gzipped; empty lines are no records."""
 
-    path: Path
     layouts: ClassVar[tuple[str, ...]] = tuple("{0}" + suffix for suffix in SUFFIXES)
-    float_fields: ClassVar[tuple[str, ...]] = ("answer", "answers")
 
     @classmethod
     def find(cls, place: Place) -> Iterable[Format]:
         """See Format."""
         paths = [place.folder / f"{place.stem}{suffix}" for suffix in SUFFIXES]
         return [cls(path) for path in paths if is_file(path)]
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
 
     def records(self, start: int = 0) -> Iterator[Any]:
         """See Format."""
