@@ -153,6 +153,8 @@ def score_row(row: Scorable, *, normalise: Normalise = True) -> RowScores:
     known: dict[AnswersOf, Sequence[str]] = {accepted_answers: accepted, listed_answers: listed}
     scores: dict[str, float] = {}
     for metric in _BESIDE_EXACT_MATCH:
+        if metric.needs and not all(map(row.get, metric.needs)):
+            continue  # as score_with would find, but before its call, which costs as much as a metric
         answers = known[metric.answers] if metric.answers in known else metric.answers(row)
         if (score := metric.score_with(answers, row)) is not None:
             scores[metric.name] = int(score) if isinstance(score, bool) else score
