@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.schedulers.base import Option, path_or_name
 from jobs.schedulers.registry import SCHEDULERS, schedulers
+from jobs.schedulers.scheduler import Option, path_or_name
 from vizsage.errors import printable
 from vizsage.hints import parse_with_overrides
 

@@ -25,7 +25,7 @@ from vizsage.contract import (
 )
 from vizsage.contract.results_file import read_headline
 from vizsage.contract.run_files import Outcome, last_outcome, read_metrics, read_run
-from vizsage.contract.submissions import read_submissions
+from vizsage.contract.submission_lines import read_submissions
 from vizsage.errors import ConfigError, one_line
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.schedulers.base import Job, JobOptions, Scheduler
 from jobs.schedulers.registry import scheduler_named
+from jobs.schedulers.scheduler import Job, JobOptions, Scheduler
 from jobs.terminal import say, show, warn
 from vizsage.contract import SWEEP
 from vizsage.errors import ConfigError, VizSageError

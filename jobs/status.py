@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jobs.log_errors import error_in, last_error
 from jobs.run_reading import newest_checkpoint, outcome_of, word_for
-from jobs.schedulers.base import ACTIVE, LOST
 from jobs.schedulers.registry import scheduler_named
+from jobs.schedulers.scheduler import ACTIVE, LOST
 from jobs.submissions import Submission, of_run
 from vizsage.contract import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNKNOWN, OUTCOME
 from vizsage.contract.run_files import Outcome

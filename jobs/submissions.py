@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jobs.schedulers.registry import scheduler_named
 from vizsage.contract import JOBS, SUBMISSIONS, SWEEP
-from vizsage.contract.submissions import Submission as Submission  # for the schedulers, which import it from here
-from vizsage.contract.submissions import read_submissions
+from vizsage.contract.submission_lines import Submission as Submission  # for the schedulers, which import it from here
+from vizsage.contract.submission_lines import read_submissions
 from vizsage.errors import ConfigError
 from vizsage.json_lines import append_jsonl
 

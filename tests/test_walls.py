@@ -310,6 +310,6 @@ def test_no_path_of_one_machine_stands_in_the_tree(folder: str) -> None:
 def test_formats_are_known_by_their_registry_only(module: str) -> None:
     """Adding a format is one module and one line: nothing else may ask for a single one."""
     if not module.startswith("vizsage.data.formats"):
-        known = ("vizsage.data.formats", "vizsage.data.formats.base")
+        known = ("vizsage.data.formats", "vizsage.data.formats.format")
         used = {name for name, _ in imports(MODULES[module]) if name.startswith("vizsage.data.formats")}
         assert used <= set(known), f"{module} imports {sorted(used - set(known))}"

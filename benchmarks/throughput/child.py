@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.throughput.contenders import CONTENDERS, Job, NotHere
 from benchmarks.throughput.machine import check_possible, describe_machine
+from benchmarks.throughput.measured_rows import describe_rows
 from benchmarks.throughput.merging import refuse_another
-from benchmarks.throughput.rows import describe_rows
 from vizsage.files import write_json
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.throughput.contenders import CONTENDERS, Contender
-from benchmarks.throughput.rows import row_differences
+from benchmarks.throughput.measured_rows import row_differences
 
 Measurement = dict[str, Any]
 

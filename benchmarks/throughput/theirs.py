@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.throughput.contenders import LEARNING_RATE, LORA, SEED, WEIGHT_DECAY, Contender, Job
 from benchmarks.throughput.drawn_questions import read_samples
 from benchmarks.throughput.machine import free_memory, peak_gb
-from benchmarks.throughput.rows import describe_rows
+from benchmarks.throughput.measured_rows import describe_rows
 
 MakeTrainer = Callable[[float], Any]
 

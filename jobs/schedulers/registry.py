@@ -6,7 +6,7 @@ import functools
 import pkgutil
 from typing import Any
 
-from jobs.schedulers.base import Scheduler
+from jobs.schedulers.scheduler import Scheduler
 from vizsage.errors import ConfigError
 
 SCHEDULERS = {

@@ -19,7 +19,7 @@ import pytest
 from vizsage import cli
 from vizsage.contract import schemas
 from vizsage.contract.run_files import SCHEMA_VERSION, last_outcome, read_metrics, read_run
-from vizsage.contract.submissions import read_submissions
+from vizsage.contract.submission_lines import read_submissions
 from vizsage.files import write_json
 from vizsage.json_lines import write_jsonl
 

@@ -26,7 +26,7 @@ from vizsage.data.batching import (
     step_samples,
     stream_order,
 )
-from vizsage.data.formats.base import Format, Place
+from vizsage.data.formats.format import Format, Place
 from vizsage.data.images import EmbeddedImage
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, open_split

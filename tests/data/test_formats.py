@@ -18,8 +18,8 @@ import pytest
 from tests.data.test_sources import config_for, lines, record
 from vizsage.config import Config
 from vizsage.data import formats
-from vizsage.data.formats import base
-from vizsage.data.formats.base import Format, Place, is_file
+from vizsage.data.formats import format as base
+from vizsage.data.formats.format import Format, Place, is_file
 from vizsage.data.sources import data_identity, find_split, open_split, split_identity
 from vizsage.errors import DataError
 

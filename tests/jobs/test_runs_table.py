@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jobs.runs_table import Run, differing, render, rows, runs_below
 from vizsage.config import build_config, config_to_yaml
-from vizsage.contract.submissions import Submission
+from vizsage.contract.submission_lines import Submission
 from vizsage.errors import ConfigError, DataError
 
 

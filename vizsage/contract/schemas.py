@@ -10,7 +10,7 @@ MODELS = {
     "outcome": "run_files.Outcome",
     "metrics": "run_files.MetricsLine",
     "results": "results_file.ResultsFile",
-    "submissions": "submissions.Submission",
+    "submissions": "submission_lines.Submission",
 }
 """The class, in a module of this package, that describes a file, by the name that a user gives it. Of a file of JSON
 lines the class describes one line."""

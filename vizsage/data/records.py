@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vizsage.data.field_names import missing_field
-from vizsage.data.formats.base import Format
+from vizsage.data.formats.format import Format
 from vizsage.data.images import FileImage
 from vizsage.data.json_values import BrokenRecord
 from vizsage.data.knowledge import KnowledgeTable

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from vizsage.config import Config
 from vizsage.data.field_names import record_form
 from vizsage.data.formats import find_format, layouts
-from vizsage.data.formats.base import Format, feed_files
+from vizsage.data.formats.format import Format, feed_files
 from vizsage.data.json_values import Number
 from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.record_fields import BadRecord

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.schedulers.base import Told
 from jobs.schedulers.kubernetes import pod_ends, pod_waits
 from jobs.schedulers.kubernetes.kubectl import get
 from jobs.schedulers.kubernetes.pods import Pod, last_words, pods_of
+from jobs.schedulers.scheduler import Told
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.schedulers.base import Job, JobOptions, Option, Scheduler, Told, path_or_name
+from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told, path_or_name
 
 if TYPE_CHECKING:
     from jobs.schedulers.kubernetes.apply import Shipment

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.schedulers.base import JobOptions
 from jobs.schedulers.local import detached
 from jobs.schedulers.local.local_entries import Ended, Entry
 from jobs.schedulers.local.local_queue import Queue, job_id, queue_here
 from jobs.schedulers.local.local_states import end_without_supervisor
 from jobs.schedulers.local.visible_gpus import gpus_of_job, visible_gpus
+from jobs.schedulers.scheduler import JobOptions
 from jobs.spec import Work
 from jobs.submissions import Submission, note, now
 from vizsage.errors import ConfigError, VizSageError

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.schedulers.base import Job, JobOptions, Option, Scheduler, Told
+from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told
 
 if TYPE_CHECKING:
     from jobs.schedulers.local.local_jobs import Resources

@@ -6,11 +6,11 @@ import os
 import signal
 from pathlib import Path
 
-from jobs.schedulers.base import LOST, Told
 from jobs.schedulers.local.job_ends import BY_CANCEL, end_of
 from jobs.schedulers.local.local_entries import Ended, Entry
 from jobs.schedulers.local.local_processes import processes_of, send
 from jobs.schedulers.local.local_queue import Queue, queue_of, this_host
+from jobs.schedulers.scheduler import LOST, Told
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.schedulers.base import JobOptions
+from jobs.schedulers.scheduler import JobOptions
 from jobs.schedulers.slurm.profile import Profile, load_profile
 from jobs.terminal import warn
 from vizsage.config import build

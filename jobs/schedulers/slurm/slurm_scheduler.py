@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.schedulers.base import Job, JobOptions, Option, Scheduler, Told, path_or_name
+from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told, path_or_name
 
 if TYPE_CHECKING:
     from jobs.schedulers.slurm.profile import Profile

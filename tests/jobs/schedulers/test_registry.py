@@ -10,8 +10,8 @@ import pytest
 
 from jobs.log_files import newest_begun, print_files
 from jobs.schedulers import registry
-from jobs.schedulers.base import Job, JobOptions, Option, Scheduler, Told
 from jobs.schedulers.registry import SCHEDULERS, scheduler_named
+from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told
 from jobs.spec import Work
 from jobs.submissions import Submission, find, now
 from tests.jobs.command import printed, refused, run

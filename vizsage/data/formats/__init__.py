@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vizsage.data.formats.base import Format, Place
+from vizsage.data.formats.format import Format, Place
 from vizsage.data.formats.json_array import JsonArray
-from vizsage.data.formats.json_lines import JsonLines
+from vizsage.data.formats.json_lines_files import JsonLines
 from vizsage.data.formats.parquet import ParquetFiles
 from vizsage.data.formats.saved_folder import SavedFolder
 from vizsage.errors import DataError

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vizsage.data.formats.base import Format, JsonFile, Place, is_file
-from vizsage.data.formats.json_lines import SUFFIXES
+from vizsage.data.formats.format import Format, JsonFile, Place, is_file
+from vizsage.data.formats.json_lines_files import SUFFIXES
 from vizsage.data.json_values import JsonError, array_values
 from vizsage.data.opening import open_file
 from vizsage.errors import DataError

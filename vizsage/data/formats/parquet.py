@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vizsage.data.formats.base import Format, Place, is_file
+from vizsage.data.formats.format import Format, Place, is_file
 from vizsage.data.images import FileImage
 from vizsage.errors import DataError, one_line, quoted
 

@@ -10,7 +10,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vizsage.data.formats.base import Format, Place, is_file
+from vizsage.data.formats.format import Format, Place, is_file
 from vizsage.data.opening import leaves_folder, open_inside
 from vizsage.errors import DataError, one_line, quoted
 

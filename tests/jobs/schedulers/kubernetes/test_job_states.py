@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from jobs.schedulers.base import Told
 from jobs.schedulers.kubernetes import job_states, pod_ends, pod_waits
+from jobs.schedulers.scheduler import Told
 from jobs.status import state_of
 from jobs.submissions import Submission
 from tests.jobs.api_server import ApiServer

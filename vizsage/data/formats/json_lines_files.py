@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, cast
 
-from vizsage.data.formats.base import Format, JsonFile, Place, is_file
+from vizsage.data.formats.format import Format, JsonFile, Place, is_file
 from vizsage.data.json_values import JsonError, json_lines, parse_line
 from vizsage.data.opening import open_file
 from vizsage.errors import DataError
