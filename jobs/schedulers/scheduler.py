@@ -134,7 +134,7 @@ class Scheduler(Protocol[Prepared]):
     name: ClassVar[str]
     title: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
-    time_limit: ClassVar[str]
+    time_limit: ClassVar[str] = "of the job"
     timed_out: ClassVar[str | None] = None
     shares_files: ClassVar[bool] = True
     own_lines: ClassVar[str] = ""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tokenizers import normalizers, pre_tokenizers
 
-from tests.families import BUILDERS, END_OF_TURN, model_folder
+from tests.families import BUILDERS, END_OF_TURN, FIRST_TOKEN_BY_TOKENIZER, model_folder
 from tests.families.data import image, samples, settings
 from vizsage.data import encoding
 from vizsage.data.collate import IGNORED, PromptCollator, TrainCollator
@@ -94,8 +94,8 @@ def test_inputs_are_what_the_processor_makes_of_prompt_and_answer(family: str) -
         image = encoding.load_image(sample.images[0], max_image_px=10**6)
         text = render_prompt(processor, sample, config, sample.description)
         text += answer_suffix(processor, sample.answer, config)
-        # Only LLaVA's template leaves the first token to the tokenizer.
-        whole = processor(text=[text], images=[[image]], return_tensors="pt", add_special_tokens=family == "llava")
+        special = family in FIRST_TOKEN_BY_TOKENIZER
+        whole = processor(text=[text], images=[[image]], return_tensors="pt", add_special_tokens=special)
         inputs = model_inputs(TrainCollator(processor, config)([sample]))
         del inputs["labels"]
         assert inputs.keys() == {name for name, value in whole.items() if isinstance(value, torch.Tensor)}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +25,8 @@ from vizsage.data.formats import format as base
 from vizsage.data.formats.format import Format, Place, is_file
 from vizsage.data.sources import data_identity, find_split, open_split, split_identity
 from vizsage.errors import DataError
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,58 @@ def test_one_more_format_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_message_of_a_missing_split_lists_all_layouts() -> None:
-    assert formats.layouts("val") == (
-        "val.json, val.jsonl, val.jsonl.gz, val.parquet, val-00000-of-0000N.parquet or a folder val of save_to_disk"
-    )
+    message = formats.layouts("val")
+    layouts = [layout.format("val") for form in formats.FORMATS for layout in form.layouts]
+    assert {"val.json", "val.jsonl.gz", "val.parquet", "a folder val of save_to_disk"} <= set(layouts)
+    assert message == f"{', '.join(layouts[:-1])} or {layouts[-1]}"
+
+
+def write_json_array(place: Place, records: list[Record]) -> None:
+    (place.folder / "train.json").write_text(json.dumps(records))
+
+
+def write_json_lines(place: Place, records: list[Record]) -> None:
+    (place.folder / "train.jsonl").write_bytes(lines(records))
+
+
+def write_parquet(place: Place, records: list[Record]) -> None:
+    for i in range(2):
+        pq.write_table(
+            pa.Table.from_pylist(records[2 * i : 2 * i + 2]), place.folder / f"train-0000{i}-of-00002.parquet"
+        )
+
+
+def write_saved_folder(place: Place, records: list[Record]) -> None:
+    datasets.Dataset.from_list(records).save_to_disk(place.folder / "train")
+
+
+# How to write a split of a format: each that is registered has an entry.
+WRITERS: dict[type[Format], Callable[[Place, list[Record]], None]] = {
+    formats.JsonArray: write_json_array,
+    formats.JsonLines: write_json_lines,
+    formats.ParquetFiles: write_parquet,
+    formats.SavedFolder: write_saved_folder,
+}
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_each_format_reads_from_any_record_on_and_in_other_processes(tmp_path: Path, form: type[Format]) -> None:
+    """A continued stream begins in the middle of a split, and workers get the format pickled."""
+    place = Place(tmp_path, "train", "train", tmp_path / "Images")
+    records = [record(image=f"{i}.jpg", question=f"what is {i}") for i in range(4)]
+    WRITERS[form](place, records)
+    [found] = form.find(place)
+    everything = list(found.records())
+    assert [(one["image"], one["question"]) for one in everything] == [(r["image"], r["question"]) for r in records]
+    for start in range(6):
+        assert list(pickle.loads(pickle.dumps(found)).records(start)) == everything[start:]
+    assert [one for one in formats.FORMATS if list(one.find(place))] == [form]
+    assert found.paths
+    before = found.identity(), found.state()
+    WRITERS[form](place, records[:3])
+    [changed] = form.find(place)
+    assert before != (changed.identity(), changed.state())
+    assert before[0] != changed.identity()
 
 
 def hashed(*paths: Path, ends: int | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.families import BUILDERS, END_OF_TURN
+from tests.families import BUILDERS, END_OF_TURN, IMAGE_FIRST
 from tests.families.data import image, settings
 from vizsage import interruption
 from vizsage.data import prompts
@@ -53,7 +53,7 @@ def test_rendered_prompt_keeps_the_order(family: str) -> None:
     prompt = render_prompt(processor, SAMPLE, config, "A square.")
     image = processor.image_token if family != "gemma3" else "<start_of_image>"
     order = ["Answer.", image, "Description: A square.", "Question: What is it?"]
-    if family == "llava":  # its template puts images first
+    if family in IMAGE_FIRST:
         order = [image, "Answer.", *order[2:]]
     places = [prompt.index(part) for part in order]
     assert places == sorted(places)

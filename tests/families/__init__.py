@@ -1,6 +1,7 @@
 """Builders of small random models of the real architectures, with tokenizer and processor made on the spot.
 
-`BUILDERS[name](folder)` writes one to a folder; END_OF_TURN[name] is the token that ends an answer there.
+`BUILDERS[name](folder)` writes one to a folder; END_OF_TURN[name] is the token that ends an answer there. The sets say how
+the processors and templates of a family differ from those of most.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ END_OF_TURN: dict[str, str] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), qwen.END_OF_TURN),
     **dict.fromkeys(("idefics3", "smolvlm"), idefics.END_OF_TURN),
 }
+FIRST_TOKEN_BY_TOKENIZER = {"llava"}  # its template leaves it out
+IMAGE_FIRST = {"llava"}  # its template puts images before all text
+WITHOUT_TORCHVISION = {"mllama", "llava", "gemma3"}  # whose processors do not need it
 
 
 @functools.cache

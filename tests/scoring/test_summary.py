@@ -55,7 +55,7 @@ def test_names_and_counts() -> None:
     interval = summary.pop("exact_match_interval")
     assert 0 < interval[0] < 0.5 < interval[1] < 1
     metrics = summary.pop("metrics")
-    assert metrics == {
+    expected = {
         "exact_match": 0.5,
         "rigorous_match": 0,
         "token_f1": 0.5,
@@ -63,6 +63,7 @@ def test_names_and_counts() -> None:
         "anls": pytest.approx((0 + 0 + 6 / 7 + 0) / 4),
         "relaxed_accuracy": 0,
     }
+    assert {name: metrics[name] for name in expected} == expected
     assert summary == {
         "total_samples": 4,
         "images": 2,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.families import BUILDERS, model_folder
+from tests.families import BUILDERS, WITHOUT_TORCHVISION, model_folder
 from tests.families.data import samples, settings
 from vizsage.config import Config, build_config
 from vizsage.data.collate import TrainCollator
@@ -317,7 +317,7 @@ print(json.dumps(found))
             f"model_name {folders[family]}: its processor needs torchvision, which is not installed; "
             "`pip install torchvision`"
         )
-        if family in ("mllama", "llava", "gemma3"):
+        if family in WITHOUT_TORCHVISION:
             assert found[family] == len(samples())
         elif family == "idefics3":  # needs it in some releases of transformers
             assert found[family] in (len(samples()), needed)
