@@ -1,7 +1,7 @@
 """Builders of small random models of the real architectures, with tokenizer and processor made on the spot.
 
-`BUILDERS[name](folder)` writes one to a folder; END_OF_TURN[name] is the token that ends an answer there. The sets say how
-the processors and templates of a family differ from those of most.
+`BUILDERS[name](folder)` writes one to a folder; END_OF_TURN[name] is the token that ends an answer there. The sets say
+how the processors and templates of a family differ from those of most.
 """
 
 from __future__ import annotations
