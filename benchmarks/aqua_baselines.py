@@ -31,7 +31,7 @@ from vizsage.scoring.normalisation import normalise_squad
 from vizsage.scoring.statistics import CONFIDENCE, INTERVAL, bootstrap_intervals
 
 SCHEMA_VERSION = 1
-IN_DESCRIPTION = "answer stands word for word in the description"
+IN_DESCRIPTION = "answer is word for word in the description"
 SAME_QUESTION = "guessed from the same question on other paintings"
 BEGINNING = "guessed from the longest beginning of the question known from other paintings"
 

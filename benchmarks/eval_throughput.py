@@ -56,7 +56,7 @@ Answers = dict[str, list[int]]
 
 
 def main() -> int:
-    """Measure, print the table, and say whether the bars are met."""
+    """Measure, print the table, and print whether the required ratios are reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--size", choices=("real", "tiny"), default="tiny", help="sizes of model and images (default: tiny)")

@@ -126,7 +126,7 @@ def rows(samples: int) -> Iterator[dict[str, Any]]:
 
 
 def write_evaluation(folder: Path, samples: int) -> Path:
-    """A data set with an image of its own colour for each image, and an evaluation of it."""
+    """A data set with a different colour for each image, and an evaluation of it."""
     config = build_config({"base_path": str(folder / "data"), "output_dir": str(folder / "run")})
     evaluation = config.output_dir / "evaluation_results" / "test"
     config.images_dir.mkdir(parents=True)

@@ -3,7 +3,7 @@
 Usage: python -m benchmarks.train_throughput
 
 Random weights, drawn images and made-up questions, the same for all: 4.8 questions per image, then 3.6, then 1. Each
-contender is a process of its own. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
+contender is a separate process. `--size tiny` shows the ratios on any CPU; `--size real` measures Llama 3.2 11B
 Vision or Qwen2.5-VL 7B at their real sizes on a GPU, prints whether the bars are met and exits 1 when one is missed or
 a contender failed. A contender that cannot run on the machine is shown with the reason. The time of a step is the
 median of the measured ones; the mean wait for data is given as a share of it.
@@ -99,7 +99,7 @@ class Run:
         self.measurements: list[Measurement] = []
 
     def prepare(self) -> None:
-        """Make model and questions, in a process of its own: this one must hold no memory of the GPU."""
+        """Make model and questions, in a separate process: this one must hold no memory of the GPU."""
         result = self.work / "prepared.json"
         what = ["--prepare", *(["--merge", str(self.arguments.merge.absolute())] if self.arguments.merge else [])]
         seconds, problem = self._start(what, self.arguments.questions, result, "prepare")
@@ -135,7 +135,7 @@ class Run:
             _say(f"{name}: {seconds:.0f} s{f', {problem}' if problem else ''}")
 
     def save(self) -> None:
-        """Write what is there so far: whoever cuts the run short keeps the contenders before."""
+        """Write what is measured so far: a run that is interrupted keeps the contenders before."""
         if self.arguments.json:
             write_json(self.arguments.json, self.result())
 
@@ -230,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--warmup", type=int, default=4, metavar="N", help="steps before the clock (default: 4; unshared half, >= 2)")
     add("--steps", type=int, default=24, metavar="N", help="steps on the clock (default: 24; unshared a sixth, >= 2)")
     add("--set", nargs="+", default=[], metavar="key=value", help="settings of this project's runs")
-    add("--unsloth-resize", choices=("max", "min"), default="max", help="max: images stay as they are (default)")
+    add("--unsloth-resize", choices=("max", "min"), default="max", help="max: images keep their size (default)")
     add(
         "--models", type=Path, metavar="DIR", help="where models are kept for later runs; 16 to 22 GB each at real size"
     )
@@ -289,7 +289,7 @@ def _environment() -> dict[str, str]:
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait slow down whoever has work
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait slow down those that have work
     }
 
 

@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     cancel.add_argument(
         "--forget",
         action="store_true",
-        help="count the jobs as ended from now on, whatever the scheduler says",
+        help="count the jobs as ended from now on, whatever the scheduler reports",
     )
     sending("sweep", "send every combination of comma-separated values", ("train",))
     table = command("table", "one line for each run below a folder")

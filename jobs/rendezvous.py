@@ -30,7 +30,7 @@ _ANSWER = re.compile(rb"([0-9a-f]{32}) ([0-9a-f]{64})\n")
 _GO = re.compile(rb"go (\d+) ([0-9a-f]{64})\n")
 _LOOK_AGAIN_S = 0.5
 _ANSWER_S = 2.0
-_TELL_EVERY_S = 300.0
+_LOG_EVERY_S = 300.0
 _FORGOTTEN_S = 24 * 3600.0  # a secret that was not updated for so long belongs to a first node that was killed
 
 
@@ -80,7 +80,7 @@ def _wait_for_others(
 ) -> Meeting | None:
     everywhere = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     there: dict[int, tuple[socket.socket, _Proof]] = {}
-    told = time.monotonic()
+    logged = time.monotonic()
     with contextlib.ExitStack() as stack:
         dual = everywhere == socket.AF_INET6
         server = stack.enter_context(socket.create_server(("", port), family=everywhere, dualstack_ipv6=dual))
@@ -105,8 +105,8 @@ def _wait_for_others(
                     if number in there:
                         there[number][0].close()
                     there[number] = connection, proof
-            if time.monotonic() > told + _TELL_EVERY_S:
-                told = time.monotonic()
+            if time.monotonic() > logged + _LOG_EVERY_S:
+                logged = time.monotonic()
                 os.utime(place)
                 missing = ", ".join(str(number) for number in range(1, nodes) if number not in there)
                 sys.stderr.write(f"jobs.run: waiting for node {missing} of {nodes}\n")
@@ -178,17 +178,17 @@ def _keep_alive(connection: socket.socket) -> None:
 
 
 def _wait_for_first(node: int, address: str, port: int, received: Sequence[int], place: Path) -> Meeting | None:
-    told = time.monotonic()
+    logged = time.monotonic()
     while not received:
         try:
             with socket.create_connection((address, port), timeout=10.0) as connection:
                 if meeting := _told_to_go(connection, node, address, received, place):
                     return meeting
-        except OSError as error:  # its name is not known yet, nobody listens yet, or it has ended
+        except OSError as error:  # its name is not known yet, it does not listen yet, or it has ended
             if error.filename is not None:  # the file of the secret cannot be read
                 raise
-        if time.monotonic() > told + _TELL_EVERY_S:
-            told = time.monotonic()
+        if time.monotonic() > logged + _LOG_EVERY_S:
+            logged = time.monotonic()
             seen = "" if place.exists() else f"; {place}, which it writes, is not seen here yet"
             sys.stderr.write(f"jobs.run: waiting for the first node at {address}:{port}{seen}\n")
         time.sleep(_LOOK_AGAIN_S)
@@ -198,7 +198,7 @@ def _wait_for_first(node: int, address: str, port: int, received: Sequence[int],
 def _told_to_go(
     connection: socket.socket, node: int, address: str, received: Sequence[int], place: Path
 ) -> Meeting | None:
-    """Greet the first node and wait until it says go; None after a signal, and if another program listens there."""
+    """Greet the first node and wait until it sends "go"; None after a signal, and if another program listens there."""
     _keep_alive(connection)
     nonce = secrets.token_hex(16).encode()
     connection.sendall(b"vizsage node %d of %s %s\n" % (node, address.encode(), nonce))

@@ -141,7 +141,7 @@ def _command(
             meeting = _meeting(node, nodes, group, received, output_dir, stores)
         except OSError as error:
             code = EXIT_USAGE if isinstance(error, (PermissionError, NotADirectoryError)) else EXIT_UNKNOWN
-            return _say(f"{output_dir}: the processes cannot meet: {error}", code)
+            return _say(f"{output_dir}: the nodes cannot connect to each other: {error}", code)
         if meeting is None:
             return _say(f"{output_dir}: interrupted before all nodes had started: a failure", EXIT_UNKNOWN)
         environments = [one | meeting_place(*meeting) for one in environments]

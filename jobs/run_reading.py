@@ -1,4 +1,4 @@
-"""What the files of a run tell the launchers. Each of them may be missing or damaged."""
+"""What the launchers read from the files of a run. Each of them may be missing or damaged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNREADABLE = (OSError, ValueError, ConfigError)
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file that exists and does not tell what it should."""
+    """A file that exists and does not contain what it should."""
 
     reason: str
 
@@ -82,7 +82,7 @@ def sweep_members(folder: Path) -> list[Path]:
 
 
 def settings_of(run_dir: Path) -> Settings | Damaged | None:
-    """The settings that the run began with, or those that it was sent with: of the first file that tells them.
+    """The settings that the run began with, or those that it was sent with: from the first file that contains them.
 
     None where no file does; `Damaged` where that is because one of them is damaged.
     """

@@ -41,7 +41,7 @@ _INSIDE_A_RUN = frozenset({*RUN_FILES, JOBS})
 
 @dataclass(frozen=True)
 class Run:
-    """What the files of a run directory tell, and its state. None: no file tells it (yet)."""
+    """What the files of a run directory contain, and its state. None: no file contains it (yet)."""
 
     path: Path
     name: str
@@ -59,7 +59,7 @@ def runs_below(directory: Path, state_of: Callable[[Path], str]) -> list[Run]:
 
     Args:
         directory: where to look.
-        state_of: tells the state of a run directory.
+        state_of: returns the state of a run directory.
 
     Raises:
         ConfigError: there is no such folder.
@@ -73,7 +73,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One dictionary per run, ready for JSON.
 
     Keys: run, settings, best_exact_match, test_exact_match, test_limit, state, problems. Scores are None where there
-    are none, and where the file is damaged, which `problems` tells.
+    are none, and where the file is damaged, which `problems` reports.
     """
     keys = differing(runs)
     found = []

@@ -51,7 +51,7 @@ def send_run(options: argparse.Namespace) -> None:
 def send_sweep(options: argparse.Namespace) -> None:
     """Send every combination of the values in the overrides, one run each, or show what would be sent.
 
-    Where the scheduler takes each run as a job of its own, runs that are active are left out, so that a sweep that was
+    Where the scheduler takes each run as a separate job, runs that are active are left out, so that a sweep that was
     sent in part can be sent again for the others. Raises VizSageError.
     """
     from jobs.spec import work
@@ -177,5 +177,5 @@ def _refuse_second_job(run_dir: Path) -> None:
         one = found.submission
         raise ConfigError(
             f"{run_dir}: {one.kind} job {one.job_id} of this run is {found.state}; cancel it (python -m jobs "
-            f"cancel {one.job_id}; with --forget if it is gone all the same), wait for it, or name another output_dir"
+            f"cancel {one.job_id}; with --forget if the job is gone), wait for it, or name another output_dir"
         )

@@ -1,4 +1,4 @@
-"""The state of a run: what the scheduler tells of its jobs, and what jobs and run left in the run directory."""
+"""The state of a run: what the scheduler reports about its jobs, and what jobs and run left in the run directory."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def _left_behind(submission: Submission, title: str, outcome: Outcome | None) ->
             return "cancelled", by
         if submission.kind == "train" and _written_since(Path(submission.run_dir), submission.submitted):
             code = outcome.exit_code if outcome else EXIT_UNKNOWN
-            return word_for(code), f"{forgotten}; outcome.json tells"
-        return "unknown", f"{forgotten}, and it left no word"
+            return word_for(code), f"{forgotten}; state from outcome.json"
+        return "unknown", f"{forgotten}, and it left no outcome"
     if cancelled and code != EXIT_DONE:
         return "cancelled", by
     outside = ", stopped from outside" if code == EXIT_INTERRUPTED and host_state != "RUNNING" else ""

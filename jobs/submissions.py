@@ -91,7 +91,7 @@ def find(run: str | None) -> list[Submission]:
 
 
 def whose(run: str | None, found: Submission) -> str:
-    """The text behind a run directory that says that it was chosen, or that it is of another project; often empty."""
+    """The note behind a run directory: that it was chosen, or that it is of another project; often empty."""
     if run is None:
         return f" (the latest that was sent from {project()})"
     return f" (sent from {found.project})" if found.project and not _is_of(found, project()) else ""

@@ -116,7 +116,7 @@ def _split(key: str, text: str) -> Iterable[str]:
         char = text[index]
         if quote:
             if (char == "\\" and quote == '"') or char == quote == "'" == text[index + 1 : index + 2]:
-                index += 1  # an escaped character, or two single quotes, which stand for one
+                index += 1  # an escaped character, or two single quotes, which mean one
             elif char == quote:
                 quote = ""
         elif char in "\"'" and (index == start or text[index - 1] in " ,[{:"):

@@ -1,4 +1,4 @@
-"""The processes of this node: their environment variables, the store they meet at, and their launcher."""
+"""The processes of this node: their environment variables, the store that connects them, and their launcher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vizsage.errors import LAUNCHER, ConfigError
 LOOPBACK = "127.0.0.1"
 # How long processes may take to end after a signal: longer than any scheduler waits.
 _GRACE_S = 24 * 3600
-# By these variables torchrun, accelerate and MPI tell a process its rank in a group. Those that this launcher was given
+# By these variables torchrun, accelerate and MPI give a process its rank in a group. Those that this launcher was given
 # are not about the processes that it starts.
 _PLACES = [
     *"RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_NAME ROLE_WORLD_SIZE "
@@ -126,7 +126,7 @@ def launch(command: list[str], environments: list[dict[str, str]], received: lis
                 passed_on += 1
                 # Without this, torch would kill the others 30 seconds after the first has ended, while they write.
                 processes.close = functools.partial(close, timeout=_GRACE_S)  # type: ignore[method-assign]
-                for pid in processes.pids().values():  # each leads a process group of its own
+                for pid in processes.pids().values():  # each leads a separate process group
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, _asking_to_stop(number))
             result = processes.wait(timeout=0.2, period=0.1)

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread a process, nothing from the network, no GPU unless a test asks for it."""
+"""Shared by all tests: one thread per process, nothing from the network, no GPU unless a test asks for it."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def write_settings(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def write_data(tmp_path: Path) -> Callable[..., Path]:
-    """Write a data set in the layout of AQUA into tmp_path/data: three images a split, two questions an image.
+    """Write a data set in the layout of AQUA into tmp_path/data: three images per split, two questions per image.
 
-    Keyword arguments take the place of a split: a list of records, the text of its file, or None for no such file.
+    Keyword arguments replace a split: a list of records, the text of its file, or None for no such file.
     Images that records name are drawn unless they are there.
     """
 

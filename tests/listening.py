@@ -1,4 +1,4 @@
-"""Who may reach a port of this host, as the kernel tells."""
+"""Who may reach a port of this host, according to the kernel."""
 
 from __future__ import annotations
 

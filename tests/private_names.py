@@ -72,7 +72,7 @@ def _defined(tree: ast.AST) -> Iterator[str]:
 
 
 def _inherited(cls: type[Any]) -> Iterator[str]:
-    """Some attributes of the others' classes exist in instances only: their source tells."""
+    """Some attributes of the others' classes exist in instances only: their source is read."""
     uses = {name for name in vars(cls) if is_private(name)} | _of_self(inspect.getsource(cls))
     for base in cls.__mro__[1:]:
         if base.__module__.split(".")[0] in (*OWN, "builtins", "typing", "abc", "enum"):

@@ -18,7 +18,7 @@ NAMES = ["evaluate", "load_config", "predict", "train"]
 
 
 def python(code: str, folder: Path) -> str:
-    """What the code prints, run in a process of its own."""
+    """What the code prints, run in a separate process."""
     # With WANDB_MODE a library prints a line about it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment["PYTHONPATH"] = str(ROOT)

@@ -152,7 +152,7 @@ def test_a_model_that_is_not_at_hand_leaves_lengths_unmeasured(write_data: Write
 def test_a_backend_that_is_not_installed_is_warned_about(
     write_data: WriteData, monkeypatch: pytest.MonkeyPatch, backend: str, installed: bool, warned: int
 ) -> None:
-    """No more than that: on clusters `check` runs where there is no GPU, and jobs in an image of their own."""
+    """No more than that: on clusters `check` runs where there is no GPU, and jobs run in an image."""
     monkeypatch.setattr("vizsage.check.preflight.is_installed", lambda package: installed)
     text, error = report(settings(write_data(), backend=backend), decode=False)
     assert error is None

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, one line on stderr, nothing half-written."""
+"""The command line as a user sees it: exit codes, one line on stderr, nothing half-written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def vizsage(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+    """Run the command in a separate process."""
     command = [sys.executable, "-m", "vizsage", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)

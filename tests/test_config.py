@@ -345,11 +345,11 @@ def test_the_folder_of_a_run_stands_for_its_settings(tmp_path: Path, monkeypatch
     (run / "run.json").write_text("{}")
     config = load_config(run, ["lr=0.5"])
     assert (config.seed, config.lr, config.output_dir) == (7, 0.5, run)
-    assert load_config(run.absolute()).output_dir == run  # as it is written there
+    assert load_config(run.absolute()).output_dir == run  # as written there
     shutil.copytree(run, "copied")  # what comes of a copy belongs into the copy
     assert load_config(Path("copied")).output_dir == Path("copied")
     assert load_config(Path("copied"), ["output_dir=new"]).output_dir == Path("new")
-    (run / "run.json").unlink()  # of somebody's own making: its output_dir is what it says
+    (run / "run.json").unlink()  # made by a user: its output_dir is used
     assert load_config(run.rename("mine")).output_dir == Path("outputs/cc")
     (tmp_path / "mine" / "config.yaml").write_text("lr: fast")
     with pytest.raises(ConfigError, match=r"^mine/config.yaml: lr: "):

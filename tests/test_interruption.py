@@ -140,9 +140,9 @@ def test_a_latch_that_catches_already_serves() -> None:
         assert outer.signal == "SIGTERM"
 
 
-# --- a process of its own --------------------------------------------------------------------------------------------
+# --- in a separate process -------------------------------------------------------------------------------------------
 
-# In the place of training and evaluation, what takes no time; then the shutdown of Python, which does.
+# Instead of training and evaluation, something that takes no time; then the shutdown of Python, which takes some.
 ENDING = """
 import atexit, pathlib, sys, time, types
 folder = pathlib.Path(__file__).parent
@@ -168,7 +168,7 @@ def wait_for(path: Path) -> None:
 def test_a_signal_after_the_end_does_not_change_the_exit_code(
     tmp_path: Path, command: str, number: signal.Signals
 ) -> None:
-    """Python's shutdown takes a moment, and outcome.json says already that all is done."""
+    """Python's shutdown takes a moment, and outcome.json already contains that all is done."""
     (tmp_path / "sitecustomize.py").write_text(ENDING)
     (tmp_path / "run.yaml").write_text("device: cpu\n")
     process = subprocess.Popen(
@@ -183,7 +183,7 @@ def test_a_signal_after_the_end_does_not_change_the_exit_code(
 
 @pytest.mark.parametrize("early", [False, True])
 def test_a_process_is_told_to_stop_when_its_launcher_is_killed(tmp_path: Path, early: bool) -> None:
-    """Also when the launcher dies before the process has asked to be told."""
+    """Also when the launcher dies before the process has asked for the signal."""
     child = f"""
 import os, pathlib, sys, time
 from vizsage.interruption import catch_signals, end_with_launcher

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: what a second one is told, and where there are no locks."""
+"""One process at a time in a folder: the error of a second one, and where there are no locks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vizsage.lock import only_one
 
 
 def refusal(folder: Path) -> str | None:
-    """What another process is told; POSIX locks do not keep a process from itself."""
+    """The error of another process; POSIX locks do not keep a process from itself."""
     context = multiprocessing.get_context("fork")
     told = context.SimpleQueue()
 
@@ -35,7 +35,7 @@ def refusal(folder: Path) -> str | None:
 
 def test_the_second_process_is_told_of_the_first(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    for doing in ("training", "evaluating"):  # once more: a lock that was given back keeps nobody out
+    for doing in ("training", "evaluating"):  # again: a lock that was released blocks no process
         with only_one(folder, doing):
             assert f"process {os.getpid()} on host {os.uname().nodename} has been {doing} since 2" in refusal(folder)  # type: ignore[operator]
         assert refusal(folder) is None

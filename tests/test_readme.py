@@ -1,4 +1,4 @@
-"""What README.md and ARCHITECTURE.md say, held against the tree."""
+"""The content of README.md and ARCHITECTURE.md, compared with the tree."""
 
 from __future__ import annotations
 
@@ -76,23 +76,23 @@ def test_every_command_stands_in_the_readme_and_every_command_there_exists(capsy
 
 
 def test_files_that_the_architecture_names_exist() -> None:
-    rooms = page("ARCHITECTURE.md").partition("## Rooms")[2].partition("## Walls")[0]
+    packages = page("ARCHITECTURE.md").partition("## Packages")[2].partition("## Rules")[0]
     there = {
         path.name
         for folder in ("vizsage", "jobs", "slurm", "config", "tools", "benchmarks", "tests")
         for path in (ROOT / folder).rglob("*")
     }
-    named = set(re.findall(r"\b([a-z_]+\.(?:py|yaml))\b", rooms)) | set(re.findall(r"\b([a-z_]+)/", rooms))
+    named = set(re.findall(r"\b([a-z_]+\.(?:py|yaml))\b", packages)) | set(re.findall(r"\b([a-z_]+)/", packages))
     assert (
         named - {"vizsage", "jobs", "slurm", "tools", "benchmarks", "config", "docs", "architecture", "tests"} <= there
     )
 
 
 def test_modules_are_all_in_the_architecture() -> None:
-    rooms = page("ARCHITECTURE.md").partition("## Rooms")[2].partition("## Walls")[0]
+    packages = page("ARCHITECTURE.md").partition("## Packages")[2].partition("## Rules")[0]
     for path in (*(ROOT / "vizsage").rglob("*.py"), *(ROOT / "jobs").glob("*.py")):
         if path.name not in ("__init__.py", "__main__.py") and not {"tiny", "families"} & set(path.parts):
-            assert re.search(rf"\b{path.name}\b", rooms), path
+            assert re.search(rf"\b{path.name}\b", packages), path
 
 
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", *DOCS])

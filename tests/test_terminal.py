@@ -122,7 +122,7 @@ def test_tables_of_an_evaluation() -> None:
     console.print(comparison_table([row], mode="squad"))
     assert isinstance(console.file, io.StringIO)
     out = safe(console.file.getvalue())
-    assert out.count(SHOWN) == 4 + 4 + 4 + 2  # and twice normalised
+    assert out.count(SHOWN) == 4 + 4 + 4 + 2  # and 2 normalised
     assert next(line for line in out.splitlines() if SHOWN in line) == f"│ {' │ '.join([SHOWN] * 4)} │ no    │"
 
 

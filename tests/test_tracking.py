@@ -1,4 +1,4 @@
-"""W&B is logged to offline where it cannot be reached, and says so, without hanging."""
+"""W&B is logged to offline where it cannot be reached, and logs that, without hanging."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vizsage.evaluation.evaluate import evaluate
 
 @pytest.fixture(autouse=True)
 def forget_settings() -> Iterator[None]:
-    """W&B reads its environment once a process."""
+    """W&B reads its environment once per process."""
     import wandb
 
     wandb.teardown()
@@ -40,7 +40,7 @@ def test_without_a_login_it_is_offline_and_says_so(
 def test_without_a_network_it_is_offline_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A login for a server that nobody runs: port 9 (discard) of this machine."""
+    """A login for a server that does not exist: port 9 (discard) of this machine."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -77,7 +77,7 @@ def test_an_unknown_mode_is_found_before_anything_is_read(monkeypatch: pytest.Mo
     for command in (quick_check, evaluate, lambda config: check(config, console=Console())):
         with pytest.raises(ConfigError, match=r"WANDB_MODE: expected one of online, offline, .*, found 'bogus'"):
             command(config)
-    with pytest.raises(DataError):  # nobody asks W&B
+    with pytest.raises(DataError):  # W&B is not asked
         quick_check(config.model_copy(update={"use_wandb": False}))
 
 

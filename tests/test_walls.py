@@ -21,7 +21,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-# Rooms from top to bottom; an import goes from a room to one below it, or stays inside.
+# Packages from top to bottom; a module imports from a package below its own, or from its own.
 FLOORS = [
     {"__main__"},
     {"cli"},
@@ -39,10 +39,10 @@ FLOORS = [
     {"json_lines"},
     {"files"},
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-FLOOR[""] = -1  # the package itself, which offers functions of the rooms and imports them when they are used
+FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}
+FLOOR[""] = -1  # the package itself, which offers functions of the packages and imports them when they are used
 
-# Importing one of these must not import torch; the data room's processing, encoding and collation are the border.
+# Importing one of these must not import torch; `data`'s processing, encoding and collation are the border.
 TORCH_FREE = [
     name
     for name in MODULES
@@ -75,7 +75,7 @@ def loaded_by(*modules: str, heavy: tuple[str, ...]) -> list[str]:
     return done.stderr.splitlines()
 
 
-def room(module: str) -> str:
+def package_of(module: str) -> str:
     """`data` for vizsage.data.sources."""
     return module.split(".")[1] if "." in module else ""
 
@@ -90,7 +90,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide which room they reach"
+            assert node.level == 0, f"{path}: relative imports hide which package they reach"
             # `from vizsage.data import sources` imports the module vizsage.data.sources
             names = [f"{node.module}.{alias.name}" for alias in node.names if f"{node.module}.{alias.name}" in MODULES]
             names = names or [str(node.module)]
@@ -100,17 +100,17 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_downward_only(module: str) -> None:
-    own = room(module)
+    own = package_of(module)
     for target, _ in imports(MODULES[module]):
-        other = room(target)
+        other = package_of(target)
         if not target.startswith("vizsage") or not other or other == own:
             continue
-        assert other in FLOOR, f"{module} imports {target}, a room without a floor"
-        assert FLOOR[own] < FLOOR[other], f"{module} imports {target}, which does not lie below it"
+        assert other in FLOOR, f"{module} imports {target}, a package without a place in FLOOR"
+        assert FLOOR[own] < FLOOR[other], f"{module} imports {target}, which is not below it"
 
 
 def test_every_room_has_a_floor() -> None:
-    assert {room(module) for module in MODULES} - {""} <= set(FLOOR)
+    assert {package_of(module) for module in MODULES} - {""} <= set(FLOOR)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -207,14 +207,14 @@ def test_only_the_contract_spells_the_names_of_the_files_of_a_run(path: Path) ->
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
-    reached = {room(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
+    reached = {package_of(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
     # Of scoring the table of runs needs the title of the metric that it shows.
     light = {"config", "contract", "errors", "files", "hints", "json_lines", "streams", "scoring"}
     assert reached <= light, path
 
 
 def test_launchers_import_without_torch() -> None:
-    """A login node has little memory, and `python -m jobs status` shall answer at once."""
+    """A login node has little memory, and `python -m jobs status` must answer at once."""
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in JOBS if path.stem != "__main__"]
     assert {"jobs.run", "jobs.runs_table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
@@ -282,7 +282,7 @@ def test_a_file_has_at_most_300_lines(path: Path) -> None:
 
 OBJECTS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
 OBJECTS |= {"send_object_list", "recv_object_list"}
-# Steps of its own worker processes, through a pipe that no other process can open.
+# Steps from its worker processes, through a pipe that no other process can open.
 UNPICKLES = {"vizsage/training/prefetch.py": {"HIGHEST_PROTOCOL", "loads"}}
 
 

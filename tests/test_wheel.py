@@ -1,4 +1,4 @@
-"""The wheel alone, installed in an environment of its own and used from an empty folder."""
+"""The wheel alone, installed in a separate environment and used from an empty folder."""
 
 from __future__ import annotations
 

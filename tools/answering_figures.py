@@ -3,7 +3,7 @@
 Usage: python -m tools.answering_figures README.md
 
 Reads what `python -m benchmarks.eval_throughput --json benchmarks/results/answering/NAME.json` wrote, a table per file.
-They are between two markers; the rest of the page is left as it is.
+They are between two markers; the rest of the page is not changed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Usage: python -m tools.aqua_figures README.md
 
 Reads what `python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json` wrote. The table is between two
-markers; the rest of the page is left as it is.
+markers; the rest of the page is not changed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def aqua_lines(found: dict[str, Any]) -> list[str]:
     asked = found["questions_a_painting"]
     return [
         f"AQUA's validation split, {found['pairs']:,} questions on {found['paintings']:,} paintings "
-        f"({asked['mean']:.1f} a painting, {asked['most']} at most); {found['interval']['confidence']:.0%} intervals "
+        f"({asked['mean']:.1f} per painting, {asked['most']} at most); {found['interval']['confidence']:.0%} intervals "
         "over paintings (`make benchmark-aqua`):",
         "",
         "| questions | what | share | interval |",

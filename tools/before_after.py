@@ -15,7 +15,7 @@ from vizsage.config import load_config
 
 
 def main() -> int:
-    """Print the line and where the results lie."""
+    """Print the line and where the results are."""
     config = load_config(Path(sys.argv[1]))
     split = sys.argv[2] if len(sys.argv) > 2 else "test"
     folder = config.output_dir / "evaluation_results"

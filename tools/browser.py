@@ -1,6 +1,6 @@
 """Chromium without a screen, driven over the W3C WebDriver protocol: plain HTTP to chromedriver, no package.
 
-Debian has both: apt-get install chromium chromium-driver. https://www.w3.org/TR/webdriver2/ tells the paths; those that
+Debian has both: apt-get install chromium chromium-driver. https://www.w3.org/TR/webdriver2/ lists the paths; those that
 begin with goog/cdp pass a command of the DevTools protocol on.
 """
 
@@ -115,7 +115,7 @@ class Browser:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A Chromium with a profile of its own, closed in the end. Raises RuntimeError where there is none."""
+    """A Chromium with a separate profile, closed in the end. Raises RuntimeError where there is none."""
     if reason := browser_missing():
         raise RuntimeError(reason)
     with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:

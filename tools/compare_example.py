@@ -3,7 +3,7 @@
 Usage: python -m tools.compare_example README.md
 
 Compares the two evaluations that `make demo` left in outputs/demo. The output is between two markers; the rest of
-the file is left as it is.
+the file is not changed.
 """
 
 from __future__ import annotations

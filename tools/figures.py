@@ -3,7 +3,7 @@
 Usage: python -m tools.figures README.md
 
 Reads what `make demo` left in outputs/demo and what `python -m benchmarks.data_speed --json outputs/benchmark.json`
-wrote. The table is between two markers; the rest of the file is left as it is.
+wrote. The table is between two markers; the rest of the file is not changed.
 """
 
 from __future__ import annotations

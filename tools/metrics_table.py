@@ -2,7 +2,7 @@
 
 Usage: python -m tools.metrics_table README.md
 
-The table is between two markers; the rest of the file is left as it is.
+The table is between two markers; the rest of the file is not changed.
 """
 
 from __future__ import annotations

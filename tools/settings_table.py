@@ -2,7 +2,7 @@
 
 Usage: python -m tools.settings_table README.md
 
-The table is between two markers; the rest of the file is left as it is.
+The table is between two markers; the rest of the file is not changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def with_table(markdown: str) -> str:
 
 
 def settings_table() -> str:
-    """One row a setting: key, allowed values, default, meaning."""
+    """One row per setting: key, allowed values, default, meaning."""
     lines = ["| key | values | default | meaning |", "|---|---|---|---|"]
     for key, schema in Config.model_json_schema()["properties"].items():
         default = json.dumps(schema["default"], ensure_ascii=False)

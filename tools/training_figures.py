@@ -3,7 +3,7 @@
 Usage: python -m tools.training_figures README.md
 
 Reads what `python -m benchmarks.train_throughput --json benchmarks/results/NAME.json` wrote, a table per file; other
-benchmarks keep their figures beside them. The tables are between two markers; the rest of the page is left as it is.
+benchmarks keep their figures beside them. The tables are between two markers; the rest of the page is not changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def with_tables(markdown: str, results: Path = RESULTS) -> str:
 
 
 def kept(results: Path = RESULTS) -> list[dict[str, Any]]:
-    """What was measured of training: the files of `results` that tell of optimizer steps."""
+    """What was measured of training: the files of `results` that measure optimizer steps."""
     everything = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
     return [result for result in everything if "step_questions" in result.get("settings", {})]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, *, latch: SignalLatch | None = None) -> TrainingResult:
-    """Fine-tune as `config` says, or continue the run in its output_dir.
+    """Fine-tune with the settings `config`, or continue the run in its output_dir.
 
     Args:
         config: from `load_config`.
@@ -74,7 +74,7 @@ def evaluate(
 
     Raises:
         Interrupted: a signal came; the answers so far are on disk and the same call continues.
-        VizSageError: more than 1% of the records failed; the results are written all the same.
+        VizSageError: more than 1% of the records failed; the results are written nevertheless.
         RepeatingError: GPU memory exceeded; the answers so far are on disk.
         ConfigError, DataError, CheckpointError: before anything is written, or for an undecodable image on the way.
     """

@@ -98,7 +98,7 @@ def printable_json(text: str) -> str:
 
 
 def shortened(text: str, most: int = 200) -> str:
-    """`text` for a message: of more than `most` characters the middle is left out, and the message says how many."""
+    """`text` for a message: of more than `most` characters the middle is left out and their number inserted."""
     if len(text) <= most:
         return text
     kept = most // 2 - 15  # on each side; the rest is for the words between them

@@ -152,7 +152,7 @@ def parse_json(text: str | bytes, *, rewritable: bool = False) -> Any:
 def disk_full(folder: Path) -> OSError | None:
     """The error of a full disk, found by writing 1 MiB into `folder`; None where there is room.
 
-    For libraries whose error does not say why they could not write.
+    For libraries whose error does not contain why they could not write.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

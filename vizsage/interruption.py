@@ -57,7 +57,7 @@ def end_with_launcher() -> None:
     if not launcher:
         return
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        log.warning("the system does not tell this process of its launcher's death")
+        log.warning("this system cannot notify the process when its launcher ends")
     if os.getppid() != int(launcher):  # it died before the request
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -73,7 +73,7 @@ def only_one(folder: Path, doing: str) -> Iterator[Held]:
 
     Args:
         folder: where results are written.
-        doing: what the process does, as a message says it: "training", "evaluating".
+        doing: what the process does, in the words of a message: "training", "evaluating".
 
     Raises:
         FolderInUse: another process has the lock.

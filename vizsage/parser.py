@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument("--base", action="store_true", help="the base model, without an adapter")
         which.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
 
-    train = command("train", "fine-tune as CONFIG says; the same command continues an interrupted run")
+    train = command("train", "fine-tune with the settings in CONFIG; the same command continues an interrupted run")
     settings(train)
 
     evaluation = command("eval", "answer the questions of a split and score the answers; it continues, too")
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     modes = {
         "rigorous": ("rigorous", "exact match character by character"),
         "light": ("light", "exact match that ignores case, white space and Unicode form"),
-        "no-rigorous": ("squad", "SQuAD's exact match (default: as results.json beside the file says, else this)"),
+        "no-rigorous": ("squad", "SQuAD's exact match (default: that of results.json beside the file, else this)"),
     }
     for option, (name, summary) in modes.items():
         mode.add_argument(f"--{option}", dest="mode", action="store_const", const=name, help=summary)

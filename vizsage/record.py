@@ -36,7 +36,7 @@ GLOBAL_BATCH = "batch_size x grad_accum x processes"
 
 
 class RunFacts(TypedDict):
-    """What run.json says of a run before it is trained; see vizsage.contract.run_files.RunFile."""
+    """The content of run.json before a run is trained; see vizsage.contract.run_files.RunFile."""
 
     identity: Identity
     settings: dict[str, Any]

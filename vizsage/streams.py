@@ -46,7 +46,7 @@ class _Stream:
         if not self._product:
             return
         self._failed = True
-        if isinstance(error, BrokenPipeError):  # whoever read it has gone
+        if isinstance(error, BrokenPipeError):  # the reader has ended
             raise error
         raise VizSageError(f"stdout: what was asked for cannot be written there: {error.strerror}") from error
 
@@ -62,7 +62,7 @@ def escape_what_is_not_encodable() -> None:
     """
     codecs.register_error("vizsage.escape", _escape)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not where it was closed, or replaced by whoever calls this
+        if isinstance(stream, io.TextIOWrapper):  # not where it was closed, or replaced by the caller
             stream.reconfigure(errors="vizsage.escape")
 
 

@@ -79,7 +79,7 @@ def _tokens_around(processor: Any) -> int:
 
 
 def _plain_row(processor: Any, job: Job, mean: float) -> dict[str, Any]:
-    """Tokens and shape of the pixels of a row of its own, as the processor makes it."""
+    """Tokens and shape of the pixels of a separate row, as the processor makes it."""
     from benchmarks.throughput.drawn_questions import read_samples
     from vizsage.data.images import load_image
 

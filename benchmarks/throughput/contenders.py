@@ -95,7 +95,7 @@ class Job:
 
 
 class NotHere(Exception):
-    """A contender cannot run on this machine; the text says why."""
+    """A contender cannot run on this machine; the text is the reason."""
 
 
 # What all train alike: LoRA on attention and feed-forward layers of the language model.

@@ -17,7 +17,7 @@ from vizsage.data.sample import Sample
 from vizsage.data.sources import open_split
 from vizsage.files import write_text
 
-DRAWN = 24  # images that are drawn; the others are links to them, and images of their own for every contender
+DRAWN = 24  # images that are drawn; the others are links to them, which every contender treats as different images
 ANSWERS = ("a woman", "two", "the river", "red")
 SPREAD_WORDS = 8
 

@@ -21,7 +21,7 @@ def row_differences(row: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """In words, what of `row` is not as `expected`. Lengths are means of few rows: a tenth is no difference."""
     found = []
     if abs(row["tokens"] - expected["tokens"]) > 0.1 * expected["tokens"]:
-        found.append(f"{row['tokens']:.0f} tokens a row instead of {expected['tokens']:.0f}")
+        found.append(f"{row['tokens']:.0f} tokens per row instead of {expected['tokens']:.0f}")
     for key, unit in (("pixel_values", "pixel values"), ("tiles", "tiles")):
         if key in row and row[key] != expected.get(key):
             found.append(f"{row[key]:g} {unit} per image instead of {expected.get(key):g}")

@@ -1,4 +1,4 @@
-"""Random models of two families, at real size on a GPU and small on a CPU, each with a stand-in processor.
+"""Random models of two families, at real size on a GPU and small on a CPU, each with a simplified processor.
 
 The small ones keep the proportions that matter. Mllama: going over an image takes several times as long as
 training on the text of one question. Qwen2.5-VL: an image has several times as many tokens as a question.

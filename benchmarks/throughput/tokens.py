@@ -1,7 +1,7 @@
-"""A stand-in tokenizer of the kind that Llama 3 and Qwen have.
+"""A simplified tokenizer of the kind that Llama 3 and Qwen have.
 
-Every word is one token, so that the length of a row can be chosen. Ids lie below those of the real tokenizers; the
-sizes of embeddings and head are the model's own all the same.
+Every word is one token, so that the length of a row can be chosen. Ids are below those of the real tokenizers; the
+sizes of embeddings and head are still the model's own.
 """
 
 from __future__ import annotations

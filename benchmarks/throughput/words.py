@@ -1,4 +1,4 @@
-"""The words that questions are made of; each is one token of the stand-in tokenizer."""
+"""The words that questions are made of; each is one token of the simplified tokenizer."""
 
 WORDS = """a the of in on and with by to his her their that who what where which woman man child saint angel king
     couch river garden table window church mountain horse dog boat bridge crowd light shadow sky landscape portrait

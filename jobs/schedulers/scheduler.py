@@ -92,8 +92,8 @@ class Job(Generic[Prepared]):
     after: Work | None = None
 
 
-class Told(NamedTuple):
-    """What a scheduler tells of a job.
+class JobStatus(NamedTuple):
+    """What a scheduler reports about a job.
 
     Attributes:
         state: pending, running, ending, completed, cancelled, interrupted, failed, LOST, or the scheduler's own word.
@@ -109,7 +109,7 @@ class Told(NamedTuple):
 class Scheduler(Protocol[Prepared]):
     """A place that runs jobs.
 
-    A job's script may leave three files in the folder `jobs` of the run directory. They tell of jobs that the
+    A job's script may leave three files in the folder `jobs` of the run directory. They describe jobs that the
     scheduler has forgotten: `ID.end` (exit code of the newest attempt and RUNNING, or another word where the job was
     being stopped from outside), `ID.failures` (how many attempts have failed) and `ID_0_log.out` or another name, the
     log.
@@ -127,7 +127,7 @@ class Scheduler(Protocol[Prepared]):
             error of the run.
         pattern_characters: characters that it would replace in the path of a log. No run directory may have them,
             because a run may be sent to another scheduler later.
-        node_rank_variable: the environment variable that tells a process on which node of a job it is, where the
+        node_rank_variable: the environment variable with the number of a process's node within a job, where the
             job's script cannot set NODE_RANK.
     """
 
@@ -146,10 +146,10 @@ class Scheduler(Protocol[Prepared]):
         """The jobs for `works`, in the order in which they are to be sent. Nothing is sent or written.
 
         `works` is one, or the trainings of a sweep. With `then_eval`, an evaluation is part of a training's job, or a
-        job of its own `after` the training.
+        separate job `after` the training.
 
         Raises:
-            ConfigError: what is asked for cannot be had here.
+            ConfigError: what is asked for is not possible here.
         """
 
     @abstractmethod
@@ -172,11 +172,11 @@ class Scheduler(Protocol[Prepared]):
         """
 
     @abstractmethod
-    def ask(self, submission: Submission) -> Told | None:
+    def ask(self, submission: Submission) -> JobStatus | None:
         """How a job is; None where the scheduler has forgotten it.
 
         Raises:
-            VizSageError: the scheduler does not answer. That tells nothing about the job.
+            VizSageError: the scheduler does not answer: the state of the job is unknown.
         """
 
     @abstractmethod
@@ -194,8 +194,8 @@ class Scheduler(Protocol[Prepared]):
         Args:
             submissions: the jobs of one run, oldest first. The last one is a job of this scheduler.
             follow: go on until the job has ended or Ctrl-C.
-            begin: is to be called once, before the first line and after errors that can be told before it. It says on
-                stderr which run the log is of.
+            begin: is to be called once, before the first line and after errors that can be raised before it. It prints
+                on stderr which run the log is of.
 
         Raises:
             ConfigError: there is no log yet.
@@ -203,5 +203,5 @@ class Scheduler(Protocol[Prepared]):
         """
 
     def step(self, submission: Submission) -> int | None:
-        """The newest optimizer step, for a run directory that tells none; None where it is unknown."""
+        """The newest optimizer step, for a run directory whose files do not contain it; None where it is unknown."""
         return None

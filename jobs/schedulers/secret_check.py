@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 _ANYWHERE = ("token", "password", "passwd", "passphrase", "secret", "secrets", "apikey", "credential", "credentials")
 _LAST = frozenset("key keys auth pass pw pwd pat jwt cred creds bearer".split())
 _KEYS = ("access_key", "api_key", "private_key", "secret_key", "account_key")
-# A name with one of these as its last part tells where a secret is, or how it is used.
+# A name with one of these as its last part names where a secret is, or how it is used.
 _NO_SECRET = frozenset(
     "path file dir sock socket name type url uri host port endpoint cmd command helper ttl timeout limit length size "
     "count mode method provider parallelism stdin".split()
@@ -133,7 +133,7 @@ def _in_line(line: str) -> Iterator[str]:
 
 
 def _is_literal(word: str) -> bool:
-    """Whether a word of bash contains text of its own, besides what is read when the script runs."""
+    """Whether a word of bash contains literal text, besides what is read when the script runs."""
     rest = ""
     for part in _PART.finditer(word):
         if part["single"] is not None:

@@ -151,7 +151,7 @@ def test_a_row_for_each_share(tmp_path: Path) -> None:
     (tmp_path / "aqua.json").write_text(json.dumps(kept))
     page = with_table(f"before\n{BEGIN}\nold\n{END}\nafter\n", tmp_path / "aqua.json")
     assert "old" not in page
-    assert "5,124 questions on 1,040 paintings (4.9 a painting, 11 at most); 95% intervals" in page
+    assert "5,124 questions on 1,040 paintings (4.9 per painting, 11 at most); 95% intervals" in page
     assert "| visual (1,500) | guessed | 61.5% | 58.8% to 64.1% |" in page
     with pytest.raises(ValueError, match="no place for the table"):
         with_table("no markers", tmp_path / "aqua.json")

@@ -1,4 +1,4 @@
-"""The benchmark of answering runs and tells the truth, and README shows what it found."""
+"""The benchmark of answering runs and reports what it measured, and README shows it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_two_contenders_on_this_machine(tmp_path: Path) -> None:
     assert found["bars"] == []
     assert "not run" in output
 
-    # The same again with another contender takes these over, and says so; at another size it does not.
+    # The same again with another contender takes these over, and prints that; at another size it does not.
     (tmp_path / "found.json").rename(tmp_path / "earlier.json")
     merge = ("--merge", str(tmp_path / "earlier.json"))
     code, found, output = run(tmp_path, "--questions", "4.8", "--only", "vizsage-hf-plain-16bit", *merge)
@@ -273,7 +273,7 @@ def test_each_bar_can_be_missed(index: int, change: dict[str, Any], missed: list
 
 
 def test_speed_and_memory_are_promised_of_one_contender() -> None:
-    """A faster one that takes more memory than unsloth stands back behind one that keeps within it."""
+    """A faster one that takes more memory than unsloth is ranked behind one that does not."""
     rows = [*mllama_rows(), measured("vizsage-unsloth-shared-16bit", 4.8, 40.0, 50)]
     bars = ratios.find_bars(rows, size="real", family="mllama")
     assert "vizsage-hf-shared-16bit 20.0" in bars[0].found

@@ -38,7 +38,7 @@ def test_the_page_shows_what_is_kept() -> None:
 
 
 def test_auto_is_the_backend_that_was_measured_to_be_the_faster() -> None:
-    """In every pair of one run that is alike but for the backend."""
+    """In every pair of one run that is equal except for the backend."""
     pairs = 0
     for result in kept():
         rows = result["measurements"]
@@ -64,7 +64,7 @@ def test_a_table_for_each_file_real_sizes_first(tmp_path: Path) -> None:
     assert page.startswith("before\n")
     assert page.endswith("after\n")
     assert page.index("Llama 3.2 11B") < page.index("A small model")
-    assert "24 questions a step, 112 text tokens a row; a GPU, 8 cores; torch 2.11.0, transformers 5.17.0 (" in page
+    assert "24 questions per step, 112 text tokens per row; a GPU, 8 cores; torch 2.11.0, transformers 5.17.0 (" in page
     assert r"| large\* | 4.8 | 20.0 |  |  | 6.68\* |  | 4.00 |" in page
     assert "| small | 4.8 | 20.0 | 29.0 | 0.4% | 6.68 |  | 4.00 |" in page
     assert "\n\\* measured before\n" in page

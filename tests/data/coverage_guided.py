@@ -27,7 +27,7 @@ SEEDS = [
 
 
 def read(folder: Path, kind: int, content: bytes) -> None:
-    """Read `content` as the file that `kind` says, and everything in it."""
+    """Read `content` as a file of `kind`, and everything in it."""
     name = ("AQUA/train.json", "AQUA/train.jsonl", "predictions.jsonl", "table.csv", "settings.yaml")[kind]
     path = folder / name
     path.parent.mkdir(exist_ok=True)

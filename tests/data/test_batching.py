@@ -1,4 +1,4 @@
-"""Orders and optimizer steps: every sample once an epoch, one sequence for all processes, positions that come back."""
+"""Orders and optimizer steps: every sample once per epoch, one sequence for all processes, restored positions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ListSource(Format):
 
 
 class Unreadable(EmbeddedImage):
-    """An image nobody may look at."""
+    """An image that must not be read."""
 
     def read(self) -> bytes:
         raise AssertionError("an image was read")
@@ -308,7 +308,7 @@ def asked(counts: dict[str, tuple[int, int]], seed: int = 0) -> list[Sample]:
 
 
 def batches_of(samples: list[Sample], **options: Any) -> list[list[Sample]]:
-    """Prompts of a token a word, images of 10."""
+    """Prompts of one token per word, images of 10 tokens."""
     return answer_batches(samples, lambda s: list(map(hash, s.question.split())), lambda _: 10, **options)
 
 

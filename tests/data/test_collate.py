@@ -342,7 +342,7 @@ def test_two_images_of_one_name_stay_two(share_images: bool) -> None:
 
 
 def test_bytes_that_tell_images_apart_are_read_once_for_a_batch() -> None:
-    """As in Parquet, where each row has a reference of its own: one reading to compare, one to decode the image."""
+    """As in Parquet, where each row has a separate reference: one reading to compare, one to decode the image."""
     config = settings("llava")
     read: list[int] = []
 

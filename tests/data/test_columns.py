@@ -91,7 +91,7 @@ def test_every_float32_reads_back_as_itself(tmp_path: Path) -> None:
 def test_whole_numbers_of_a_floating_point_column_are_said(
     tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """pandas turns a column of integers with an absent value into floats; what the file says is kept."""
+    """pandas turns a column of integers with an absent value into floats; the values of the file are kept."""
     years = pa.array([1642.0, None, 1700.0])
     found = samples(
         tmp_path, form, answer=pa.array([3.0, 4.0, 2.5]), need_external_knowledge=pa.array([0.0, 0.0, 0.0]), year=years

@@ -147,7 +147,7 @@ def test_damaged_bytes_raise_nothing_but_bad_image() -> None:
             for position in random.integers(0, min(len(damaged), 400), 4):
                 damaged[position] = random.integers(256)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow may warn of what it mends
+                warnings.simplefilter("ignore")  # Pillow may warn of what it repairs
                 try:
                     message = ""
                     assert load_image(EmbeddedImage("x", bytes(damaged)), max_image_px=10**6).mode == "RGB"
@@ -214,7 +214,7 @@ def test_bands_are_seen_in_no_pixel(mode: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_memory_that_transparency_takes(tmp_path: Path) -> None:
-    """Of a process of its own, because Pillow's memory is not Python's."""
+    """Of a separate process, because Pillow's memory is not Python's."""
     image = Image.linear_gradient("L").resize((3000, 3000)).quantize(16)
     image.save(tmp_path / "a.png", transparency=3, compress_level=1)
     code = (

@@ -138,7 +138,7 @@ def test_a_saved_data_set_may_be_a_link_and_have_links_inside(tmp_path: Path) ->
 
 @pytest.fixture
 def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file outside of Images/; what is checked is found sound, as it is a moment before it is swapped."""
+    """A file outside of Images/; the check passes, because the file is replaced only after it."""
     (tmp_path / "Images" / "sub").mkdir(parents=True)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_bytes(b"secret")

@@ -115,7 +115,7 @@ def test_template_that_hides_the_answer_is_refused(template: str) -> None:
     config = settings("mllama")
     processor = load_processor(config)
     processor.chat_template = template
-    with pytest.raises(ConfigError, match="prompt and answer cannot be told apart") as caught:
+    with pytest.raises(ConfigError, match="prompt and answer cannot be distinguished") as caught:
         AnswerLayout(processor, config)
     assert "\n" not in str(caught.value)
 

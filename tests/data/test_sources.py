@@ -462,7 +462,7 @@ def test_stream_notices_that_the_file_changed(tmp_path: Path) -> None:
 
 
 def test_stream_reads_no_further_than_it_must(tmp_path: Path) -> None:
-    """The end of the file is broken, and the first samples come all the same."""
+    """The end of the file is broken, and the first samples are read nevertheless."""
     split = split_of(tmp_path, [record(answer=str(i)) for i in range(5000)])
     split.path.write_bytes(split.path.read_bytes()[:-10])
     stream = open_split(config_for(tmp_path), "train").stream()

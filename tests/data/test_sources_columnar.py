@@ -24,7 +24,7 @@ from vizsage.errors import DataError
 
 Rows = list[dict[str, Any]]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-TYPES: dict[str, pa.DataType] = {}  # of columns that shall have another type than the one of their values
+TYPES: dict[str, pa.DataType] = {}  # of columns whose type differs from that of their values
 
 
 def png(value: int) -> bytes:
@@ -156,7 +156,7 @@ def nameless(count: int, images: int) -> Rows:
 
 
 def order_of(kind: str, config: Config) -> SampleOrder:
-    """An order of a split opened anew, as each process has it."""
+    """An order of a split that is opened again, as in each process."""
     split = open_split(config, "train")
     return memory_order(split.load(), 0) if kind == "memory" else stream_order(split, 0, 12)
 

@@ -128,7 +128,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_painting_follows_its_scene() -> None:
-    """Left and right shape lie where the scene says, in its colours."""
+    """Left and right shape are where the scene has them, in its colours."""
     for number in range(20):
         rng = Random(number)
         scene = paintings.random_scene(rng)

@@ -1,4 +1,4 @@
-"""Which process of how many: the environment says so wholly, or is refused in a line."""
+"""Which process of how many: the environment defines it completely, or is refused in one line."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def test_no_thread_is_left_that_python_would_abort_while_it_shuts_down(
     assert not any(thread.is_alive() for thread in beating)
 
 
-# --- whoever else reaches the port -----------------------------------------------------------------------------------
+# --- other programs that reach the port -------------------------------------------------------------------------------
 
 
 class Hostile:
@@ -194,7 +194,7 @@ def store(secret: str) -> SignedStore:
 
 @pytest.mark.parametrize("written", ["pickled", "signed by another", "of another key", "not JSON"])
 def test_what_a_stranger_writes_is_refused_and_never_run(two: Callable[..., Any], tmp_path: Path, written: str) -> None:
-    """In the place of what process 1 is about to say."""
+    """Instead of the message that process 1 is about to send."""
     trace = tmp_path / "ran"
     placed = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What docker/Dockerfile and .dockerignore say, without building: `make test-image` builds."""
+"""The content of docker/Dockerfile and .dockerignore, without building: `make test-image` builds."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Stage:
 
 
 def make_samples(count: int) -> list[Sample]:
-    """Two questions an image; every third needs external knowledge."""
+    """Two questions per image; every third needs external knowledge."""
     return [
         Sample(
             f"test-{i}",
@@ -137,7 +137,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
-    """Answers in the place of a model, to a split that lies on disk."""
+    """Answers instead of a model, to a split on disk."""
     model = FakeModel()
     made_by = {"adapter_sha256": "aa", "fingerprint": {"base_identity": "content:aa"}}
     monkeypatch.setattr(run, "find_adapter", lambda config, *, base, adapter: None if base else Path("adapter"))

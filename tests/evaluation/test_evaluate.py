@@ -1,4 +1,4 @@
-"""Evaluation: every sample counted once, failures said, results that tell what was run."""
+"""Evaluation: every sample counted once, failures reported, results that contain what was run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_streaming_writes_the_same_files(stage: Stage, config: Config, tmp_path:
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_nameless_images_of_the_same_bytes_are_one_image(stage: Stage, config: Config, streaming: bool) -> None:
-    """Counted as an image a question, they would make intervals too short."""
+    """Counted as one image per question, they would make intervals too short."""
     images = {sample.sample_id: png(("red", "blue")[i // 6]) for i, sample in enumerate(make_samples(12))}
     stage.split = FakeSplit(
         [replace(s, images=(BytesImage(s.sample_id, images[s.sample_id], named=False),)) for s in make_samples(12)]
@@ -145,7 +145,7 @@ def test_rigorous_mode(stage: Stage, config: Config) -> None:
     results = evaluate(config.model_copy(update={"use_text_normalization": False}))
     assert (results["exact_match_score"], results["mode"]) == (0.0, "rigorous")
     assert not any(row["exact_match"] for row in rows(config))
-    assert len(stage.model.asked) == 12  # scored anew, not answered anew
+    assert len(stage.model.asked) == 12  # scored again, not answered again
 
 
 def test_the_base_model_has_a_folder_of_its_own(stage: Stage, config: Config) -> None:
@@ -237,7 +237,7 @@ def test_a_report_beside_it_that_cannot_be_written_is_a_warning(
     evaluate(config, blind=True)
     report = config.output_dir / "evaluation_results/test-blind/report.html"
     report.unlink()
-    report.mkdir()  # as one of somebody else, which must not be replaced
+    report.mkdir()  # as another user's, which must not be replaced
     assert evaluate(config)["correct_predictions"] == 12
     assert f"{report}: not written again: " in caplog.text
 

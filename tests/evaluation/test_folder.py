@@ -92,7 +92,7 @@ def test_an_output_dir_without_a_training_takes_any_data(config: Config) -> None
 
 def test_the_base_model_is_that_of_the_run(config: Config) -> None:
     here, other = ({"fingerprint": {"base_identity": identity}} for identity in ("content:aa", "content:bb"))
-    check_base_model(config, other)  # no adapter yet: nothing tells
+    check_base_model(config, other)  # no adapter yet: nothing to compare with
     config.adapter_dir.mkdir()
     fingerprint = config.adapter_dir / "fingerprint.json"
     fingerprint.write_text(json.dumps({"base_identity": "content:aa"}))

@@ -171,7 +171,7 @@ def test_results_of_another_model_are_set_aside_and_its_answers_kept(
 
 
 def test_results_are_gone_while_another_model_answers(stage: Stage, config: Config) -> None:
-    """Nobody shall take the results of an earlier adapter for those to come."""
+    """The results of an earlier adapter must not be mistaken for the new ones."""
     evaluate(config)
     stage.made_by = {"adapter_sha256": "bb", "generation": {"num_beams": 1}}
     stage.model = FakeModel(before=lambda asked: os.kill(os.getpid(), signal.SIGTERM))
@@ -311,7 +311,7 @@ def test_results_of_other_conditions_are_set_aside_and_no_answer_is_lost(
     assert f"set aside in {aside.name}: they have another " in caplog.text
     assert named in caplog.text.split("they have another ")[1]
 
-    stage.split, stage.model = FakeSplit(make_samples(12)), FakeModel()  # as it was: the old answers again
+    stage.split, stage.model = FakeSplit(make_samples(12)), FakeModel()  # the first one again: its answers are used
     assert evaluate(config)["data"] == first["data"]
     assert stage.model.asked == []
     assert content(config) == whole

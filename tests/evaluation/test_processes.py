@@ -103,7 +103,7 @@ def test_a_signal_to_one_of_two_stops_both_and_three_go_on(config: Config, tmp_p
     whole = config.model_copy(update={"output_dir": tmp_path / "whole"})
     assert [code for code, _ in end(start(whole, tmp_path / "whole.yaml", 1))] == [0]
     assert results(config) == results(whole)
-    assert total == results(whole)[1]["total_samples"]  # nothing was answered twice
+    assert total == results(whole)[1]["total_samples"]  # no sample was answered again
 
 
 @pytest.mark.slow

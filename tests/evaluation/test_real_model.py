@@ -103,7 +103,7 @@ def test_batch_size_and_streaming_do_not_change_the_answers(config: Config, adap
         assert results["with_external_knowledge"]["samples"] == 5
         files.append((run.output_dir / "evaluation_results/test/predictions.jsonl").read_bytes())
     assert files[0] == files[1] == files[2]
-    assert len({tuple(ids) for ids in answers(run)}) > 5  # the model does not say one thing to everything
+    assert len({tuple(ids) for ids in answers(run)}) > 5  # the model does not give one answer to everything
 
 
 @pytest.fixture

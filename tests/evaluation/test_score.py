@@ -122,7 +122,7 @@ def test_the_numbers_and_the_mode_are_those_of_results_json(
     assert again == {name: results[name] for name in again}
     assert again["failed"] == [{"sample_id": f"test-{i}", "error": "it broke"} for i in (7, 8)]
     assert (again["tags_not_grouped"], again["by_tag"].keys()) == (["title"], {"school"})
-    # All that results.json holds of scores is there: what is left says what was run.
+    # All scores of results.json are there; the other keys describe what was run.
     assert not [name for name in results.keys() - again.keys() if "match" in name or name.endswith("predictions")]
     other = json.loads(printed(capsys, path, "--json", "--rigorous" if normalise else "--no-rigorous"))
     assert (other["exact_match_score"] < again["exact_match_score"]) == bool(normalise)

@@ -39,7 +39,7 @@ WITHOUT_TORCHVISION = {"mllama", "llava", "gemma3"}  # whose processors do not n
 
 @functools.cache
 def model_folder(name: str) -> Path:
-    """Folder of the family's model, built once a process and deleted at its end."""
+    """Folder of the family's model, built once per process and deleted at its end."""
     folder = Path(tempfile.mkdtemp(prefix=f"vizsage-{name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return BUILDERS[name](folder)

@@ -35,7 +35,7 @@ def settings(family: str, **changed: Any) -> Config:
 
 
 def image(colour: str, width: int = 40, height: int = 30) -> EmbeddedImage:
-    """A plain picture; its name tells colour and size."""
+    """A plain image; its name contains colour and size."""
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(buffer, "PNG")
     return EmbeddedImage(f"{colour}-{width}x{height}.png", buffer.getvalue())
@@ -79,7 +79,7 @@ def randomise_adapter(model: Any, std: float = 0.05, seed: int = 0) -> None:
 
 
 def damage_adapter(folder: Path, damage: str) -> str:
-    """Harm the weights of the adapter in `folder`; returns what a message has to say of it."""
+    """Damage the weights of the adapter in `folder`; returns what the message must contain."""
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
     names = sorted(tensors)

@@ -1,6 +1,6 @@
 """What a backend makes of a small model: `python -m tests.gpu.backend_facts BACKEND FOLDER settings.json`.
 
-A process of its own, because unsloth patches transformers in the process that imports it. Writes facts.pt and an
+Runs in a separate process, because unsloth patches transformers in the process that imports it. Writes facts.pt and an
 adapter into FOLDER.
 """
 

@@ -53,7 +53,7 @@ def facts(backend: str, family: str, folder: Path, **changed: Any) -> dict[str, 
 def test_loss_gradients_and_answers_are_those_of_hf(
     family: str, vision: bool, checkpointing: bool | str, tmp_path: Path
 ) -> None:
-    """Plain and shared; and once more after a validation, from which training must come back to logits."""
+    """Plain and shared; and again after a validation, after which training must use logits again."""
     settings = {"use_gradient_checkpointing": checkpointing, "finetune_vision_layers": vision}
     ours, theirs = (facts(backend, family, tmp_path, **settings) for backend in ("hf", "unsloth"))
     loss, gradients = ours["plain"]

@@ -47,7 +47,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def attempts(run_dir: Path) -> list[dict[str, Any]]:
-    """What run.json says about each attempt."""
+    """What run.json contains about each attempt."""
     found: list[dict[str, Any]] = json.loads((run_dir / "run.json").read_text())["attempts"]
     return found
 

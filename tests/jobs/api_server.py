@@ -1,7 +1,7 @@
 """A small API server for kubectl: it keeps what is applied and shows it again. No admission, no controllers.
 
 It follows the parts of the Kubernetes API that kubectl 1.32 asks for (aggregated discovery, OpenAPI v3 for field
-validation, the verbs of a resource). Whoever tests sets statuses, and adds the pods that a controller would make.
+validation, the verbs of a resource). A test sets statuses, and adds the pods that a controller would make.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if content := "".join(_kept(line, query) for line in piece.splitlines(keepends=True)).encode():
                     self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
             self.wfile.write(b"0\r\n\r\n")
-        except OSError:  # whoever followed has gone
+        except OSError:  # the client has ended
             self.close_connection = True
 
     def _where(self) -> tuple[str, dict[str, list[str]]]:

@@ -18,7 +18,7 @@ SILENT = {
 
 @pytest.fixture(autouse=True)
 def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the list of all submissions lies in this test, instead of in somebody's home."""
+    """Where the list of all submissions is in this test, instead of in a user's home."""
     folder = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
     return folder

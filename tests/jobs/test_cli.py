@@ -1,4 +1,4 @@
-"""`python -m jobs` as a user meets it: exit codes, one line on stderr, nothing sent or written after a mistake."""
+"""`python -m jobs` as a user sees it: exit codes, one line on stderr, nothing sent or written after a mistake."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def jobs(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+    """Run the command in a separate process."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "jobs", *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -35,7 +35,7 @@ def test_the_last_error_of_the_newest_attempt(tmp_path: Path, log: str, error: s
         ("jobs.run: out: interrupted\nValueError: x\n", "jobs.run: out: interrupted"),
         ("=== attempt 1 of job 7\n", None),
         ("", None),
-        # Killed: what comes last tells how far it got.
+        # Killed: the last lines show how far it got.
         ("default settings\ntrain: 30 samples\nstep 10/90: loss 3.1\nstep 20/90: loss 2.5\n", None),
         ("step 20: validation exact match 0.500 on 30\nvizsage: warning: step 20: 3 validation samples failed\n", None),
         ("Loading checkpoint shards:  60%|██████    | 3/5\ncontinuing from outputs/run/checkpoint-20\n", None),

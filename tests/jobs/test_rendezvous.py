@@ -1,4 +1,4 @@
-"""Nodes that meet: who counts as there, and who does not."""
+"""The rendezvous of nodes: which ones count as there, and which do not."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_whoever_does_not_know_the_secret_is_turned_away(meeting: Meeting) -> No
 
 @pytest.mark.parametrize("known", [False, True])
 def test_a_node_goes_nowhere_for_one_who_does_not_know_the_secret(tmp_path: Path, known: bool) -> None:
-    """Somebody else listens where the first node will: what he says counts only with the secret's proof."""
+    """Another program listens at the first node's port: its message counts only with the secret's proof."""
     received: list[int] = []
     found: list[Agreed | None] = []
     with socket.create_server(("127.0.0.1", 0)) as server, rendezvous._secret_at(tmp_path / "place") as secret:
@@ -175,7 +175,7 @@ def test_a_node_that_comes_twice_counts_once(meeting: Meeting) -> None:
 
 
 def test_both_ends_ask_whether_the_other_is_still_there(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that is switched off says nothing; without that question it would be waited for for days."""
+    """A host that is switched off sends nothing; without that question it would be waited for for days."""
     asked: list[int] = []
     keep_alive = rendezvous._keep_alive
 

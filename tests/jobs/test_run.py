@@ -24,7 +24,7 @@ from vizsage.record import write_outcome
 ROOT = Path(__file__).parents[2]
 MISHAPS = ROOT / "tests" / "integration" / "mishaps"
 
-# `vizsage` as the launcher sees it: a program in its place that does what WORKER says.
+# `vizsage` as the launcher sees it: another program instead, which runs WORKER.
 WORKER = """
 import json, os, pathlib, signal, sys, time
 rank, folder = int(os.environ.get("RANK", "0")), pathlib.Path(os.environ["FOLDER"])
@@ -305,7 +305,7 @@ def test_nodes_wait_for_each_other_and_start_together(tmp_path: Path) -> None:
     time.sleep(4)
     assert early.process.poll() is None
     assert not list(tmp_path.glob("ran-*"))
-    with contextlib.suppress(OSError):  # whoever else looks at the port is not taken for a node
+    with contextlib.suppress(OSError):  # another program that connects is not taken for a node
         socket.create_connection(("localhost", int(first["MASTER_PORT"])), timeout=1).close()
     late = Launch(tmp_path, TRAIN_THEN_EVAL, variables=first)
     assert (late.end()[0], early.end()[0]) == (0, 0)
@@ -401,7 +401,7 @@ FROM_OUTSIDE = {
 def test_the_place_of_another_process_reaches_none_and_only_this_host_reaches_the_store(
     tmp_path: Path, processes: int
 ) -> None:
-    """A port from outside does not matter on one node: its launcher has one of its own."""
+    """A port from outside does not matter on one node: its launcher chooses one."""
     assert Launch(tmp_path, PLACE, processes=processes, variables=FROM_OUTSIDE).end() == (0, "")
     found = [json.loads((tmp_path / f"place-{rank}").read_text()) for rank in range(processes)]
     if processes == 1:
@@ -554,7 +554,7 @@ def test_a_run_directory_in_use_is_worth_another_try_to_a_scheduler_and_a_mistak
 def test_a_run_of_two_processes_is_interrupted_and_continues(
     tmp_path: Path, write_data: Callable[..., Path], write_settings: Callable[..., Path], number: signal.Signals
 ) -> None:
-    """Killed, the launcher passes nothing on: its processes notice, save all the same and leave the run to the next."""
+    """Killed, the launcher passes nothing on: its processes notice, still save and leave the run to the next."""
     settings = write_settings(
         model_name="vizsage-tiny",
         device="cpu",

@@ -1,4 +1,4 @@
-"""The table of runs: which folders are runs, what their files tell, and what damaged ones do not hide."""
+"""The table of runs: which folders are runs, what their files contain, and what damaged ones do not hide."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_an_evaluation_is_told_what_is_asked_for(here: Path, capsys: pytest.Capt
 
 
 def test_submit_knows_every_option_of_an_evaluation() -> None:
-    """But --fresh, which would begin anew at every attempt."""
+    """But --fresh, which would begin again at every attempt."""
 
     def options(*words: str) -> set[str]:
         command = [sys.executable, "-m", *words, "--help"]

@@ -1,4 +1,4 @@
-"""The state of a job: what the scheduler tells, the files that the job left, and its last error."""
+"""The state of a job: what the scheduler reports, the files that the job left, and its last error."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def outcome(run_dir: Path, code: int, **more: Any) -> None:
         ("1 RUNNING", False, "failed", "exit code 1"),
         ("2 UNKNOWN", False, "failed", "exit code 2"),
         (None, True, "cancelled", "python -m jobs cancel"),
-        (None, False, "unknown", "no word"),
-        ("half a li", False, "unknown", "no word"),
+        (None, False, "unknown", "no outcome"),
+        ("half a li", False, "unknown", "no outcome"),
     ],
 )
 def test_a_forgotten_job_is_known_by_its_files(

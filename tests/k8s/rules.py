@@ -76,7 +76,7 @@ EACH = "{containers}."  # of all three kinds
 
 
 class Field(NamedTuple):
-    """Values that a field may have. `[*]` goes through a list; None stands for a field that is not there."""
+    """Values that a field may have. `[*]` goes through a list; None means a field that is missing."""
 
     control: str
     paths: tuple[str, ...]
@@ -177,7 +177,7 @@ def _down(node: Any, path: str, place: str) -> Iterator[tuple[str, Any]]:
             yield here, value
 
 
-# --- What kube-linter would say, as far as this project wants it.
+# --- What kube-linter would report, as far as this project wants it.
 
 Pod = Container = dict[str, Any]
 

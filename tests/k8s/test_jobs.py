@@ -224,7 +224,7 @@ def test_a_job_set_trains_and_then_evaluates() -> None:
 
 @pytest.mark.parametrize("overlay", ["single-gpu", "multi-node", "jobset", "kueue"])
 def test_nothing_changes_unnoticed(overlay: str) -> None:
-    """VIZSAGE_WRITE_GOLDEN=1 writes the files anew. Documents are compared: kustomize's versions write differently."""
+    """VIZSAGE_WRITE_GOLDEN=1 writes the files again. Documents are compared: kustomize's versions write differently."""
     text, file = render(K8S / "overlays" / overlay), GOLDEN / f"{overlay}.yaml"
     if os.environ.get("VIZSAGE_WRITE_GOLDEN") == "1":
         GOLDEN.mkdir(exist_ok=True)

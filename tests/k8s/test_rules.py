@@ -33,7 +33,7 @@ SOUND: dict[str, Any] = {
     "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
 }
 
-# What is laid over a container's or the pod's fields to break each control.
+# What replaces a container's or the pod's fields to break each control.
 BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("HostProcess", "pod", {"securityContext": {"windowsOptions": {"hostProcess": True}}}),
     ("HostProcess", "container", {"securityContext": {"windowsOptions": {"hostProcess": True}}}),

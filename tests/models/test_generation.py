@@ -1,4 +1,4 @@
-"""Answers: what is asked of the model, what is cut out of its output, and what is left as it was."""
+"""Answers: what is asked of the model, what is cut out of its output, and what is not changed."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_any_of_several_answers_will_do() -> None:
     ("prediction", "answers", "score"),
     [
         ("a red cat", ["the cat"], 2 / 3),  # precision 1/2, recall 1
-        ("cat cat dog", ["cat dog dog"], 2 / 3),  # each word counts as often as it stands in both
+        ("cat cat dog", ["cat dog dog"], 2 / 3),  # each word counts as often as it is in both
         ("cat", ["dog"], 0),
         ("cat", ["dog", "black cat"], 2 / 3),
         ("the", ["a"], 1),  # no word is left on either side

@@ -81,7 +81,7 @@ def test_result_is_tidy(text: str) -> None:
         ("somebody'd", "somebodyd"),  # the script's own slip
         ("black/white", "black white"),  # a mark between letters becomes a space
         ("black / white", "black white"),  # beside a space it goes
-        ("black- white-red", "black whitered"),  # wherever it stands, once it stands beside a space
+        ("black- white-red", "black whitered"),  # everywhere, if it is beside a space once
         ("1,000", "1000"),  # a comma between digits
         ("1,000 red-white", "1000 redwhite"),  # and with it every mark of the text
         ("red,white", "red white"),
@@ -89,7 +89,7 @@ def test_result_is_tidy(text: str) -> None:
         ("U.S.A.", "usa"),
         ("3. of 4.", "3 of 4"),  # the script means to keep a period after a digit too, and does not
         ("red;-white blue-green", "red white blue green"),  # beside a space as the text was written
-        ("v.2", "v.2"),  # a period before a digit stays, whatever stands before it
+        ("v.2", "v.2"),  # a period before a digit stays, whatever is before it
         ("10:30 o'clock", "10:30 o'clock"),  # colon and apostrophe stay
         ("what?!", "what"),
         ("a" + "." * 40, "a" + "." * 8),  # 32 periods go, because the script gives a flag for a count

@@ -18,7 +18,7 @@ BAR = 0.93  # of the data sets; the intervals aim at 0.95
 
 
 def questions(rng: np.random.Generator, images: int) -> np.ndarray:
-    """[DATA_SETS, images]: 1 to 11 questions an image."""
+    """[DATA_SETS, images]: 1 to 11 questions per image."""
     return rng.integers(1, 12, (DATA_SETS, images))
 
 
@@ -46,7 +46,7 @@ def test_intervals_cover_the_truth_of_clustered_questions(images: int, rate: flo
 
 
 def test_intervals_that_took_questions_as_independent_would_miss_the_bar() -> None:
-    """The simulation can tell: the same data, each question a cluster of its own."""
+    """The simulation detects it: the same data, each question as a separate cluster."""
     rng = np.random.default_rng(5)
     counts = questions(rng, 100)
     right = rng.binomial(counts, rates(rng, 100, 0.56, 0.5))
@@ -71,13 +71,13 @@ def test_intervals_of_scores_between_0_and_1_cover_the_truth() -> None:
 @pytest.mark.parametrize(("better", "worse"), [(0.2, 0.1), (0.1, 0.1), (0.05, 0.02)])
 @pytest.mark.parametrize("correlation", [0, 0.3])
 def test_differences_cover_the_truth(images: int, better: float, worse: float, correlation: float) -> None:
-    """The other run mends a share `better` of the questions and spoils a share `worse`."""
+    """The other run has a share `better` of the questions right that were wrong, and a share `worse` the reverse."""
     rng = np.random.default_rng([images, round(1000 * better), round(1000 * worse), round(10 * correlation)])
     counts = questions(rng, images)
-    mended = rng.binomial(counts, rates(rng, images, better, correlation))
-    spoilt = rng.binomial(counts - mended, rates(rng, images, worse / (1 - better), correlation))
-    both = rng.binomial(counts - mended - spoilt, 0.6)
-    differences, intervals = paired_difference(both + spoilt, both + mended, counts)
+    fixed = rng.binomial(counts, rates(rng, images, better, correlation))
+    broken = rng.binomial(counts - fixed, rates(rng, images, worse / (1 - better), correlation))
+    both = rng.binomial(counts - fixed - broken, 0.6)
+    differences, intervals = paired_difference(both + broken, both + fixed, counts)
     assert np.mean(differences) == pytest.approx(better - worse, abs=0.01)
     assert covered(intervals, better - worse) >= BAR
 

@@ -143,7 +143,7 @@ def test_a_metric_that_scores_a_part_is_a_mean_over_that_part_and_tells_its_size
 
 
 def test_questions_on_one_image_widen_the_interval() -> None:
-    """200 questions that stand and fall by image tell less than 200 independent ones."""
+    """200 questions that are right or wrong by image contain less information than 200 independent ones."""
     answers = ["cat" if i // 10 % 2 else "dog" for i in range(200)]
     together = summarise({**row("cat", answer), "image": f"{i // 10}.png"} for i, answer in enumerate(answers))
     apart = summarise({**row("cat", answer), "image": f"{i}.png"} for i, answer in enumerate(answers))

@@ -1,6 +1,6 @@
 """batch_size: auto: what is tried, what it leaves behind, and what a run makes of the number.
 
-A CPU has no limit, so a hook on the real model stands for one: more tokens in a forward pass than that in train mode
+A CPU has no limit, so a hook on the real model sets one: more tokens in a forward pass than that in train mode
 raise PyTorch's own error. tests/gpu has the same with a real one.
 """
 
@@ -144,7 +144,7 @@ def test_the_longest_samples_are_tried(make_config: MakeConfig, data_dir: Path, 
 def test_images_do_not_stand_in_twice(
     make_config: MakeConfig, data_dir: Path, share: bool, images: int, questions: int, streaming: bool
 ) -> None:
-    """No step has more tokens than what is tried, where there are few images, or a stream comes back to each."""
+    """No step has more tokens than what is tried, where there are few images, or a stream reads each again."""
     words = {"answer": "red", "need_external_knowledge": False}
     records = [
         {"image": f"{image}.png", "question": f"question {number} of {image} is this one?"} | words

@@ -15,7 +15,7 @@ from vizsage.training import checkpoints
 
 
 def nothing() -> None:
-    """One process: nobody to wait for."""
+    """One process: no other to wait for."""
 
 
 def save(output_dir: Path, step: int, content: bytes = b"weights") -> Path:

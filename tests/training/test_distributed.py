@@ -39,7 +39,7 @@ def losses(config: Config) -> list[float]:
 def test_two_processes_have_the_losses_of_one_and_stop_together(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    """The same samples a step: 1 process x 2 x 2 = 2 processes x 1 x 2. One process gets SIGTERM, both save and end."""
+    """The same samples per step: 1 process x 2 x 2 = 2 processes x 1 x 2. One gets SIGTERM, both save and end."""
     one = make_config(lora_dropout=0.0, logging_steps=1)
     train(one)
     two = make_config(lora_dropout=0.0, logging_steps=1, batch_size=1, output_dir=str(tmp_path / "two"))

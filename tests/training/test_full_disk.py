@@ -1,4 +1,4 @@
-"""A full disk, on a real file system of a few hundred KiB: one line that says so, and nothing earlier is lost."""
+"""A full disk, on a real file system of a few hundred KiB: one line of error, and nothing earlier is lost."""
 
 from __future__ import annotations
 

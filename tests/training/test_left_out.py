@@ -73,7 +73,7 @@ def test_a_run_whose_own_steps_learn_nothing_is_refused_and_saves_nothing(
 def test_steps_without_a_target_have_no_part_in_the_loss(
     make_config: MakeConfig, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sample a step, three in a row left out; a line for two steps is the mean of those that learned.
+    """One sample per step, three in a row left out; a line for two steps is the mean of those that learned.
 
     Interrupted between the two steps of a line, the lines are the same.
     """

@@ -26,7 +26,7 @@ from vizsage.models.loading.hf import load_processor
 from vizsage.training.loader import TrainLoader, cut_step, read_ahead
 from vizsage.training.prefetch import pinned
 
-# The iterator lies in a cycle that no collection reached before the end, as in a trainer's frames.
+# The iterator is in a cycle that no collection reached before the end, as in a trainer's frames.
 PROGRAM = """
 import multiprocessing
 from vizsage.training.loader import TrainLoader
@@ -77,7 +77,7 @@ def test_steps_arrive_in_order_and_as_they_were_sent(workers: int) -> None:
         assert torch.equal(batch["large"], torch.full((300, 300), number))
         assert torch.equal(batch["half"], torch.full((3,), number, dtype=torch.bfloat16))
         assert step["part"].tolist() == [[1, 3], [5, 7], [9, 11]]
-        step["part"] += 1  # a tensor of its own, which may be written
+        step["part"] += 1  # a separate tensor, which may be written
 
 
 def test_pinning_reaches_all_tensors_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_rows_of_several_images_can_be_kept_short() -> None:
 
 
 def test_a_row_of_many_questions_on_one_image_is_kept_short_too() -> None:
-    """By the tokens of the questions: those of the image stand in each part again."""
+    """By the tokens of the questions: those of the image are in each part again."""
     config = settings("qwen2_vl", max_seq_length=2048)
     collate = TrainCollator(load_processor(config), config, share_images=True, row_tokens=80)
     questions = [replace(sample, question=f"{i} what is it", sample_id=str(i)) for i, sample in enumerate(asked(30))]
@@ -178,7 +178,7 @@ def test_a_row_of_many_questions_on_one_image_is_kept_short_too() -> None:
 
 
 def test_a_sample_that_is_too_long_for_the_budget_stands_alone() -> None:
-    """max_seq_length holds for each row, so a row of its own always fits."""
+    """max_seq_length holds for each row, so a separate row always fits."""
     [batch] = cut_step(asked(1), collator(128, True), 1)
     assert batch["input_ids"].shape[1] <= 128
 

@@ -159,7 +159,7 @@ def test_processes_agree_on_the_smallest_number(
     content = json.loads((config.output_dir / "run.json").read_text())
     assert content["settings"]["batch_size"] == 2
     assert content["identity"]["batch_size x grad_accum x processes"] == 8
-    # Where it fits one of them not even once, all say so.
+    # If one of them cannot fit it at all, all report that.
     ranks("1000000,5")
     config = make_config(batch_size="auto", output_dir=str(tmp_path / "none"))
     printed, _ = launch(config, tmp_path / "none.yaml").communicate(timeout=300)
@@ -176,7 +176,7 @@ def test_one_process_of_two_runs_out_of_memory(
     monkeypatch: pytest.MonkeyPatch,
     what: str,
 ) -> None:
-    """The launcher returns 4 and outcome.json says why, whichever it is and whether the other one hears of it."""
+    """The launcher returns 4 and outcome.json has the reason, whichever it is and whether the other learns it."""
     ranks(what)
     monkeypatch.setenv("PROCESSES_PER_NODE", "2")
     config = make_config(batch_size=1, grad_accum=2)

@@ -71,7 +71,7 @@ def test_an_error_in_validation_saves_the_steps_before_it(
 
 
 def test_a_bad_training_image_can_be_skipped_once_it_is_met(make_config: MakeConfig, data_dir: Path) -> None:
-    """No checkpoint is written for it, which would hold on_bad_image fast."""
+    """No checkpoint is written for it: it would forbid changing on_bad_image."""
     (data_dir / "Images" / "5.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"5\.png"):
         train(make_config(save_steps=100, eval_steps=100))

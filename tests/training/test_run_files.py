@@ -69,7 +69,7 @@ def put_back(config: Config) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Whoever writes into a checkpoint may write its manifest."""
+    """An attacker who writes into a checkpoint can write its manifest."""
     sums = {path.name: sha256_file(path) for path in folder.iterdir() if path.name != checkpoints.MANIFEST}
     write_json(folder / checkpoints.MANIFEST, {"sha256": sums})
 

@@ -14,7 +14,7 @@ from vizsage.training.train import train
 
 @pytest.fixture(autouse=True)
 def forget_settings() -> Iterator[None]:
-    """W&B reads its environment once a process."""
+    """W&B reads its environment once per process."""
     import wandb
 
     wandb.teardown()

@@ -56,7 +56,7 @@ def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
 
 @pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
 def test_every_file_has_the_mode_of_the_umask(make_config: MakeConfig, umask: Callable[[int], None], mask: int) -> None:
-    """Weights too, which safetensors lets nobody but their owner read: colleagues and pods have other ids."""
+    """Weights too, which safetensors makes readable for their owner only: colleagues and pods have other ids."""
     umask(mask)
     config = make_config(max_steps=1)
     train(config)
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
 
 
 def test_the_wait_for_data_is_measured(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps a line, each of which is half a second on its way."""
+    """Two steps per line, each of which takes half a second to be read."""
     cut_step = loader.cut_step
 
     def slow(*args: Any) -> Any:
@@ -231,7 +231,7 @@ def test_a_fresh_seed_is_drawn_recorded_and_kept(make_config: MakeConfig) -> Non
 
 
 def test_half_of_a_group_is_refused_at_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for five minutes for a process that nobody has started."""
+    """It would wait for five minutes for a process that was never started."""
     config = make_config()
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
@@ -400,7 +400,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(make_config: MakeConfig, tmp
 def test_several_visible_gpus_without_torchrun_use_one(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The Trainer counts the GPUs it sees; here it is told that there are two."""
+    """The Trainer counts the GPUs it sees; here it sees two."""
     from trl import SFTConfig
 
     from vizsage.training.trainer_arguments import trainer_arguments

@@ -1,4 +1,4 @@
-"""Which samples a validation in training takes."""
+"""Which samples a validation during training uses."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ PRIVATE = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []),
 
 @pytest.fixture
 def in_shared_memory_of(tmp_path: Path) -> Callable[[str, Config], subprocess.CompletedProcess[str]]:
-    """Train with a /dev/shm of this size, seen by nobody else."""
+    """Train with a /dev/shm of this size, which no other process sees."""
     try:
         tried = subprocess.run([*PRIVATE, "mount -t tmpfs tmpfs /dev/shm"], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -84,7 +84,7 @@ class Killed:
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGBUS, RepeatingError), (signal.SIGKILL, VizSageError)])
 def test_a_killed_worker_is_an_error(number: int, kind: type[VizSageError]) -> None:
-    """Bus error: a page of shared memory that cannot be had where it was not reserved."""
+    """Bus error: a page of shared memory that is not available, because it was not reserved."""
     loader = TrainLoader(Killed(number), 1, False)
     with pytest.raises(VizSageError, match=f"killed by {signal.Signals(number).name}.*num_proc") as met:
         list(loader)

@@ -44,7 +44,7 @@ class Config(BaseModel):
         description="Base model: a Hugging Face name, a folder, or vizsage-tiny (embedded in the package).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of the base model; null: its main branch.")
-    trust_remote_code: bool = Field(False, description="Allow the base model to run Python code of its own.")
+    trust_remote_code: bool = Field(False, description="Allow the base model to run its own Python code.")
     backend: Literal["auto", "hf", "unsloth", "vllm"] = Field(
         "auto",
         description="Library that runs the model: hf (transformers and peft), unsloth, or vllm, which answers only; "
@@ -159,7 +159,7 @@ class Config(BaseModel):
     )
     external_knowledge_source: Literal["oracle", "retrieved"] = Field(
         "oracle",
-        description="What the results say of the descriptions: the image's own (oracle), or found by a retriever.",
+        description="Recorded in the results: descriptions are the image's own (oracle), or were found by a retriever.",
     )
     use_streaming: bool = Field(
         False, description="Read the training split piece by piece, so that memory does not grow with it."

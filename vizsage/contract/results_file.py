@@ -182,7 +182,7 @@ def read_results(folder: Path) -> ResultsFile:
 
 
 def read_conditions(folder: Path) -> Conditions:
-    """What results.json in `folder` tells of its conditions, of any version and whatever else is missing there."""
+    """The conditions in the results.json of `folder`, of any version and whatever else is missing there."""
     return _read(Conditions, folder)
 
 

@@ -57,7 +57,7 @@ class Attempt(FileModel):
 
     @property
     def went_forward(self) -> bool:
-        """Whether it did at least one optimizer step. Raises ValueError where the file does not say so."""
+        """Whether it did at least one optimizer step. Raises ValueError where the file does not contain it."""
         if self.step is None or self.resumed_from_step is None:
             raise ValueError("the last attempt has no step, or no resumed_from_step")
         return self.step > self.resumed_from_step
@@ -150,7 +150,7 @@ def last_outcome(output_dir: Path) -> Outcome | None:
 
 
 def adapter_is_there(folder: Path | None) -> bool:
-    """Whether the adapter is in its folder. None: the run was told to save none, so that none is missing."""
+    """Whether the adapter is in its folder. None: the settings say to save none, so none is missing."""
     return folder is None or (folder / ADAPTER_WEIGHTS).exists()
 
 

@@ -1,7 +1,7 @@
 """The order in which samples are seen, and how it is cut into optimizer steps.
 
 The unit of work is the image group: images with their questions, which follow each other so that they are in the same
-batch. Images are told apart by their names, and by their bytes where the data set gives them none.
+batch. Images are distinguished by their names, and by their bytes where the data set gives them none.
 
 An order is a pure function of seed and epoch. A position in it is one integer, the samples seen since the start of the
 run. Only `random.Random.random` is used: Python guarantees its sequence for a seed on every platform and version, so
@@ -35,7 +35,7 @@ class SampleOrder(Protocol):
     def from_position(self, seen: int) -> Iterator[Sample]:
         """The sequence without its first `seen` samples. Raises DataError.
 
-        No image is read, except by a stream whose images have no name of their own: their bytes tell which are equal.
+        No image is read, except by a stream whose images have no names: their bytes show which are equal.
         """
 
 
@@ -43,7 +43,7 @@ def memory_order(samples: Sequence[Sample], seed: int) -> SampleOrder:
     """Image groups shuffled over the whole split, and the questions within each group; other shuffles in each epoch.
 
     Questions on one image may be anywhere in the file: AQUA has visual and knowledge questions in two places. Images
-    that have no name of their own are read here, once. Raises DataError.
+    without a name are read here, once. Raises DataError.
     """
     return _MemoryOrder(samples, seed)
 
@@ -183,7 +183,7 @@ class _StreamOrder:
 
 
 def images_joined(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """`samples` in which images of the same bytes without a name of their own have one reference, that of the first."""
+    """`samples` in which unnamed images of the same bytes have one reference, that of the first."""
     first: dict[bytes, ImageRef] = {}
     for sample in samples:
         if all(image.named for image in sample.images):

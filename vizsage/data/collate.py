@@ -117,7 +117,7 @@ class PromptCollator:
 
 
 class TrainCollator:
-    """Samples -> inputs with labels for the answer and the end of the turn only: rows of their own or trees.
+    """Samples -> inputs with labels for the answer and the end of the turn only: separate rows or trees.
 
     A sample that is left out adds nothing to the loss.
     """

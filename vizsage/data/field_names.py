@@ -38,7 +38,7 @@ def missing_field(field: str, raw: Mapping[str, Any]) -> str:
 
 
 def record_form(raw: Any) -> str | None:
-    """What to say of a record in the form of another tool's training data; None for any other record."""
+    """The message for a record in the form of another tool's training data; None for any other record."""
     if not isinstance(raw, dict) or "question" in raw:
         return None
     found = next((name for name in _CONVERSATIONS if isinstance(raw.get(name), list)), None)

@@ -136,7 +136,7 @@ def load_image(ref: ImageRef, *, max_image_px: int, resize_px: int | None = None
                 allowed = f"of its size at most {MAX_SCANS * max_image_px // (width * height)} are decoded"
                 raise _bad(ref.name, f"is a progressive JPEG of {scans} scans; {allowed}, so save it again")
             target = _smaller_size(width, height, resize_px)
-            if target:  # JPEG decodes faster at 1/2, 1/4 or 1/8 scale; twice the target is enough to resample from
+            if target:  # JPEG decodes faster at 1/2, 1/4 or 1/8 scale; double the target is enough to resample from
                 image.draft(image.mode, (2 * target[0], 2 * target[1]))
             image.load()
             rgb = _to_rgb(ref.name, image)

@@ -26,7 +26,7 @@ class ImagesOnce:
     """
 
     def __init__(self, processor: Any) -> None:
-        """`processor` is one for which `can_process_once` is true; it is left as it is."""
+        """`processor` is one for which `can_process_once` is true; it is not changed."""
         self.original = getattr(processor, _METHOD)
         self.by_text = inputs_of(processor).by_text
         self.processor = copy.copy(processor)

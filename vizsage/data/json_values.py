@@ -194,7 +194,7 @@ def _reason(error: BaseException) -> str:
         return _TOO_DEEP
     if isinstance(error, ArithmeticError):
         return "a number is out of range"
-    # Python's own message tells to call a function of its own.
+    # Python's own message advises calling a function of Python.
     return "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
 
 
@@ -202,7 +202,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
 
 
-_LIMIT = f"{MAX_RECORD_BYTES // 2**20} MiB, the most that a record may have; an image belongs into a file of its own"
+_LIMIT = f"{MAX_RECORD_BYTES // 2**20} MiB, the most that a record may have; put an image into a separate file"
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} deep"
 _CUT_SHORT = "the file ends before the array does"
 _DECODER = json.JSONDecoder(parse_float=Number, parse_constant=_no_constant)

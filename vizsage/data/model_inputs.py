@@ -66,7 +66,7 @@ class ModelInputs:
 def declare_inputs(processor: Any, inputs: ModelInputs) -> None:
     """Note the inputs of its model on `processor`, an attribute that `save_pretrained` does not write.
 
-    All of this room is given the processor, also in the worker processes that encode samples.
+    Everything in this package gets the processor, also in the worker processes that encode samples.
     """
     setattr(processor, _ATTRIBUTE, inputs)
 

@@ -129,7 +129,7 @@ class AnswerLayout:
         if not whole.startswith(prompt) or not found or before.strip():
             raise ConfigError(
                 f"model_name {config.model_name}: its chat template writes an answered turn that does not begin with "
-                "the prompt of the same turn, so prompt and answer cannot be told apart; choose an instruct model "
+                "the prompt of the same turn, so prompt and answer cannot be distinguished; choose an instruct model "
                 "whose template appends the answer to the prompt"
             )
         self.before = before
@@ -174,7 +174,7 @@ def fingerprint(processor: Any, config: Config, base_identity: str) -> dict[str,
 
 
 def compare_fingerprints(saved: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """The keys that differ, base_model excepted: the same base may be in another folder; base_identity tells."""
+    """The keys that differ, base_model excepted: the same base may be in another folder; base_identity decides."""
     return [key for key in current if saved.get(key) != current[key] and key != "base_model"]
 
 

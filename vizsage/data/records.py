@@ -46,7 +46,7 @@ def read_record(raw: Any, number: int, split: str, images_dir: Path, table: Know
         table: where the description of a question comes from that needs one; None leaves it without.
 
     Raises:
-        BadRecord: names the record and says what is wrong with it.
+        BadRecord: names the record and the problem.
     """
     if not isinstance(raw, dict):
         found = raw.reason if isinstance(raw, BrokenRecord) else f"expected an object, found {show_value(raw)}"
@@ -93,7 +93,7 @@ class Problems:
 
 
 class IdCheck:
-    """Finds repeated ids in 8 bytes of memory per record; in none as long as no record has an id of its own."""
+    """Finds repeated ids in 8 bytes of memory per record; in none as long as no record has an id."""
 
     def __init__(self, split: str) -> None:
         self._split = split
@@ -176,7 +176,7 @@ def _file_images(name: str, folder: Path) -> tuple[FileImage]:
 
 
 def _description(images: tuple[ImageRef, ...], table: KnowledgeTable) -> str | None:
-    """What the table says of the images, a paragraph per image; None where it describes none of them."""
+    """The table's descriptions of the images, a paragraph per image; None where it describes none of them."""
     found = [text for image in images if (text := table.describe(image.name)) is not None]
     return "\n\n".join(found) if found else None
 

@@ -18,7 +18,7 @@ class ImageRef(Protocol):
 
     @property
     def named(self) -> bool:
-        """Whether the data set names the image. If not, `name` is its record's, and only bytes tell images apart."""
+        """Whether the data set names the image. If not, `name` is its record's, and only bytes distinguish images."""
 
     def read(self) -> bytes:
         """The undecoded bytes. Raises DataError that names the image where they cannot be read."""

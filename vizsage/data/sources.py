@@ -175,7 +175,7 @@ def find_split(config: Config, split: str) -> Path | None:
 
 
 def split_identity(config: Config, split: str) -> str | None:
-    """What `Format.identity` says of `split`, or None where it is missing. Raises as `find_split`."""
+    """The `Format.identity` of `split`, or None where it is missing. Raises as `find_split`."""
     source = _find(config, _canonical(split))
     return source.identity() if source else None
 

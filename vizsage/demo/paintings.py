@@ -84,7 +84,7 @@ _OUTLINES: dict[str, tuple[Point, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one painting shows, and the facts that only its description tells."""
+    """What one painting shows, and the facts that only its description contains."""
 
     background: str
     left_shape: str
@@ -182,7 +182,7 @@ def _shade(colour: Colour, rng: Random, spread: int) -> Colour:
 
 
 def _ink(colour: Colour) -> Colour:
-    """The colour of an outline that can be told from `colour`."""
+    """The colour of an outline that can be distinguished from `colour`."""
     return (20, 20, 20) if sum(colour) > 240 else (235, 235, 235)
 
 

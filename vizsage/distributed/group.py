@@ -1,4 +1,4 @@
-"""Which process of how many this one is, as the environment says, and what is wrong with what it says."""
+"""Which process of how many this one is: the variables of the environment, and their mistakes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def own_group(environment: Mapping[str, str] = os.environ) -> Group:
 
     Raises:
         ConfigError: they are incomplete or contradict each other. Libraries would wait minutes for processes that
-            nobody started.
+            do not exist.
     """
     given = {name: environment[name] for name in _NAMES if environment.get(name)}
     numbers = {name: int(text) for name, text in given.items() if name != "MASTER_ADDR" and text.isdecimal()}

@@ -69,7 +69,7 @@ class SignedStore:
         if not hmac.compare_digest(signature, self._signature(key, text)):
             raise VizSageError(
                 f"{self._store.host}:{self._store.port}: found a message at {key!r} that no process of this job wrote; "
-                "it was not used. Somebody else reaches this port: close it to others and run the command again"
+                "it was not used. Another program reaches this port: close it to others and run the command again"
             )
         return _parsed(text, key)
 

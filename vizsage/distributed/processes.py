@@ -28,7 +28,7 @@ _THIS_HOST = ("127.0.0.1", "localhost")
 _FAREWELL = datetime.timedelta(seconds=20)
 _LAST_BEAT_S = 20.0
 SECRET = "VIZSAGE_SECRET"
-"""The variable with the secret that the processes of one evaluation share, and nobody else knows."""
+"""The variable with the secret that the processes of one evaluation share, and no other process knows."""
 
 
 class Processes:
@@ -37,7 +37,7 @@ class Processes:
     As a context manager it lets them send messages to each other through a store: the launcher's if it has one, or
     one in the first process. A process that waits for one that died raises after some time, and a signal to one of
     them stops all. In training `gather` uses the process group that exists already. Messages must be what JSON can
-    represent. (A process group of gloo has threads of its own, which sometimes end an evaluation's process with SIGABRT
+    represent. (A process group of gloo has its own threads, which sometimes end an evaluation's process with SIGABRT
     after its work is done: github.com/pytorch/pytorch/pull/179291.)
     """
 
@@ -45,11 +45,11 @@ class Processes:
         """Find out which process this is.
 
         Args:
-            group: rank and number of processes; None: as the environment says.
+            group: rank and number of processes; None: from the environment.
             latch: notes the signals that ask this process to stop.
 
         Raises:
-            ConfigError: the environment does not say which of how many processes this is.
+            ConfigError: the environment does not define which of how many processes this is.
         """
         self.rank, self.count = group or own_group()
         self.latch = latch or SignalLatch()
@@ -61,7 +61,7 @@ class Processes:
     def __enter__(self) -> Processes:
         if self.count > 1:
             self._store = self._connect(first=self.rank == 0)
-            # With a client of its own: a client serves one thread at a time, and the main thread may wait in it.
+            # With a separate client: a client serves one thread at a time, and the main thread may wait in it.
             self._beating = threading.Thread(target=self._beat, args=(self._connect(first=False),), daemon=True)
             self._beating.start()
         return self
@@ -81,7 +81,7 @@ class Processes:
         self._store = None
 
     def stopping(self) -> bool:
-        """Whether a signal asked this process or any other to stop; tells the others."""
+        """Whether a signal asked this process or any other to stop; sends it to the others."""
         if self._store is None:
             return self.latch.signal is not None
         with self._first_process_there():
@@ -163,9 +163,9 @@ class Processes:
         if not (secret := os.environ.get(SECRET)):
             raise ConfigError(
                 f"{SECRET}: not set, and RANK={self.rank} WORLD_SIZE={self.count} in the environment: this is one of "
-                "several processes. Those of an evaluation know each other by the same random text in it, which nobody "
-                f"else knows: before you start them, export {SECRET}=$(openssl rand -hex 32); for a single process: "
-                "unset RANK WORLD_SIZE LOCAL_RANK"
+                "several processes. Those of an evaluation know each other by the same random text in it, which no "
+                f"other program knows: before you start them, export {SECRET}=$(openssl rand -hex 32); for a single "
+                "process: unset RANK WORLD_SIZE LOCAL_RANK"
             )
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # torchrun's, which all of its processes use; its attempts share one.

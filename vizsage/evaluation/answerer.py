@@ -115,7 +115,7 @@ def _by_transformers(config: Config, adapter: Path | None) -> _Ready:
     model = loaded.model if adapter is None else load_adapter(loaded, config, adapter)
     generator = Generator(model, loaded.processor, config)
     if generator.alone:
-        log.info("each question is answered with an image of its own, which is slower: %s", generator.alone)
+        log.info("each question is answered with its own copy of the image (slower): %s", generator.alone)
     return _Ready(generator, loaded.processor, loaded.base_identity, str(loaded.dtype).removeprefix("torch."))
 
 

@@ -1,6 +1,6 @@
 """The store of answers: each answer is written when it is generated, and found again by a key.
 
-Every process of every attempt appends to a file of its own in `answers/`, one line per answer, and no line is ever
+Every process of every attempt appends to its own file in `answers/`, one line per answer, and no line is ever
 changed. The key of an answer is a hash of all that decides it: adapter, base model and generation settings, and what
 the model was shown, which is the prompt tokens and the bytes of the image. So an answer is used again exactly where it
 is still valid, with any number of processes.

@@ -165,7 +165,7 @@ def _conclude(
     normalise = config.use_text_normalization
     store.read_all()
     throughput = Throughput()
-    # Do not replace earlier predictions yet: only the rows tell whether those are of other data and must be kept.
+    # Do not replace earlier predictions yet: only the rows show whether those are of other data and must be kept.
     written = folder / _WRITTEN
     rows = write_predictions(written, questions, worker.shown, worker.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)

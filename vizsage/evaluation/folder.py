@@ -33,8 +33,8 @@ def results_folder(config: Config, split: Split, *, base: bool, blind: bool, oth
         if not other_data:
             raise ConfigError(
                 f"{config.output_dir}: holds a run on another data set ({difference}), whose results these would "
-                f"replace; name another output_dir, with --adapter {config.adapter_dir} for the run's adapter, or say "
-                f"--other-data to have them in {parent / name}"
+                f"replace; name another output_dir, with --adapter {config.adapter_dir} for the run's adapter, or use "
+                f"--other-data to write them to {parent / name}"
             )
     folder = parent / name
     existing = nearest_existing(folder)

@@ -80,7 +80,7 @@ def write_predictions(
 
 
 def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
-    """Move results of other conditions into a folder of their own, so that the results to come do not replace them.
+    """Move results of other conditions into a separate folder, so that the results to come do not replace them.
 
     Args:
         folder: of an evaluation.

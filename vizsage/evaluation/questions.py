@@ -25,7 +25,7 @@ _WITHHELD_PX = 448
 class Questions:
     """The samples of a split that are asked, in file order; kept in memory, or read again each time if `streaming`.
 
-    Embedded images of the same bytes that have no name of their own are one image, that of the first. Otherwise
+    Embedded images of the same bytes that have no name are one image, that of the first. Otherwise
     questions on it would not be answered together, and would be several clusters of an interval.
 
     Attributes:
@@ -84,7 +84,7 @@ def as_shown(sample: Sample) -> Sample:
 
 
 def blinded(sample: Sample) -> Sample:
-    """A sample as a blind evaluation shows it: with a plain grey image instead of each of its own.
+    """A sample as a blind evaluation shows it: with a plain grey image instead of each image.
 
     So the prompt has the form that the model was trained on, without any information from the image.
     """

@@ -46,7 +46,7 @@ class Highlights:
 class DataDigest:
     """SHA-256 of what was asked and expected: sample ids, images, questions, answers and choices, in their order.
 
-    Descriptions have a digest of their own, and a blind evaluation has the digest of the images that it withheld, so
+    Descriptions have a separate digest, and a blind evaluation has the digest of the images that it withheld, so
     that runs with other knowledge and blind runs have the same digest as the run that they are compared with.
     """
 

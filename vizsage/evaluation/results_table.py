@@ -43,7 +43,7 @@ def score_tables(scores: Scores, conditions: Conditions) -> list[Table]:
 def overall_table(scores: Scores, conditions: Conditions) -> Table:
     """Exact match with its interval over all samples, by knowledge, question word and tag.
 
-    The caption tells what was left out, failed or cut, and the conditions as far as they are known: of another tool's
+    The caption has what was left out, failed or cut, and the conditions as far as they are known: of another tool's
     file `vizsage score` knows the mode only, and its name, which it gives as the split.
     """
     table = Table(title=_title(conditions), title_justify="left")
@@ -105,7 +105,7 @@ def add_section(
         name: of the property.
         groups: by value.
         add_group: adds the line of a group.
-        where: a text that says where the other groups are.
+        where: a text: where the other groups are.
     """
     if len(groups) < 2:
         return

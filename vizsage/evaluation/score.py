@@ -50,7 +50,7 @@ def score_file(path: Path, *, mode: str | None = None) -> Rescored:
 
     Args:
         path: the file, or `-`.
-        mode: of exact match, a name of MODES; None: as the results.json beside the file says, else "squad".
+        mode: of exact match, a name of MODES; None: that of the results.json beside the file, else "squad".
 
     Raises:
         DataError: a line is not as described; the message names the first such lines.

@@ -34,7 +34,7 @@ class Generator:
     that; sampling and beams need a row for each question.
 
     Attributes:
-        alone: why each question has a row and an image of its own; None where questions share their image.
+        alone: why each question has a row and its own copy of the image; None where questions share their image.
     """
 
     def __init__(self, model: Any, processor: Any, config: Config, *, greedy: bool = False) -> None:
@@ -44,7 +44,7 @@ class Generator:
             model: a model of transformers, or a PeftModel around one.
             processor: as `load_processor` returns it.
             config: the settings.
-            greedy: answer greedily, whatever do_sample and num_beams say.
+            greedy: answer greedily, whatever the values of do_sample and num_beams.
 
         Raises:
             ConfigError: the chat template cannot serve.
@@ -56,7 +56,7 @@ class Generator:
         self.tokenizer = processor.tokenizer
         self.end_ids = end_ids(self.base.generation_config, self.collate.encoder.layout.end_of_turn_id)
         self.settings = generation_settings(config, self.end_ids, self.tokenizer.pad_token_id, greedy=greedy)
-        self._fits = config.eval_batch_size  # fewer, once a batch did not fit into memory
+        self._fits = config.eval_batch_size  # fewer after a batch that did not fit into memory
         self._collating = threading.Lock()  # tokenizers and processors are not safe for several threads
 
     def prompt_ids(self, sample: Sample) -> list[int]:

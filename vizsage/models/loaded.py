@@ -32,7 +32,7 @@ class LoadedModel:
         base_identity: "commit:<sha>" of a Hugging Face repository, or "content:<sha256>" of a folder; it does not
             depend on where the model is stored.
         dtype: the precision in which the model computes.
-        checkpointing: switches the gradient checkpointing of the backend on, as the settings say, for a model that has
+        checkpointing: switches the gradient checkpointing of the backend on, by the settings, for a model that has
             an adapter to train.
     """
 

@@ -1,8 +1,8 @@
 """All changes to the code of a loaded model: what they are, and the one order in which they are applied.
 
-They replace `forward` on single modules, add hooks, or change the name of an attention function. The code of each is in
-the room that it belongs to, but only the functions here apply them: when a model is loaded, when it has an adapter to
-train, when its questions are to share images, and before it trains on many packed rows.
+They replace `forward` on single modules, add hooks, or change the name of an attention function. The code of each
+is in the package that it belongs to, but only the functions here apply them: when a model is loaded, when it has an
+adapter to train, when its questions are to share images, and before it trains on many packed rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RECORD = "vizsage_patches"
 
 
 class Patch(Enum):
-    """The patches in their order. The value says what one does, the comment what another order would break."""
+    """The patches in their order. The value describes what one does, the comment what another order would break."""
 
     # First: it replaces the forward of the tower, and anything wrapped around that before would be lost.
     FAST_VISION = "the vision part of a family computes the same faster (Family.speed_up)"

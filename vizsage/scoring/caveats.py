@@ -2,7 +2,7 @@
 
 It removes punctuation and articles. So nothing is left of the choice "A" or of "+", and an empty prediction is right;
 "1.5" becomes "15" and "-5" becomes "5". It does not change Unicode forms: an accent composed with its letter (NFC) is
-not equal to the same accent as a character of its own (NFD).
+not equal to the same accent as a separate character (NFD).
 """
 
 from __future__ import annotations

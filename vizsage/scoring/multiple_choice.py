@@ -26,7 +26,7 @@ def multiple_choice(prediction: str | None, answers: Sequence[str], *, choices: 
 
     Source: "The answer is ([A-Z])." in models/run_gpt3.py of lupantech/ScienceQA (Lu et al., 2022); the text of the
     right choice in evaluation/eval_predictions.py of allenai/aokvqa (Schwenk et al., 2022). AI2D (Kembhavi et al.,
-    2016) has no script of its own; it is scored as the share of right options.
+    2016) has no official script; it is scored as the share of right options.
 
     Args:
         prediction: the model's text; None where the record failed, which is wrong.

@@ -1,6 +1,6 @@
 """The metrics, one entry for each: results, tables, report, comparison and README.md read them here.
 
-To add one, write its function (in metrics.py or in a module of its own), add its entry to METRICS and a test of the
+To add one, write its function (in metrics.py or in a separate module), add its entry to METRICS and a test of the
 function, and run `make metrics-table`. The order of METRICS is that of results.json and of all tables.
 """
 
@@ -28,7 +28,7 @@ class Metric:
         note: what it counts, in a few words, for report.html and README.md.
         source: publication and official script, in Markdown, for README.md.
         function: the score, 0 to 1 or a bool, of a prediction (None: the record failed) and a list of answers; None
-            where the sample has no score. It takes further keyword arguments as `uses_mode` and `needs` say.
+            where the sample has no score. It takes further keyword arguments by `uses_mode` and `needs`.
         answers: the answers of a row that the prediction is compared with.
         uses_mode: pass `normalise`, which the setting use_text_normalization decides. Without it the function
             normalises as its official script does.

@@ -23,7 +23,7 @@ INTERVAL = {
     "resamples": RESAMPLES,
     "seed": SEED,
 }
-"""How intervals are computed, as results.json and the output of a comparison say it."""
+"""How intervals are computed, as in results.json and the output of a comparison."""
 
 _LOWEST_DF = 4  # of t: with lower ones, intervals of data where few images cause all the variance are wider than needed
 _DRAWN_AT_ONCE = 1 << 20  # images: 8 MB per array, whatever their number

@@ -1,4 +1,4 @@
-"""The scores of a set of answered questions: the numbers of results.json, the same whoever computes them."""
+"""The scores of a set of answered questions: the numbers of results.json, from whichever command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def summarise(rows: Iterable[Scorable], *, normalise: Normalise = True) -> dict[
 
     Reads the rows once and keeps numbers only, some 60 bytes per row, so an iterator over a long file is fine. Scores
     that a row already has are computed again. Questions on one image are one cluster; a row without an image is a
-    cluster of its own.
+    separate cluster.
 
     Args:
         rows: mappings with `prediction` (text, or None where the record failed), `answers` or `answer`, and if known

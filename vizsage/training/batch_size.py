@@ -49,11 +49,11 @@ def memory_is_limited(config: Config) -> bool:
 def find_batch_size(plan: Plan, model: Any, collate: TrainCollator, sharing: Sharing | None) -> int:
     """The largest power of two whose longest batches fit, up to 64 and one epoch per step; the same in all processes.
 
-    Weights, random state, mode and memory of `model` are afterwards as they were.
+    Weights, random state, mode and memory of `model` are restored afterwards.
 
     Raises:
         RepeatingError: a single question does not fit.
-        DataError: an image cannot be used, and the settings say that this stops the run.
+        DataError: an image cannot be used, and by the settings this stops the run.
     """
     found, problem = 0, None
     log.info("batch_size: auto: trying the longest samples")

@@ -35,7 +35,7 @@ class Flow(TrainerCallback):
 
         Args:
             config: the settings.
-            latch: says whether a signal asked to stop.
+            latch: whether a signal asked to stop.
             progress: what the run knows about itself; the scores are added to it.
             total_steps: optimizer steps of the whole run.
             validate: returns the scores on the validation split, or None when a signal ended it early; None where

@@ -136,7 +136,7 @@ class WorkerPool:
             process.kill()
 
     def _death(self) -> str | None:
-        """How a worker died, which the executor's error does not say; None if that cannot be seen."""
+        """How a worker died, which the executor's error does not contain; None if that cannot be seen."""
         give_up_s = time.monotonic() + _TURN_S
         while time.monotonic() < give_up_s:
             for process in self._processes:
@@ -191,7 +191,7 @@ def _receive(prepared: Future[bytes | None], pin_memory: bool) -> Any:
     if (pickled := prepared.result()) is None:
         return None
     try:
-        step = pickle.loads(pickled)  # from a child of this process, by a pipe that nobody else reaches
+        step = pickle.loads(pickled)  # from a child of this process, through a pipe that no other process can open
     except Exception as error:  # so do they if the worker has died in the meantime
         raise _failed(one_line(error)) from error
     return pinned(step) if pin_memory else step

@@ -90,7 +90,7 @@ def resumption(config: Config, world: PartialState) -> Resumption:
 
 
 def done_without_peers(config: Config) -> Done | None:
-    """`Done`, or None, found out without the other processes: their nodes may never come back.
+    """`Done`, or None, found out without the other processes: their nodes may never start again.
 
     Takes no lock and moves nothing. Raises as `resumption` does.
     """

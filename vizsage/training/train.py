@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def train(config: Config, latch: SignalLatch | None = None) -> TrainingResult:
-    """Fine-tune as `config` says, or continue the run in its output_dir.
+    """Fine-tune with the settings `config`, or continue the run in its output_dir.
 
     Args:
         config: the settings.
@@ -44,7 +44,7 @@ def train(config: Config, latch: SignalLatch | None = None) -> TrainingResult:
         RepeatingError: the run cannot continue.
         Interrupted: after a signal, once a checkpoint is on disk.
 
-    outcome.json tells the same to whoever reads it later.
+    outcome.json contains the same for later readers.
     """
     if latch is None:
         with catch_signals() as caught:
@@ -98,7 +98,7 @@ def _run_and_record(attempt: TrainingAttempt, given: Config) -> None:
         raise
     finally:
         if not main and exit_code in EXITS_WITH_CAUSE:
-            # The main process cannot tell the cause: it only loses its peer, or waits until the launcher ends it.
+            # The main process cannot know the cause: it only loses its peer, or waits until the launcher ends it.
             number = RunRecord(output_dir).attempt
             write_outcome(output_dir, Outcome(exit_code=exit_code, reason=reason, step=attempt.step, attempt=number))
         if main:

@@ -275,10 +275,10 @@ class VisionTrainer(SFTTrainer):
         saved = checkpoints.read_object(folder / FINGERPRINT_FILE)
         if different := compare_fingerprints(saved, self.fingerprint):
             raise CheckpointError(
-                f"{folder}: {', '.join(different)} changed since it was written, so the run cannot go on from it; put "
-                "back the model as it was, or start anew with resume=false"
+                f"{folder}: {', '.join(different)} changed since it was written, so the run cannot go on from it; "
+                "restore the earlier model, or begin again with resume=false"
             )
-        check_weights(folder, adapter_shapes(self.model), "start anew with resume=false")
+        check_weights(folder, adapter_shapes(self.model), "begin again with resume=false")
         check_adapter_config(folder)
         with reading(folder / ADAPTER_CONFIG):
             self.model.load_adapter(str(folder), self.model.active_adapter, is_trainable=True)

@@ -57,7 +57,7 @@ def validate(
         What vizsage.scoring.summary.summarise returns, the same in each process; None when `stop` was true in one.
 
     Raises:
-        BadImage: an image cannot be used, and on_bad_image says that this stops the run.
+        BadImage: an image cannot be used, and by on_bad_image this stops the run.
     """
     by_id = {sample.sample_id: sample for sample in samples}
     rows: list[dict[str, Any]] = []

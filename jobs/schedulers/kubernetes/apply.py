@@ -147,7 +147,7 @@ def submit(work: Work, sent: Manifest, submission: Submission) -> list[str]:
     Raises:
         ConfigError: the cluster refuses it.
         VizSageError: the cluster does not answer. After either error nothing of the run is left there, or the message
-            says what may be.
+            names what may be.
     """
     command = kubectl_for(submission)
     if (asked := run([*command, "get", "--raw", "/version"])).returncode:  # nothing was sent yet
@@ -215,7 +215,7 @@ def _taken_back(submission: Submission, error: VizSageError, objects: Sequence[D
         return error
     if any(one["kind"].lower() == submission.resource for one in objects):
         return Unclear(
-            f"{error}; job {submission.job_id} may be there all the same: python -m jobs status tells when the cluster "
+            f"{error}; job {submission.job_id} may exist nevertheless: python -m jobs status shows it when the cluster "
             f"answers, python -m jobs cancel removes it; if it never answers again, {forget(submission)}"
         )
     kinds = ",".join(one["kind"].lower() for one in objects)

@@ -7,7 +7,7 @@ from typing import Any
 from jobs.schedulers.kubernetes import pod_ends, pod_waits
 from jobs.schedulers.kubernetes.kubectl import get
 from jobs.schedulers.kubernetes.pods import Pod, last_words, pods_of
-from jobs.schedulers.scheduler import Told
+from jobs.schedulers.scheduler import JobStatus
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError
 
@@ -22,30 +22,30 @@ _CONDITIONS = {
 }
 
 
-def ask(submission: Submission) -> Told | None:
+def ask(submission: Submission) -> JobStatus | None:
     """State and reason, or None where Kubernetes does not know the job any more.
 
-    Without the right to list pods, the reasons that they tell are missing.
+    Without the right to list pods, the reasons in their statuses are missing.
 
     Raises:
-        VizSageError: Kubernetes does not answer, which tells nothing about the job.
+        VizSageError: Kubernetes does not answer: the state of the job is unknown.
     """
     job = get(submission, submission.resource, submission.job_id)
     if job is None:
         return None
     if "deletionTimestamp" in job["metadata"]:
-        return Told("ending", "cancelled; its pods save a checkpoint and end")
+        return JobStatus("ending", "cancelled; its pods save a checkpoint and end")
     said = _said(job)
     try:
         pods = pods_of(submission)
     except VizSageError:
         state, *detail = said or ("running" if _ready(job) else "pending",)
-        return Told(state, ", ".join([*detail, "its pods cannot be listed"]))
-    ends = pod_ends.told(job, pods, failed=said is not None and said[0] == "failed")
+        return JobStatus(state, ", ".join([*detail, "its pods cannot be listed"]))
+    ends = pod_ends.failures(job, pods, failed=said is not None and said[0] == "failed")
     state, reasons = _state(submission, job, said, pods)
     if state == "completed":
-        return Told(state, ", ".join(reasons))
-    return Told(state, ", ".join([*reasons, *ends]), last_words(pods))
+        return JobStatus(state, ", ".join(reasons))
+    return JobStatus(state, ", ".join([*reasons, *ends]), last_words(pods))
 
 
 def has_ended(submission: Submission) -> bool:

@@ -36,7 +36,7 @@ def run(command: list[str], given: str | None = None) -> subprocess.CompletedPro
     """Run kubectl with `given` as its input. The caller checks the exit code. Raises ConfigError without kubectl."""
     try:
         command = [*command, "--request-timeout=60s"]
-        # Not this terminal's input: a kubectl that asks for a password would wait, and nobody would see the question.
+        # Not this terminal's input: a kubectl that asks for a password would wait without an end.
         given = given or ""
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     except FileNotFoundError:

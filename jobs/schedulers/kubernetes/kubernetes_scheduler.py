@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told, path_or_name
+from jobs.schedulers.scheduler import Job, JobOptions, JobStatus, Option, Scheduler, path_or_name
 
 if TYPE_CHECKING:
     from jobs.schedulers.kubernetes.apply import Shipment
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Kubernetes(Scheduler["Shipment"]):
     """Manifests made of an overlay, applied with kubectl.
 
-    Each member of a sweep is a Job of its own, with retries and an end of its own; the cluster sees to their order. An
+    Each member of a sweep is a separate Job with its own retries and its own end; the cluster sees to their order. An
     evaluation after a training runs in the same Job, because Jobs cannot depend on each other.
     """
 
@@ -83,7 +83,7 @@ class Kubernetes(Scheduler["Shipment"]):
             raise
         return [sent]
 
-    def ask(self, submission: Submission) -> Told | None:
+    def ask(self, submission: Submission) -> JobStatus | None:
         """See Scheduler."""
         from jobs.schedulers.kubernetes.job_states import ask
 

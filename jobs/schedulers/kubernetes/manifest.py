@@ -181,8 +181,8 @@ def _rename(documents: Sequence[Document], workload: Document, jobs: Mapping[str
         elif "subdomain" in pod:
             if ("Service", pod["subdomain"]) not in names:
                 raise ConfigError(
-                    f"the pods meet at the Service {pod['subdomain']}, which the overlay has not; leave out its "
-                    "namePrefix and nameSuffix, the run gets a name of its own"
+                    f"the pods connect through the Service {pod['subdomain']}, which the overlay does not contain; "
+                    "leave out its namePrefix and nameSuffix, the run gets a new name"
                 )
             pod["subdomain"] = name
         subdomain = pod.get("subdomain") or workload["spec"].get("network", {}).get("subdomain") or name

@@ -36,9 +36,9 @@ def refuse_in_manifest(documents: Iterable[dict[str, Any]]) -> None:
         found += [f"{kind} {metadata.get('name')}: {place}" for place in here]
     if found:
         raise ConfigError(
-            f"{', '.join(dict.fromkeys(found))}: looks like a secret, which whoever may read the object would "
-            "see: keep it in a Secret and name that one with envFrom or secretKeyRef, or, if it is none, list its name "
-            f"in the annotation {NOT_SECRETS} there"
+            f"{', '.join(dict.fromkeys(found))}: looks like a secret, which everyone who may read the object "
+            "would see: keep it in a Secret and name that one with envFrom or secretKeyRef, or, if it is none, list "
+            f"its name in the annotation {NOT_SECRETS} there"
         )
 
 

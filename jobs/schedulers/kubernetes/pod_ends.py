@@ -29,7 +29,7 @@ _REMEDIES = (
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10, 600
 
 
-def told(job: dict[str, Any], pods: Sequence[Pod], *, failed: bool) -> list[str]:
+def failures(job: dict[str, Any], pods: Sequence[Pod], *, failed: bool) -> list[str]:
     """`attempt 2 of 4`, `exit code 137 (OOMKilled)` and the remedy; empty where no pod failed or was removed.
 
     Args:

@@ -41,7 +41,7 @@ def print_logs(submission: Submission, follow: bool) -> None:
 
     Raises:
         VizSageError: no log could be read.
-        BrokenPipeError: nobody reads stdout.
+        BrokenPipeError: stdout was closed.
     """
     logs: dict[str, _Log] = {}
     try:
@@ -64,7 +64,7 @@ def print_logs(submission: Submission, follow: bool) -> None:
 
 
 def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
-    told = waits = ""
+    shown = waits = ""
     while True:
         next_look = time.monotonic() + _LOOK_AGAIN_S
         try:
@@ -73,11 +73,11 @@ def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
         except VizSageError as error:
             if not logs and any(word in str(error) for word in _LASTING):
                 raise
-            if str(error) != told:
-                told = str(error)
-                _warn(f"{told}; trying again")
+            if str(error) != shown:
+                shown = str(error)
+                _warn(f"{shown}; trying again")
         else:
-            told = ""
+            shown = ""
             for pod in pods:
                 if log := _log_of(submission, pod, logs):
                     _read(log, over(pod, log.container), ended)
@@ -85,20 +85,20 @@ def _follow(submission: Submission, logs: dict[str, _Log]) -> None:
             if ended and not any(log.is_open or (uid in there and not log.complete) for uid, log in logs.items()):
                 return
             if not ended and not any(log.is_open for log in logs.values()):
-                waits = _tell_of_waiting(submission, waits)
+                waits = _show_wait(submission, waits)
         _pass_on([log for log in logs.values() if log.is_open], next_look)
 
 
-def _tell_of_waiting(submission: Submission, told: str) -> str:
-    """Print what a pending job waits for, unless that is `told`, printed before. Returns the new value of `told`."""
+def _show_wait(submission: Submission, shown: str) -> str:
+    """Print what a pending job waits for, unless that is `shown`, printed before. Returns the new value of `shown`."""
     try:
         state = ask(submission)
     except VizSageError:  # the next request for the job warns of it
-        return told
+        return shown
     if state is None or state.state != "pending":
         return ""
     reason = re.sub(r" \d+ \w+ ago", "", state.detail)  # the age of the same event changes
-    if reason != told:
+    if reason != shown:
         sys.stderr.write(f"jobs: job {submission.job_id} is pending: {printable(state.detail)}\n")
         sys.stderr.flush()
     return reason

@@ -88,7 +88,7 @@ def of_creation(submission: Submission, job: dict[str, Any], pods: Sequence[Pod]
 
 
 def _conditions(workload: dict[str, Any]) -> str:
-    """Why a Workload waits, by its conditions; empty where they do not tell."""
+    """Why a Workload waits, by its conditions; empty where they name no reason."""
     said = {one["type"]: one for one in workload.get("status", {}).get("conditions", ())}
 
     def message(condition: str, status: str) -> str:

@@ -1,4 +1,4 @@
-"""The pods of a job: listing them, the statuses of their containers, and what their logs tell."""
+"""The pods of a job: listing them, the statuses of their containers, and the errors in their logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vizsage.errors import VizSageError
 Pod = dict[str, Any]
 
 INDEX = "batch.kubernetes.io/job-completion-index"
-# At most as many pods are asked: those of one job mostly tell the same, and each request takes time.
+# The maximum number of pods that are asked: those of one job mostly report the same, and each request takes time.
 ASKED_PODS = 3
 
 

@@ -42,7 +42,7 @@ def set_gpus(
         container: changed.
         gpus: the number; None: as in the overlay.
         one: at most one GPU.
-        on_cpu: no GPU unless `gpus` says so.
+        on_cpu: no GPU unless `gpus` is given.
 
     Returns:
         The cores per process, if the number of GPUs has changed.

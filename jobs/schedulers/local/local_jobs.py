@@ -46,7 +46,7 @@ def resources(options: JobOptions, device: str, environment: Mapping[str, str]) 
     """What a job takes. `device` is the setting; one with `cpu` takes no GPU unless told otherwise.
 
     Raises:
-        ConfigError: what is asked for cannot be had on one machine, or not on this one.
+        ConfigError: what is asked for is not possible on one machine, or not on this one.
     """
     if options.nodes not in (None, 1):
         raise ConfigError(f"--nodes: jobs on this machine have one node, found {options.nodes}; leave it out")

@@ -34,7 +34,7 @@ _ENTRY, _PROGRESS, _CANCEL, _ENDED = ".entry.json", ".progress.json", ".cancel",
 
 
 class Queue:
-    """The queue in one folder. Methods that say so need `locked()` around them."""
+    """The queue in one folder. Methods documented so need `locked()` around them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -190,7 +190,7 @@ class Queue:
         self.path(entry).unlink(missing_ok=True)
         for suffix in (_PROGRESS, _CANCEL):
             (self.folder / f"{entry.job_id}{suffix}").unlink(missing_ok=True)
-        shutil.rmtree(self.folder / f"{entry.job_id}.codes", ignore_errors=True)  # nobody reads it any more
+        shutil.rmtree(self.folder / f"{entry.job_id}.codes", ignore_errors=True)  # not read any more
 
 
 def queue_here() -> Queue:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told
+from jobs.schedulers.scheduler import Job, JobOptions, JobStatus, Option, Scheduler
 
 if TYPE_CHECKING:
     from jobs.schedulers.local.local_jobs import Resources
@@ -24,7 +24,7 @@ class Local(Scheduler["Resources"]):
         Option(
             "--parallel",
             "N",
-            "jobs that may run at a time while this one runs, each on GPUs of its own (default: 1)",
+            "jobs that may run at a time while this one runs, each on its own GPUs (default: 1)",
             convert=int,
             expected="1 or more",
             is_valid=lambda number: number >= 1,
@@ -55,7 +55,7 @@ class Local(Scheduler["Resources"]):
 
         return [submit(one, job.prepared, after) for one in job.works]
 
-    def ask(self, submission: Submission) -> Told | None:
+    def ask(self, submission: Submission) -> JobStatus | None:
         """See Scheduler."""
         from jobs.schedulers.local.local_states import ask
 

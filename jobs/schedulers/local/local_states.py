@@ -10,14 +10,14 @@ from jobs.schedulers.local.job_ends import BY_CANCEL, end_of
 from jobs.schedulers.local.local_entries import Ended, Entry
 from jobs.schedulers.local.local_processes import processes_of, send
 from jobs.schedulers.local.local_queue import Queue, queue_of, this_host
-from jobs.schedulers.scheduler import LOST, Told
+from jobs.schedulers.scheduler import LOST, JobStatus
 from jobs.submissions import Submission
 from vizsage.errors import VizSageError
 
 _GONE = "the supervisor is gone; submit again continues"
 
 
-def ask(job: Submission) -> Told | None:
+def ask(job: Submission) -> JobStatus | None:
     """How a job is; None where neither the queue nor the run directory knows it.
 
     Raises:
@@ -25,7 +25,7 @@ def ask(job: Submission) -> Told | None:
     """
     queue = queue_of(job.script)
     if ended := queue.ended(Path(job.run_dir), job.job_id):
-        return Told(ended.state, ended.detail)
+        return JobStatus(ended.state, ended.detail)
     _check_host(queue, job)
     if not queue.exists():
         return None
@@ -33,7 +33,7 @@ def ask(job: Submission) -> Told | None:
         entry = queue.entry(job.job_id)
         if entry is None:  # it ended in between, or the queue was deleted
             ended = queue.ended(Path(job.run_dir), job.job_id)
-            return Told(ended.state, ended.detail) if ended else None
+            return JobStatus(ended.state, ended.detail) if ended else None
         return _supervised(queue, entry) if queue.has_supervisor() else _unsupervised(queue, entry)
 
 
@@ -72,24 +72,24 @@ def end_without_supervisor(queue: Queue, entry: Entry) -> Ended | None:
     return end_of(entry, code, progress.failures + 1, cancelled=cancelled)
 
 
-def _supervised(queue: Queue, entry: Entry) -> Told:
+def _supervised(queue: Queue, entry: Entry) -> JobStatus:
     progress = queue.progress(entry)
     if queue.is_cancelled(entry):
-        return Told("ending", "cancelled, it saves a checkpoint" if progress.running else "cancelled")
+        return JobStatus("ending", "cancelled, it saves a checkpoint" if progress.running else "cancelled")
     if progress.running:
-        return Told("running", f"attempt {progress.attempt}")
+        return JobStatus("running", f"attempt {progress.attempt}")
     if entry.after and queue.entry(entry.after):
-        return Told("pending", f"waits for the success of job {entry.after}")
-    return Told("pending", "waits to be tried again" if progress.failures else "waits for its turn")
+        return JobStatus("pending", f"waits for the success of job {entry.after}")
+    return JobStatus("pending", "waits to be tried again" if progress.failures else "waits for its turn")
 
 
-def _unsupervised(queue: Queue, entry: Entry) -> Told:
+def _unsupervised(queue: Queue, entry: Entry) -> JobStatus:
     if queue.is_running(entry):
         state = "ending" if queue.is_cancelled(entry) else "running"
         attempt = queue.progress(entry).attempt
-        return Told(state, f"attempt {attempt}; its supervisor is gone, the next submit starts another")
+        return JobStatus(state, f"attempt {attempt}; its supervisor is gone, the next submit starts another")
     ended = end_without_supervisor(queue, entry)
-    return Told(ended.state, ended.detail) if ended else Told(LOST, _GONE)
+    return JobStatus(ended.state, ended.detail) if ended else JobStatus(LOST, _GONE)
 
 
 def _check_host(queue: Queue, job: Submission) -> None:

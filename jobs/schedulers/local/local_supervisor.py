@@ -100,7 +100,7 @@ class Supervisor:
                     return
                 self._problem = ""
             except (OSError, VizSageError) as error:  # a full disk, or storage that does not answer: try again
-                if not self._queue.folder.exists():  # deleted: nobody can add a job or cancel one any more
+                if not self._queue.folder.exists():  # deleted: no job can be added or cancelled any more
                     return
                 if str(error) != self._problem:
                     log.error("%s", error)
@@ -153,7 +153,7 @@ class Supervisor:
             attempt.stop_by = time.monotonic() + self._grace_s
 
     def _code(self, attempt: Attempt) -> int | None:
-        """The exit code of the attempt's launcher; None where it is running, or nobody saw how it was killed."""
+        """The exit code of the attempt's launcher; None where it is running, or its exit code is lost."""
         if attempt.was_started_here:
             return attempt.launcher_code()
         return self._queue.exit_code(attempt.entry, attempt.progress.attempt)
@@ -254,7 +254,7 @@ class Supervisor:
         self._attempts[entry.job_id] = Attempt(entry, progress, process)
 
     def _environment(self, entry: Entry, progress: Progress) -> dict[str, str]:
-        """The submitter's environment, and what tells the launcher its GPUs and where to leave its exit code."""
+        """The submitter's environment, with the variables for the launcher's GPUs and the file of its exit code."""
         found = {name: text for name, text in entry.environment.items() if name not in _NOT_INHERITED}
         found[MARK] = str(self._queue.path(entry))
         found["EXIT_CODES_DIR"] = str(self._queue.codes_dir(entry, progress.attempt))

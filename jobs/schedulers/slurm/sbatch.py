@@ -99,7 +99,7 @@ def _send(works: Sequence[Work], profile: Profile, folder: Path, after: str | No
         executor.parameters["map_count"] = len(works)
     try:
         # Not `submit`, which sends a pickled function: another Python, or one in a container, could not load it.
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what its exception says too
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the text of its exception
             return str(executor._submit_command(task_command(works, profile)).job_id), cluster
     except FailedSubmissionError as error:  # no file is deleted: the job may exist and need them
         raise VizSageError(f"sbatch was called, and its answer names no job, see squeue: {one_line(error)}") from None

@@ -39,7 +39,7 @@ code=$?
 for known in 2 3 4; do  # what one node found out outweighs how the others broke off
     if grep -qsx "$known" "$run_dir/jobs/$id.codes"/*; then code=$known; fi
 done
-ask_state() {  # the controller may be busy, or be starting anew
+ask_state() {  # the controller may be busy, or restarting
     for pause in 0 2 5 10 20; do
         sleep "$pause"
         state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
@@ -157,7 +157,7 @@ def _setup(works: Sequence[Work], profile: Profile) -> list[str]:
         ]
     lines += [f"max_retries={profile.max_retries}", PROLOGUE]
     processes = _processes(profile)
-    # Otherwise one that is exported in the submitting shell would be used, and nobody would notice.
+    # Otherwise one that is exported in the submitting shell would be used, without a warning.
     lines.append(f"export PROCESSES_PER_NODE={processes}" if processes else "unset PROCESSES_PER_NODE")
     if profile.local_cache:
         lines += [

@@ -53,14 +53,14 @@ def is_option(variable: str) -> bool:
 
 
 def ask(job: Submission) -> tuple[str, str] | None:
-    """The state, as `Told` has it, and SLURM's words for it; None where SLURM does not know the job any more.
+    """The state, as `JobStatus` has it, and SLURM's words for it; None where SLURM does not know the job any more.
 
     SLURM reuses job ids. A job of squeue counts only if its user and the folder of its script are those of this job, a
     job of sacct only if it was not submitted earlier. A job that is running for sacct and unknown to squeue has ended:
     the database is late, or has lost the end.
 
     Raises:
-        VizSageError: squeue does not answer, which tells nothing about the job.
+        VizSageError: squeue does not answer: the state of the job is unknown.
     """
     lines, problem = _lines(["squeue", *_at(job.cluster), "-h", "-t", "all", "-j", job.job_id, "-o", "%T|%r|%U|%o"])
     if problem and "Invalid job id" not in problem:
@@ -79,9 +79,9 @@ def ask(job: Submission) -> tuple[str, str] | None:
     )
     for line in lines:
         submitted, state, reason = (line.split("|", 2) + [""] * 2)[:3]
-        word, told = _in_words(state, reason)
+        word, detail = _in_words(state, reason)
         if word not in ACTIVE and re.match(r"\d", submitted) and submitted >= bounds[1]:
-            return word, told
+            return word, detail
     return None
 
 
@@ -97,7 +97,7 @@ def cancel(job: Submission) -> None:
 
 
 def largest_array(clusters: str | None) -> int | None:
-    """How many members a job array may have on every one of `clusters`; None where SLURM does not tell."""
+    """How many members a job array may have on every one of `clusters`; None where SLURM does not report it."""
     found = []
     for cluster in (clusters or "").split(","):
         lines, _ = _lines(["scontrol", *_at(cluster), "show", "config"])

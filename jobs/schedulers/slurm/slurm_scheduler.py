@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told, path_or_name
+from jobs.schedulers.scheduler import Job, JobOptions, JobStatus, Option, Scheduler, path_or_name
 
 if TYPE_CHECKING:
     from jobs.schedulers.slurm.profile import Profile
@@ -60,12 +60,12 @@ class Slurm(Scheduler["Profile"]):
 
         return submit(job.works, job.prepared, _folder(job), after=after)
 
-    def ask(self, submission: Submission) -> Told | None:
+    def ask(self, submission: Submission) -> JobStatus | None:
         """See Scheduler."""
         from jobs.schedulers.slurm.slurm_queue import ask
 
-        told = ask(submission)
-        return told and Told(*told)
+        found = ask(submission)
+        return found and JobStatus(*found)
 
     def cancel(self, submission: Submission) -> None:
         """See Scheduler."""

@@ -224,7 +224,7 @@ def test_the_order_of_lines_does_not_matter_to_intervals(tmp_path: Path) -> None
 
 
 def test_files_of_other_tools_are_joined_by_image_and_question(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """A line a sample with one answer and no id; a question that is asked twice is told apart by its answers."""
+    """One line per sample with one answer and no id; the answers distinguish repeated questions."""
     twice = [row(8, "cat", image=9), row(10, "cat", image=9, answers=["dog"])]
     ours = write(tmp_path / "ours.jsonl", [*answered("ccddccnd"), *twice])
     theirs = [*answered("ccccdccn"), {**twice[1], "prediction": "dog"}, twice[0]]

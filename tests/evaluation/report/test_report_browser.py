@@ -31,7 +31,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: Browser) -> Browser:
-    """The browser as it was when it started: a desk's window, light."""
+    """The browser with the settings of its start: a desktop window, light."""
     chromium.resize(1200, 900)
     chromium.emulate()
     chromium.console()
@@ -228,7 +228,7 @@ def test_the_policy_refuses_what_a_page_could_fetch_or_run(opened: Browser) -> N
         "const script = document.createElement('script'); script.textContent = 'window.hurt = 1';"
         "document.body.append(script)"
     )
-    time.sleep(0.2)  # what shall not happen has its chance
+    time.sleep(0.2)  # time for what must not happen
     assert opened.run("return window.hurt") is None
     assert any("Content Security Policy" in message for message in opened.console())
 
@@ -242,7 +242,7 @@ def test_text_of_the_data_is_shown_as_it_is_and_never_run(page: Browser, tmp_pat
     ]
     page.open(write_report(write_run(tmp_path / "test", rows, adapter=text, base_model=text)))
     page.run("for (const details of document.querySelectorAll('details')) details.open = true")
-    time.sleep(0.1)  # what shall not happen has its chance
+    time.sleep(0.1)  # time for what must not happen
     assert page.run("return window.hurt") is None
     assert page.run("return document.querySelectorAll('img, #cards script').length") == 0
     for place in (".card h3", ".card .prediction", ".card .answer", ".card details p"):

@@ -1,4 +1,4 @@
-"""report.html as a file: what it says, what its gallery holds, and what may be missing."""
+"""report.html as a file: its text, what its gallery contains, and what may be missing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(config: Config) -> Path:
     return write_run(config.output_dir / "evaluation_results" / "test", rows, config)
 
 
-# --- what it says
+# --- its text
 
 
 def test_the_headline_has_score_interval_samples_and_images(run: Path) -> None:

@@ -22,7 +22,7 @@ from vizsage.files import write_json
 
 @pytest.fixture(autouse=True)
 def forget_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """W&B reads its environment once a process."""
+    """W&B reads its environment once per process."""
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -69,7 +69,7 @@ def artifact_images(config: Config, run_id: str) -> set[str]:
 
 
 def records(content: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: a log as LevelDB writes it (doc/log_format.md there) behind 7 bytes of its own.
+    """The records of a .wandb file: a log as LevelDB writes it (doc/log_format.md there) behind 7 bytes of W&B.
 
     Blocks of 32 KiB hold pieces: checksum (4 bytes), length (2), whether it is whole (1), first, middle or last (4).
     """

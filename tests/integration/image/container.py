@@ -1,7 +1,7 @@
 """Runs an image's own command as a container runtime does: namespaces, a read-only root, any user, tini as process 1.
 
 In chroot isolation, buildah can neither make the root read-only nor take a user that the image does not know. A runtime
-is not more than this: mount, change root and user, and execute what the image says.
+is not more than this: mount, change root and user, and execute the image's command.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Container:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """SIGTERM to the container's process 1, as from whoever stops it."""
+    """SIGTERM to the container's process 1, as a container runtime sends it."""
     os.kill(first_process(process), signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""An image store of its own for the tests, a base for the image in it, and the image, built as `make image` does it.
+"""A separate image store for the tests, a base for the image in it, and the image, built as `make image` does it.
 
 No engine and no registry: buildah in chroot isolation, which works where crun and runc are refused, and a Debian made
 by debootstrap instead of python:slim. What this host needs to reach its package sources (apt's sources, certificates,
@@ -83,7 +83,7 @@ class Storage:
         self.buildah("commit", "--quiet", "--rm", container, BASE)
 
     def build(self) -> None:
-        """`make image` with buildah and the stand-in for the base."""
+        """`make image` with buildah and the replacement of the base."""
         configuration = self.folder / "pip.conf"
         configuration.write_text(_pip_configuration())
         arguments = [f"IMAGE={IMAGE}", f"PIP_CONFIG={configuration}", f"BUILD_ARGS=--build-arg BASE_IMAGE={BASE}"]

@@ -35,7 +35,7 @@ def test_labels_tell_version_and_revision(image: Container) -> None:
     prefix = "org.opencontainers.image."
     assert labels[prefix + "version"] == project["version"]
     assert labels[prefix + "licenses"] == project["license"]
-    revision = labels[prefix + "revision"].removesuffix("-dirty")  # whoever commits meanwhile moves HEAD
+    revision = labels[prefix + "revision"].removesuffix("-dirty")  # a commit in the meantime moves HEAD
     assert len(revision) == 40
     subprocess.run(["git", "merge-base", "--is-ancestor", revision, "HEAD"], cwd=ROOT, check=True)
 

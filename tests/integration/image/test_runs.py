@@ -97,7 +97,7 @@ def test_offline_a_model_of_the_hub_is_one_line_and_no_attempt(container: Contai
     assert [line for line in done.stderr.splitlines() if "example/model" in line] == done.stderr.splitlines()[-1:]
     assert "Traceback" not in done.stderr
     assert not noted.exists(), noted.read_text()
-    # That nothing was noted tells something only if an attempt is.
+    # An empty record proves something only if an attempt would be recorded.
     offline.run("import socket; socket.create_connection(('localhost', 9))", entrypoint=PYTHON)
     assert "getaddrinfo" in noted.read_text()
 

@@ -1,4 +1,4 @@
-"""Pods need bubblewrap and tini; the tests say what is missing."""
+"""Pods need bubblewrap and tini; the tests name what is missing."""
 
 from __future__ import annotations
 

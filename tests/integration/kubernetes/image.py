@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
 
 
 def file_system(folder: Path) -> Iterator[str]:
-    """Arguments for bwrap. In `folder` lie files that every image has and that must not be the host's."""
+    """Arguments for bwrap. `folder` contains files that every image has and that must not be the host's."""
     for name in _SYSTEM:
         path = Path(name)
         if path.is_symlink():
@@ -57,7 +57,7 @@ def file_system(folder: Path) -> Iterator[str]:
     yield from ("--ro-bind", sys.prefix, VENV)
     for path in sorted(folder.iterdir()):
         yield from ("--ro-bind", str(path), f"{VENV}/bin/{SCRIPT}" if path.name == SCRIPT else f"/etc/{path.name}")
-    # Not at their own places: a checkout may lie below /tmp, which is a volume of the pod.
+    # Not at their own places: a checkout may be below /tmp, which is a volume of the pod.
     for package in (vizsage, jobs):
         yield from ("--ro-bind", str(Path(package.__path__[0])), f"{CODE}/{package.__name__}")
     if not sys.base_prefix.startswith("/usr"):
@@ -68,7 +68,7 @@ def file_system(folder: Path) -> Iterator[str]:
 
 
 def write_etc(folder: Path, hostname: str, hosts: list[str]) -> None:
-    """Write the files of /etc that a container has of its own. All hosts are this one."""
+    """Write the files of /etc that differ in each container. All hosts are this one."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"127.0.0.1 {name}" for name in ("localhost", *hosts, hostname)]
     (folder / "hosts").write_text("\n".join(dict.fromkeys(lines)) + "\n")

@@ -126,7 +126,7 @@ class Job:
                 self._failing = self._failing or "BackoffLimitExceeded"
 
     def _action(self, pod: Pod) -> str:
-        """What the first rule that fits says."""
+        """The action of the first rule that fits."""
         for rule in self.spec.get("podFailurePolicy", {}).get("rules", []):
             wanted = rule.get("onPodConditions", [])
             if any(pod.conditions.get(one["type"]) == one.get("status", "True") for one in wanted):

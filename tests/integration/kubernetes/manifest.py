@@ -36,7 +36,7 @@ def documents(text: str) -> list[Document]:
 
 
 def file(name: str) -> list[Document]:
-    """What lies in a file of k8s/."""
+    """The documents in a file of k8s/."""
     return documents((ROOT / "k8s" / name).read_text(encoding="utf-8"))
 
 
@@ -53,7 +53,7 @@ def set_config(manifest: list[Document], text: str) -> None:
 
 
 def set_variables(manifest: list[Document], **values: str) -> None:
-    """Set variables of the container, in the place of those that are there."""
+    """Set variables of the container; existing ones are replaced."""
     [container] = job_of(manifest)["spec"]["template"]["spec"]["containers"]
     others = [entry for entry in container.get("env", []) if entry["name"] not in values]
     container["env"] = [*others, *({"name": name, "value": value} for name, value in values.items())]
@@ -69,7 +69,7 @@ def add_mishap(manifest: list[Document], mishap: str) -> None:
 
 
 def share_the_host(manifest: list[Document]) -> None:
-    """One thread a process, and a port of this host that is free: pods here have no network of their own."""
+    """One thread per process, and a free port of this host: pods here share the host's network."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

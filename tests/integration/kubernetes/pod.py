@@ -1,6 +1,6 @@
 """A pod of a manifest, run as processes of this host, as a kubelet runs it as containers.
 
-Bubblewrap gives each container a file system, process ids and a user of its own. The network is the host's. What a
+Bubblewrap gives each container its own file system, process ids and user. The network is the host's. What a
 manifest asks for and this cannot do is refused, so that no test passes on a feature that is not there; requests and
 limits, and what only a scheduler reads, are left out on purpose.
 """
@@ -51,7 +51,7 @@ class Namespace:
             self.apply(document)
 
     def apply(self, document: Document) -> None:
-        """Take in an object, in the place of one of its kind and name."""
+        """Store an object; it replaces one of the same kind and name."""
         kind, name = document["kind"], document["metadata"]["name"]
         self._objects[kind, name] = document
         if kind == "PersistentVolumeClaim":
@@ -158,7 +158,7 @@ class Pod:
             self._signal(signal.SIGTERM)
 
     def evict(self) -> None:
-        """Delete the pod as the eviction API does, which says so in a condition."""
+        """Delete the pod as the eviction API does, which records that in a condition."""
         self.conditions["DisruptionTarget"] = "True"
         self.delete()
 
@@ -273,7 +273,7 @@ class Pod:
         return given
 
     def _value(self, entry: Document, container: Document) -> str | None:
-        """What an entry of env says; None where an optional key is missing."""
+        """The value of an entry of env; None where an optional key is missing."""
         if "valueFrom" not in entry:
             return str(entry.get("value", ""))
         [(kind, what)] = entry["valueFrom"].items()
@@ -298,7 +298,7 @@ class Pod:
 
 
 def _expanded(text: str, environment: dict[str, str]) -> str:
-    """`$(NAME)` replaced where the name is known, `$$` made one dollar; all else as it is."""
+    """`$(NAME)` replaced where the name is known, `$$` made one dollar; all else unchanged."""
 
     def replacement(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else environment.get(found[1], found[0])

@@ -1,4 +1,4 @@
-"""What a kubelet promises to a container, kept by the processes that stand in for it."""
+"""What a kubelet promises to a container, kept by the processes that replace it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_environment_is_what_image_and_manifest_say(namespace: Namespace, mo
 
 
 def test_command_arguments_user_folder_and_first_process(namespace: Namespace) -> None:
-    # A dollar is written twice, and variables of the image are unknown to whoever replaces the others.
+    # A dollar is doubled; variables of the image are unknown to the kubelet, which replaces the others.
     script = 'echo "$1 $(id -u):$(id -g) $PWD $$$$ $(hostname)"; id -un'
     spec = {"securityContext": {"runAsUser": 10001, "runAsGroup": 20000}}
     words: Document = {"command": ["sh", "-c", script, "sh"], "args": ["$(HOME)/$(WHAT)"]}

@@ -28,7 +28,7 @@ COMPLETE = ("Complete", "CompletionsReached")
 
 
 class Run:
-    """A Job in a namespace of its own, and the run directory on its claim."""
+    """A Job in a separate namespace, and the run directory on its claim."""
 
     def __init__(self, documents: list[Document], folder: Path, controller: Controller, run_dir: str) -> None:
         self.namespace = Namespace(folder, documents)
@@ -124,7 +124,7 @@ def test_a_deleted_and_an_evicted_pod_are_replaced_and_the_run_ends_the_same(
 
 
 def test_nothing_is_written_elsewhere_than_on_volumes(reference: Run) -> None:
-    """With a read-only root and read-only data it would fail, or say so."""
+    """With a read-only root and read-only data it would fail, or log an error."""
     assert reference.job.wait() == COMPLETE, reference.job.log()
     said = reference.job.log()
     assert "Read-only file system" not in said
@@ -167,7 +167,7 @@ def test_a_mistake_fails_the_job_at_once(runs: dict[str, Run], name: str, code: 
 
 
 def test_a_submitted_run_loses_its_pod_and_is_evaluated_at_the_end(runs: dict[str, Run]) -> None:
-    """The overlay's pods draw the data anew."""
+    """The overlay's pods draw the data again."""
     run = runs["submitted"]
     assert run.job.name.startswith("vizsage-run-")
     run.job.wait_until(lambda: run_files.held(run.run_dir))
@@ -182,11 +182,11 @@ def test_an_unknown_failure_is_retried_a_few_times(runs: dict[str, Run]) -> None
     run = runs["crash"]
     assert run.job.wait() == ("Failed", "BackoffLimitExceeded"), run.job.log()
     assert run.exit_codes() == [1] * 4
-    assert "a mishap that nobody foresaw" in run.job.log()
+    assert "an error that was not expected" in run.job.log()
 
 
 def test_two_pods_train_as_one_process_and_survive_the_end_of_one(start: Callable[..., Run]) -> None:
-    """1 process x 2 x 2 samples a step = 2 pods x 1 x 2."""
+    """1 process x 2 x 2 samples per step = 2 pods x 1 x 2."""
     one = start(lora_dropout=0.0)
     half = {"lora_dropout": 0.0, "batch_size": 1}
     two = start("submitted", submit=["--nodes", "2", "--then-eval"], **half)
@@ -215,7 +215,7 @@ def test_two_pods_train_as_one_process_and_survive_the_end_of_one(start: Callabl
 
 
 def test_the_demo_for_a_cluster_without_gpus_trains_to_the_end(demo: Run) -> None:
-    """As it is, to the last setting: the pod draws its data itself."""
+    """Unchanged, to the last setting: the pod draws its data itself."""
     assert demo.job.wait() == COMPLETE, demo.job.log()
     assert demo.exit_codes() == [0]
     outcome = run_files.outcome(demo.run_dir)

@@ -17,7 +17,7 @@ from tests.jobs.schedulers.local.machine import supervisors, until
 
 @pytest.fixture
 def user(tmp_path: Path, data: Path) -> Iterator[User]:
-    """Somebody whose trainings wait after their fifth step, once, for a signal."""
+    """A user whose trainings wait after their fifth step, once, for a signal."""
     found = User(tmp_path, data)
     found.environment |= {"PYTHONPATH": str(MISHAPS), "MISHAP": "hold 5", "CUDA_VISIBLE_DEVICES": ""}
     yield found

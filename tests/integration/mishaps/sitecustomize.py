@@ -1,7 +1,7 @@
-"""On PYTHONPATH of a job: something happens to its processes on the way. MISHAP says what, and after which step.
+"""On PYTHONPATH of a job: something happens to its processes on the way. MISHAP defines what, and after which step.
 
-"hold 5": wait there, once, until a signal arrives; a file `held-RANK` in the run directory says so.
-"crash 5": raise an error that nobody foresaw, every time.
+"hold 5": wait there, once, until a signal arrives; a file `held-RANK` in the run directory shows that.
+"crash 5": raise an unexpected error, every time.
 "hold 5 1": only the process of rank 1.
 "answer 2": an evaluation waits like that after its second batch of answers.
 """
@@ -50,7 +50,7 @@ def change_flow(flow: Any) -> None:
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> Any:
         if state.global_step == int(step) and rank in (ranks or [rank]):
             if what == "crash":
-                raise RuntimeError("a mishap that nobody foresaw")
+                raise RuntimeError("an error that was not expected")
             hold(self.config, self.latch)
         return original(self, args, state, control, **more)
 

@@ -1,4 +1,4 @@
-"""A SLURM cluster of two nodes on this one host: munged, slurmctld and two slurmd in a folder of their own.
+"""A SLURM cluster of two nodes on this one host: munged, slurmctld and two slurmd in a separate folder.
 
 Nothing of the host's own SLURM is touched: the cluster has its own configuration, key, ports and state, keeps no
 accounts, and is gone after `stop`, whatever its jobs were doing. It needs root, because slurmd does.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
 NODES = ("n1", "n2")
-# Neither where programs' outgoing connections begin nor where jobs meet (15000 to 29999).
+# Neither where programs' outgoing connections begin nor where nodes of a job connect (15000 to 29999).
 _PORTS = range(30000, 32700)
 _READY_S = 60
 _LOG_TAIL_LINES = 15
@@ -98,7 +98,7 @@ class Cluster:
             key.write_bytes(secrets.token_bytes(128))
             key.chmod(0o400)
             files = [f"--{name}-file={munge / name}" for name in ("pid", "log", "seed")]
-            # --force: the folder may lie in one that everybody can write to.
+            # --force: the folder may be in one that everybody can write to.
             self._daemon("munged", "--foreground", "--force", f"--key-file={key}", f"--socket={socket_file}", *files)
             self._until(socket_file.exists, "munged has no socket")
             self._controller = self._daemon("slurmctld", "-D", "-f", str(self.configuration))
@@ -123,14 +123,14 @@ class Cluster:
         assert self._controller is not None
         self._end(self._controller)
         self._controller = self._daemon("slurmctld", "-D", "-c", "-f", str(self.configuration))
-        self._until(self._idle, "the nodes did not come back")
+        self._until(self._idle, "the nodes did not become idle")
 
     @contextlib.contextmanager
     def without(self, node: str) -> Iterator[None]:
         """A node loses its power, and every job its processes: no other job may be active. It is back at the end."""
         [slurmd] = [daemon for daemon in self._daemons if daemon.args == self._slurmd(node)]
         self._end(slurmd)
-        # The job's keepers first, or they would tell how their processes ended.
+        # The job's keepers first, or they would report how their processes ended.
         for keepers in (True, False):
             for pid in self._processes():
                 with contextlib.suppress(OSError):
@@ -142,7 +142,7 @@ class Cluster:
             yield
         finally:
             self._daemon(*self._slurmd(node))
-            self._until(self._idle, f"{node} did not come back")
+            self._until(self._idle, f"{node} did not become idle")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Cluster:
         (self.folder / "gres.conf").write_text("\n".join(gpus) + "\n")
 
     def _daemon(self, *command: str) -> subprocess.Popen[bytes]:
-        # Its output goes where the log is: what a daemon cannot say in its log it says there.
+        # Its output goes where the log is: what a daemon cannot write to its log is there.
         with (self.folder / f"{command[0]}.out").open("ab") as output:
             daemon = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment()
@@ -250,7 +250,7 @@ class Cluster:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this host that nobody listens on."""
+    """Unused ports of this host."""
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""A SLURM cluster for all tests here, and somebody who works with it."""
+"""A SLURM cluster for all tests here, and a user who works with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.slurm.user import User
 def reason_to_skip() -> str | None:
     """Why there can be no cluster here, or None."""
     if os.environ.get("VIZSAGE_SLURM") != "1":
-        return "needs a SLURM cluster of its own: run make test-slurm"
+        return "needs a separate SLURM cluster: run make test-slurm"
     if os.geteuid() != 0:
         return "a SLURM cluster for tests needs root: slurmd does not start without it"
     if missing := missing_programs():
@@ -47,5 +47,5 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def user(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> User:
-    """Somebody who works with the cluster."""
+    """A user of the cluster."""
     return User(tmp_path_factory.mktemp("user"), data)

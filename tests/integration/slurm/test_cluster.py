@@ -30,7 +30,7 @@ def test_two_nodes_with_gpus_run_a_job(cluster: Cluster, tmp_path: Path) -> None
 
 
 def test_there_is_no_accounting(cluster: Cluster) -> None:
-    """What all other tests here rest on when they say that no sacct is needed."""
+    """The other tests here depend on it when they show that no sacct is needed."""
     asked = subprocess.run(["sacct", "-n", "-X"], capture_output=True, text=True, check=False)
     assert asked.returncode != 0
     assert "accounting storage is disabled" in asked.stderr

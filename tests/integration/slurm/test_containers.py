@@ -50,7 +50,7 @@ def without_places(script: str, user: User) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_script_is_as_agreed_and_slurm_accepts_it(kind: str, cluster: Cluster, user: User) -> None:
-    """VIZSAGE_WRITE_GOLDEN=1 writes what is agreed anew: to be read before it is committed."""
+    """VIZSAGE_WRITE_GOLDEN=1 writes the golden files again: read the difference before you commit it."""
     config = user.config("golden", device="auto")
     before = cluster.jobs()
     printed = user.jobs(

@@ -43,7 +43,7 @@ def test_two_nodes_evaluate_stop_together_and_continue_as_one_process(cluster: C
     assert job.attempts_logged() == 2
     assert "SIGTERM" in job.text()
     assert job.failures() == 0
-    # Both nodes answered before and after, and nothing twice.
+    # Both nodes answered before and after, and no sample was answered again.
     kept = answers(job)
     assert sorted(map(len, kept)) == [2, 2, 4, 4]
     assert len({key for keys in kept for key in keys}) == 12

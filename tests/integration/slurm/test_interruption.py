@@ -36,7 +36,7 @@ def interrupted(cluster: Cluster, user: User) -> dict[str, Job]:
         job.wait_until_held()
     subprocess.run(["scontrol", "requeue", jobs["requeue"].job_id], check=True)
     os.kill(training_pid(jobs["kill"].run_dir), signal.SIGKILL)
-    # All of node n2 for somebody more important; the end of the time limit comes by itself.
+    # All of node n2 for a job of higher priority; the end of the time limit comes by itself.
     above = ["sbatch", "--partition=high", "--constraint=n2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 3"]
     subprocess.run(above, check=True, capture_output=True)
     return jobs
@@ -50,7 +50,7 @@ def test_an_interrupted_run_ends_with_the_same_adapter(
     assert cluster.wait_for(job.job_id) == "COMPLETED", job.text()
     assert job.outcome()["exit_code"] == 0
     assert job.adapter_sha256() == adapter_sha256(reference)
-    # It did begin anew, under the same id and in the same log, from a checkpoint.
+    # It began again, under the same id and in the same log, from a checkpoint.
     attempts = job.attempts()
     assert len(attempts) == job.attempts_logged() >= 2, job.text()
     assert attempts[1]["resumed_from_step"] in ((3, 4) if event == "kill" else (5,)), attempts
@@ -61,7 +61,7 @@ def test_an_interrupted_run_ends_with_the_same_adapter(
 
 
 def test_two_nodes_train_as_one_process_and_stop_together(cluster: Cluster, user: User) -> None:
-    """1 process x 2 x 2 samples a step = 2 nodes x 1 x 2, with an interruption in the middle."""
+    """1 process x 2 x 2 samples per step = 2 nodes x 1 x 2, with an interruption in the middle."""
     config = user.config("two-nodes", lora_dropout=0.0, batch_size=1)
     job = user.submit(config, user.profile("hold", "hold 5"), "--nodes", "2")
     one = user.train_here(user.config("one", lora_dropout=0.0))

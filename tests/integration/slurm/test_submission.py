@@ -28,7 +28,7 @@ def jobs(cluster: Cluster, user: User) -> dict[str, Job]:
     demo = read_job(
         user.run("make", "-s", "submit-slurm", f"CONFIG={ROOT / 'config' / 'demo_config.yaml'}", *arguments)
     )
-    # The folder is there for whoever submits, and gone on the node.
+    # The folder exists where the job is submitted, and not on the node.
     away = user.folder / "away"
     away.symlink_to(user.data)
     bare_node = user.profile("bare-node", setup=[f"rm {away}"])
@@ -52,7 +52,7 @@ def test_the_demo_submitted_by_make_trains_and_is_evaluated(cluster: Cluster, us
     assert user.jobs("status", job.job_id).count("completed") == 2
     assert "adapter saved in" in user.jobs("logs", job.job_id)
     assert "with external knowledge" in user.jobs("logs", job.run_dir)  # the run's latest
-    # A token of whoever submits reaches the job and stands in no file of it.
+    # A token of the submitting user reaches the job and is in none of its files.
     assert f"the token has {len(SECRET)} characters" in job.text()
     files = [path for path in job.run_dir.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
@@ -94,7 +94,7 @@ def test_a_run_that_always_crashes_is_given_up_and_status_says_why(
     assert "given up" in job.text()
     status = user.jobs("status", job.run_dir)
     assert "failed" in status
-    assert "a mishap that nobody foresaw" in status
+    assert "an error that was not expected" in status
     # What would have followed is dropped, not left pending for ever.
     assert job.evaluation_id
     assert cluster.wait_for(job.evaluation_id) == "CANCELLED"

@@ -36,7 +36,7 @@ def test_status_of_jobs_that_slurm_has_forgotten(cluster: Cluster, user: User) -
         assert cluster.state(job.job_id) == "FORGOTTEN"
         assert f"job {job.job_id}: {state}" in user.jobs("status", job.run_dir)
     assert f"job {evaluation}: completed" in user.jobs("status", "completed")
-    # A job that nobody remembers does not stand in the way of the next, nor does another one that got its id.
+    # A forgotten job does not block the next one; another job with its id does not either.
     held = subprocess.run(
         ["sbatch", "--parsable", "--hold", "-o", "/dev/null", "--wrap", "true"],
         capture_output=True, text=True, check=True,

@@ -62,7 +62,7 @@ class Job:
 
 
 class User:
-    """Somebody with a folder for runs and a data set. All paths that are written anywhere are absolute."""
+    """A user with a folder for runs and a data set. All paths that are written anywhere are absolute."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data = folder, data

@@ -11,7 +11,7 @@ import pytest
 from jobs.log_files import newest_begun, print_files
 from jobs.schedulers import registry
 from jobs.schedulers.registry import SCHEDULERS, scheduler_named
-from jobs.schedulers.scheduler import Job, JobOptions, Option, Scheduler, Told
+from jobs.schedulers.scheduler import Job, JobOptions, JobStatus, Option, Scheduler
 from jobs.spec import Work
 from jobs.submissions import Submission, find, now
 from tests.jobs.command import printed, refused, run
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclasses.dataclass(frozen=True)
 class Paper(Scheduler[str]):
-    """Keeps a line per job in a file; a job has a number, and is as the file says."""
+    """Keeps a line per job in a file; a job has a number, and the state in the file."""
 
     name = "paper"
     title = "Paper"
@@ -54,9 +54,9 @@ class Paper(Scheduler[str]):
         log, after_id = work.folder / f"{number}.log", after.job_id if after else ""
         return [Submission(number, work.command, self.name, now(), str(work.run_dir), str(log), after_id, "")]
 
-    def ask(self, submission: Submission) -> Told | None:
+    def ask(self, submission: Submission) -> JobStatus | None:
         state = Path("paper").read_text().splitlines()[int(submission.job_id) - 1]
-        return Told(state, "as written") if state != "gone" else None
+        return JobStatus(state, "as written") if state != "gone" else None
 
     def cancel(self, submission: Submission) -> None:
         lines = Path("paper").read_text().splitlines()
@@ -126,7 +126,7 @@ def test_a_run_from_its_submission_to_its_end(
     assert followed == ["tail", "-n", "+1", "-F", f"{here}/out/run/jobs/1.log"]
     assert "eval job 2 is cancelled" in printed(capsys, "cancel", "run")
     paper.write_text("gone\ngone")
-    assert "Paper has forgotten the job, and it left no word" in printed(capsys, "status", "run")
+    assert "Paper has forgotten the job, and it left no outcome" in printed(capsys, "status", "run")
 
 
 def test_a_sweep_that_is_sent_in_part_is_sent_again_for_the_rest(

@@ -337,7 +337,7 @@ def test_missing_adapter_is_named(tmp_path: Path) -> None:
 def test_an_adapter_that_must_not_be_read_is_said_to_be_so(
     tmp_path: Path, forbidden: Callable[[Path], None], name: str
 ) -> None:
-    """Not "No such file", which safetensors says of it."""
+    """Not "No such file", which is the message of safetensors."""
     loaded, config, folder, _ = saved_adapter(tmp_path)
     config = config.model_copy(update={"save_path": tmp_path, "name_trained_model": "adapter"})
     forbidden(folder / name)

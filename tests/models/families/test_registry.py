@@ -1,4 +1,4 @@
-"""Families: each model type belongs to one, and one that nobody declared is served the plain way."""
+"""Families: each model type belongs to one, and an undeclared one is served the plain way."""
 
 from __future__ import annotations
 

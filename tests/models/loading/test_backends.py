@@ -1,4 +1,4 @@
-"""The choice of a backend acts before transformers is imported, and what stands in its way is one line."""
+"""The choice of a backend acts before transformers is imported, and what prevents it is one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {
     "eval": ["--base"],
     "predict": ["--base", "--image", "none.png", "--question", "what is it"],
 }
-# Where there is no GPU, unsloth says so and goes no further; here it notes what was imported before it.
+# Where there is no GPU, unsloth raises an error at once; here it records what was imported before it.
 UNSLOTH = """
 import json, os, sys
 early = [name for name in ("transformers", "peft", "trl", "datasets") if name in sys.modules]

@@ -1,4 +1,4 @@
-"""Loading: a family's way from a base to answers and back, and what a wrong base says."""
+"""Loading: a family's way from a base to answers and back, and the errors for a wrong base."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """vLLM answers as transformers does, is asked for what it has, and refuses in one line what it cannot serve.
 
-vLLM itself needs a GPU: a stand-in with its interface takes its place, a small model of transformers behind it.
+vLLM itself needs a GPU: a class with its interface replaces it, with a small model of transformers behind it.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def test_descriptions_are_shortened_alike(family: str, stand_in: StandIn) -> Non
 
 @pytest.mark.parametrize("with_file", [True, False])
 def test_answers_end_alike_where_the_base_model_says(stand_in: StandIn, tmp_path: Path, with_file: bool) -> None:
-    """Ids that the small model does say: in generation_config.json, or without one in config.json."""
+    """Ids that the small model does generate: in generation_config.json, or without one in config.json."""
     said = by_transformers(settings("qwen2_5_vl"), None, samples())
     common = Counter(token for answer in said.values() for token in set(answer.token_ids[1:])).most_common(2)
     base = tmp_path / "base"
@@ -445,7 +445,7 @@ def test_a_package_that_cannot_be_imported_is_one_line(stand_in: StandIn, monkey
     ("facts", "problem"),
     [
         (Hardware(cuda=False, vllm=True), "it needs a GPU and PyTorch sees none here"),
-        (Hardware(cuda=True), "it is not installed; `pip install -e '.[vllm]'` in an environment of its own"),
+        (Hardware(cuda=True), "it is not installed; `pip install -e '.[vllm]'` in a separate environment"),
     ],
 )
 def test_vllm_is_demanded_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, facts: Hardware, problem: str) -> None:

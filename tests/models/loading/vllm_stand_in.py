@@ -1,6 +1,6 @@
 """A stand-in for the package vllm, which needs a GPU: its interface, with a small model of transformers behind it.
 
-It takes what vLLM takes and nothing else (vllm_interface.json has the names, read from the release that stands there),
+It takes what vLLM takes and nothing else (vllm_interface.json has the names, read from the release named there),
 and turns a prompt into a model's inputs as vLLM does: from token ids, the placeholder of the image replaced by the
 tokens that the model's processor writes for it. So prompts, images, ends and adapters show in the answers.
 """

@@ -52,7 +52,7 @@ def answer(loaded: LoadedModel, config: Config, ends: list[int], **changed: Any)
 
 
 def varied(loaded: LoadedModel, config: Config) -> LoadedModel:
-    """With an adapter that makes a random model say different things to different images and questions."""
+    """With an adapter that makes a random model give different answers to different images and questions."""
     model = add_adapter(loaded, config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -70,8 +70,8 @@ def test_sharing_gives_the_same_answers(family: str, attention: str) -> None:
     config = settings(family, attn_implementation=attention, lora_alpha=64, max_new_tokens=12, share_images=False)
     loaded = varied(load_base(config), config)
     free = answer(loaded, config, ends=[])
-    assert len({tuple(found.token_ids) for found in free.values()}) > len(free) / 2  # answers that tell samples apart
-    # Ids that stand at different places of different answers: these end early, at once, or not at all.
+    assert len({tuple(found.token_ids) for found in free.values()}) > len(free) / 2  # answers differ by sample
+    # Ids that are at different places of different answers: these end early, at once, or not at all.
     common = Counter(token for found in free.values() for token in set(found.token_ids)).most_common(6)
     ends = [token for token, _ in common]
     plain = answer(loaded, config, ends, eval_batch_size=1)

@@ -66,7 +66,7 @@ def graphs_of_each(
 ) -> list[int]:
     """Graphs compiled up to each micro-batch of `asked`, whose loss and gradients are those of plain rows.
 
-    The backward pass, which computes activations again, has a thread of its own, as on a GPU: settings of PyTorch's
+    The backward pass, which computes activations again, has a separate thread, as on a GPU: settings of PyTorch's
     compiler belong to a thread.
     """
     config = settings(family, use_gradient_checkpointing=True, lora_r=4, lora_alpha=8, **changed)

@@ -40,7 +40,7 @@ def rules(draw: st.DrawFn) -> tuple[Rule, int, int]:
     if kind == "images":
         tiles, tile_tokens = draw(st.integers(1, 4)), draw(st.integers(1, 140))
         return image_rule(tree, pick(2, queries, tiles), tile_tokens), queries, images * tiles * tile_tokens
-    ends = torch.searchsorted(tree, tree, right=True)  # of the tree that a token stands in
+    ends = torch.searchsorted(tree, tree, right=True)  # of the tree that contains a token
     branch = torch.arange(queries) // draw(st.integers(1, 300))
     shared = pick(2, queries).bool() if draw(st.booleans()) else torch.ones(queries, dtype=torch.bool)
     rule = tree_rule(torch.where(shared, ends, torch.minimum(ends, torch.searchsorted(branch, branch, right=True))))

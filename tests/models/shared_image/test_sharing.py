@@ -151,7 +151,7 @@ def logits_of(family: str, asked: Sequence[Sample]) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         found = model(**sharing.model_inputs(inputs), use_cache=False, logits_to_keep=positions).logits[0]
     by_targets = {tuple(collate.encoder.answer_ids(sample)): sample.sample_id for sample in asked}
-    assert len(by_targets) == len(asked), "answers tell the samples apart"
+    assert len(by_targets) == len(asked), "answers differ between samples"
     split, rest = {}, batch["targets"].tolist()
     while rest:
         answer = next(a for a in by_targets if tuple(rest[: len(a)]) == a)
@@ -301,7 +301,7 @@ def test_logits_are_built_where_an_answer_is_to_be_predicted(family: str, share:
 def test_a_processor_of_another_build_trains_the_plain_way(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A later transformers, or code that a model brings: the place where images are told apart may be gone."""
+    """A later transformers, or code that a model brings: the code that distinguishes images may be gone."""
     model, processor, config = model_of("llava", False)
     monkeypatch.delattr(ProcessorMixin, "_process_images")
     assert share_images(model.get_base_model(), processor, config) is None

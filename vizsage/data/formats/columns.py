@@ -86,7 +86,7 @@ class Columns:
             first += part.num_rows
 
     def _names(self, batch: pa.RecordBatch) -> tuple[list[str | None], list[bool]]:
-        """For each row the image's name, and whether the image is embedded as far as the columns in `batch` tell."""
+        """For each row the image's name, and whether the image is embedded as far as the columns in `batch` show."""
         absent: list[str | None] = [None] * batch.num_rows
         if "image" not in batch.schema.names:
             return absent, [True] * batch.num_rows

@@ -1,4 +1,4 @@
-"""What a format of splits has to do: find a split, read its records one by one, and say what identifies its data."""
+"""What a format of splits has to do: find a split, read its records one by one, and return what identifies its data."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class _InOrder(threading.local):
             self.value = next(islice(self.values, row - self.row - 1, None), None)
             self.row = row
         if self.value is None:
-            raise OSError(f"row group {row_group} has fewer rows than the file says")
+            raise OSError(f"row group {row_group} has fewer rows than its metadata states")
         return image_bytes(self.value)
 
 

@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Llama 3's special tokens, trained on the corpus; digits stand alone."""
+    """A byte-level BPE tokenizer with Llama 3's special tokens, trained on the corpus; each digit is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -147,7 +147,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> MllamaForConditionalGener
 
 
 def save(model: MllamaForConditionalGeneration, processor: MllamaProcessor, folder: Path) -> None:
-    """Write config, processor and 16-bit weights. The config says float32: they are to be computed in it."""
+    """Write config, processor and 16-bit weights. The config has float32: computations are in it."""
     model = model.cpu().half()
     model.save_pretrained(folder)
     config: Any = model.config

@@ -1,4 +1,4 @@
-"""How vizsage-tiny learns: the vision tower to tell what a painting shows, then the whole model to write about it."""
+"""How vizsage-tiny learns: the vision tower to classify what a painting shows, then the whole model to describe it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _optimizer(parameters: list[nn.Parameter], lr: float, steps: int) -> tuple[A
 def train_vision(
     model: MllamaForConditionalGeneration, pixels: torch.Tensor, material: Material, plan: Schedule
 ) -> None:
-    """Teach the vision tower to tell the attributes of a scene. `pixels` is material.pixels on the device."""
+    """Teach the vision tower to recognise the attributes of a scene. `pixels` is material.pixels on the device."""
     tower, device = model.model.vision_model, pixels.device
     vision: Any = model.config.vision_config
     reader = AttributeReader(vision.vision_output_dim).to(device)

@@ -1,7 +1,7 @@
 """Train vizsage-tiny from scratch: `python -m vizsage.demo.tiny.recipe --out DIR`.
 
-First the vision tower learns to tell what a drawn painting shows, then the whole model learns to write about it.
-Needs torch, transformers and Pillow only. Ten minutes on one GPU; hours on a CPU. README.md beside this file says how
+First the vision tower learns to recognise what a drawn painting shows, then the whole model learns to write about it.
+Needs torch, transformers and Pillow only. Ten minutes on one GPU; hours on a CPU. The README.md here describes how
 the weights in the package were made.
 """
 

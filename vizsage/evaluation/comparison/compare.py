@@ -89,7 +89,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
 
 
 def _scores(run: Run, groups: _Groups) -> dict[str, Any]:
-    """What is told of a run by itself."""
+    """What is reported about a single run."""
     return {
         "predictions": str(run.path),
         **groups.score(run.scores),
@@ -153,7 +153,7 @@ def _changed(first: Run, baseline: Run, run: Run, place: int) -> dict[str, Any]:
 class _Groups:
     """Scores and differences in parts of the samples, with intervals over images.
 
-    Arrays have one entry per sample; `members` tells which samples belong to the part.
+    Arrays have one entry per sample; `members` is true for the samples of the part.
     """
 
     def __init__(self, asked: Asked) -> None:

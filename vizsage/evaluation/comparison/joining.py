@@ -1,4 +1,4 @@
-"""Predictions of several runs, joined by sample. Runs on different samples are refused with an error that says why."""
+"""Predictions of several runs, joined by sample. Runs on different samples are refused with the reason."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _places(run: Run, *, by_id: bool) -> dict[Hashable, int]:
     same: defaultdict[tuple[str, str], list[tuple[tuple[str, ...], int]]] = defaultdict(list)
     for place, (image, question) in enumerate(zip(asked.images, asked.questions, strict=True)):
         same[image, question].append((asked.answers[place], place))
-    # The answers tell samples apart that ask the same question about the same image.
+    # The answers distinguish samples that ask the same question about the same image.
     numbered = {place: (*key, number) for key, found in same.items() for number, (_, place) in enumerate(sorted(found))}
     return {numbered[place]: place for place in range(len(asked.images))}
 
@@ -187,7 +187,7 @@ def _refuse_other_content(first: Run, here: dict[Hashable, int], run: Run, order
 
 
 def _refuse_other_images(first: Run, run: Run) -> None:
-    """Raise DataError if two results.json say that the data was not the same, and computed its hash the same way."""
+    """Raise DataError if two results.json show that the data was not the same, and computed its hash the same way."""
     if first.conditions is None or run.conditions is None:
         return
     version, other_version = first.conditions.schema_version, run.conditions.schema_version

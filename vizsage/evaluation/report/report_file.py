@@ -44,7 +44,7 @@ def write_report(folder: Path, overrides: Sequence[str] = (), *, images: bool = 
 
     It also reads the blind evaluation of a real one (or the real one of a blind one) in the folder beside it, and
     metrics.jsonl of the training in the output_dir. Images are read from the data set that the settings in results.json
-    name, and what is missing there from the earlier report. The page says what is missing. Memory contains what is
+    name, and what is missing there from the earlier report. The page lists what is missing. Memory contains what is
     shown: at most GALLERY_ROWS rows and a thumbnail for each of their images.
 
     Args:

@@ -156,7 +156,7 @@ def _thumbnail(images: Sequence[ImageRef], edge_px: int, quality: int, *, max_im
     """A WebP file: the images side by side, each of at most `edge_px` on its longer side. Raises DataError."""
     parts = []
     for image in images:
-        # With twice the edge, resampling has enough pixels, and most of a large JPEG is never decoded.
+        # With double the edge length, resampling has enough pixels, and most of a large JPEG is never decoded.
         part = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
         part.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
         parts.append(part)

@@ -44,7 +44,7 @@ _LOFTQ = {"loftq_bits": 4, "loftq_iter": 1}  # PEFT's own defaults, which it doe
 
 
 def add_adapter(loaded: LoadedModel, config: Config) -> Any:
-    """Put a new LoRA adapter on `loaded.model` as the finetune_* settings say; only the adapter is trainable.
+    """Put a new LoRA adapter on `loaded.model` by the finetune_* settings; only the adapter is trainable.
 
     Its initial weights depend on config.seed only; the global random state is not changed.
 

@@ -58,7 +58,7 @@ def _forward_of(layer: Any) -> Callable[..., torch.Tensor]:
         if layer.scaling[name] != 1:
             inner = inner * layer.scaling[name]
         out: torch.Tensor = layer.base_layer(rows)  # [N, out]
-        if out.dtype != dtype:  # a base layer with a precision of its own
+        if out.dtype != dtype:  # a base layer with another precision
             return original(x)
         return out.addmm_(inner, b.to(dtype).t()).view(*x.shape[:-1], out.shape[1])
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
-    """Choose the layers to train as the finetune_* settings say.
+    """Choose the layers to train by the finetune_* settings.
 
     The decoder is the language part; the vision tower and its connection to the decoder are the vision part. The output
     head, embeddings and convolutions are never chosen.
@@ -60,7 +60,7 @@ def select_modules(model: Any, config: Config) -> tuple[list[str], list[str]]:
 
 
 def language_part(model: Any) -> str:
-    """The name of the language model in `model`. Raises ConfigError where it is not a module of its own."""
+    """The name of the language model in `model`. Raises ConfigError where it is not a separate module."""
     return _name_of(model, model.get_decoder())
 
 

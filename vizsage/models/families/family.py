@@ -50,7 +50,7 @@ class Family:
     last_vllm: str | None = None
 
     def why_plain(self, base: Any) -> str | None:
-        """Why each question needs a row of its own; None where the questions on an image can share it."""
+        """Why each question needs a separate row; None where the questions on an image can share it."""
         return None
 
     def speed_up(self, base: Any) -> None:
@@ -71,7 +71,7 @@ class Family:
         return depth
 
     def rule(self, rule: Rule, batch: Mapping[str, Any], row: int) -> Rule:
-        """Who sees whom in row `row` of `batch`: `rule` says it of a causal model."""
+        """Who sees whom in row `row` of `batch`: `rule` contains it for a causal model."""
         return rule
 
     def cross_attention(self, base: Any) -> CrossAttention | None:

@@ -36,7 +36,7 @@ _ATTENTION = "sdpa_padding_last"
 def fast_tower(base: Any) -> None:
     """Let the vision tower of `base`, a loaded Mllama, run without a dense mask, and keep only the states it returns.
 
-    A tower whose attention was chosen by name (eager, flash_attention_2) is left as it is.
+    A tower whose attention was chosen by name (eager, flash_attention_2) is not changed.
     With an aspect_ratio_mask on the CPU the tower never waits for its device.
     """
     tower = base.model.vision_model

@@ -79,7 +79,7 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     if backend == "unsloth":
         demand_unsloth(facts)
     if backend == "vllm":
-        hint = "`pip install -e '.[vllm]'` in an environment of its own"
+        hint = "`pip install -e '.[vllm]'` in a separate environment"
         _demand("vllm", facts, there=facts.vllm, hint=hint)
     changes: dict[str, object] = {"device": "cuda" if cuda else "cpu", "backend": backend}
     warnings: list[str] = []
@@ -89,7 +89,7 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
         warnings.append(f"{key}: {_yaml(getattr(config, key))} replaced by {_yaml(value)}: {reason}")
 
     if config.load_in_4bit and backend == "vllm":
-        replace("load_in_4bit", False, "vLLM no longer quantises with bitsandbytes; it holds the base model as it is")
+        replace("load_in_4bit", False, "vLLM no longer quantises with bitsandbytes; the base model is not quantised")
     elif config.load_in_4bit and not (cuda and facts.bitsandbytes):
         missing = "4-bit weights need a GPU" if not cuda else "4-bit weights need bitsandbytes, which is not installed"
         replace("load_in_4bit", False, f"{missing}; the base model is held in full precision")
@@ -118,7 +118,7 @@ def demand_unsloth(facts: Hardware) -> None:
 
 
 def _demand(backend: str, facts: Hardware, *, there: bool, hint: str) -> None:
-    """Raise ConfigError without a GPU, or unless the package is `there`; `hint` says how to install it."""
+    """Raise ConfigError without a GPU, or unless the package is `there`; `hint`: how to install it."""
     problem = None
     if not facts.cuda:
         problem = "it needs a GPU and PyTorch sees none here"

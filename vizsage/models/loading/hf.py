@@ -100,7 +100,7 @@ def refuse_absent_weights(config: Config, info: dict[str, Any]) -> None:
 
 
 def _switch_checkpointing(model: Any, config: Config) -> None:
-    """Switch gradient checkpointing of `model` with its adapter on, if the settings say so.
+    """Switch gradient checkpointing of `model` with its adapter on, if the settings require it.
 
     transformers, PEFT and the Trainer make the embeddings require a gradient, those of the vision tower too, which
     costs its backward pass. Checkpointing that is not reentrant does not need it.

@@ -110,7 +110,7 @@ def load_base(config: Config) -> LoadedModel:
                 load_in_16bit=not config.load_in_4bit,
                 device_map={"": hf.device_of(config)},
                 use_gradient_checkpointing=config.use_gradient_checkpointing,
-                use_exact_model_name=True,  # otherwise it may load a repository of its own with a similar name
+                use_exact_model_name=True,  # otherwise it may load one of unsloth's repositories with a similar name
                 offload_embedding=False,
                 return_logits=True,
                 random_state=config.seed,

@@ -65,7 +65,7 @@ def _attention(
 def _compiles(base: Any) -> bool:
     """Run the kernels once, forward and backward, on a few tokens with the shape and precision of this model.
 
-    In float32 they need twice as much shared memory of the GPU, which not every GPU has.
+    In float32 they need double the shared memory of the GPU, which not every GPU has.
     """
     text = base.config.get_text_config()
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads

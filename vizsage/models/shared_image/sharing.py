@@ -35,7 +35,7 @@ _OF_THE_ROW = ("depth", "subtree_end", "tree")
 
 
 def why_plain(base: Any, processor: Any, config: Config) -> str | None:
-    """Why each question on `base` needs a row of its own; None where the questions on an image can share it."""
+    """Why each question on `base` needs a separate row; None where the questions on an image can share it."""
     text = base.config.get_text_config()
     if reason := family_of(base.config).why_plain(base):
         return reason
@@ -53,7 +53,7 @@ def why_plain(base: Any, processor: Any, config: Config) -> str | None:
 def share_images(
     base: Any, processor: Any, config: Config, questions_per_image: Callable[[], float] = lambda: math.inf
 ) -> Sharing | None:
-    """Prepare `base` to share images as config.share_images says; with auto, where that is faster.
+    """Prepare `base` to share images by config.share_images; with auto, where that is faster.
 
     Args:
         base: a model of transformers.
@@ -62,12 +62,12 @@ def share_images(
         questions_per_image: the mean in a step; called only where it decides, because it may read images.
 
     Returns:
-        None where each question has a row of its own. If the settings say otherwise, the reason is logged.
+        None where each question has a separate row. If the settings ask for sharing, the reason is logged.
     """
     if config.share_images is False:
         return None
     if reason := why_plain(base, processor, config):
-        log.warning("share_images: each question is computed with an image of its own, which is slower: %s", reason)
+        log.warning("share_images: each question is computed with its own copy of the image (slower): %s", reason)
         return None
     if config.share_images == "auto" and base.device.type == "cpu":
         found = questions_per_image()
@@ -78,7 +78,7 @@ def share_images(
 
 
 def compile_layers(sharing: Sharing | None, config: Config, steps: int) -> None:
-    """Compile the layers of the language model if config.torch_compile says so for a run of `steps`.
+    """Compile the layers of the language model if config.torch_compile requires it for a run of `steps`.
 
     If that is not possible and config.torch_compile is true, the reason is logged.
     """

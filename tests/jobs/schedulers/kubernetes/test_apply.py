@@ -253,7 +253,7 @@ def test_a_job_whose_fate_is_unknown_is_noted(
 
     monkeypatch.setattr(kubernetes, "run", broken)
     error = jobs(capsys, *TRAIN, code=1)
-    assert "may be there all the same: python -m jobs status tells when the cluster answers" in error
+    assert "may exist nevertheless: python -m jobs status shows it when the cluster answers" in error
     assert "python -m jobs cancel --forget" in error
     monkeypatch.setattr(kubernetes, "run", run)
     [name] = server.names("Job")

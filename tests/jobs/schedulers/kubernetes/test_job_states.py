@@ -1,4 +1,4 @@
-"""What is told of states of a Job as a real control plane (Kubernetes 1.36.2, Kueue) has answered them.
+"""What is reported of states of a Job as a real control plane (Kubernetes 1.36.2, Kueue) has answered them.
 
 recorded_states.json holds its Jobs, pods, Workloads and warnings, without the fields that are not read.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from jobs.schedulers.kubernetes import job_states, pod_ends, pod_waits
-from jobs.schedulers.scheduler import Told
+from jobs.schedulers.scheduler import JobStatus
 from jobs.status import state_of
 from jobs.submissions import Submission
 from tests.jobs.api_server import ApiServer
@@ -51,7 +51,7 @@ def load(server: ApiServer, state: str) -> None:
         server.objects[one["kind"], one["metadata"]["name"]] = one
 
 
-def ask(job: Submission) -> Told:
+def ask(job: Submission) -> JobStatus:
     found = job_states.ask(job)
     assert found is not None
     return found
@@ -120,7 +120,7 @@ def test_recorded_states(server: ApiServer, job: Submission, recorded: str, stat
 
 
 def test_progress_is_no_error(server: ApiServer, job: Submission) -> None:
-    """The end of a killed container's log, as its status keeps it, tells how far it got."""
+    """The end of a killed container's log, as its status keeps it, shows how far it got."""
     load(server, "oom_killed")
     pod = server.objects["Pod", "vizsage-train-c9992"]
     pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "step 10/90: loss 3\nstep 20/90: loss 2\n"
@@ -183,7 +183,7 @@ def taken(by: str, code: int | None = 75, **status: Any) -> dict[str, Any]:
     ],
 )
 def test_how_pods_ended(ended: list[dict[str, Any]], told: str) -> None:
-    found = ", ".join(pod_ends.told({"kind": "Job", "spec": {}}, ended, failed=True))
+    found = ", ".join(pod_ends.failures({"kind": "Job", "spec": {}}, ended, failed=True))
     assert found == told
 
 
@@ -210,7 +210,7 @@ def test_how_pods_ended(ended: list[dict[str, Any]], told: str) -> None:
     ],
 )
 def test_which_attempt_it_is(job: dict[str, Any], failed: bool, told: list[str]) -> None:
-    assert pod_ends.told(job, [], failed=failed) == told
+    assert pod_ends.failures(job, [], failed=failed) == told
 
 
 @pytest.mark.parametrize(("ended", "pause_s"), [(1, 10), (2, 20), (3, 40), (7, 600), (40, 600)])

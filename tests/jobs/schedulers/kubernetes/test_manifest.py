@@ -357,7 +357,9 @@ def test_pods_that_meet_at_a_service_that_is_not_there(tmp_path: Path) -> None:
     """namePrefix and nameSuffix of kustomize rename the Service, and not the subdomain of the pods."""
     documents = nodes_overlay()
     documents[-1]["metadata"]["name"] = "mine-train"
-    with pytest.raises(ConfigError, match="the Service train, which the overlay has not; leave out its namePrefix"):
+    with pytest.raises(
+        ConfigError, match="the Service train, which the overlay does not contain; leave out its namePrefix"
+    ):
         render(documents, work(tmp_path), NAME)
 
 

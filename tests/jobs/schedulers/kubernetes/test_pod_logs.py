@@ -192,7 +192,7 @@ def test_a_stream_that_ends_before_its_pod_is_followed_again(
 def test_a_terminating_pod_is_followed_to_its_end(
     server: ApiServer, job: Submission, capfd: pytest.CaptureFixture[str], job_first: bool
 ) -> None:
-    """Its last lines tell that the checkpoint is saved. With background propagation the job is gone before its pods."""
+    """Its last lines show that the checkpoint is saved. With background propagation the job is gone before its pods."""
     looks = len(server.requests)
 
     def stream() -> Iterator[str]:

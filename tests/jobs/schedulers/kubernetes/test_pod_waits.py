@@ -62,7 +62,7 @@ def test_why_a_pod_waits(server: ApiServer, job: Submission, status: dict[str, A
 
 
 def at(monkeypatch: pytest.MonkeyPatch, now: str) -> None:
-    """What time it is for whoever tells how old an event is."""
+    """The current time for the code that computes the age of an event."""
 
     class Clock(datetime.datetime):
         @classmethod
@@ -96,7 +96,7 @@ def test_a_pod_that_gives_no_reason_has_events(
 def test_why_there_is_no_pod(
     server: ApiServer, job: Submission, monkeypatch: pytest.MonkeyPatch, now: str, age: str
 ) -> None:
-    """An event stays for an hour, whatever was changed since then: it tells how old it is."""
+    """An event stays for an hour, whatever was changed since then: its age is shown."""
     at(monkeypatch, f"2026-01-01T{now}+00:00")
     message = 'pods "x" is forbidden: exceeded quota: gpus'
     failed_create(server, "1", JOB, message, "2026-01-01T00:02:00Z")

@@ -1,4 +1,4 @@
-"""What pods tell of the state and the end of a job, with the real kubectl and a small API server."""
+"""What pods show of the state and the end of a job, with the real kubectl and a small API server."""
 
 from __future__ import annotations
 

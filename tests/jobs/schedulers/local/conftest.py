@@ -1,4 +1,4 @@
-"""Jobs of this machine that take milliseconds: in the place of `jobs.run`, they do what a test says."""
+"""Jobs of this machine that take milliseconds: instead of `jobs.run`, they run what a test defines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.jobs.schedulers.local.machine import ROOT, Machine, supervisors
 
-# Python runs this before anything else. `begin` and `end` tell in one file what ran beside what.
+# Python runs this before anything else. `begin` and `end` record in one file which jobs ran at the same time.
 LAUNCHER = """
 import os, sys
 if sys.orig_argv[1:4] == ["-u", "-m", "jobs.run"]:
@@ -43,7 +43,7 @@ if sys.orig_argv[1:4] == ["-u", "-m", "jobs.run"]:
 def machine(
     here: Path, state_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
-    """The folder `here`, from which jobs are submitted that do what `Machine.body` says."""
+    """The folder `here`, from which jobs are submitted that run `Machine.body`."""
     folder = tmp_path_factory.mktemp("launcher")
     (folder / "sitecustomize.py").write_text(LAUNCHER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))

@@ -1,4 +1,4 @@
-"""`python -m jobs` with the queue of this machine, as a user meets it; the jobs themselves do little."""
+"""`python -m jobs` with the queue of this machine, as a user sees it; the jobs themselves do little."""
 
 from __future__ import annotations
 

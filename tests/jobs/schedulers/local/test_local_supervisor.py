@@ -223,7 +223,7 @@ def test_a_run_directory_that_is_gone_does_not_stop_the_queue(bench: Bench) -> N
 
 # --- stopping --------------------------------------------------------------------------------------------------------
 
-# A launcher that saves when it is asked to stop, and says when it is ready to be asked.
+# A launcher that saves when it is asked to stop, and reports when it is ready to be asked.
 SAVES = "trap 'exit 75' TERM; touch ready-$JOB; while :; do sleep 0.02; done"
 
 
@@ -255,7 +255,7 @@ def test_what_does_not_stop_is_killed_with_all_its_processes(bench: Bench) -> No
 
 
 def test_an_attempt_is_over_when_its_last_process_has_ended(bench: Bench) -> None:
-    """A worker that saves still, after its launcher was killed, must not meet the next attempt."""
+    """A worker that saves still, after its launcher was killed, must end before the next attempt."""
     worker = "trap 'sleep 0.3; echo end >> \"$HISTORY\"; exit' TERM; touch ready; while :; do sleep 0.02; done"
     (bench.folder / "worker").write_text(worker)
     launcher = "[ -e ready ] && exit; setsid bash worker & until [ -e ready ]; do sleep 0.02; done; kill -9 $$"

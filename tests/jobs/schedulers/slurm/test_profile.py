@@ -192,7 +192,7 @@ def test_a_secret_is_refused_wherever_it_would_reach_the_script_and_its_value_is
         ("curl -sS -u me:hunter2 https://a.example", "curl --user"),
         ("python -c 'import wandb; wandb.login(key=\"hunter2hunter2hunter2\")'", "key"),
         ("export HTTPS_PROXY=http://me:hunter2@proxy:3128", "Basic Auth Credentials"),
-        # Forms, whatever stands around them.
+        # Forms, whatever text is around them.
         (f"use ghp_{'hunter2' * 5}A", "GitHub Token"),
         (f"use hf_{'hunter2' * 5}", "Hugging Face token"),
         ("use AKIAHUNTER2HUNTER2QQ", "AWS Access Key"),

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
     [
         ((), {"gres": "gpu:a100:4"}),
         (("--gpus-per-node", "2"), {"gpus-per-node": "2"}),
-        (("device=cpu",), {}),  # nobody wants to wait for GPUs that stay idle
+        (("device=cpu",), {}),  # a CPU job must not wait for GPUs that it does not use
         (("device=cpu", "--gpus-per-node", "1"), {"gpus-per-node": "1"}),
         (("--gpus-per-node", "0"), {}),
     ],

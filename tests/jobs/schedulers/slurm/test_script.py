@@ -149,7 +149,7 @@ def test_a_container_sees_the_adapter_of_an_evaluation(
     here: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("adapter")
-    (here / "out" / "lr=1,r=4").mkdir(parents=True)  # a sweep's member: it lies below what is mounted anyway
+    (here / "out" / "lr=1,r=4").mkdir(parents=True)  # a sweep's member: it is below what is mounted anyway
     command = ["submit", "slurm", "eval", "run.yaml", "--profile", f"{kind}.yaml", "--dry-run", "--adapter"]
     assert cli.main([*command, str(elsewhere)]) == 0
     assert f"{elsewhere}:{elsewhere}:ro" in capsys.readouterr().out
@@ -172,7 +172,7 @@ def test_a_parameter_that_submitit_does_not_know_is_not_passed_over(
 
 
 def test_no_default_of_submitit_slips_in(work: Work) -> None:
-    """It would ask for a key of its own (wckey), five minutes, and a job that ends on USR1."""
+    """It would ask for a wckey, five minutes, and a job that ends on USR1."""
     lines = [line for line in script_text([work], Profile(), work.folder).splitlines() if line.startswith("#SBATCH")]
     assert {line.split()[1].split("=")[0] for line in lines} == {
         *("--cpus-per-task", "--gpus-per-node", "--job-name", "--nodes", "--ntasks-per-node"),
@@ -212,7 +212,7 @@ def task(work: Work, here: Path, standin: Standin) -> Callable[..., subprocess.C
     work.folder.mkdir(parents=True)
 
     def run(profile: Profile) -> subprocess.CompletedProcess[str]:
-        # exec: the shell that reads the script has the process id that the first line tells
+        # exec: the shell that reads the script has the process id in the first line
         return bash(f"echo $$\n{script_text([work], profile, here)}", SLURM_JOB_ID="31007")
 
     return run
@@ -286,7 +286,7 @@ DECISIONS = [
     ("COMPLETING", 75, 0, False),  # cancelled, or requeued by SLURM already
     ("CANCELLED", 75, 0, False),
     ("PENDING", 75, 0, False),
-    ("", 75, 0, False),  # nobody knows
+    ("", 75, 0, False),  # unknown
     ("RUNNING", 1, 0, True),
     ("RUNNING", 1, 1, True),
     ("RUNNING", 1, 2, True),

@@ -1,4 +1,4 @@
-"""What SLURM tells of a job, and cancelling it."""
+"""What SLURM reports about a job, and cancelling it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORGOTTEN = SILENT["squeue"]
         ("RUNNING|None", ("running", "RUNNING")),
         ("SUSPENDED|None", ("running", "SUSPENDED")),
         ("COMPLETING|None", ("ending", "COMPLETING")),
-        ("COMPLETED|BeginTime", ("completed", "COMPLETED")),  # why it waited once says nothing any more
+        ("COMPLETED|BeginTime", ("completed", "COMPLETED")),  # the earlier reason for waiting does not matter any more
         ("CANCELLED by 0|None", ("cancelled", "CANCELLED")),
         ("CANCELLED+|None", ("cancelled", "CANCELLED")),
         ("FAILED|NonZeroExitCode", ("failed", "FAILED")),
@@ -61,7 +61,7 @@ def test_states_in_words(standin: Standin, tmp_path: Path, program: str, line: s
         ("RUNNING|None|0|/other/jobs/x.sh", "", None),
         ("RUNNING|None|0|(null)", "", None),
         ("PENDING|None|0|/other/jobs/x.sh\nRUNNING|None|0|{mine}", "", ("running", "RUNNING")),
-        ("PENDING|a", "", ("pending", "a")),  # a squeue that tells less
+        ("PENDING|a", "", ("pending", "a")),  # a squeue that prints less
     ],
 )
 def test_the_queue_is_asked_before_the_accounts(

@@ -51,7 +51,7 @@ code=$?
 for known in 2 3 4; do  # what one node found out outweighs how the others broke off
     if grep -qsx "$known" "$run_dir/jobs/$id.codes"/*; then code=$known; fi
 done
-ask_state() {  # the controller may be busy, or be starting anew
+ask_state() {  # the controller may be busy, or restarting
     for pause in 0 2 5 10 20; do
         sleep "$pause"
         state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
@@ -144,7 +144,7 @@ code=$?
 for known in 2 3 4; do  # what one node found out outweighs how the others broke off
     if grep -qsx "$known" "$run_dir/jobs/$id.codes"/*; then code=$known; fi
 done
-ask_state() {  # the controller may be busy, or be starting anew
+ask_state() {  # the controller may be busy, or restarting
     for pause in 0 2 5 10 20; do
         sleep "$pause"
         state=$(scontrol show job "$id" --oneliner | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d = -f 2)
