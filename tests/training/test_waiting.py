@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.training.test_train import adapter_bytes, outcome
 from vizsage import interruption
@@ -24,6 +26,7 @@ from vizsage.config import Config, config_to_yaml
 from vizsage.data import prompts
 from vizsage.errors import CheckpointError, Interrupted, RepeatingError, VizSageError
 from vizsage.json_lines import read_jsonl
+from vizsage.training import prefetch
 from vizsage.training.loader import TrainLoader
 from vizsage.training.plan import make_plan
 from vizsage.training.train import train
@@ -90,6 +93,57 @@ def test_a_killed_worker_is_an_error(number: int, kind: type[VizSageError]) -> N
         list(loader)
     loader.end()
     assert type(met.value) is kind
+
+
+class KilledAfterwards(Killed):
+    """Its worker is sent the signal when it has prepared an item whose large tensor is still to be fetched from it."""
+
+    def of_worker(self, worker: int, workers: int) -> Iterator[torch.Tensor]:
+        yield torch.zeros(100_000)
+        faulthandler.disable()
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGBUS, RepeatingError), (signal.SIGKILL, VizSageError)])
+def test_what_a_killed_worker_had_prepared_is_lost(
+    number: int, kind: type[VizSageError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what happened to the worker, and not that a connection to it was reset."""
+    receive = prefetch._receive
+
+    def late(prepared: Future[bytes | None], pin_memory: bool) -> Any:
+        prepared.result()
+        time.sleep(1)
+        return receive(prepared, pin_memory)
+
+    monkeypatch.setattr(prefetch, "_receive", late)
+    loader = TrainLoader(KilledAfterwards(number), 1, False)
+    with pytest.raises(VizSageError, match=f"killed by {signal.Signals(number).name}.*num_proc") as met:
+        list(loader)
+    loader.end()
+    assert type(met.value) is kind
+
+
+class Odd(Exception):
+    """Cannot be unpickled: its message is not what it is made of."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} at {where}")
+
+
+class RaisesOdd:
+    """Its first item cannot be prepared."""
+
+    def of_worker(self, worker: int, workers: int) -> Iterator[int]:
+        raise Odd("lightning", "sea")
+        yield 1
+
+
+def test_an_error_that_cannot_be_handed_over_is_told() -> None:
+    loader = TrainLoader(RaisesOdd(), 1, False)
+    with pytest.raises(VizSageError, match=r"failed \(Odd: lightning at sea\); set num_proc"):
+        list(loader)
+    loader.end()
 
 
 class Unsendable:

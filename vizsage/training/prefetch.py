@@ -102,7 +102,7 @@ class WorkerPool:
                 if (step := future.result()) is None:
                     return
                 self._ask(executor)
-            except BrokenProcessPool as error:
+            except (BrokenProcessPool, _NotReceived) as error:
                 raise _failed(self._death() or one_line(error)) from error
             executor, future = self._receive_next()
             yield step
@@ -117,6 +117,7 @@ class WorkerPool:
         for executor in self._executors:
             executor.shutdown(cancel_futures=True)
         late.cancel()
+        late.join()
         self._receiver.shutdown(cancel_futures=True)
 
     def _ask(self, executor: ProcessPoolExecutor) -> None:
@@ -165,8 +166,12 @@ def _begin(source: StepSource, worker: int, workers: int, ended: Event) -> None:
 
 def _prepare() -> bytes | None:
     """The next step of this worker process, pickled: its tensors are in shared memory. None after the last one."""
-    if _told_to_end.is_set() or (step := next(_steps, None)) is None:
-        return None
+    try:
+        if _told_to_end.is_set() or (step := next(_steps, None)) is None:
+            return None
+    except Exception as error:
+        _check_sendable(error)
+        raise
     try:
         # The executor would unpickle a step as soon as it is prepared: see _receive_next.
         buffer = io.BytesIO()
@@ -174,6 +179,18 @@ def _prepare() -> bytes | None:
         return buffer.getvalue()
     except Exception as error:  # pickle and torch raise errors of many types
         raise _failed(one_line(error)) from error
+
+
+def _check_sendable(error: Exception) -> None:
+    """Raise VizSageError where the main process could not unpickle `error`: it would only see a broken pool."""
+    try:
+        pickle.loads(pickle.dumps(error))  # made in this process
+    except Exception:  # noqa: BLE001 -- whatever its class does there
+        raise _failed(f"{type(error).__name__}: {one_line(error)}") from error
+
+
+class _NotReceived(Exception):
+    """What a worker prepared could not be fetched from it. It may have died since."""
 
 
 class _StepPickler(ForkingPickler):
@@ -187,13 +204,13 @@ class _StepPickler(ForkingPickler):
 
 
 def _receive(prepared: Future[bytes | None], pin_memory: bool) -> Any:
-    """The step that a worker has pickled; None after the last one. Raises what the worker raised, or VizSageError."""
+    """The step that a worker has pickled; None after the last one. Raises what the worker raised, or _NotReceived."""
     if (pickled := prepared.result()) is None:
         return None
     try:
         step = pickle.loads(pickled)  # from a child of this process, through a pipe that no other process can open
     except Exception as error:  # so do they if the worker has died in the meantime
-        raise _failed(one_line(error)) from error
+        raise _NotReceived(one_line(error)) from error
     return pinned(step) if pin_memory else step
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -52,6 +53,13 @@ def machine(
     found = Machine(here, state_home, folder / "history", monkeypatch)
     found.body("pass")
     yield found
-    for process in [*supervisors(state_home), *found.processes()]:
-        process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(supervisors(state_home), timeout=10)
+    _kill(supervisors(state_home))
+    _kill(found.processes())  # only now: a supervisor may start another job until it has ended
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    """End them, and wait until they have."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=10)
