@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def send_sweep(options: argparse.Namespace) -> None:
             refused.append(f"evaluation of {training.run_dir}: {error}")
         else:
             say(f"evaluation job {evaluation.job_id} starts when job {training.job_id} has succeeded")
-    say(f"follow it with: python -m jobs table {works[0].run_dir.parent}")
+    say(f"follow it with: python -m jobs table {shlex.quote(str(works[0].run_dir.parent))}")
     if refused:
         raise ConfigError("; ".join(refused))
 
@@ -141,7 +142,7 @@ def _report(sent: Submission) -> None:
     say(f"job {sent.job_id}")
     say(f"run directory {sent.run_dir}")
     say(f"log {sent.log}")
-    say(f"follow it with: python -m jobs logs -f {sent.run_dir}")
+    say(f"follow it with: python -m jobs logs -f {shlex.quote(str(sent.run_dir))}")
 
 
 def _job_options(options: argparse.Namespace, scheduler: Scheduler[Any]) -> JobOptions:

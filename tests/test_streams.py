@@ -101,7 +101,7 @@ WORDS = "é “so” 日本 😀"
 def test_an_encoding_that_lacks_characters_ends_no_command(
     write_data: Callable[..., Path], write_settings: Callable[..., Path], tmp_path: Path, encoding: str
 ) -> None:
-    """Everything that a command prints, of the same value where scripts read it."""
+    """What a command prints is of the same value where scripts read it."""
     records = [{"image": "a.png", "question": f"what is {WORDS} {i}", "answer": WORDS} for i in range(2)]
     base = write_data(train=records, val=records, test=[{**records[0], "image": f"{WORDS}.png"}])
     path = write_settings(
@@ -119,10 +119,11 @@ def test_an_encoding_that_lacks_characters_ends_no_command(
         assert done.returncode == code, done.stderr
         return done.stdout.decode(encoding)
 
-    evaluated = stdout("vizsage", "eval", path, "--base")
-    assert "Comparisons" in evaluated
-    assert ("\\u00e9" if encoding == "ascii" else "é") in evaluated
-    assert "error: samples in two splits" in stdout("vizsage", "check", path, "--fast", code=3)
+    if encoding == "ascii":  # an evaluation takes long, and ASCII lacks the most
+        assert "Comparisons" in stdout("vizsage", "eval", path, "--base")
+    checked = stdout("vizsage", "check", path, "--fast", code=3)
+    assert "error: samples in two splits" in checked
+    assert ("\\u00e9" if encoding == "ascii" else "é") in checked
     assert json.loads(stdout("vizsage", "score", lines, "--json"))["by_tag"][WORDS][WORDS]["samples"] == 1
     assert stdout("vizsage", "score", lines)
     assert stdout("vizsage", "compare", lines, lines)

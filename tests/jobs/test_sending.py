@@ -35,6 +35,14 @@ def test_a_job_is_sent_and_noted(scripts: Path, here: Path, capsys: pytest.Captu
     assert not [path for path in folder.glob(".submission*") if not path.is_symlink()]
 
 
+def test_a_command_to_copy_is_quoted(scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, *TRAIN, "output_dir=out/my run")
+    assert out.splitlines()[-1] == f"follow it with: python -m jobs logs -f '{here}/out/my run'"
+    assert f"\nfollow it with: python -m jobs table '{here}/out/my sweep'\n" in printed(
+        capsys, *SWEEP, "output_dir=out/my sweep"
+    )
+
+
 def test_the_evaluation_waits_for_the_training(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, *TRAIN, "--then-eval", "--nodes", "2", "--gpus-per-node", "4")
     assert "\nevaluation job 102 starts when job 101 has succeeded, log " in out

@@ -30,7 +30,7 @@ def test_an_option_is_named(text: str) -> None:
     "text",
     ["", "?", "G", "15", "red", "A or B", "A, B", "both B and C", "(A) (B)", "B) a dog",
      "The answer is B. The answer is C.", "The answer is not B.",
-     "A cat", "I think it is one", "blue, red", "Because", "answer"],
+     "A cat", "cat, a dog", "Cat. A dog.", "I think it is one", "blue, red", "Because", "answer"],
 )  # fmt: skip
 def test_no_option_or_more_than_one_is_named(text: str) -> None:
     assert named_option(text, OPTIONS) is None

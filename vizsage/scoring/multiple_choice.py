@@ -79,10 +79,11 @@ def _named_first(part: str, choices: Sequence[str]) -> Iterator[int]:
         yield option
         return
     if (label := _LABEL.match(part)) is None:
-        first_words = re.split(r"[.;,]\s", part)[0]
-        option = _whole(first_words, choices) if len(first_words) > 1 else None
+        first, *others = re.split(r"[.;,]\s", part)
+        option = _whole(first, choices) if len(first) > 1 else None
         if option is not None:
             yield option
+            yield from (also for words in others if (also := _whole(words, choices)) is not None)
         return
     letter, text = _place(label[label.lastindex or 0], choices), _whole(part[label.end() :], choices)
     is_word = label[4] in ("A", "I") and text is None  # "A cat is ..." and "I think ..." do not begin with a letter
