@@ -15,7 +15,7 @@ from tools.before_after import main as before_after
 from tools.settings_table import settings_table, with_table
 from tools.speed_figure import measured
 from vizsage import cli
-from vizsage.config import Config
+from vizsage.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
@@ -47,6 +47,14 @@ def test_generated_tables_are_current(name: str, rewritten: Callable[[str], str]
 
 def test_the_readme_is_short() -> None:
     assert page("README.md").count("\n") <= 150, "an introduction: move details to a page in docs/"
+
+
+def test_the_settings_in_the_readme_are_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "my_config.yaml"
+    path.write_text("\n".join(re.findall(r"^    ([a-z_]+: .+)$", page("README.md"), re.MULTILINE)), encoding="utf-8")
+    config = load_config(path)
+    assert f"{config.dataset}/train.jsonl " in page("README.md")
+    assert f"={config.output_dir}/evaluation_results\n" in page("README.md")
 
 
 def test_the_figure_of_the_readme_shows_what_was_measured() -> None:

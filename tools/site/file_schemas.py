@@ -23,7 +23,10 @@ def connect(app: Sphinx) -> None:
 
 
 def schema_page(name: str) -> str:
-    """Markdown of the file called `name`: what it is, a table of its fields and one of each kind of object in it."""
+    """Markdown of the file called `name`: what it is, a table of its fields and one of each kind of object in it.
+
+    Fields in bold are always there; of the others the tables do not say that they may be null or missing.
+    """
     schema = json_schema(name)
     lines = [schema["description"], "", *_fields(schema)]
     for title, part in schema.get("$defs", {}).items():
@@ -38,8 +41,9 @@ def _fields(schema: dict[str, Any]) -> list[str]:
     required = schema.get("required", [])
     lines = ["| field | type | meaning |", "|---|---|---|"]
     for name, field in schema["properties"].items():
-        always = "" if name in required else "; may be missing"
-        cells = (f"`{name}`", _type(field) + always, field.get("description", ""))
+        always = name in required
+        kind = _type(field) if always else _type(field).removesuffix(" or null")
+        cells = (f"**`{name}`**" if always else f"`{name}`", kind, field.get("description", ""))
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return lines
 
