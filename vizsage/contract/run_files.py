@@ -80,7 +80,7 @@ class RunFile(FileModel):
     )
     versions: dict[str, str] | None = Field(default=None, description="Versions of Python and of the libraries.")
     attempts: list[Attempt] = Field(default=[], description="In their order.")
-    wandb_run_id: str | None = None
+    wandb_run_id: str | None = Field(default=None, description="Of earlier versions; now in wandb/vizsage-run-id.")
     left_out: dict[str, str] | None = Field(
         default=None, description="Why a training sample was left out, by sample id."
     )
