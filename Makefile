@@ -134,13 +134,13 @@ format: $(STAMP) ## put the code into ruff's format and sort its imports
 schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for editors
 	$(BIN)/vizsage config --schema > config/schema.json
 
-settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config/settings.py
-	$(BIN)/python -m tools.settings_table README.md
+settings-table: $(STAMP) ## rewrite the table of settings in docs/reference/settings.md from vizsage/config/settings.py
+	$(BIN)/python -m tools.settings_table docs/reference/settings.md
 
-metrics-table: $(STAMP) ## rewrite the table of metrics in README.md from vizsage/scoring/registry.py
-	$(BIN)/python -m tools.metrics_table README.md
+metrics-table: $(STAMP) ## rewrite the table of metrics in docs/reference/metrics.md from vizsage/scoring/registry.py
+	$(BIN)/python -m tools.metrics_table docs/reference/metrics.md
 
-benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
+benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks.data_speed $(ARGS)
 
 benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARGS="--size real --family mllama": on a GPU)
@@ -152,24 +152,24 @@ benchmark-eval: $(STAMP) ## measure answering beside the usual loop and padded b
 benchmark-aqua: $(STAMP) ## count which answers of AQUA can be guessed without an image (ARGS="data/AQUA --table data/SemArt")
 	$(BIN)/python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json $(ARGS)
 
-figures: $(STAMP) ## measure, and rewrite the table of figures and the comparison in README.md (needs the results of `make demo`)
+figures: $(STAMP) ## measure, and rewrite the figures in docs/benchmarks.md and the comparison in docs/how-to (needs the results of `make demo`)
 	$(BIN)/python -m benchmarks.data_speed --json outputs/benchmark.json
-	$(BIN)/python -m tools.figures README.md
-	$(BIN)/python -m tools.compare_example README.md
+	$(BIN)/python -m tools.figures docs/benchmarks.md
+	$(BIN)/python -m tools.compare_example docs/how-to/compare-runs.md
 
-training-figures: $(STAMP) ## rewrite the tables of training speed in README.md from benchmarks/results
-	$(BIN)/python -m tools.training_figures README.md
+training-figures: $(STAMP) ## rewrite the tables of training speed in docs/benchmarks.md from benchmarks/results
+	$(BIN)/python -m tools.training_figures docs/benchmarks.md
 
-answering-figures: $(STAMP) ## rewrite the tables of answering speed in README.md from benchmarks/results/answering
-	$(BIN)/python -m tools.answering_figures README.md
+answering-figures: $(STAMP) ## rewrite the tables of answering speed in docs/benchmarks.md from benchmarks/results/answering
+	$(BIN)/python -m tools.answering_figures docs/benchmarks.md
 
-aqua-figures: $(STAMP) ## rewrite the table about AQUA in README.md from benchmarks/results/aqua.json
-	$(BIN)/python -m tools.aqua_figures README.md
+aqua-figures: $(STAMP) ## rewrite the table about AQUA in docs/explanation/scores.md from benchmarks/results/aqua.json
+	$(BIN)/python -m tools.aqua_figures docs/explanation/scores.md
 
 benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in Chromium (ARGS="--samples 5000")
 	$(BIN)/python -m benchmarks.report_speed $(ARGS)
 
-screenshot: $(STAMP) ## draw docs/report.png, the image in README.md, from the results of `make demo` (needs Chromium)
+screenshot: $(STAMP) ## draw docs/report.png, the image of a report in the documentation, from the results of `make demo` (needs Chromium)
 	$(BIN)/python -m tools.report_screenshot outputs/demo
 
 # First the versions that are compatible with unsloth; then the same versions for developers and, with hashes and for

@@ -1,4 +1,4 @@
-"""The content of README.md and ARCHITECTURE.md, compared with the tree."""
+"""The content of the Markdown pages, compared with the tree."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def makefile_targets() -> set[str]:
 
 
 def test_the_table_of_settings_is_current() -> None:
-    text = page("README.md")
+    text = page("docs/reference/settings.md")
     assert with_table(text) == text, "run `make settings-table`"
 
 
 def test_the_table_of_metrics_is_current() -> None:
-    text = page("README.md")
+    text = page("docs/reference/metrics.md")
     assert metrics_table.with_table(text) == text, "run `make metrics-table`"
 
 
@@ -67,11 +67,13 @@ def test_make_targets_that_are_named_exist(name: str) -> None:
     assert named <= makefile_targets(), named - makefile_targets()
 
 
-def test_every_command_stands_in_the_readme_and_every_command_there_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_is_on_its_page_and_the_readme_has_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     known = set(re.findall(r"^    ([a-z]+) ", capsys.readouterr().out, re.MULTILINE))
-    assert set(re.findall(r"^\| `vizsage ([a-z]+)", page("README.md"), re.MULTILINE)) == known
+    assert set(re.findall(r"^\| `vizsage ([a-z]+)", page("docs/reference/commands.md"), re.MULTILINE)) == known
     assert set(re.findall(r"^ *vizsage ([a-z]+) ", page("README.md"), re.MULTILINE)) <= known
 
 
@@ -108,7 +110,7 @@ def test_names_in_code_on_pages_for_developers_exist(name: str) -> None:
 def test_both_pages_tell_the_same_exit_codes() -> None:
     rows = [
         re.findall(r"^\| (?:\d+|other) \|.*$", page(name), re.MULTILINE)
-        for name in ("README.md", "docs/architecture/contracts.md")
+        for name in ("docs/reference/exit-codes.md", "docs/architecture/contracts.md")
     ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (the table of README.md)."""
+    """Run one command and return its exit code (docs/reference/exit-codes.md)."""
     escape_what_is_not_encodable()
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)

@@ -1,6 +1,6 @@
 """Every setting of a run: its type, default, bounds and one line of help.
 
-README.md's table, the JSON Schema for editors and the messages about wrong values are all made from this class.
+The documentation's table, the JSON Schema for editors and the messages about wrong values are all made from this class.
 """
 
 from __future__ import annotations
