@@ -23,11 +23,12 @@ OUTCOME = "outcome.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 LOSS_CURVES = "loss.png"
+SAMPLE_HASHES = "sample_hashes.json"  # also in the folder of an evaluation
 WANDB = "wandb"
 EVALUATIONS = "evaluation_results"
 LOCK = ".lock"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # in the adapter's folder
-RUN_FILES = (RUN, CONFIG, METRICS, LOSS_CURVES, OUTCOME, EVALUATIONS, WANDB)
+RUN_FILES = (RUN, CONFIG, METRICS, LOSS_CURVES, OUTCOME, SAMPLE_HASHES, EVALUATIONS, WANDB)
 """What a run writes into output_dir, except for checkpoints and the adapter."""
 RUN_FOLDERS = (EVALUATIONS, WANDB)
 """Those of RUN_FILES that are folders."""
