@@ -154,6 +154,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--split", default="test", help="which evaluation of an output_dir: test, val, test-base, ...")
     compare.add_argument("--metric", default="exact_match", help="exact_match (default) or another of results.json")
+    compare.add_argument(
+        "--leaks",
+        type=Path,
+        metavar="TRAIN_RUN",
+        help="instead: what of the samples is in the training split of this output_dir, or run.json",
+    )
     compare.add_argument("--json", action="store_true", help="print all of it as JSON")
 
     demo = command("demo", "write the demo data set: drawn paintings with questions")
