@@ -108,7 +108,10 @@ class Outcome(FileModel):
 
 
 class MetricsLine(FileModel):
-    """A line of metrics.jsonl: the loss every logging_steps, or the scores of a validation."""
+    """A line of metrics.jsonl: the loss every logging_steps, or the scores of a validation.
+
+    The line of a validation at step 0 is that of the model before its first optimizer step.
+    """
 
     step: int = Field(description="Optimizer steps done.")
     epoch: Number | None = None
@@ -124,6 +127,10 @@ class MetricsLine(FileModel):
     exact_match: Number | None = Field(default=None, description="Validation, 0 to 1; null: no sample was scored.")
     exact_match_with_external_knowledge: Number | None = None
     exact_match_without_external_knowledge: Number | None = None
+    val_loss: Number | None = Field(
+        default=None,
+        description="Validation: mean in nats per answer token; null: no sample could be read.",
+    )
     val_samples: int | None = None
     failed: int | None = Field(
         default=None, description="Validation samples without a prediction; they count as wrong."
@@ -133,7 +140,7 @@ class MetricsLine(FileModel):
 
     @property
     def is_validation(self) -> bool:
-        """Whether it has the scores of a validation, not the loss."""
+        """Whether it has the scores of a validation, not the training loss."""
         return "exact_match" in self.model_fields_set
 
 
