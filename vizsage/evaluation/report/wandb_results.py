@@ -15,7 +15,7 @@ from vizsage.config import Config
 from vizsage.contract import EVALUATIONS, PREDICTIONS, REPORT
 from vizsage.contract.results_file import GroupScores, ResultsFile
 from vizsage.contract.run_files import read_run
-from vizsage.evaluation.report.report_file import outcome
+from vizsage.evaluation.report.gallery import outcome
 from vizsage.evaluation.report.thumbnails import thumbnails
 from vizsage.files import write_text
 from vizsage.json_lines import read_jsonl
@@ -26,6 +26,7 @@ from vizsage.tracking import WandbTracker, guarded
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 10_000  # a larger table is slow in W&B
+THUMBNAIL_PX = 160
 RUN_ID = "wandb_run_id"
 COLUMNS = (
     "thumbnail sample_id image question prediction answers outcome finish_reason need_external_knowledge description "
@@ -100,7 +101,8 @@ def _table(results: ResultsFile, folder: Path) -> Any:
     if total > MOST_ROWS:
         log.warning("W&B: the table has the first %d of %d samples; %s has all", MOST_ROWS, total, PREDICTIONS)
     rows = [cast("PredictionRow", row) for row in islice(read_jsonl(folder / PREDICTIONS), MOST_ROWS)]
-    found = thumbnails(results.settings, results.split, {row["image"] or "" for row in rows})
+    names = {row["image"] or "" for row in rows}
+    found = thumbnails(results.settings, results.split, names, largest_px=THUMBNAIL_PX)
     if found.problems:
         log.warning("W&B: the table lacks images: %s", found.problems[0])
     shown = {name: wandb.Image(Image.open(BytesIO(data))) for name, data in found.files.items()}
