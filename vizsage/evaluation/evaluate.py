@@ -25,7 +25,8 @@ from vizsage.evaluation.folder import check_base_model, results_folder
 from vizsage.evaluation.leaks import asked_hashes, leak_warning, leaks_of
 from vizsage.evaluation.predictions import set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions
-from vizsage.evaluation.report.report_file import counterpart_folder, write_report
+from vizsage.evaluation.report.beside import shown_by
+from vizsage.evaluation.report.report_file import write_report
 from vizsage.evaluation.report.tracked_results import tracked_evaluation
 from vizsage.evaluation.results import Throughput, complaints, score
 from vizsage.evaluation.results_table import show
@@ -198,10 +199,9 @@ def _conclude(
     results = ResultsFile.model_validate(content)
     write_json(folder / RESULTS, content)
     report = write_report(folder)
-    other = counterpart_folder(folder)
-    if (other / RESULTS).is_file():
+    for other in shown_by(folder):
         try:
-            write_report(other)  # each of the two reports shows the score of the other
+            write_report(other)
         except (DataError, OSError) as error:  # of an older version, damaged or not writable; this evaluation is whole
             log.warning("%s: not written again: %s", other / REPORT, one_line(error))
     Trackers(config).log_evaluation(tracked_evaluation(config, results, folder))
