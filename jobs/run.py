@@ -65,7 +65,7 @@ _GROUP = ("NNODES", "NODE_RANK")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one attempt; return the exit code of README.md's table, or 1 for an interruption without a step forward.
+    """Run one attempt; return an exit code of the contract, or 1 for an interruption without a step forward.
 
     If EXIT_CODES_DIR is set, the code is also written into a file in that folder, named by the node's number.
     """

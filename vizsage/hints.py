@@ -120,7 +120,11 @@ OTHER_TOOLS = {
     "max_pixels": "resize_px",
     "streaming": "use_streaming",
     # logging and output
-    "report_to": "use_wandb, true or false",
+    "report_to": "trackers, a list: [tensorboard, wandb]",
+    "loggers": "trackers, a list: [tensorboard, wandb]",
+    "logger": "trackers, a list: [tensorboard, wandb]",
+    "use_tensorboard": "trackers, a list: [tensorboard]",
+    "eval_on_start": "val_at_start",
     "run_name": "wandb_run_name",
     "wandb_name": "wandb_run_name",
     "output": "output_dir",

@@ -37,10 +37,11 @@ from vizsage.files import write_json
 # What longer_schedule and the file of init_adapter have done is in the identity under other names.
 FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size eval_batch_tokens do_sample temperature top_p "
-    "top_k num_beams debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model "
-    "save_path name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device batch_size "
-    "grad_accum share_images torch_compile use_gradient_checkpointing seed reproducible use_early_stopping "
-    "early_stopping_patience_ratio early_stopping_threshold longer_schedule init_adapter".split()
+    "top_k num_beams debug_exact_match trackers use_wandb wandb_project wandb_run_name wandb_tags val_at_start "
+    "output_dir save_model save_path name_trained_model base_path external_knowledge_path use_val_streaming "
+    "max_image_px device batch_size grad_accum share_images torch_compile use_gradient_checkpointing seed "
+    "reproducible use_early_stopping early_stopping_patience_ratio early_stopping_threshold longer_schedule "
+    "init_adapter".split()
 )
 GLOBAL_BATCH = "batch_size x grad_accum x processes"
 """The key in an identity for the number of samples per optimizer step."""

@@ -1,6 +1,6 @@
 """Every setting of a run: its type, default, bounds and one line of help.
 
-README.md's table, the JSON Schema for editors and the messages about wrong values are all made from this class.
+The documentation's table, the JSON Schema for editors and the messages about wrong values are all made from this class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, no_switch
+from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, TrackerNames, no_switch
 from vizsage.contract import PREVIOUS_PREFIX, RUN_FILES
 
 OPTIMIZERS = Literal[
@@ -140,6 +140,9 @@ class Config(BaseModel):
         0.0, ge=0, le=1, description="Rise in exact match (0 to 1) that counts as an improvement."
     )
     val_samples: PositiveInt = Field(200, description="Validation samples answered at each evaluation in training.")
+    val_at_start: bool = Field(
+        True, description="Also evaluate before the first step: the curves then begin with the base model."
+    )
 
     # inference
     instruction: str = Field(
@@ -197,7 +200,12 @@ class Config(BaseModel):
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 
     # logging
-    use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
+    trackers: TrackerNames = Field(
+        (),
+        description="Programs that show curves and scores: tensorboard (files in output_dir/tensorboard), wandb "
+        "(Weights & Biases; offline where there is no network or login).",
+    )
+    use_wandb: bool = Field(False, description="The same as wandb in trackers.")
     wandb_project: Annotated[str, AfterValidator(_project)] = Field(
         "vizsage",
         min_length=1,
@@ -273,6 +281,11 @@ class Config(BaseModel):
     def images_dir(self) -> Path:
         """Folder of the image files."""
         return self.base_path / "Images"
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in `trackers`, each once, and wandb where use_wandb asks for it."""
+        return tuple(dict.fromkeys((*self.trackers, *(["wandb"] if self.use_wandb else []))))
 
     @property
     def adapter_dir(self) -> Path:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 
 from vizsage.contract import ADAPTER_WEIGHTS, METRICS, OUTCOME, RUN
 from vizsage.contract.file_model import FileModel, Number, parsed
+from vizsage.contract.hashes_file import HashesFacts
 from vizsage.files import read_json
 from vizsage.json_lines import read_jsonl
 
@@ -93,12 +94,15 @@ class RunFile(FileModel):
     )
     counts: dict[str, Any] | None = Field(default=None, description="Records and samples of the splits train and val.")
     splits: dict[str, str] | None = Field(default=None, description="SHA-256 of the files of each split.")
+    sample_hashes: HashesFacts | None = Field(
+        default=None, description="Of the training split: the sample_hashes.json beside this file."
+    )
     total_steps: int | None = Field(
         default=None, description="Optimizer steps of the run; null until a batch size is found."
     )
     versions: dict[str, str] | None = Field(default=None, description="Versions of Python and of the libraries.")
     attempts: list[Attempt] = Field(default=[], description="In their order.")
-    wandb_run_id: str | None = None
+    wandb_run_id: str | None = Field(default=None, description="Of earlier versions; now in wandb/vizsage-run-id.")
     left_out: dict[str, str] | None = Field(
         default=None, description="Why a training sample was left out, by sample id."
     )
@@ -132,7 +136,10 @@ class Outcome(FileModel):
 
 
 class MetricsLine(FileModel):
-    """A line of metrics.jsonl: the loss every logging_steps, or the scores of a validation."""
+    """A line of metrics.jsonl: the loss every logging_steps, or the scores of a validation.
+
+    The line of a validation at step 0 is that of the model before its first optimizer step.
+    """
 
     step: int = Field(description="Optimizer steps done.")
     epoch: Number | None = None
@@ -148,6 +155,10 @@ class MetricsLine(FileModel):
     exact_match: Number | None = Field(default=None, description="Validation, 0 to 1; null: no sample was scored.")
     exact_match_with_external_knowledge: Number | None = None
     exact_match_without_external_knowledge: Number | None = None
+    val_loss: Number | None = Field(
+        default=None,
+        description="Validation: mean in nats per answer token; null: no sample could be read.",
+    )
     val_samples: int | None = None
     failed: int | None = Field(
         default=None, description="Validation samples without a prediction; they count as wrong."
@@ -157,7 +168,7 @@ class MetricsLine(FileModel):
 
     @property
     def is_validation(self) -> bool:
-        """Whether it has the scores of a validation, not the loss."""
+        """Whether it has the scores of a validation, not the training loss."""
         return "exact_match" in self.model_fields_set
 
 
