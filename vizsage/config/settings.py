@@ -193,10 +193,9 @@ class Config(BaseModel):
     # logging
     trackers: TrackerNames = Field(
         (),
-        description="Programs that show curves and scores: tensorboard (files in output_dir/tensorboard), wandb "
-        "(Weights & Biases; offline where there is no network or login).",
+        description="Where else curves and scores are shown: tensorboard (files in output_dir), wandb.",
     )
-    use_wandb: bool = Field(False, description="The same as wandb in trackers.")
+    use_wandb: bool = Field(False, description="The same as wandb in trackers (Weights & Biases).")
     wandb_project: Annotated[str, AfterValidator(_project)] = Field(
         "vizsage",
         min_length=1,
