@@ -63,7 +63,6 @@ class TrainingAttempt:
         self.progress = read_progress(self.checkpoint) if self.checkpoint else Progress()
         self.trackers = Trackers()
         self.metrics: MetricsLog | None = None
-        self.validation_began_s = 0.0
 
     def run(self) -> None:
         """Load, continue or start, train, save the best weights.
@@ -189,7 +188,7 @@ class TrainingAttempt:
         trainer.add_callback(self.metrics)
 
     def _validate(self) -> Validation | None:
-        self.validation_began_s = time.monotonic()
+        began_s = time.monotonic()
         scores = validate(
             self.model,
             self.processor,
@@ -201,6 +200,7 @@ class TrainingAttempt:
         )
         if scores is None:
             return None
+        answered_s = time.monotonic()
         loss = validation_loss(
             self.model,
             self.plan.validation,
@@ -211,13 +211,15 @@ class TrainingAttempt:
             world_size=self.world.num_processes,
             stop=lambda: self.latch.signal is not None,
         )
-        return None if loss is None else Validation(scores, loss.mean)
+        if loss is None:
+            return None
+        return Validation(scores, loss.mean, answered_s - began_s, time.monotonic() - answered_s)
 
     def _report(self, step: int, validation: Validation) -> None:
         if failed := validation.scores["failed_predictions"]:
             log.warning("step %d: %d validation samples failed and count as wrong", step, failed)
         if self.metrics:
-            self.metrics.on_validation(step, validation, time.monotonic() - self.validation_began_s)
+            self.metrics.on_validation(step, validation)
 
     def _show_example(self, when: str) -> str | None:
         """The greedy answer to the plan's example, in the main process; None in others."""
@@ -248,6 +250,8 @@ class TrainingAttempt:
         config, progress, sample = self.config, self.progress, self.plan.example
         if progress.left_out:
             log.warning("%s; run.json lists them", summary(progress.left_out.values(), seen))
+        if self.metrics:
+            self.metrics.compare_with_start(progress)
         self.record.note(left_out=progress.left_out, best_step=progress.best_step or self.step)
         if not config.save_model:
             return
