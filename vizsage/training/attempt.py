@@ -170,7 +170,7 @@ class TrainingAttempt:
         if not self.world.is_main_process:
             return
         config, plan, attempt = self.config, self.plan, self.record.attempt
-        self.trackers = Trackers(config)
+        trackers = Trackers(config)
         self.metrics = MetricsLog(
             config.output_dir,
             title=f"{config.output_dir.absolute().name}, {config.model_name}",
@@ -178,13 +178,14 @@ class TrainingAttempt:
             total_steps=plan.total_steps,
             global_batch=plan.share.global_batch,
             epoch_samples=plan.order.total,
-            trackers=self.trackers,
+            trackers=trackers,
             before_writing=self.held.require,
         )
         # An attempt that begins at step 0 begins the curves again, because its settings may be others.
         again = self.progress.pending_validation or self.checkpoint is None
         kept = self.metrics.forget_after(self.step, validation_too=again)
-        self.trackers.begin(AttemptStart(self.step, attempt, [line for line in kept if line.step == self.step]))
+        self.trackers = trackers
+        trackers.begin(AttemptStart(self.step, attempt, [line for line in kept if line.step == self.step]))
         trainer.add_callback(self.metrics)
 
     def _validate(self) -> Validation | None:
