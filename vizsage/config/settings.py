@@ -9,10 +9,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, TrackerNames, no_switch
-from vizsage.contract import RUN_FILES
+from vizsage.config.field_types import (
+    Count,
+    FilePath,
+    Float,
+    NameOrPath,
+    PositiveInt,
+    ProjectName,
+    TrackerNames,
+    no_switch,
+)
+from vizsage.contract import PREVIOUS_PREFIX, RUN_FILES
 
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
@@ -22,13 +31,6 @@ SCHEDULERS = Literal[
 ]
 
 _POLYNOMIAL_END = 1e-7  # the last learning rate of transformers' polynomial schedule
-_PROJECT = r"^[^/\\#?%:]+$"
-
-
-def _project(name: str) -> str:
-    if not re.search(_PROJECT, name):
-        raise ValueError("expected a name without / \\ # ? % and :; a team is named by WANDB_ENTITY in the environment")
-    return name
 
 
 class Config(BaseModel):
@@ -88,6 +90,15 @@ class Config(BaseModel):
     grad_accum: PositiveInt = Field(4, description="Forward passes before each optimizer step.")
     epochs: Float = Field(1.0, gt=0, le=1e6, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
+    longer_schedule: Literal["stretch", "rewarm", "constant"] = Field(
+        "stretch",
+        description="Learning rate of a run that is given more steps: as if planned for all of them (stretch), warm-up "
+        "and schedule again over the added ones (rewarm), or lr (constant).",
+    )
+    init_adapter: FilePath | None = Field(
+        None,
+        description="Adapter whose weights a new run begins from: its folder, or its run's output_dir; null: none.",
+    )
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
     warmup_steps: Count = Field(10, description="Steps over which the learning rate rises; at most half of all.")
     weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
@@ -196,12 +207,8 @@ class Config(BaseModel):
         description="Where else curves and scores are shown: tensorboard (files in output_dir), wandb.",
     )
     use_wandb: bool = Field(False, description="The same as wandb in trackers (Weights & Biases).")
-    wandb_project: Annotated[str, AfterValidator(_project)] = Field(
-        "vizsage",
-        min_length=1,
-        max_length=128,
-        json_schema_extra={"pattern": _PROJECT},
-        description="Project in Weights & Biases; WANDB_ENTITY names the team.",
+    wandb_project: ProjectName = Field(
+        "vizsage", description="Project in Weights & Biases; WANDB_ENTITY names the team."
     )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
     wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
@@ -236,6 +243,12 @@ class Config(BaseModel):
             problems += _loftq_problems(self.loftq_config)
             if self.load_in_4bit:
                 problems.append("loftq_config needs load_in_4bit: false, because LoftQ quantises the weights itself")
+            if self.init_adapter is not None:
+                problems.append("loftq_config and init_adapter cannot be combined: both set the first weights")
+        if self.init_adapter is not None and self._is_own(self.init_adapter.absolute()):
+            problems.append(
+                f"init_adapter: {self.init_adapter} is in output_dir, where the run writes; name another output_dir"
+            )
         if self.name_trained_model in RUN_FILES or re.match(
             r"(damaged-)?checkpoint-|previous-", self.name_trained_model
         ):
@@ -250,6 +263,11 @@ class Config(BaseModel):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether `path` is in output_dir, but not in an earlier run that was moved aside there."""
+        own = self.output_dir.absolute()
+        return path == own or (own in path.parents and not path.relative_to(own).parts[0].startswith(PREVIOUS_PREFIX))
 
     @property
     def split_dir(self) -> Path:

@@ -16,6 +16,7 @@ from vizsage.data.prompts import fingerprint
 from vizsage.errors import Interrupted
 from vizsage.interruption import SignalLatch
 from vizsage.lock import Held
+from vizsage.models.adapters.init_adapter import InitAdapter, begin_from, check_init_adapter
 from vizsage.models.adapters.lora import add_adapter, save_adapter
 from vizsage.models.generation import generate_answers
 from vizsage.models.loaded import LoadedModel
@@ -30,6 +31,7 @@ from vizsage.training.card import write_card
 from vizsage.training.checkpoint_state import check_state
 from vizsage.training.flow import Flow
 from vizsage.training.loader import Steps
+from vizsage.training.longer import described, rate_factor
 from vizsage.training.metrics_log import MetricsLog
 from vizsage.training.progress import Progress, read_progress
 from vizsage.training.resume import Begin, Continue
@@ -60,7 +62,12 @@ class TrainingAttempt:
         self.checkpoint = start.checkpoint if isinstance(start, Continue) else None
         self.world, self.latch, self.held, self.loaded = world, latch, held, loaded
         self.step = checkpoints.step_of(self.checkpoint) if self.checkpoint else 0
-        self.progress = read_progress(self.checkpoint) if self.checkpoint else Progress()
+        self.progress = Progress()
+        if self.checkpoint:
+            self.progress = read_progress(self.checkpoint)
+            # With more steps, or more patience, a run that early stopping ended goes on.
+            self.progress.stopped_early = self.progress.stays_stopped(self.config, self.plan.total_steps, self.step)
+        self.init: InitAdapter | None = None if self.checkpoint else check_init_adapter(self.config)
         self.trackers = Trackers()
         self.metrics: MetricsLog | None = None
 
@@ -72,6 +79,8 @@ class TrainingAttempt:
         with memory_reported(self.config, "loading the base model"):
             loaded = self.loaded or load_base(self.config)
             self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
+            if self.init:
+                begin_from(self.model, loaded, self.config, self.init)
         sharing = share_images(self.model.get_base_model(), self.processor, self.config, self.plan.questions_per_image)
         self.sharing = sharing
         self.collate = collate = TrainCollator(
@@ -117,9 +126,12 @@ class TrainingAttempt:
             before_saving=self.held.require,
             fingerprint=fingerprint(self.processor, config, base_identity),
             identity=plan.identity,
+            rates=rate_factor(config, plan.total_steps, plan.extensions) if plan.extensions else None,
             model=self.model,
             processing_class=self.processor,
-            args=trainer_arguments(config, total_steps=plan.total_steps, seed=config.seed),
+            args=trainer_arguments(
+                config, total_steps=plan.total_steps, seed=config.seed, longer=bool(plan.extensions)
+            ),
             callbacks=[flow],
         )
         trainer.remove_callback(PrinterCallback)  # it prints to stdout what metrics.jsonl contains
@@ -129,6 +141,8 @@ class TrainingAttempt:
     def _restore(self, trainer: VisionTrainer, flow: Flow, checkpoint: Path) -> None:
         """Take over the weights of the checkpoint, and validate them where the interruption came before that."""
         log.info("continuing from %s", checkpoint)
+        if self.plan.extensions and self.world.is_main_process:
+            log.info(described(self.config, self.plan.extensions))
         check_state(checkpoint)
         trainer.load_adapter_weights(checkpoint)
         if self.progress.pending_validation and self.plan.validation:
@@ -260,6 +274,12 @@ class TrainingAttempt:
         save_adapter(self.model, self.processor, config, folder, base_identity)
         facts = {f"{key} ({split})": n for split, counts in self.plan.counts.items() for key, n in counts.items()}
         facts |= {"optimizer steps": self.step, "samples left out in training": len(progress.left_out)}
+        for one in self.plan.extensions:
+            facts[f"made longer at step {one.at_step}"] = (
+                f"from {one.from_steps} to {one.to_steps} steps, longer_schedule: {one.schedule}"
+            )
+        if config.init_adapter and self.plan.init_sha256:
+            facts["began from the weights of"] = f"{config.init_adapter.name} (SHA-256 {self.plan.init_sha256})"
         example = {
             "image": sample.image_names,
             "question": sample.question,
