@@ -1,4 +1,4 @@
-"""Types of settings: numbers that are no switches, paths that begin with a home folder, names of trackers.
+"""Types of settings: numbers that are no switches, paths that begin with a home folder, names that others define.
 
 A profile of a cluster is described with the same types.
 """
@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from vizsage.contract import TRACKERS
 from vizsage.files import expanded
+
+OPTIMIZERS = Literal[
+    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
+]
+SCHEDULERS = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
 
 _PROJECT = r"^[^/\\#?%:]+$"
 _LARGEST_INT = 10**15  # larger ones overflow floating point, or libraries refuse them; no setting needs one

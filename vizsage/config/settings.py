@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vizsage.config.field_types import (
+    OPTIMIZERS,
+    SCHEDULERS,
     Count,
     FilePath,
     Float,
@@ -22,13 +24,6 @@ from vizsage.config.field_types import (
     no_switch,
 )
 from vizsage.contract import PREVIOUS_PREFIX, RUN_FILES
-
-OPTIMIZERS = Literal[
-    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
-]
-SCHEDULERS = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
-]
 
 _POLYNOMIAL_END = 1e-7  # the last learning rate of transformers' polynomial schedule
 
