@@ -138,7 +138,7 @@ class Config(BaseModel):
     )
     val_samples: PositiveInt = Field(200, description="Validation samples answered at each evaluation in training.")
     val_at_start: bool = Field(
-        True, description="Also evaluate before the first step: the curves then begin with the base model."
+        True, description="Also evaluate before the first step, so that the curves begin at step 0."
     )
 
     # inference
