@@ -40,7 +40,7 @@ class TrainingResult:
 
     @property
     def validation_at_start(self) -> MetricsLine | None:
-        """The scores and `val_loss` of the base model, or of the adapter that the run began with; None if there are none.
+        """The scores and `val_loss` of the base model, or of the adapter that the run began with; None if not computed.
 
         Read from metrics.jsonl. Raises CheckpointError.
         """
