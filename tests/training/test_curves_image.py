@@ -19,7 +19,7 @@ LINES = (
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("lines", "title"), zip(LINES, ("$x{_", "模型, \x1b[31m", "a" * 500), strict=True))
+@pytest.mark.parametrize(("lines", "title"), [*zip(LINES, ("$x{_", "模型, \x1b[31m", "a" * 500), strict=True)])
 def test_any_curves_and_any_title(lines: list[MetricsLine], title: str) -> None:
     with Image.open(io.BytesIO(draw_curves(training_curves(lines), title))) as image:
         assert image.width == 1000
