@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (the table of README.md)."""
+    """Run one command and return its exit code (docs/reference/exit-codes.md)."""
     escape_what_is_not_encodable()
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)
@@ -119,9 +119,20 @@ def _score(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from vizsage.evaluation.report.report_file import evaluation_folders, write_report
+    from vizsage.evaluation.report.several_runs import words_of_command, write_comparison
 
-    for folder in evaluation_folders(options.run, options.split):
-        print(printable(str(write_report(folder, options.overrides, images=not options.no_images))))
+    runs, overrides = words_of_command([*options.runs, *options.overrides])
+    images = not options.no_images
+    if len(runs) > 1:
+        page = write_comparison(runs, overrides, split=options.split, images=images, output=options.output)
+        print(printable(str(page)))
+        return
+    if not runs:
+        raise ConfigError("report: name a RUN before key=value")
+    if options.output is not None:
+        raise ConfigError("report: --output is for several runs; the report of one is written beside its results")
+    for folder in evaluation_folders(runs[0], options.split):
+        print(printable(str(write_report(folder, overrides, images=images))))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The metrics, one entry for each: results, tables, report, comparison and README.md read them here.
+"""The metrics, one entry for each: results, tables, report, comparison and documentation read them here.
 
 To add one, write its function (in metrics.py or in a separate module), add its entry to METRICS and a test of the
 function, and run `make metrics-table`. The order of METRICS is that of results.json and of all tables.
@@ -33,8 +33,8 @@ class Metric:
     Attributes:
         name: in results.json and predictions.jsonl, and for `vizsage compare --metric`.
         title: in tables, as it is written within a sentence.
-        note: what it counts, in a few words, for report.html and README.md.
-        source: publication and official script, in Markdown, for README.md.
+        note: what it counts, in a few words, for report.html and docs/reference/metrics.md.
+        source: publication and official script, in Markdown, for docs/reference/metrics.md.
         function: the score, 0 to 1 or a bool, of a prediction (None: the record failed) and a list of answers; None
             where the sample has no score. It takes further keyword arguments by `uses_mode` and `needs`.
         answers: the answers of a row that the prediction is compared with.
