@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.docs.markdown_blocks import SHELL, Block, blocks
+from tests.docs.markdown_blocks import Block, blocks
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -109,7 +109,7 @@ def test_a_tutorial_does_what_it_says(page: Path, shell: Shell, tmp_path: Path) 
             path = tmp_path / "vizsage" / block.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{block.text}\n", encoding="utf-8")
-        elif block.language in SHELL and not block.mark.startswith("not run:"):
+        elif block.language == "bash" and not block.mark.startswith("not run:"):
             instead = re.fullmatch(r"run instead: (.*); .+", block.mark)
             printed = shell.run(instead[1] if instead else block.text)
             if following.language == "text":
