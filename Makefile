@@ -16,11 +16,11 @@ OLDEST := .venv-oldest
 LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf.py test_generation.py adapters) tests/demo/test_tiny.py \
 	$(addprefix tests/data/test_,collate.py encoding.py images.py prompts.py sources_columnar.py) tests/test_config.py \
 	$(addprefix tests/training/test_,train.py checkpoints.py four_bits.py) $(addprefix tests/evaluation/test_,evaluate.py wandb_results.py)
-CODE  := vizsage jobs tests tools benchmarks
+CODE  := vizsage jobs tests tools benchmarks docs
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-docs test-report lint format train eval submit-local submit-slurm submit-k8s check
-.PHONY: schema settings-table metrics-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
+.PHONY: docs docs-links schema settings-table metrics-table commands-table models-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
 .PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
 
 help: ## this list
@@ -141,8 +141,23 @@ schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for 
 settings-table: $(STAMP) ## rewrite the table of settings in docs/reference/settings.md from vizsage/config/settings.py
 	$(BIN)/python -m tools.settings_table docs/reference/settings.md
 
+commands-table: $(STAMP) ## rewrite the commands and options in docs/reference/commands.md from the parsers
+	$(BIN)/python -m tools.commands_table docs/reference/commands.md
+
+models-table: $(STAMP) ## rewrite the table of models in docs/reference/models.md from vizsage/models/families
+	$(BIN)/python -m tools.models_table docs/reference/models.md
+
 metrics-table: $(STAMP) ## rewrite the table of metrics in docs/reference/metrics.md from vizsage/scoring/registry.py
 	$(BIN)/python -m tools.metrics_table docs/reference/metrics.md
+
+# -n: every name in a docstring is known. -E: all pages again, because what is generated from code has no file to compare.
+SPHINX = $(BIN)/python -m sphinx -q -E -W --keep-going -n -d build/doctrees docs
+docs: $(STAMP) ## build the documentation in build/docs, with warnings as errors and without network
+	@$(SPHINX) build/docs
+	@echo "build/docs/index.html"
+
+docs-links: $(STAMP) ## the same, and visit every external link (needs network)
+	@$(SPHINX) -b linkcheck build/docs-links
 
 benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks.data_speed $(ARGS)
@@ -161,8 +176,9 @@ figures: $(STAMP) ## measure, and rewrite the figures in docs/benchmarks.md and 
 	$(BIN)/python -m tools.figures docs/benchmarks.md
 	$(BIN)/python -m tools.compare_example docs/how-to/compare-runs.md
 
-training-figures: $(STAMP) ## rewrite the tables of training speed in docs/benchmarks.md from benchmarks/results
+training-figures: $(STAMP) ## rewrite the tables of training speed and the figure of README.md from benchmarks/results
 	$(BIN)/python -m tools.training_figures docs/benchmarks.md
+	$(BIN)/python -m tools.speed_figure docs/speed.svg
 
 answering-figures: $(STAMP) ## rewrite the tables of answering speed in docs/benchmarks.md from benchmarks/results/answering
 	$(BIN)/python -m tools.answering_figures docs/benchmarks.md

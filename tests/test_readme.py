@@ -5,19 +5,22 @@ from __future__ import annotations
 import pkgutil
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tools import metrics_table
+from tools import commands_table, metrics_table, models_table, speed_figure
 from tools.before_after import main as before_after
 from tools.settings_table import settings_table, with_table
+from tools.speed_figure import measured
 from vizsage import cli
-from vizsage.config import Config
+from vizsage.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS)
+OUTSIDE = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "slurm/README.md", "k8s/README.md")
+PAGES = (*OUTSIDE, *DOCS)
 
 
 def page(name: str) -> str:
@@ -28,14 +31,39 @@ def makefile_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z0-9-]*):", page("Makefile"), re.MULTILINE))
 
 
-def test_the_table_of_settings_is_current() -> None:
-    text = page("docs/reference/settings.md")
-    assert with_table(text) == text, "run `make settings-table`"
+@pytest.mark.parametrize(
+    ("name", "rewritten"),
+    [
+        ("settings", with_table),
+        ("metrics", metrics_table.with_table),
+        ("commands", commands_table.with_commands),
+        ("models", models_table.with_table),
+    ],
+)
+def test_generated_tables_are_current(name: str, rewritten: Callable[[str], str]) -> None:
+    text = page(f"docs/reference/{name}.md")
+    assert rewritten(text) == text, f"run `make {name}-table`"
 
 
-def test_the_table_of_metrics_is_current() -> None:
-    text = page("docs/reference/metrics.md")
-    assert metrics_table.with_table(text) == text, "run `make metrics-table`"
+def test_the_readme_is_short() -> None:
+    assert page("README.md").count("\n") <= 150, "an introduction: move details to a page in docs/"
+
+
+def test_the_settings_in_the_readme_are_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "my_config.yaml"
+    path.write_text("\n".join(re.findall(r"^    ([a-z_]+: .+)$", page("README.md"), re.MULTILINE)), encoding="utf-8")
+    config = load_config(path)
+    assert f"{config.dataset}/train.jsonl " in page("README.md")
+    assert f"={config.output_dir}/evaluation_results\n" in page("README.md")
+
+
+def test_the_figure_of_the_readme_shows_what_was_measured() -> None:
+    """Texts only: their places depend on the release of matplotlib."""
+    texts = [re.findall(r">([^<]+)</text>", svg) for svg in (page("docs/speed.svg"), speed_figure.drawn(measured()))]
+    assert texts[0] == texts[1], "run `make training-figures`"
+    assert "(docs/speed.svg)" in page("README.md")
+    ours, per_row = (measured().per_s[f"vizsage-hf-{way}-16bit"] for way in ("shared", "plain"))
+    assert {f"{ours:.1f}", f"{per_row:.1f}", measured().ratios} <= set(texts[0])
 
 
 def test_the_table_has_a_row_for_every_setting() -> None:
@@ -54,10 +82,30 @@ def test_pages_leave_no_place_open(name: str) -> None:
     assert not re.findall(r"FIGURE\([^)]*\)|TODO|FIXME|\bTBD\b", page(name))
 
 
+def anchors(path: Path) -> set[str]:
+    """What GitHub, and MyST, call the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: list[str] = []
+    for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return set(found)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page(name)):
-        assert ((ROOT / name).parent / target).exists(), target
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page(name)):
+        target, _, anchor = link.partition("#")
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path), link
+
+
+def test_an_anchor_is_that_of_its_heading(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("# A `b.py`, [c](d.md)\n\n```bash\n# no heading\n```\n\n## Same\n\n## Same\n", encoding="utf-8")
+    assert anchors(path) == {"a-bpy-c", "same", "same-1"}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -81,7 +129,7 @@ def test_files_that_the_architecture_names_exist() -> None:
     packages = page("ARCHITECTURE.md").partition("## Packages")[2].partition("## Rules")[0]
     there = {
         path.name
-        for folder in ("vizsage", "jobs", "slurm", "config", "tools", "benchmarks", "tests")
+        for folder in ("vizsage", "jobs", "slurm", "config", "tools", "benchmarks", "docs", "tests")
         for path in (ROOT / folder).rglob("*")
     }
     named = set(re.findall(r"\b([a-z_]+\.(?:py|yaml))\b", packages)) | set(re.findall(r"\b([a-z_]+)/", packages))

@@ -24,7 +24,7 @@ from vizsage.evaluation.folder import check_base_model, results_folder
 from vizsage.evaluation.predictions import set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions
 from vizsage.evaluation.report.report_file import counterpart_folder, write_report
-from vizsage.evaluation.report.wandb_results import log_evaluation
+from vizsage.evaluation.report.tracked_results import tracked_evaluation
 from vizsage.evaluation.results import Throughput, complaints, score
 from vizsage.evaluation.results_table import show
 from vizsage.evaluation.worker import EvaluationWorker
@@ -34,7 +34,7 @@ from vizsage.lock import Held, only_one
 from vizsage.record import hardware, now, versions
 from vizsage.scoring.caveats import caveat_warnings
 from vizsage.scoring.normalisation import mode_of
-from vizsage.tracking import check_environment
+from vizsage.tracking.trackers import Trackers, check_trackers
 
 if TYPE_CHECKING:
     pass
@@ -89,7 +89,7 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1, found {limit}")
-    check_environment(config)
+    check_trackers(config)
     own_group()  # refuse wrong variables of the environment before the model is loaded
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
@@ -198,7 +198,7 @@ def _conclude(
             write_report(other)  # each of the two reports shows the score of the other
         except (DataError, OSError) as error:  # of an older version, damaged or not writable; this evaluation is whole
             log.warning("%s: not written again: %s", other / REPORT, one_line(error))
-    log_evaluation(config, results, folder)
+    Trackers(config).log_evaluation(tracked_evaluation(config, results, folder))
     if console is not None:
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
     log.info("%s shows the answers with their images", report)

@@ -112,4 +112,4 @@ def _run_and_record(attempt: TrainingAttempt, given: Config) -> None:
                     Outcome(exit_code=exit_code, reason=reason, step=attempt.step, attempt=record.attempt),
                 )
             # Last: an upload may take a minute, and a scheduler may kill this process before that has passed.
-            attempt.tracker.finish(exit_code, attempt.progress.best_scores)
+            attempt.trackers.finish(exit_code, attempt.progress.best_scores)

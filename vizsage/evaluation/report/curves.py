@@ -1,23 +1,18 @@
-"""The curves of a training as points: loss and validation exact match over optimizer steps."""
+"""The curves of a training as points: losses and validation exact match over optimizer steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from vizsage.contract.training_curves import TrainingCurves
 
 WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins in px, with the numbers of the axes
 MOST_POINTS = 600  # more than a screen shows; in longer series neighbours are averaged
 
 Point = tuple[float, float]
-
-SCORES = {
-    "exact_match": "all",
-    "exact_match_with_external_knowledge": "with external knowledge",
-    "exact_match_without_external_knowledge": "without",
-}
 
 
 @dataclass(frozen=True)
@@ -40,27 +35,24 @@ class Chart:
     y_ticks: list[tuple[float, str]]
 
 
-def curves(lines: Iterable[dict[str, Any]]) -> list[Chart]:
-    """The charts of the lines of metrics.jsonl: none, one or two."""
-    series: dict[str, list[Point]] = {}
-    for line in lines:
-        for key in ("loss", *SCORES):
-            value, step = line.get(key), line.get("step")
-            if isinstance(value, (int, float)) and isinstance(step, int) and math.isfinite(value):
-                series.setdefault(key, []).append((step, value))
+def curves(found: TrainingCurves) -> list[Chart]:
+    """The charts of a training: none, one or two. The first point of a validation is often that of step 0."""
+    losses = {"training": found.training_loss, "validation": found.validation_loss}
+    scores = {
+        "all": found.exact_match,
+        "with external knowledge": found.exact_match_with_external_knowledge,
+        "without": found.exact_match_without_external_knowledge,
+    }
     charts = []
-    if "loss" in series:
-        values = [y for _, y in series["loss"]]
-        charts.append(
-            _chart("Training loss (nats per answer token)", {"loss": series["loss"]}, min(0, *values), max(values))
-        )
-    scores = {name: series[key] for key, name in SCORES.items() if key in series}
-    if scores:
+    if values := [y for points in losses.values() for _, y in points]:
+        charts.append(_chart("Loss (nats per answer token)", losses, min(0, *values), max(values)))
+    if any(scores.values()):
         charts.append(_chart("Validation exact match", scores, 0.0, 1.0))
     return charts
 
 
-def _chart(title: str, series: dict[str, list[Point]], low: float, high: float) -> Chart:
+def _chart(title: str, series: Mapping[str, Sequence[Point]], low: float, high: float) -> Chart:
+    series = {name: points for name, points in series.items() if points}
     last_step = max(x for points in series.values() for x, _ in points)
     y_ticks = ticks(low, high)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])

@@ -15,6 +15,7 @@ from typing import Any, cast
 from vizsage.config import build_config, parse_overrides
 from vizsage.contract import EVALUATIONS, METRICS, PREDICTIONS, REPORT, RESULTS
 from vizsage.contract.results_file import BLIND, ResultsFile, evaluation_name, read_results
+from vizsage.contract.training_curves import read_curves
 from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.report.curves import Chart, curves
 from vizsage.evaluation.report.page import page_context, render
@@ -229,13 +230,13 @@ def _counterpart(folder: Path, results: ResultsFile) -> tuple[ResultsFile | None
 
 def _charts(folder: Path, results: ResultsFile) -> list[Chart]:
     """Curves of the training of the adapter; none for a base model or for an adapter of another output_dir."""
-    path = folder.absolute().parent.parent / METRICS
-    if results.adapter is None or not path.is_file():
+    output_dir = folder.absolute().parent.parent
+    if results.adapter is None or not (output_dir / METRICS).is_file():
         return []
     try:
         if Path(results.adapter) != build_config(results.settings).adapter_dir:
             return []
-        return curves(read_jsonl(path))
+        return curves(read_curves(output_dir))
     except (ConfigError, OSError, ValueError):
         return []
 
