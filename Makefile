@@ -47,6 +47,8 @@ demo: $(STAMP) ## draw a data set, evaluate the tiny model, fine-tune it, evalua
 	$(BIN)/vizsage eval $(DEMO) --base
 	$(BIN)/vizsage train $(DEMO)
 	$(BIN)/vizsage eval $(DEMO)
+	$(BIN)/vizsage eval $(DEMO) --base --blind
+	$(BIN)/vizsage eval $(DEMO) --blind
 	@$(BIN)/python -m tools.before_after $(DEMO)
 
 train: $(STAMP) ## fine-tune as CONFIG says; the same command continues an interrupted run

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation.report_run import make_row, write_run
 from tools import commands_table, metrics_table, models_table, speed_figure
 from tools.before_after import main as before_after
 from tools.settings_table import settings_table, with_table
 from tools.speed_figure import measured
 from vizsage import cli
 from vizsage.config import Config, load_config
+from vizsage.scoring.registry import score_row
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
@@ -183,17 +185,33 @@ def test_the_lock_names_exact_versions_and_no_place() -> None:
     assert not re.search(r"https?:|file:|--|@ ", page("requirements.lock"))
 
 
-def test_before_and_after_in_one_line(
+def test_before_and_after_and_what_the_difference_is_made_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(f"output_dir: {tmp_path / 'run'}\n", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["before_after.py", str(path)])
     assert before_after() == 1
-    for name, score in (("test-base", 0.125), ("test", 0.9)):
-        folder = tmp_path / "run" / "evaluation_results" / name
-        folder.mkdir(parents=True)
-        (folder / "results.json").write_text(f'{{"total_samples": 8, "exact_match_score": {score}}}')
+    answers = {  # to questions of which the answer is "red"
+        "test-base": ("red", "It is red.", "a cat", "a red cat"),
+        "test": ("red", "red", "red", "blue"),
+        "test-base-blind": ("blue", "blue", "It is red", "blue"),
+        "test-blind": ("blue", "blue", "red", "blue"),
+    }
+    for name, predictions in answers.items():
+        rows = [
+            make_row(sample_id=f"test-{i}", answer="red", answers=["red"], prediction=p)
+            for i, p in enumerate(predictions)
+        ]
+        write_run(tmp_path / "run" / "evaluation_results" / name, [{**row, **score_row(row)} for row in rows])
     capsys.readouterr()
     assert before_after() == 0
-    assert "Exact match on test (8 questions): 0.125 before training, 0.900 after" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[1:8] == [
+        "Exact match on test (4 questions): 0.250 before training, 0.750 after",
+        "Replies that contain the answer: 0.750 before, 0.750 after",
+        "Without the image: exact match 0.000 before, 0.250 after; contained 0.250 before, 0.250 after",
+        "Of the 2 questions that became right,",
+        "     1 (50%) had the answer in the base model's reply: training taught the form,",
+        "     1 (50%) had not: training taught the answer;",
+        "     1 (50%) are right without the image, too: they can be guessed.",
+    ]

@@ -121,11 +121,33 @@ def _parser() -> argparse.ArgumentParser:
     for option, (name, summary) in modes.items():
         mode.add_argument(f"--{option}", dest="mode", action="store_const", const=name, help=summary)
 
-    report = command("report", "write report.html of an evaluation again: scores, curves, errors with their images")
-    report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
-    report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is now: base_path=DIR")
-    report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")
-    report.add_argument("--no-images", action="store_true", help="a small report without images")
+    report = command(
+        "report",
+        "write report.html of an evaluation again, or one page of several runs: scores, curves, errors, images",
+    )
+    report.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="an output_dir, or one folder of its evaluation_results; several: one page that compares them, for which "
+        "a RUN may also be a file of predictions",
+    )
+    # Words of this kind are taken from the runs: argparse gives a list of any length all words.
+    report.add_argument(
+        "overrides", metavar="key=value", nargs="*", default=[], help="where the data is now: base_path=DIR"
+    )
+    report.add_argument(
+        "--split",
+        default="test",
+        help="which split of an output_dir (default: test); with several runs also test-base, ...",
+    )
+    report.add_argument("--no-images", action="store_true", help="a small page without images")
+    report.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the page of several runs is written (default: comparison.html in this folder)",
+    )
 
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
@@ -154,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--split", default="test", help="which evaluation of an output_dir: test, val, test-base, ...")
     compare.add_argument("--metric", default="exact_match", help="exact_match (default) or another of results.json")
+    compare.add_argument(
+        "--leaks",
+        type=Path,
+        metavar="TRAIN_RUN",
+        help="instead: what of the samples is in the training split of this output_dir, or run.json",
+    )
     compare.add_argument("--json", action="store_true", help="print all of it as JSON")
 
     demo = command("demo", "write the demo data set: drawn paintings with questions")

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 
 from vizsage.contract import ADAPTER_WEIGHTS, METRICS, OUTCOME, RUN
 from vizsage.contract.file_model import FileModel, Number, parsed
+from vizsage.contract.hashes_file import HashesFacts
 from vizsage.files import read_json
 from vizsage.json_lines import read_jsonl
 
@@ -93,6 +94,9 @@ class RunFile(FileModel):
     )
     counts: dict[str, Any] | None = Field(default=None, description="Records and samples of the splits train and val.")
     splits: dict[str, str] | None = Field(default=None, description="SHA-256 of the files of each split.")
+    sample_hashes: HashesFacts | None = Field(
+        default=None, description="Of the training split: the sample_hashes.json beside this file."
+    )
     total_steps: int | None = Field(
         default=None, description="Optimizer steps of the run; null until a batch size is found."
     )

@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from vizsage.scoring.metrics import anls, exact_match, relaxed_accuracy, rigorous_match, token_f1, vqa_accuracy
+from vizsage.scoring.metrics import (
+    anls,
+    contains_answer,
+    exact_match,
+    relaxed_accuracy,
+    rigorous_match,
+    token_f1,
+    vqa_accuracy,
+)
 from vizsage.scoring.multiple_choice import multiple_choice
 from vizsage.scoring.normalisation import Normalise
 from vizsage.scoring.rows import Scorable, accepted_answers, learned_answer, listed_answers
@@ -89,6 +97,14 @@ METRICS: Mapping[str, Metric] = {
             note="equal to an answer, character by character",
             source="",
             function=rigorous_match,
+            binary=True,
+        ),
+        Metric(
+            name="contains_answer",
+            title="contains answer",
+            note="the words of an answer are in it, whatever else is; without case, punctuation and articles",
+            source="PopQA (Mallen et al. 2023), here whole words only",
+            function=contains_answer,
             binary=True,
         ),
         Metric(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vizsage.contract.training_curves import TrainingCurves
@@ -17,9 +17,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A series in the coordinates of its chart; `points` are in the form of an SVG polyline."""
+    """A series in the coordinates of its chart; `points` are in the form of an SVG polyline.
+
+    `style`: number of its colour and dashes, from 1; a run has the same one in all charts.
+    """
 
     name: str
+    style: int
     points: str
     dots: list[Point]
     last: float
@@ -51,8 +55,27 @@ def curves(found: TrainingCurves) -> list[Chart]:
     return charts
 
 
+def curves_of_runs(found: Mapping[str, TrainingCurves | None]) -> list[Chart]:
+    """The charts of runs by name, with a line for each that was trained: those for which there are numbers."""
+
+    def of_each(series: Callable[[TrainingCurves], Sequence[Point]]) -> dict[str, Sequence[Point]]:
+        return {name: [] if one is None else series(one) for name, one in found.items()}
+
+    titles = {
+        "Training loss (nats per answer token)": of_each(lambda one: one.training_loss),
+        "Validation loss (nats per answer token)": of_each(lambda one: one.validation_loss),
+    }
+    charts = []
+    for title, losses in titles.items():
+        if values := [y for points in losses.values() for _, y in points]:
+            charts.append(_chart(title, losses, min(0, *values), max(values)))
+    scores = of_each(lambda one: one.exact_match)
+    if any(scores.values()):
+        charts.append(_chart("Validation exact match", scores, 0.0, 1.0))
+    return charts
+
+
 def _chart(title: str, series: Mapping[str, Sequence[Point]], low: float, high: float) -> Chart:
-    series = {name: points for name, points in series.items() if points}
     last_step = max(x for points in series.values() for x, _ in points)
     y_ticks = ticks(low, high)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
@@ -63,10 +86,12 @@ def _chart(title: str, series: Mapping[str, Sequence[Point]], low: float, high: 
         return round(x, 1), round(y, 1)
 
     drawn = []
-    for name, points in series.items():
+    for style, (name, points) in enumerate(series.items(), start=1):
+        if not points:
+            continue
         placed = [place(point) for point in _thinned(points)]
         dots = placed if len(placed) <= 40 else []
-        drawn.append(Line(name, " ".join(f"{x},{y}" for x, y in placed), dots, points[-1][1]))
+        drawn.append(Line(name, style, " ".join(f"{x},{y}" for x, y in placed), dots, points[-1][1]))
     x_ticks = [(place((tick, low))[0], f"{tick:g}") for tick in ticks(0, last_step) if tick == int(tick)]
     return Chart(title, drawn, x_ticks, [(place((0, tick))[1], f"{tick:g}") for tick in y_ticks])
 

@@ -13,7 +13,7 @@ from vizsage.config import Config
 from vizsage.contract import PREDICTIONS, REPORT
 from vizsage.contract.results_file import GroupScores, ResultsFile
 from vizsage.contract.run_files import read_run
-from vizsage.evaluation.report.report_file import outcome
+from vizsage.evaluation.report.gallery import outcome
 from vizsage.evaluation.report.thumbnails import thumbnails
 from vizsage.json_lines import read_jsonl
 from vizsage.scoring.registry import EXACT_MATCH, METRICS
@@ -23,6 +23,7 @@ from vizsage.tracking.tracker import AnswerTable, TrackedEvaluation
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 10_000  # a larger table is slow in W&B
+THUMBNAIL_PX = 160
 COLUMNS = (
     "thumbnail sample_id image question prediction answers outcome finish_reason need_external_knowledge description "
     "tags"
@@ -88,7 +89,8 @@ def answer_table(results: ResultsFile, folder: Path) -> AnswerTable:
     if total > MOST_ROWS:
         log.warning("the trackers' table has the first %d of %d samples; %s has all", MOST_ROWS, total, PREDICTIONS)
     rows = [cast("PredictionRow", row) for row in islice(read_jsonl(folder / PREDICTIONS), MOST_ROWS)]
-    found = thumbnails(results.settings, results.split, {row["image"] or "" for row in rows})
+    names = {row["image"] or "" for row in rows}
+    found = thumbnails(results.settings, results.split, names, largest_px=THUMBNAIL_PX)
     if found.problems:
         log.warning("the trackers' table lacks images: %s", found.problems[0])
     values = []
