@@ -19,7 +19,7 @@ LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf
 CODE  := vizsage jobs tests tools benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-local submit-slurm submit-k8s check
+.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-docs test-report lint format train eval submit-local submit-slurm submit-k8s check
 .PHONY: docs docs-links schema settings-table metrics-table commands-table models-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
 .PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
 
@@ -96,6 +96,10 @@ test-k8s: $(STAMP) ## run the pods of the Kubernetes manifests as processes on t
 		! { command -v bwrap && command -v tini; } >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq bubblewrap tini; fi
 	VIZSAGE_KUBERNETES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/kubernetes $(ARGS)
+
+# One process: it measures nothing, but a page's training takes both cores.
+test-docs: $(STAMP) ## run the commands of the tutorials in docs/tutorials, and compare what they print
+	VIZSAGE_DOCS=1 $(BIN)/python -m pytest -q -rs tests/docs/test_tutorials.py $(ARGS)
 
 test-report: $(STAMP) ## open report.html in Chromium: filters, keyboard, phones, paper (as root on Debian; gets Chromium itself)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

@@ -198,7 +198,7 @@ def _explained(submission: Submission, done: subprocess.CompletedProcess[str]) -
     if re.search(r'namespaces "\S+" not found', done.stderr):
         hint = "; name another with --namespace, or create it with kubectl create namespace"
     elif missing := re.search(r'no matches for kind "(\w+)"', done.stderr):
-        hint = f"; the cluster knows no {missing[1]}: have it installed, see k8s/README.md, or name another --overlay"
+        hint = f"; the cluster knows no {missing[1]}: have it installed, or name another --overlay"
     elif re.search(r"\bcannot \w+ resource\b", done.stderr):
         hint = "; this account lacks the right: name another --namespace, or ask for it (kubectl auth can-i --list)"
     else:
