@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, TrackerNames, no_switch
-from vizsage.contract import PREVIOUS_PREFIX, RUN_FILES
+from vizsage.config.setting_rules import is_own_folder, loftq_problems
+from vizsage.contract import RUN_FILES
 
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
@@ -243,12 +244,12 @@ class Config(BaseModel):
         if not (self.finetune_attention_modules or self.finetune_mlp_modules):
             problems.append("finetune_attention_modules and finetune_mlp_modules are both false: nothing is trained")
         if self.loftq_config is not None:
-            problems += _loftq_problems(self.loftq_config)
+            problems += loftq_problems(self.loftq_config)
             if self.load_in_4bit:
                 problems.append("loftq_config needs load_in_4bit: false, because LoftQ quantises the weights itself")
             if self.init_adapter is not None:
                 problems.append("loftq_config and init_adapter cannot be combined: both set the first weights")
-        if self.init_adapter is not None and self._is_own(self.init_adapter.absolute()):
+        if self.init_adapter is not None and is_own_folder(self.output_dir, self.init_adapter):
             problems.append(
                 f"init_adapter: {self.init_adapter} is in output_dir, where the run writes; name another output_dir"
             )
@@ -266,11 +267,6 @@ class Config(BaseModel):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-    def _is_own(self, path: Path) -> bool:
-        """Whether `path` is in output_dir, but not in an earlier run that was moved aside there."""
-        own = self.output_dir.absolute()
-        return path == own or (own in path.parents and not path.relative_to(own).parts[0].startswith(PREVIOUS_PREFIX))
 
     @property
     def split_dir(self) -> Path:
@@ -291,13 +287,3 @@ class Config(BaseModel):
     def adapter_dir(self) -> Path:
         """Folder of the trained adapter."""
         return (self.save_path or self.output_dir) / self.name_trained_model
-
-
-def _loftq_problems(loftq: dict[str, int]) -> list[str]:
-    allowed = {"loftq_bits": (4, 8), "loftq_iter": range(1, 101)}
-    problems = [f"loftq_config: unknown key {k!r}, allowed are {', '.join(allowed)}" for k in loftq if k not in allowed]
-    if loftq.get("loftq_bits", 4) not in allowed["loftq_bits"]:
-        problems.append(f"loftq_config: loftq_bits must be 4 or 8, found {loftq['loftq_bits']}")
-    if loftq.get("loftq_iter", 1) not in allowed["loftq_iter"]:
-        problems.append(f"loftq_config: loftq_iter must be 1 to 100, found {loftq['loftq_iter']}")
-    return problems
