@@ -9,27 +9,23 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, TrackerNames, no_switch
-from vizsage.config.setting_rules import is_own_folder, loftq_problems
-from vizsage.contract import RUN_FILES
-
-OPTIMIZERS = Literal[
-    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
-]
-SCHEDULERS = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
-]
+from vizsage.config.field_types import (
+    OPTIMIZERS,
+    SCHEDULERS,
+    Count,
+    FilePath,
+    Float,
+    NameOrPath,
+    PositiveInt,
+    ProjectName,
+    TrackerNames,
+    no_switch,
+)
+from vizsage.contract import PREVIOUS_PREFIX, RUN_FILES
 
 _POLYNOMIAL_END = 1e-7  # the last learning rate of transformers' polynomial schedule
-_PROJECT = r"^[^/\\#?%:]+$"
-
-
-def _project(name: str) -> str:
-    if not re.search(_PROJECT, name):
-        raise ValueError("expected a name without / \\ # ? % and :; a team is named by WANDB_ENTITY in the environment")
-    return name
 
 
 class Config(BaseModel):
@@ -91,8 +87,8 @@ class Config(BaseModel):
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     longer_schedule: Literal["stretch", "rewarm", "constant"] = Field(
         "stretch",
-        description="Learning rate of a run that is given more steps: as if planned for all of them (stretch), warm-up "
-        "and schedule again over the added ones (rewarm), or lr (constant).",
+        description="Learning rate of steps that are added to a run: as if planned (stretch), schedule again (rewarm), "
+        "or lr (constant).",
     )
     init_adapter: FilePath | None = Field(
         None,
@@ -142,7 +138,7 @@ class Config(BaseModel):
     )
     val_samples: PositiveInt = Field(200, description="Validation samples answered at each evaluation in training.")
     val_at_start: bool = Field(
-        True, description="Also evaluate before the first step: the curves then begin with the base model."
+        True, description="Also evaluate before the first step, so that the curves begin at step 0."
     )
 
     # inference
@@ -203,16 +199,11 @@ class Config(BaseModel):
     # logging
     trackers: TrackerNames = Field(
         (),
-        description="Programs that show curves and scores: tensorboard (files in output_dir/tensorboard), wandb "
-        "(Weights & Biases; offline where there is no network or login).",
+        description="Where else curves and scores are shown: tensorboard (files in output_dir), wandb.",
     )
-    use_wandb: bool = Field(False, description="The same as wandb in trackers.")
-    wandb_project: Annotated[str, AfterValidator(_project)] = Field(
-        "vizsage",
-        min_length=1,
-        max_length=128,
-        json_schema_extra={"pattern": _PROJECT},
-        description="Project in Weights & Biases; WANDB_ENTITY names the team.",
+    use_wandb: bool = Field(False, description="The same as wandb in trackers (Weights & Biases).")
+    wandb_project: ProjectName = Field(
+        "vizsage", description="Project in Weights & Biases; WANDB_ENTITY names the team."
     )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
     wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
@@ -244,12 +235,12 @@ class Config(BaseModel):
         if not (self.finetune_attention_modules or self.finetune_mlp_modules):
             problems.append("finetune_attention_modules and finetune_mlp_modules are both false: nothing is trained")
         if self.loftq_config is not None:
-            problems += loftq_problems(self.loftq_config)
+            problems += _loftq_problems(self.loftq_config)
             if self.load_in_4bit:
                 problems.append("loftq_config needs load_in_4bit: false, because LoftQ quantises the weights itself")
             if self.init_adapter is not None:
                 problems.append("loftq_config and init_adapter cannot be combined: both set the first weights")
-        if self.init_adapter is not None and is_own_folder(self.output_dir, self.init_adapter):
+        if self.init_adapter is not None and self._is_own(self.init_adapter.absolute()):
             problems.append(
                 f"init_adapter: {self.init_adapter} is in output_dir, where the run writes; name another output_dir"
             )
@@ -267,6 +258,11 @@ class Config(BaseModel):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether `path` is in output_dir, but not in an earlier run that was moved aside there."""
+        own = self.output_dir.absolute()
+        return path == own or (own in path.parents and not path.relative_to(own).parts[0].startswith(PREVIOUS_PREFIX))
 
     @property
     def split_dir(self) -> Path:
@@ -287,3 +283,13 @@ class Config(BaseModel):
     def adapter_dir(self) -> Path:
         """Folder of the trained adapter."""
         return (self.save_path or self.output_dir) / self.name_trained_model
+
+
+def _loftq_problems(loftq: dict[str, int]) -> list[str]:
+    allowed = {"loftq_bits": (4, 8), "loftq_iter": range(1, 101)}
+    problems = [f"loftq_config: unknown key {k!r}, allowed are {', '.join(allowed)}" for k in loftq if k not in allowed]
+    if loftq.get("loftq_bits", 4) not in allowed["loftq_bits"]:
+        problems.append(f"loftq_config: loftq_bits must be 4 or 8, found {loftq['loftq_bits']}")
+    if loftq.get("loftq_iter", 1) not in allowed["loftq_iter"]:
+        problems.append(f"loftq_config: loftq_iter must be 1 to 100, found {loftq['loftq_iter']}")
+    return problems
