@@ -87,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
 
     train = command("train", "fine-tune with the settings in CONFIG; the same command continues an interrupted run")
+    train.description = (
+        "Fine-tune with the settings in CONFIG; the same command continues an interrupted run. A higher max_steps or "
+        "epochs continues a finished one; longer_schedule says with which learning rate. init_adapter=DIR begins a new "
+        "run from the weights of an adapter. See docs/how-to/train-longer.md."
+    )
     settings(train)
 
     evaluation = command("eval", "answer the questions of a split and score the answers; it continues, too")
@@ -171,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--split", default="test", help="which evaluation of an output_dir: test, val, test-base, ...")
     compare.add_argument("--metric", default="exact_match", help="exact_match (default) or another of results.json")
+    compare.add_argument(
+        "--leaks",
+        type=Path,
+        metavar="TRAIN_RUN",
+        help="instead: what of the samples is in the training split of this output_dir, or run.json",
+    )
     compare.add_argument("--json", action="store_true", help="print all of it as JSON")
 
     demo = command("demo", "write the demo data set: drawn paintings with questions")

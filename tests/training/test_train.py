@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 
 from vizsage.config import Config
@@ -35,16 +36,25 @@ def adapter_bytes(config: Config) -> dict[str, bytes]:
 
 
 def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
-    config = make_config()
-    train(config)
+    config = make_config(val_at_start=True)
+    result = train(config)
     assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 1}
     for name in ("run.json", "config.yaml", "loss.png"):
         assert (config.output_dir / name).stat().st_size > 0
     lines = list(read_jsonl(config.output_dir / "metrics.jsonl"))
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
     validations = [line for line in lines if "exact_match" in line]
-    assert [line["step"] for line in validations] == [4, 8, 9]
+    assert [line["step"] for line in validations] == [0, 4, 8, 9]
     assert all(line["val_samples"] == 6 for line in validations)
+    assert all(0 < line["val_loss"] < 20 for line in validations)
+    assert validations[-1]["val_loss"] < validations[0]["val_loss"]  # it has learned
+    at_start, best = result.validation_at_start, result.validation
+    assert at_start is not None
+    assert best is not None
+    assert (at_start.step, at_start.val_loss) == (0, validations[0]["val_loss"])
+    assert best.step == result.best_step > 0
+    with Image.open(config.output_dir / "loss.png") as drawn:
+        assert drawn.width == 1000
     assert (config.adapter_dir / "fingerprint.json").exists()
     card = (config.adapter_dir / "README.md").read_text()
     assert card.startswith("---\nbase_model:")
@@ -323,19 +333,25 @@ def test_a_bad_image_stops_the_run_by_default(make_config: MakeConfig, data_dir:
     assert "\n" not in str(caught.value)
 
 
-def test_the_best_weights_are_delivered_and_kept(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores 0.5 at step 4, 0.2 at 8, 0.4 at 9, one checkpoint kept: the adapter is that of step 4."""
+def test_the_best_weights_are_delivered_and_kept(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scores 0.5 at step 4, 0.2 at 8, 0.4 at 9, one checkpoint kept: the adapter is that of step 4.
+
+    That of step 0 was higher, which is said: there is no adapter of it.
+    """
     from safetensors.torch import load_file
 
-    scores = iter((0.5, 0.2, 0.4))
+    scores = iter((0.9, 0.5, 0.2, 0.4))
     validate = attempt.validate
 
     def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
 
     monkeypatch.setattr(attempt, "validate", scored)
-    config = make_config(n_saves=1)
+    config = make_config(n_saves=1, val_at_start=True)
     train(config)
+    assert "0.900 before the first step and never as high since; the adapter has 0.500 (step 4)" in caplog.text
     kept = sorted(p.name for p in config.output_dir.glob("checkpoint-*"))
     assert kept == ["checkpoint-4", "checkpoint-9"]
     best, last, delivered = (
@@ -350,15 +366,15 @@ def test_the_best_weights_are_delivered_and_kept(make_config: MakeConfig, monkey
 def test_early_stopping_ends_the_run_and_delivers_the_best(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Validated at every step of 9; no rise after step 2; patience is a third of all steps, 3."""
-    scores = iter((0.1, 0.6, 0.5, 0.5, 0.5, 0.5))
+    """Validated at every step of 9; no rise after step 2; patience is a third of all steps, 3. Step 0 counts not."""
+    scores = iter((0.9, 0.1, 0.6, 0.5, 0.5, 0.5, 0.5))
     validate = attempt.validate
 
     def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
 
     monkeypatch.setattr(attempt, "validate", scored)
-    config = make_config(eval_steps=1, use_early_stopping=True, early_stopping_patience_ratio=0.33)
+    config = make_config(eval_steps=1, use_early_stopping=True, early_stopping_patience_ratio=0.33, val_at_start=True)
     train(config)
     assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 5, "attempt": 1}
     assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 2

@@ -86,7 +86,7 @@ class Scores(FileModel):
     by_question_word: dict[str, GroupScores]
     by_tag: dict[str, dict[str, GroupScores]] = Field(description="Groups by tag and value, the largest first.")
     tags_not_grouped: list[str] = Field(default=[], description="Tags with too many values.")
-    metrics: dict[str, Share] = Field(description="Means by name; README.md describes each metric.")
+    metrics: dict[str, Share] = Field(description="Means by name; docs/reference/metrics.md describes each metric.")
     scored_samples: dict[str, int] = Field(
         default={}, description="Samples that a metric scored, for metrics that need what not every sample has."
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -25,6 +25,14 @@ SCHEMA_VERSION = 1
 Identity = dict[str, Any]
 """What decides the weights of a run, by name: settings, seed, sha256 of the data, samples per optimizer step."""
 
+EXTENSIONS = "extensions"
+"""The key in an identity for how the run was made longer: a list of `Extension`. Absent where it was not."""
+
+LENGTH_SETTINGS = frozenset(
+    "epochs max_steps use_early_stopping early_stopping_patience_ratio early_stopping_threshold".split()
+)
+"""The settings by which a run that has ended may have steps left to do."""
+
 
 def _readable(version: int) -> int:
     if version > SCHEMA_VERSION:
@@ -36,6 +44,15 @@ def _with_adapter_name(settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(settings.get("name_trained_model", ""), str):
         raise ValueError("name_trained_model is no text")
     return settings
+
+
+class Extension(FileModel):
+    """More steps that a run was given, after it had ended or while it was interrupted."""
+
+    at_step: int = Field(ge=0, description="Optimizer steps done before it; the next step is its first.")
+    from_steps: int = Field(ge=1, description="Optimizer steps of the whole run before it.")
+    to_steps: int = Field(ge=1, description="Optimizer steps of the whole run since.")
+    schedule: Literal["stretch", "rewarm", "constant"] = Field(description="The setting longer_schedule.")
 
 
 class Attempt(FileModel):
@@ -69,7 +86,8 @@ class RunFile(FileModel):
 
     schema_version: Annotated[int, AfterValidator(_readable)] = SCHEMA_VERSION
     identity: Identity | None = Field(
-        default=None, description="What decides the weights. A continued run must have the same."
+        default=None,
+        description="What decides the weights. A continued run must have the same, or more steps: see extensions.",
     )
     settings: Annotated[dict[str, Any], AfterValidator(_with_adapter_name)] | None = Field(
         default=None, description="All settings, as this machine could run them."
@@ -84,7 +102,7 @@ class RunFile(FileModel):
     )
     versions: dict[str, str] | None = Field(default=None, description="Versions of Python and of the libraries.")
     attempts: list[Attempt] = Field(default=[], description="In their order.")
-    wandb_run_id: str | None = None
+    wandb_run_id: str | None = Field(default=None, description="Of earlier versions; now in wandb/vizsage-run-id.")
     left_out: dict[str, str] | None = Field(
         default=None, description="Why a training sample was left out, by sample id."
     )
@@ -96,6 +114,16 @@ class RunFile(FileModel):
         if not self.attempts:
             raise ValueError("attempts is missing or empty")
         return self.attempts[-1]
+
+    @property
+    def extensions(self) -> tuple[Extension, ...]:
+        """How the run was made longer, oldest first. Raises ValueError where the identity contains something else."""
+        return extensions_of(self.identity or {})
+
+    def has_length_of(self, settings: dict[str, Any]) -> bool:
+        """Whether `settings`, as Config.model_dump(mode="json") writes them, ask for the steps of the last attempt."""
+        known = self.settings
+        return known is None or all(known.get(name) == settings.get(name) for name in LENGTH_SETTINGS)
 
 
 class Outcome(FileModel):
@@ -142,6 +170,14 @@ class MetricsLine(FileModel):
     def is_validation(self) -> bool:
         """Whether it has the scores of a validation, not the training loss."""
         return "exact_match" in self.model_fields_set
+
+
+def extensions_of(identity: Identity) -> tuple[Extension, ...]:
+    """How a run was made longer, oldest first. Raises ValueError where the identity contains something else."""
+    found = identity.get(EXTENSIONS, [])
+    if not isinstance(found, list):
+        raise ValueError(f"{EXTENSIONS} is no list")
+    return tuple(parsed(Extension, one) for one in found)
 
 
 def read_run(output_dir: Path) -> RunFile:

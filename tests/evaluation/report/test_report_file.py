@@ -134,10 +134,10 @@ def test_a_blind_score_of_another_model_or_data_does_not_stand_beside_the_real_o
 def test_curves_are_those_of_the_training_that_made_the_adapter(config: Config, run: Path) -> None:
     lines = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
     write_jsonl(config.output_dir / "metrics.jsonl", [*lines, {"step": 3, "exact_match": 0.25}])
-    assert "nats per answer token" not in made(run).text  # of a base model
+    assert "Loss (nats per answer token)" not in made(run).text  # of a base model
     for adapter, drawn in ((config.adapter_dir, True), (Path("elsewhere"), False)):
         page = made(write_run(run, answered(config, lambda row: "grey"), config, adapter=str(adapter)))
-        assert ("nats per answer token" in page.text) is drawn
+        assert ("Loss (nats per answer token)" in page.text) is drawn
         assert [tag for tag, _ in page.elements].count("polyline") == 2 * drawn
     assert "over optimizer steps, at the end" not in page.text
 

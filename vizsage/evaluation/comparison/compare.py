@@ -42,7 +42,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
             scores 0. The mode of exact match is that of the runs if all have the same one, else SQuAD's.
 
     Returns:
-        What `vizsage compare --json` prints; README.md lists the names.
+        What `vizsage compare --json` prints; docs/how-to/compare-runs.md lists the names.
 
     Raises:
         ConfigError: fewer than two runs, no predictions there, or an unknown metric.
