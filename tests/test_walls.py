@@ -32,8 +32,9 @@ FLOORS = [
     {"models"},
     {"distributed"},
     {"data"},
+    {"completion"},
     {"scoring", "record", "interruption", "tracking", "lock"},
-    {"config", "streams"},
+    {"config", "streams", "tables"},
     {"errors", "hints"},
     {"contract"},
     {"json_lines"},
@@ -209,7 +210,18 @@ def test_only_the_contract_spells_the_names_of_the_files_of_a_run(path: Path) ->
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {package_of(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
     # Of scoring the table of runs needs the title of the metric that it shows.
-    light = {"config", "contract", "errors", "files", "hints", "json_lines", "streams", "scoring"}
+    light = {
+        "completion",
+        "config",
+        "contract",
+        "errors",
+        "files",
+        "hints",
+        "json_lines",
+        "streams",
+        "scoring",
+        "tables",
+    }
     assert reached <= light, path
 
 
@@ -219,7 +231,7 @@ def test_launchers_import_without_torch() -> None:
     assert {"jobs.run", "jobs.runs_table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
     light = ("jobs.cli", "jobs.parser", "jobs.sending")
-    assert loaded_by(*light, heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
+    assert loaded_by(*light, heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets", "argcomplete")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -315,7 +327,7 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     ]
     light = {"contract", "errors", "config", "parser", "interruption", "streams"}
     assert set(heavy) <= {"vizsage", "__future__"} | {f"vizsage.{name}" for name in light}
-    assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch")) == []
+    assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch", "argcomplete")) == []
 
 
 FOLDERS = ["vizsage", "jobs", "slurm", "k8s", "docker", "tools", "benchmarks", "config", "tests"]

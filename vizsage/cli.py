@@ -193,6 +193,12 @@ def _demo(options: argparse.Namespace) -> None:
     log.info("%s: the demo data set is written", options.folder)
 
 
+def _completion(options: argparse.Namespace) -> None:
+    from vizsage.completion import script
+
+    print(script(options.shell), end="")
+
+
 def _config(options: argparse.Namespace) -> Config:
     from vizsage.config import load_config
 
@@ -209,9 +215,10 @@ _COMMANDS = {
     "config": _config_command,
     "compare": _compare,
     "demo": _demo,
+    "completion": _completion,
 }
 # The other commands write files; what they print is a log.
-_STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare")
+_STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare", "completion")
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

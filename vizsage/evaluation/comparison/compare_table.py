@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from string import ascii_uppercase
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from vizsage.evaluation.results_table import add_section, cell
+from vizsage.evaluation.results_table import add_section
 from vizsage.scoring.normalisation import MODE_TITLES
 from vizsage.scoring.registry import EXACT_MATCH, METRICS
+from vizsage.tables import FittedTable, cell
 
 CHANGES_SHOWN = 10
 
@@ -29,17 +28,16 @@ def show(console: Console, comparison: dict[str, Any]) -> None:
                 console.print(changes_table(title, pair[key]))
 
 
-def runs_table(comparison: dict[str, Any]) -> Table:
+def runs_table(comparison: dict[str, Any]) -> FittedTable:
     """One line per run: its letter, score, interval and failed records."""
     metric = METRICS[comparison["metric"]].title
     metric = metric[0].upper() + metric[1:]
     if comparison["metric"] == EXACT_MATCH.name:
         metric = f"{metric} ({MODE_TITLES[comparison['mode']]})"
-    table = _table(
-        f"{metric} on {comparison['samples']} samples, {comparison['images']} images",
-        ("run", "path"),
-        ("score", f"{comparison['interval']['confidence']:.0%} interval", "failed"),
-    )
+    table = FittedTable(f"{metric} on {comparison['samples']} samples, {comparison['images']} images")
+    table.add_texts("run")
+    table.add_paths("path")
+    table.add_numbers("score", f"{comparison['interval']['confidence']:.0%} interval", "failed")
     for number, run in enumerate(comparison["runs"]):
         table.add_row(
             _letter(number), cell(run["path"]), _percent(run["score"]), _range(run), str(run["failed_predictions"])
@@ -47,27 +45,30 @@ def runs_table(comparison: dict[str, Any]) -> Table:
     return table
 
 
-def pairs_table(comparison: dict[str, Any]) -> Table:
+def pairs_table(comparison: dict[str, Any]) -> FittedTable:
     """One line per pair: the difference with its interval, the samples that changed, and the exact test."""
     test = {"mcnemar_exact": "McNemar p", "sign_exact": "sign test p"}[comparison["test"]]
     corrected = comparison["correction"] is not None
-    columns = ["difference", f"{comparison['interval']['confidence']:.0%} interval", "better", "worse", test]
-    table = _table("Differences in percentage points", ("pair",), columns + ["Holm p"] * corrected)
+    caption = f"{test} takes questions as independent, the intervals do not"
+    table = FittedTable("Differences in percentage points", caption)
+    table.add_texts("pair")
+    table.add_numbers("difference", f"{comparison['interval']['confidence']:.0%} interval", "better", "worse", test)
+    if corrected:
+        table.add_numbers("Holm p")
     for pair in comparison["pairs"]:
         cells = [_points(pair["difference"]), _point_range(pair), str(pair["gained"]), str(pair["lost"])]
         cells.append(_p_value(pair["p_value"]))
         if corrected:
             cells.append(_p_value(pair["adjusted_p_value"]))
         table.add_row(f"{_letter(pair['run'])} - {_letter(pair['baseline'])}", *cells)
-    table.caption = f"{test} takes questions as independent, the intervals do not"
-    table.caption_justify = "left"
     return table
 
 
-def groups_table(pair: dict[str, Any]) -> Table:
+def groups_table(pair: dict[str, Any]) -> FittedTable:
     """Both scores and their difference by knowledge, question word and tag."""
-    columns = ("samples", "A", "B", "B - A", "interval", "better", "worse")
-    table = _table("By group, in percent and percentage points", ("group",), columns)
+    table = FittedTable("By group, in percent and percentage points")
+    table.add_texts("group")
+    table.add_numbers("samples", "A", "B", "B - A", "interval", "better", "worse")
     _add_group(table, "all", pair)
     for key in ("with_external_knowledge", "without_external_knowledge"):
         _add_group(table, key.replace("_external_", " "), pair[key])
@@ -76,11 +77,13 @@ def groups_table(pair: dict[str, Any]) -> Table:
     return table
 
 
-def changes_table(title: str, changes: list[dict[str, Any]]) -> Table:
+def changes_table(title: str, changes: list[dict[str, Any]]) -> FittedTable:
     """The first CHANGES_SHOWN of the samples that became better, or worse."""
     shown = changes[:CHANGES_SHOWN]
     of_all = f"first {len(shown)} of {len(changes)}" if len(changes) > len(shown) else f"{len(changes)}"
-    table = _table(f"{title} ({of_all})", ("image", "question", "answer", "A", "B"), ())
+    table = FittedTable(f"{title} ({of_all})")
+    table.add_paths("image")
+    table.add_texts("question", "answer", "A", "B")
     for change in shown:
         answers = ", ".join(dict.fromkeys(change["answers"]))
         predictions = (Text("failed", style="red") if text is None else cell(text) for text in change["predictions"])
@@ -88,16 +91,7 @@ def changes_table(title: str, changes: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in texts:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _add_group(table: Table, label: str, group: dict[str, Any]) -> None:
+def _add_group(table: FittedTable, label: str, group: dict[str, Any]) -> None:
     table.add_row(
         cell(label),
         str(group["samples"]),
