@@ -64,7 +64,7 @@ class Terminal:
         while not (mark in shown and shown.rpartition(mark)[2].rstrip().endswith(PROMPT)):
             assert time.monotonic() < until, shown
             if select.select([self.keyboard], [], [], 1)[0]:
-                shown += os.read(self.keyboard, 65536).decode()
+                shown = re.sub(r"\x1b[\[=>][?\d;]*[A-Za-z]?", "", shown + os.read(self.keyboard, 65536).decode())
         return shown
 
     def words(self, line: str) -> list[str]:
