@@ -16,11 +16,11 @@ OLDEST := .venv-oldest
 LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf.py test_generation.py adapters) tests/demo/test_tiny.py \
 	$(addprefix tests/data/test_,collate.py encoding.py images.py prompts.py sources_columnar.py) tests/test_config.py \
 	$(addprefix tests/training/test_,train.py checkpoints.py four_bits.py) $(addprefix tests/evaluation/test_,evaluate.py wandb_results.py)
-CODE  := vizsage jobs tests tools benchmarks
+CODE  := vizsage jobs tests tools benchmarks docs
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-local submit-slurm submit-k8s check
-.PHONY: schema settings-table metrics-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
+.PHONY: docs docs-links schema settings-table metrics-table commands-table models-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
 .PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean uninstall audit wheel version
 .PHONY: release-notes
 
@@ -48,6 +48,8 @@ demo: $(STAMP) ## draw a data set, evaluate the tiny model, fine-tune it, evalua
 	$(BIN)/vizsage eval $(DEMO) --base
 	$(BIN)/vizsage train $(DEMO)
 	$(BIN)/vizsage eval $(DEMO)
+	$(BIN)/vizsage eval $(DEMO) --base --blind
+	$(BIN)/vizsage eval $(DEMO) --blind
 	@$(BIN)/python -m tools.before_after $(DEMO)
 
 train: $(STAMP) ## fine-tune as CONFIG says; the same command continues an interrupted run
@@ -152,13 +154,28 @@ format: $(STAMP) ## put the code into ruff's format and sort its imports
 schema: $(STAMP) ## write config/schema.json, a JSON Schema of the settings for editors
 	$(BIN)/vizsage config --schema > config/schema.json
 
-settings-table: $(STAMP) ## rewrite the table of settings in README.md from vizsage/config/settings.py
-	$(BIN)/python -m tools.settings_table README.md
+settings-table: $(STAMP) ## rewrite the table of settings in docs/reference/settings.md from vizsage/config/settings.py
+	$(BIN)/python -m tools.settings_table docs/reference/settings.md
 
-metrics-table: $(STAMP) ## rewrite the table of metrics in README.md from vizsage/scoring/registry.py
-	$(BIN)/python -m tools.metrics_table README.md
+commands-table: $(STAMP) ## rewrite the commands and options in docs/reference/commands.md from the parsers
+	$(BIN)/python -m tools.commands_table docs/reference/commands.md
 
-benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of README.md
+models-table: $(STAMP) ## rewrite the table of models in docs/reference/models.md from vizsage/models/families
+	$(BIN)/python -m tools.models_table docs/reference/models.md
+
+metrics-table: $(STAMP) ## rewrite the table of metrics in docs/reference/metrics.md from vizsage/scoring/registry.py
+	$(BIN)/python -m tools.metrics_table docs/reference/metrics.md
+
+# -n: every name in a docstring is known. Sphinx itself checks links between pages and to their headings.
+SPHINX = $(BIN)/python -m sphinx -q -W --keep-going -n -d build/doctrees docs
+docs: $(STAMP) ## build the documentation in build/docs, with warnings as errors and without network
+	@$(SPHINX) build/docs
+	@echo "build/docs/index.html"
+
+docs-links: $(STAMP) ## the same, and visit every external link (needs network)
+	@$(SPHINX) -b linkcheck build/docs-links
+
+benchmark: $(STAMP) ## measure start-up, reading, streaming and decoding; the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks.data_speed $(ARGS)
 
 benchmark-train: $(STAMP) ## measure training beside unsloth and TRL, small (ARGS="--size real --family mllama": on a GPU)
@@ -170,24 +187,25 @@ benchmark-eval: $(STAMP) ## measure answering beside the usual loop and padded b
 benchmark-aqua: $(STAMP) ## count which answers of AQUA can be guessed without an image (ARGS="data/AQUA --table data/SemArt")
 	$(BIN)/python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json $(ARGS)
 
-figures: $(STAMP) ## measure, and rewrite the table of figures and the comparison in README.md (needs the results of `make demo`)
+figures: $(STAMP) ## measure, and rewrite the figures in docs/benchmarks.md and the comparison in docs/how-to (needs the results of `make demo`)
 	$(BIN)/python -m benchmarks.data_speed --json outputs/benchmark.json
-	$(BIN)/python -m tools.figures README.md
-	$(BIN)/python -m tools.compare_example README.md
+	$(BIN)/python -m tools.figures docs/benchmarks.md
+	$(BIN)/python -m tools.compare_example docs/how-to/compare-runs.md
 
-training-figures: $(STAMP) ## rewrite the tables of training speed in README.md from benchmarks/results
-	$(BIN)/python -m tools.training_figures README.md
+training-figures: $(STAMP) ## rewrite the tables of training speed and the figure of README.md from benchmarks/results
+	$(BIN)/python -m tools.training_figures docs/benchmarks.md
+	$(BIN)/python -m tools.speed_figure docs/speed.svg
 
-answering-figures: $(STAMP) ## rewrite the tables of answering speed in README.md from benchmarks/results/answering
-	$(BIN)/python -m tools.answering_figures README.md
+answering-figures: $(STAMP) ## rewrite the tables of answering speed in docs/benchmarks.md from benchmarks/results/answering
+	$(BIN)/python -m tools.answering_figures docs/benchmarks.md
 
-aqua-figures: $(STAMP) ## rewrite the table about AQUA in README.md from benchmarks/results/aqua.json
-	$(BIN)/python -m tools.aqua_figures README.md
+aqua-figures: $(STAMP) ## rewrite the table about AQUA in docs/explanation/scores.md from benchmarks/results/aqua.json
+	$(BIN)/python -m tools.aqua_figures docs/explanation/scores.md
 
 benchmark-report: $(STAMP) ## measure how fast report.html is made and opens in Chromium (ARGS="--samples 5000")
 	$(BIN)/python -m benchmarks.report_speed $(ARGS)
 
-screenshot: $(STAMP) ## draw docs/report.png, the image in README.md, from the results of `make demo` (needs Chromium)
+screenshot: $(STAMP) ## draw docs/report.png, the image of a report in the documentation, from the results of `make demo` (needs Chromium)
 	$(BIN)/python -m tools.report_screenshot outputs/demo
 
 # First the versions that are compatible with unsloth; then the same versions for developers and, with hashes and for

@@ -1,4 +1,4 @@
-"""Measure what the README promises of start-up and data reading.
+"""Measure what docs/benchmarks.md promises of start-up and data reading.
 
 Usage: python -m benchmarks.data_speed
 

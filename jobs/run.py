@@ -70,7 +70,7 @@ _GROUP = ("NNODES", "NODE_RANK")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one attempt; return the exit code of README.md's table, or 1 for an interruption without a step forward.
+    """Run one attempt; return an exit code of the contract, or 1 for an interruption without a step forward.
 
     If EXIT_CODES_DIR is set, the code is also written into a file in that folder, named by the node's number.
     """
@@ -251,10 +251,15 @@ def _went_forward(command: str, output_dir: Path, before: Any, nodes: int) -> bo
 
 def _is_done(settings: Config) -> bool:
     """Whether `vizsage train` will find nothing to do."""
-    from vizsage.contract.run_files import adapter_is_there
+    from vizsage.contract.run_files import adapter_is_there, read_run
 
     there = adapter_is_there(settings.adapter_dir if settings.save_model else None)
-    return settings.resume and there and _outcome(settings.output_dir, EXIT_UNKNOWN) == EXIT_DONE
+    if not (settings.resume and there and _outcome(settings.output_dir, EXIT_UNKNOWN) == EXIT_DONE):
+        return False
+    try:  # with more steps than the run has done, it goes on, which needs all nodes
+        return read_run(settings.output_dir).has_length_of(settings.model_dump(mode="json"))
+    except (OSError, ValueError):
+        return True  # `vizsage train` names what is wrong with the file
 
 
 def _outcome(output_dir: Path, otherwise: int) -> int:

@@ -105,9 +105,9 @@ def settings_of(run_dir: Path) -> Settings | Damaged | None:
 
 
 def best_validation_score(run_dir: Path) -> float | Damaged | None:
-    """The highest exact match of the validations in metrics.jsonl."""
+    """The highest exact match of the validations in metrics.jsonl, without the one before the first step."""
     try:
-        scores = [line.exact_match for line in read_metrics(run_dir) if line.is_validation]
+        scores = [line.exact_match for line in read_metrics(run_dir) if line.is_validation and line.step]
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 MISSING = "-"
 # Folders and names of a run, and what does not change its result: runs that differ in these only are the same.
 NOT_COMPARED = frozenset(
-    "output_dir save_path name_trained_model resume use_wandb wandb_project wandb_run_name wandb_tags "
-    "debug_exact_match".split()
+    "output_dir save_path name_trained_model resume trackers use_wandb wandb_project wandb_run_name wandb_tags "
+    "val_at_start debug_exact_match".split()
 )
 _NEVER_RUNS = re.compile(r"\.|(damaged-)?checkpoint-|previous-\d+$")
 _INSIDE_A_RUN = frozenset({*RUN_FILES, JOBS})

@@ -1,4 +1,4 @@
-"""`from vizsage import ...`: what README.md shows, and what an import costs."""
+"""`from vizsage import ...`: what the documentation shows, and what an import costs."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_importing_the_package_imports_no_other_module(tmp_path: Path) -> None:
     assert python(code, tmp_path) == "False\n"
 
 
-def test_the_example_of_the_readme(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    text = (ROOT / "docs/reference/python-api.md").read_text(encoding="utf-8")
     example = re.findall(r"<!-- example: run by tests/test_api.py -->\n(.*?)<!-- end of example -->", text, re.DOTALL)
     code = "\n".join(line.removeprefix("    ") for line in example[0].splitlines())
     shutil.copytree(ROOT / "config", tmp_path / "config")

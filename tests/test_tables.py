@@ -17,11 +17,13 @@ from jobs import runs_table
 from jobs.runs_table import Run
 from vizsage.check import findings
 from vizsage.config import build_config
+from vizsage.contract.hashes_file import Leaks
 from vizsage.contract.results_file import ResultsFile
 from vizsage.data.survey import SplitRow, Survey
 from vizsage.evaluation import results_table
 from vizsage.evaluation.comparison import compare_table
 from vizsage.evaluation.comparison.compare import compare
+from vizsage.evaluation.comparison.leak_check import CheckedRun, LeakCheck, LeakedSample, show_leaks
 from vizsage.evaluation.results import Highlights
 from vizsage.scoring.registry import METRICS
 from vizsage.tables import FittedTable, shortened_path
@@ -94,6 +96,11 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[FittedTable]
             answered = [one | {"prediction": ROWS[(at + shift) % 3]["prediction"]} for at, one in enumerate(ROWS)]
             paths[-1].write_text("".join(json.dumps(one) + "\n" for one in answered))
         compare_table.show(console, compare(paths))
+    counts = dict.fromkeys(("samples", "images", "questions", "samples_in_training"), 123_456_789)
+    counts |= dict.fromkeys(("images_in_training", "questions_in_training"), 123_456_789)
+    leaked = [LeakedSample("test-17", ROWS[0]["image"], QUESTION, ("image", "question"))]
+    leaks = Leaks.model_validate(counts | {"images_by": "content", "train_run": LONG})
+    show_leaks(console, LeakCheck(LONG, [CheckedRun(f"{LONG}-1", leaks, leaked)]))
     survey = Survey()
     survey.rows = [SplitRow("train", *[123_456_789] * 6)]
     survey.missing = ["val"]

@@ -54,7 +54,7 @@ TORCH_FREE = [
         and name not in ("vizsage.data.collate", "vizsage.data.encoding", "vizsage.data.processing")
     )
     or name.startswith(("vizsage.evaluation.report", "vizsage.evaluation.comparison", "vizsage.demo.drawn_data"))
-    or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score", "wandb_results")
+    or name.removeprefix("vizsage.evaluation.") in ("results", "results_table", "predictions", "score")
 ]
 SCHEDULERS = re.compile(r"slurm|sbatch|\bsrun\b|kube|\bk8s\b|\bpbs\b|\blsf\b|\bjobs\.", re.IGNORECASE)
 
@@ -181,11 +181,15 @@ def evaluation_room(module: str) -> str:
 
 @pytest.mark.parametrize("module", EVALUATION)
 def test_the_rooms_of_evaluation_import_each_other_one_way(module: str) -> None:
-    """An evaluation writes a report, and a comparison reads predictions as scoring does; see vizsage/evaluation."""
+    """An evaluation writes a report, which shows comparisons, which read predictions as scoring does."""
     own = evaluation_room(module)
     reached = {evaluation_room(name) for name, _ in imports(MODULES[module]) if name in EVALUATION} - {own}
     writes_report = module == "vizsage.evaluation.evaluate"
-    allowed = {"comparison": {"answering"}, "answering": {"report"} if writes_report else set(), "report": set()}
+    allowed = {
+        "report": {"comparison"},
+        "comparison": {"answering"},
+        "answering": {"report"} if writes_report else set(),
+    }
     assert reached <= allowed[own], f"{module} imports {sorted(reached)}"
 
 
@@ -349,3 +353,19 @@ def test_formats_are_known_by_their_registry_only(module: str) -> None:
         known = ("vizsage.data.formats", "vizsage.data.formats.format")
         used = {name for name, _ in imports(MODULES[module]) if name.startswith("vizsage.data.formats")}
         assert used <= set(known), f"{module} imports {sorted(used - set(known))}"
+
+
+TRACKER_NAMES = re.compile("|".join(contract.TRACKERS), re.IGNORECASE)
+# The settings of a tracker, which the settings class, their hints and the list of those that change no weights name.
+NAME_TRACKERS = {"vizsage.config.settings", "vizsage.hints", "vizsage.record"}
+# The registry, and the key of an earlier version of run.json.
+NAME_TRACKERS |= {"vizsage.contract", "vizsage.contract.run_files"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_trackers_are_known_by_their_registry_only(module: str) -> None:
+    """Adding one is one module and one entry."""
+    own = {tracker.partition(":")[0] for tracker in contract.TRACKERS.values()}
+    assert not {name for name, _ in imports(MODULES[module])} & own
+    if module not in own | NAME_TRACKERS:
+        assert not TRACKER_NAMES.search(MODULES[module].read_text(encoding="utf-8"))

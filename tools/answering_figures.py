@@ -1,6 +1,6 @@
 """Rewrite the tables of answering speed in a Markdown file.
 
-Usage: python -m tools.answering_figures README.md
+Usage: python -m tools.answering_figures docs/benchmarks.md
 
 Reads what `python -m benchmarks.eval_throughput --json benchmarks/results/answering/NAME.json` wrote, a table per file.
 They are between two markers; the rest of the page is not changed.

@@ -1,6 +1,6 @@
 """Rewrite what AQUA gives away without an image in a Markdown file.
 
-Usage: python -m tools.aqua_figures README.md
+Usage: python -m tools.aqua_figures docs/explanation/scores.md
 
 Reads what `python -m benchmarks.aqua_baselines --json benchmarks/results/aqua.json` wrote. The table is between two
 markers; the rest of the page is not changed.

@@ -20,7 +20,7 @@ from typing import Any
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DRIVER = "chromedriver"
-KEYS = {"Escape": "\ue00c", "Enter": "\ue007", "Tab": "\ue004", "Right": "\ue014"}
+KEYS = {"Escape": "\ue00c", "Enter": "\ue007", "Tab": "\ue004", "Right": "\ue014", "Left": "\ue012"}
 WAIT_S = 20.0
 _STARTED = "was started successfully on port"
 

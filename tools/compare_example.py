@@ -1,6 +1,6 @@
 """Rewrite the example of `vizsage compare` in a Markdown file.
 
-Usage: python -m tools.compare_example README.md
+Usage: python -m tools.compare_example docs/how-to/compare-runs.md
 
 Compares the two evaluations that `make demo` left in outputs/demo. The output is between two markers; the rest of
 the file is not changed.

@@ -1,6 +1,6 @@
 """Rewrite the table of figures in a Markdown file from measurements.
 
-Usage: python -m tools.figures README.md
+Usage: python -m tools.figures docs/benchmarks.md
 
 Reads what `make demo` left in outputs/demo and what `python -m benchmarks.data_speed --json outputs/benchmark.json`
 wrote. The table is between two markers; the rest of the file is not changed.

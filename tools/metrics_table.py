@@ -1,6 +1,6 @@
 """Rewrite the table of metrics in a Markdown file from the registry.
 
-Usage: python -m tools.metrics_table README.md
+Usage: python -m tools.metrics_table docs/reference/metrics.md
 
 The table is between two markers; the rest of the file is not changed.
 """

@@ -1,4 +1,4 @@
-"""The image of a report in README.md.
+"""The image of a report in the documentation.
 
 Usage: python -m tools.report_screenshot RUN [docs/report.png]
 

@@ -1,6 +1,6 @@
 """Rewrite the table of settings in a Markdown file from the JSON Schema.
 
-Usage: python -m tools.settings_table README.md
+Usage: python -m tools.settings_table docs/reference/settings.md
 
 The table is between two markers; the rest of the file is not changed.
 """

@@ -1,6 +1,6 @@
 """Rewrite the tables of training speed in a Markdown file.
 
-Usage: python -m tools.training_figures README.md
+Usage: python -m tools.training_figures docs/benchmarks.md
 
 Reads what `python -m benchmarks.train_throughput --json benchmarks/results/NAME.json` wrote, a table per file; other
 benchmarks keep their figures beside them. The tables are between two markers; the rest of the page is not changed.

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (the table of README.md)."""
+    """Run one command and return its exit code (docs/reference/exit-codes.md)."""
     escape_what_is_not_encodable()
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parse(arguments)
@@ -106,9 +106,7 @@ def _score(options: argparse.Namespace) -> None:
 
     rescored = score_file(options.predictions, mode=options.mode)
     if options.json:
-        import json
-
-        print(printable_json(json.dumps(rescored.scores.content(), indent=2, ensure_ascii=False)))
+        _print_json(rescored.scores.content())
         return
     from rich.console import Console
 
@@ -121,9 +119,20 @@ def _score(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from vizsage.evaluation.report.report_file import evaluation_folders, write_report
+    from vizsage.evaluation.report.several_runs import words_of_command, write_comparison
 
-    for folder in evaluation_folders(options.run, options.split):
-        print(printable(str(write_report(folder, options.overrides, images=not options.no_images))))
+    runs, overrides = words_of_command([*options.runs, *options.overrides])
+    images = not options.no_images
+    if len(runs) > 1:
+        page = write_comparison(runs, overrides, split=options.split, images=images, output=options.output)
+        print(printable(str(page)))
+        return
+    if not runs:
+        raise ConfigError("report: name a RUN before key=value")
+    if options.output is not None:
+        raise ConfigError("report: --output is for several runs; the report of one is written beside its results")
+    for folder in evaluation_folders(runs[0], options.split):
+        print(printable(str(write_report(folder, overrides, images=images))))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -169,19 +178,19 @@ def _config_command(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    if options.leaks is not None:
+        from vizsage.evaluation.comparison.leak_check import check_leaks, show_leaks
+
+        found = check_leaks(options.runs, options.leaks, split=options.split)
+        _print_json(found.as_dict()) if options.json else show_leaks(Console(), found)
+        return
     from vizsage.evaluation.comparison.compare import compare
+    from vizsage.evaluation.comparison.compare_table import show
 
     comparison = compare(options.runs, split=options.split, metric=options.metric)
-    if options.json:
-        import json
-
-        print(printable_json(json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False)))
-    else:
-        from rich.console import Console
-
-        from vizsage.evaluation.comparison.compare_table import show
-
-        show(Console(), comparison)
+    _print_json(comparison) if options.json else show(Console(), comparison)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -197,6 +206,12 @@ def _completion(options: argparse.Namespace) -> None:
     from vizsage.completion import script
 
     print(script(options.shell), end="")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    print(printable_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def _config(options: argparse.Namespace) -> Config:

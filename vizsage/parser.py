@@ -48,6 +48,7 @@ EXAMPLES = {
     "report": """
         vizsage report outputs/run
         vizsage report outputs/run --split val base_path=/data/elsewhere
+        vizsage report outputs/first outputs/second  # one page for both
     """,
     "check": """
         vizsage check my.yaml
@@ -66,6 +67,7 @@ EXAMPLES = {
         vizsage compare outputs/first outputs/second
         vizsage compare outputs/run other/run --split val --metric token_f1
         vizsage compare outputs/first outputs/second outputs/third --json
+        vizsage compare outputs/first --leaks outputs/first  # what it trained on
     """,
     "demo": """
         vizsage demo data
@@ -161,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
 
     train = command("train", "fine-tune with the settings in CONFIG; the same command continues an interrupted run")
+    train.description = (
+        "Fine-tune with the settings in CONFIG; the same command continues an interrupted run. A higher max_steps or "
+        "epochs continues a finished one; longer_schedule says with which learning rate. init_adapter=DIR begins a new "
+        "run from the weights of an adapter. See docs/how-to/train-longer.md."
+    )
     settings(train)
 
     evaluation = command("eval", "answer the questions of a split and score the answers; it continues, too")
@@ -190,11 +197,33 @@ def _parser() -> argparse.ArgumentParser:
     for option, (name, summary) in modes.items():
         mode.add_argument(f"--{option}", dest="mode", action="store_const", const=name, help=summary)
 
-    report = command("report", "write report.html of an evaluation again: scores, curves, errors with their images")
-    report.add_argument("run", metavar="RUN", type=Path, help="an output_dir, or one folder of its evaluation_results")
-    report.add_argument("overrides", metavar="key=value", nargs="*", help="where the data is now: base_path=DIR")
-    report.add_argument("--split", default="test", help="which split of an output_dir (default: test)")
-    report.add_argument("--no-images", action="store_true", help="a small report without images")
+    report = command(
+        "report",
+        "write report.html of an evaluation again, or one page of several runs: scores, curves, errors, images",
+    )
+    report.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="an output_dir, or one folder of its evaluation_results; several: one page that compares them, for which "
+        "a RUN may also be a file of predictions",
+    )
+    # Words of this kind are taken from the runs: argparse gives a list of any length all words.
+    report.add_argument(
+        "overrides", metavar="key=value", nargs="*", default=[], help="where the data is now: base_path=DIR"
+    )
+    report.add_argument(
+        "--split",
+        default="test",
+        help="which split of an output_dir (default: test); with several runs also test-base, ...",
+    )
+    report.add_argument("--no-images", action="store_true", help="a small page without images")
+    report.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the page of several runs is written (default: comparison.html in this folder)",
+    )
 
     check = command("check", "find what would stop a run later, without loading the model")
     settings(check)
@@ -225,6 +254,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--split", default="test", help="which evaluation of an output_dir: test, val, test-base, ...")
     compare.add_argument("--metric", default="exact_match", help="exact_match (default) or another of results.json")
+    compare.add_argument(
+        "--leaks",
+        type=Path,
+        metavar="TRAIN_RUN",
+        help="instead: what of the samples is in the training split of this output_dir, or run.json",
+    )
     compare.add_argument("--json", action="store_true", help="print all of it as JSON")
 
     demo = command("demo", "write the demo data set: drawn paintings with questions")

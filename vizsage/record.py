@@ -19,20 +19,34 @@ from typing import Any, TypedDict
 from vizsage import __version__
 from vizsage.config import Config
 from vizsage.contract import EXIT_DONE, EXITS_WITH_CAUSE, OUTCOME, RUN
-from vizsage.contract.run_files import SCHEMA_VERSION, Attempt, Identity, Outcome, RunFile, last_outcome, read_run
+from vizsage.contract.run_files import (
+    EXTENSIONS,
+    SCHEMA_VERSION,
+    Attempt,
+    Identity,
+    Outcome,
+    RunFile,
+    last_outcome,
+    read_run,
+)
 from vizsage.errors import CheckpointError, one_line
 from vizsage.files import write_json
 
 # Settings that may differ when a run is continued, because none of them changes the weights of a step or which step is
 # kept as the best. batch_size and grad_accum may differ if their product with the number of processes is the same.
+# What longer_schedule and the file of init_adapter have done is in the identity under other names.
 FREE_SETTINGS = frozenset(
     "num_proc logging_steps save_steps n_saves resume eval_batch_size eval_batch_tokens do_sample temperature top_p "
-    "top_k num_beams debug_exact_match use_wandb wandb_project wandb_run_name wandb_tags output_dir save_model "
-    "save_path name_trained_model base_path external_knowledge_path use_val_streaming max_image_px device batch_size "
-    "grad_accum share_images torch_compile use_gradient_checkpointing seed reproducible".split()
+    "top_k num_beams debug_exact_match trackers use_wandb wandb_project wandb_run_name wandb_tags val_at_start "
+    "output_dir save_model save_path name_trained_model base_path external_knowledge_path use_val_streaming "
+    "max_image_px device batch_size grad_accum share_images torch_compile use_gradient_checkpointing seed "
+    "reproducible use_early_stopping early_stopping_patience_ratio early_stopping_threshold longer_schedule "
+    "init_adapter".split()
 )
 GLOBAL_BATCH = "batch_size x grad_accum x processes"
 """The key in an identity for the number of samples per optimizer step."""
+INIT_WEIGHTS = "weights of init_adapter"
+"""The key in an identity for the SHA-256 sum of the weights that the run began from; absent where they were new."""
 
 
 class RunFacts(TypedDict):
@@ -79,7 +93,9 @@ def hardware() -> Hardware:
     return {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
-def run_identity(config: Config, *, global_batch: int | str, seed: int, data: str) -> Identity:
+def run_identity(
+    config: Config, *, global_batch: int | str, seed: int, data: str, init_sha256: str | None = None
+) -> Identity:
     """What must be the same when a run is continued: the settings that change the weights, seed and data.
 
     Args:
@@ -87,14 +103,19 @@ def run_identity(config: Config, *, global_batch: int | str, seed: int, data: st
         global_batch: samples per optimizer step; a text until a batch size has been found.
         seed: the seed in use.
         data: see vizsage.data.sources.data_identity.
+        init_sha256: of the weights in init_adapter; None without that setting.
     """
     settings = config.model_dump(mode="json", exclude=set(FREE_SETTINGS))
-    return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data}
+    init = {} if init_sha256 is None else {INIT_WEIGHTS: init_sha256}
+    return settings | {GLOBAL_BATCH: global_batch, "seed": seed, "data": data} | init
 
 
 def differences(before: Identity, now: Identity) -> list[str]:
-    """The names in which two identities differ. Settings that only an earlier version compared do not count."""
-    keys = (before.keys() | now.keys()) - (FREE_SETTINGS - {"seed"})
+    """The names in which two identities differ. Settings that only an earlier version compared do not count.
+
+    How a run was made longer does not count either: its settings do not say at which step.
+    """
+    keys = (before.keys() | now.keys()) - (FREE_SETTINGS - {"seed"}) - {EXTENSIONS}
     return sorted(key for key in keys if before.get(key) != now.get(key))
 
 
@@ -176,6 +197,7 @@ def _require_start(content: RunFile) -> None:
         raise ValueError("identity is missing, or its seed")
     if not content.attempts:
         raise ValueError("attempts is missing, or no list of objects")
+    _ = content.extensions  # raises for something else
 
 
 def write_outcome(output_dir: Path, outcome: Outcome) -> None:

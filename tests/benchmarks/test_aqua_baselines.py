@@ -135,7 +135,7 @@ def test_the_kept_figures_are_those_of_the_real_split() -> None:
 
 
 def test_the_page_shows_what_is_kept() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/explanation/scores.md").read_text(encoding="utf-8")
     assert with_table(text) == text, "run `make aqua-figures`"
 
 

@@ -1,4 +1,4 @@
-"""The tables of training speed in README.md, from the measurements that are kept."""
+"""The tables of training speed in docs/benchmarks.md, from the measurements that are kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measured(contender: str, **more: Any) -> dict[str, Any]:
 
 
 def test_the_page_shows_what_is_kept() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     assert with_tables(text) == text, "run `make training-figures`"
 
 

@@ -63,9 +63,8 @@ def test_batch_scripts_decide_by_the_codes_of_the_contract() -> None:
         assert [path for path, codes in found if codes != expected] == []
 
 
-def test_the_readme_and_the_help_texts_name_the_codes_of_the_contract() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme[readme.index("## Exit codes") : readme.index("## Settings")]
+def test_the_documentation_and_the_help_texts_name_the_codes_of_the_contract() -> None:
+    table = (ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == TABLE
     epilog = parser.EPILOG[parser.EPILOG.index("exit codes:") :]
     usage = jobs.run.USAGE[jobs.run.USAGE.index("exit code:") : jobs.run.USAGE.index("CONFIG       ")]

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from jobs import workers
+from vizsage.config import build_config
 from vizsage.contract.run_files import Outcome
 from vizsage.errors import ConfigError
+from vizsage.files import write_json
 from vizsage.lock import only_one
 from vizsage.record import write_outcome
 
@@ -324,6 +326,7 @@ def test_a_signal_ends_the_waiting_for_other_nodes(tmp_path: Path, rank: int) ->
 def finish(run_dir: Path) -> None:
     """The files by which a training is recognised as done."""
     write_outcome(run_dir, Outcome(exit_code=0, reason="done", step=9, attempt=1))
+    write_json(run_dir / "run.json", {"settings": build_config({"max_steps": 9}).model_dump(mode="json")})
     (run_dir / "vizsage-adapter").mkdir()
     (run_dir / "vizsage-adapter" / "adapter_model.safetensors").write_text("")
 
@@ -331,13 +334,16 @@ def finish(run_dir: Path) -> None:
 def test_a_run_that_is_done_waits_for_nobody(tmp_path: Path) -> None:
     finish(tmp_path)
     body = TRAIN_THEN_EVAL.replace("attempt(0, 5, 0)", "pass")
-    assert Launch(tmp_path, body, more=("--then-eval",), variables=nodes()[0]).end()[0] == 3
+    more = ("max_steps=9", "--then-eval")
+    assert Launch(tmp_path, body, more=more, variables=nodes()[0]).end()[0] == 3
 
 
-@pytest.mark.parametrize("setting", ["resume=false", "name_trained_model=other"])
+@pytest.mark.parametrize("setting", ["resume=false", "name_trained_model=other", "max_steps=10"])
 def test_a_run_that_only_looks_done_waits_for_its_nodes(tmp_path: Path, setting: str) -> None:
     finish(tmp_path)
-    launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=(setting,), variables=nodes()[0])
+    """With another adapter to deliver, or more steps to do: see docs/how-to/train-longer.md."""
+    more = ("max_steps=9", setting)
+    launch = Launch(tmp_path, TRAIN_THEN_EVAL, more=more, variables=nodes()[0])
     time.sleep(8)
     launch.process.send_signal(signal.SIGTERM)
     assert "before all nodes had started" in launch.end()[1]

@@ -34,8 +34,9 @@ def begun(path: Path, scores: tuple[float | None, ...] = (), test: float | None 
     """A run directory as training and evaluation leave it."""
     write(path / "run.json", json.dumps({"identity": {}, "settings": settings(**values), "attempts": []}))
     if scores:
-        lines = [{"step": step, "exact_match": score, "attempt": 1} for step, score in enumerate(scores)]
-        write_lines(path / "metrics.jsonl", {"step": 0, "loss": 2.5}, *lines)
+        lines = [{"step": step, "exact_match": score, "attempt": 1} for step, score in enumerate(scores, start=1)]
+        at_start = {"step": 0, "exact_match": 1.0, "attempt": 1}  # of the base model: not a score of the run
+        write_lines(path / "metrics.jsonl", at_start, {"step": 1, "loss": 2.5}, *lines)
     if test is not None:
         results = {"exact_match_score": test, "limit": None}
         write(path / "evaluation_results" / "test" / "results.json", json.dumps(results))

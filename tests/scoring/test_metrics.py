@@ -13,8 +13,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vizsage.scoring.metrics import anls, exact_match, relaxed_accuracy, rigorous_match, token_f1, vqa_accuracy
-from vizsage.scoring.normalisation import normalise_vqa
+from vizsage.scoring.metrics import (
+    anls,
+    contains_answer,
+    exact_match,
+    relaxed_accuracy,
+    rigorous_match,
+    token_f1,
+    vqa_accuracy,
+)
+from vizsage.scoring.normalisation import normalise_squad, normalise_vqa
 from vizsage.scoring.registry import METRICS, accepted_answers, score_row
 
 AQUA = Path(__file__).parents[2].parent / "shared" / "data" / "aqua" / "val.json"
@@ -59,6 +67,7 @@ def test_a_failed_record_scores_0(metric: Metric, answers: list[str]) -> None:
 @given(text=texts, count=st.integers(1, 12))
 def test_the_answer_itself_scores_1_however_often_it_was_given(metric: Metric, text: str, count: int) -> None:
     assume(metric is not relaxed_accuracy or finite(text))
+    assume(metric is not contains_answer or normalise_squad(text))
     assert metric(text, [text] * count) == 1
 
 
@@ -91,10 +100,12 @@ def test_outer_white_space_does_not_matter(name: str, prediction: str, answers: 
 @given(prediction=texts, answers=answer_lists)
 def test_stricter_matches_imply_weaker_ones(prediction: str, answers: list[str]) -> None:
     if rigorous_match(prediction, answers) and finite(prediction):
-        assert all(metric(prediction, answers) == 1 for metric in BEST_OF.values())
+        left = normalise_squad(prediction)
+        assert all(metric(prediction, answers) == 1 for metric in BEST_OF.values() if left or metric != contains_answer)
         assert vqa_accuracy(prediction, answers) > 0 or len(answers) > 1
     if exact_match(prediction, answers):
         assert token_f1(prediction, answers) == 1
+        assert contains_answer(prediction, answers) or not normalise_squad(prediction)
     assert exact_match(prediction, answers, normalise=False) == rigorous_match(prediction, answers)
 
 
@@ -127,6 +138,28 @@ def test_any_of_several_answers_will_do() -> None:
     assert exact_match("the Virgin", ["Madonna", "Virgin"])
     assert not exact_match("the Virgin", ["Madonna", "virgin"], normalise=False)
     assert not exact_match("Saint", ["Madonna", "Virgin"])
+
+
+# contained answers
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "contained"),
+    [
+        ("It is a Red Mill.", ["the red mill"], True),
+        ("red, and a mill", ["red mill"], False),  # not next to each other
+        ("a windmill", ["mill"], False),
+        ("There are 10.", ["1"], False),
+        ("There are 10.", ["1", "10"], True),
+        ("mill", ["red mill"], False),
+        ("a + b", ["+"], False),  # nothing is left of the answer
+        ("", [""], False),
+        ("", ["cat"], False),
+        (None, ["cat"], False),
+    ],
+)
+def test_contains_answer(prediction: str | None, answers: list[str], contained: bool) -> None:
+    assert contains_answer(prediction, answers) is contained
 
 
 # token F1

@@ -17,7 +17,7 @@ def test_the_entries_are_complete_and_exact_match_leads() -> None:
         assert name == metric.name
         assert metric.title
         assert metric.note
-        assert "|" not in metric.note + metric.source  # cells of README's table
+        assert "|" not in metric.note + metric.source  # cells of the documentation's table
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

@@ -73,6 +73,7 @@ def settings(tiny_mllama: Path, data_dir: Path, tmp_path: Path) -> dict[str, Any
         "eval_steps": 4,
         "save_steps": 3,
         "val_samples": 6,
+        "val_at_start": False,
         "max_new_tokens": 4,
         "num_proc": 0,
         "dataset": "Dots",

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.event_files import read_scalars
 from tests.families.data import damage_adapter
 from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, Interrupted
 from vizsage.files import sha256_file
 from vizsage.json_lines import read_jsonl
-from vizsage.training import checkpoints
+from vizsage.training import attempt, checkpoints
 from vizsage.training.flow import Flow
 from vizsage.training.train import train
 
@@ -70,8 +71,9 @@ def test_interrupted_at_every_single_step(
     use_streaming: bool,
 ) -> None:
     """Stopped in step 1, continued, stopped in step 2, ...: nine attempts, one adapter, one set of curves."""
-    whole = uninterrupted(use_streaming=use_streaming)
-    config = make_config(use_streaming=use_streaming)
+    changes = {"use_streaming": use_streaming, "val_at_start": True, "trackers": ["tensorboard"]}
+    whole = uninterrupted(**changes)
+    config = make_config(**changes)
     for step in range(1, STEPS):
         with pytest.raises(Interrupted, match=f"after step {step} of {STEPS}"):
             train_with_signal(monkeypatch, config, step, signal.SIGTERM)
@@ -80,6 +82,11 @@ def test_interrupted_at_every_single_step(
     assert outcome(config)["attempt"] == STEPS
     assert adapter_bytes(config) == adapter_bytes(whole)
     assert curves(config) == curves(whole)
+    assert len(list((config.output_dir / "tensorboard").iterdir())) == STEPS
+    shown = read_scalars(config.output_dir / "tensorboard")
+    for kind, name in (("training", "loss"), ("validation", "exact_match"), ("validation", "val_loss")):
+        written = [(line["step"], pytest.approx(line[name])) for line in curves(whole) if name in line]
+        assert shown[f"{kind}/{name}"] == written
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1", "SIGUSR2"])
@@ -87,11 +94,33 @@ def test_each_signal_saves_and_continues(
     make_config: MakeConfig, uninterrupted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     whole = uninterrupted(num_proc=1)
-    config = make_config(num_proc=1)
+    config = make_config(num_proc=1, val_at_start=True)  # which changes no weights
     with pytest.raises(Interrupted, match=name):
         train_with_signal(monkeypatch, config, 4, getattr(signal, name))  # a step whose validation is due
     train(config)
     assert adapter_bytes(config) == adapter_bytes(whole)
+
+
+def test_a_signal_during_the_validation_before_the_first_step(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During the generated answers, then during the loss; it is done once in the end, and is not the best."""
+    config = make_config(val_at_start=True, max_steps=1)
+    for name in ("validate", "validation_loss"):
+        original = getattr(attempt, name)
+
+        def interrupted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(attempt, name, interrupted)
+            with pytest.raises(Interrupted, match="SIGTERM after step 0 of 1"):
+                train(config)
+        assert list(read_jsonl(config.output_dir / "metrics.jsonl")) == []
+    train(config)
+    assert [line["step"] for line in curves(config) if "exact_match" in line] == [0, 1]
+    assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 1
 
 
 KILL = """

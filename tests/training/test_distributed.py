@@ -40,9 +40,10 @@ def test_two_processes_have_the_losses_of_one_and_stop_together(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     """The same samples per step: 1 process x 2 x 2 = 2 processes x 1 x 2. One gets SIGTERM, both save and end."""
-    one = make_config(lora_dropout=0.0, logging_steps=1)
+    changes = {"lora_dropout": 0.0, "logging_steps": 1, "val_at_start": True, "trackers": ["tensorboard"]}
+    one = make_config(**changes)
     train(one)
-    two = make_config(lora_dropout=0.0, logging_steps=1, batch_size=1, output_dir=str(tmp_path / "two"))
+    two = make_config(**changes, batch_size=1, output_dir=str(tmp_path / "two"))
     process = launch(two, tmp_path / "two.yaml")
     log = two.output_dir / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count("loss") >= 2):
@@ -58,14 +59,18 @@ def test_two_processes_have_the_losses_of_one_and_stop_together(
     assert outcome(two) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 2}, printed
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     scores = [line for line in read_jsonl(log) if "exact_match" in line]
-    assert [line["val_samples"] for line in scores] == [6, 6, 6]
+    assert [(line["step"], line["val_samples"]) for line in scores] == [(0, 6), (4, 6), (8, 6), (9, 6)]
+    alone = [line["val_loss"] for line in read_jsonl(one.output_dir / "metrics.jsonl") if "val_loss" in line]
+    assert [line["val_loss"] for line in scores] == pytest.approx(alone, abs=1e-4)
+    assert scores[0]["val_loss"] == pytest.approx(alone[0], rel=1e-6)  # of the same weights
+    assert len(list((two.output_dir / "tensorboard").iterdir())) == 2  # of the main process, for each attempt
     attempts = json.loads((two.output_dir / "run.json").read_text())["attempts"]
     assert attempts[1]["resumed_from_step"] == found["step"]
     # One of them alone finds the run done. The other need not come any more, and is not waited for.
-    alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    without = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
     command = [sys.executable, "-m", "vizsage", "train", str(tmp_path / "two.yaml")]
-    again = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True, timeout=120, check=False)
+    again = subprocess.run(command, env=os.environ | without, capture_output=True, text=True, timeout=120, check=False)
     assert again.returncode == 0, again.stderr
     assert "already done after 9 steps" in again.stdout + again.stderr
-    other = subprocess.run([*command, "lr=0.5"], env=os.environ | alone, capture_output=True, text=True, check=False)
+    other = subprocess.run([*command, "lr=0.5"], env=os.environ | without, capture_output=True, text=True, check=False)
     assert other.returncode == 2, other.stderr

@@ -18,7 +18,8 @@ from tests.training.test_train import adapter_bytes, outcome
 from vizsage.config import Config
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, RepeatingError
 from vizsage.json_lines import read_jsonl
-from vizsage.tracking import WandbTracker
+from vizsage.tracking.tensorboard_tracker import TensorboardTracker
+from vizsage.tracking.wandb_tracker import WandbTracker
 from vizsage.training import attempt, checkpoints
 from vizsage.training.flow import Flow
 from vizsage.training.train import train
@@ -26,20 +27,28 @@ from vizsage.training.train import train
 MakeConfig = Callable[..., Config]
 
 
-def test_a_tracker_that_fails_costs_no_checkpoint(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B's process is gone from the first line on."""
+def test_a_tracker_that_fails_costs_no_checkpoint(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """W&B's process is gone from the first line on, and TensorBoard's disk full."""
 
     class Dead:
         def __getattr__(self, name: str) -> Any:
             raise ConnectionResetError("gone")
 
     def begin(self: WandbTracker, *_: object) -> None:
-        self.run_id, self._run = "abc", Dead()
+        self._run = Dead()
 
-    monkeypatch.setattr(WandbTracker, "__init__", begin)
-    config = make_config(use_wandb=True)
+    def full(self: TensorboardTracker, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WandbTracker, "begin", begin)
+    monkeypatch.setattr(TensorboardTracker, "log", full)
+    config = make_config(trackers=["tensorboard", "wandb"])
     train(config)
     assert outcome(config)["exit_code"] == 0
+    for said in ("W&B failed (gone)", "TensorBoard failed ([Errno 28] No space left on device)"):
+        assert caplog.text.count(f"{said}; nothing more is logged there") == 1
 
 
 def test_a_malformed_key_means_offline(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate import PartialState
@@ -15,6 +17,7 @@ from vizsage.files import write_json
 from vizsage.record import RunRecord, write_outcome
 from vizsage.training import checkpoints
 from vizsage.training.plan import make_plan
+from vizsage.training.progress import Progress
 from vizsage.training.resume import Begin, Continue, Done, done_without_peers, resumption
 
 MakeConfig = Callable[..., Config]
@@ -33,6 +36,7 @@ def attempted(config: Config, *, exit_code: int | None, step: int = 0, adapter: 
     if step:
         with checkpoints.writing(config.output_dir, step, main=True, barrier=lambda: None) as folder:
             write_json(folder / checkpoints.IDENTITY, plan.identity)
+            write_json(folder / checkpoints.PROGRESS, Progress().as_dict())
     if adapter:
         config.adapter_dir.mkdir()
         for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -87,6 +91,53 @@ def test_other_settings_are_refused_where_something_would_be_lost(
     attempted(make_config(), exit_code=exit_code, step=step)
     with pytest.raises(ConfigError, match="lora_r was 4, is now 8"):
         resumption(make_config(lora_r=8), world)
+
+
+@pytest.mark.parametrize(("exit_code", "step"), [(0, 9), (75, 3), (None, 3)])
+@pytest.mark.parametrize("change", [{"max_steps": 12}, {"epochs": 2.5}])
+def test_more_steps_continue_and_fewer_are_refused(
+    make_config: MakeConfig, world: PartialState, exit_code: int | None, step: int, change: dict[str, Any]
+) -> None:
+    attempted(make_config(), exit_code=exit_code, step=step, adapter=exit_code == 0)
+    config = make_config(**change)
+    assert not done_without_peers(config)
+    answer = resumption(config, world)
+    assert isinstance(answer, Continue)
+    assert answer.plan.total_steps == 12
+    [more] = answer.plan.extensions
+    assert (more.at_step, more.from_steps, more.to_steps, more.schedule) == (step, 9, 12, "stretch")
+    with pytest.raises(
+        ConfigError, match=r"a run of 9 steps, and these settings are for 8 \(max_steps was None"
+    ) as told:
+        resumption(make_config(max_steps=8), world)
+    assert "\n" not in str(told.value)
+    with pytest.raises(ConfigError, match=r"other settings \(lora_r was 4, is now 8\)"):
+        resumption(make_config(lora_r=8, **change), world)
+
+
+def test_the_same_number_of_steps_in_other_words_is_done(make_config: MakeConfig, world: PartialState) -> None:
+    attempted(make_config(), exit_code=0, step=9, adapter=True)
+    assert resumption(make_config(max_steps=9), world) == Done(9)
+    assert done_without_peers(make_config(epochs=2.1, max_steps=9))
+
+
+@pytest.mark.parametrize("harm", ["deleted", "damaged"])
+@pytest.mark.parametrize(("adapter", "advice"), [(True, "init_adapter="), (False, "resume=false")])
+def test_more_steps_need_the_last_checkpoint(
+    make_config: MakeConfig, world: PartialState, harm: str, adapter: bool, advice: str
+) -> None:
+    """From an earlier one, steps that were trained would be trained again, differently."""
+    attempted(make_config(), exit_code=None, step=6)
+    attempted(make_config(), exit_code=0, step=9, adapter=adapter)
+    last = make_config().output_dir / "checkpoint-9"
+    if harm == "deleted":
+        shutil.rmtree(last)
+    else:
+        (last / checkpoints.IDENTITY).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"checkpoint-9 is missing or damaged.*{advice}"):
+        resumption(make_config(max_steps=12), world)
+    if adapter:
+        assert resumption(make_config(), world) == Done(9)
 
 
 def test_resume_false_sets_the_run_aside(make_config: MakeConfig, world: PartialState) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 
 from vizsage.config import Config
@@ -35,16 +36,25 @@ def adapter_bytes(config: Config) -> dict[str, bytes]:
 
 
 def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
-    config = make_config()
-    train(config)
+    config = make_config(val_at_start=True)
+    result = train(config)
     assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 1}
     for name in ("run.json", "config.yaml", "loss.png"):
         assert (config.output_dir / name).stat().st_size > 0
     lines = list(read_jsonl(config.output_dir / "metrics.jsonl"))
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
     validations = [line for line in lines if "exact_match" in line]
-    assert [line["step"] for line in validations] == [4, 8, 9]
+    assert [line["step"] for line in validations] == [0, 4, 8, 9]
     assert all(line["val_samples"] == 6 for line in validations)
+    assert all(0 < line["val_loss"] < 20 for line in validations)
+    assert validations[-1]["val_loss"] < validations[0]["val_loss"]  # it has learned
+    at_start, best = result.validation_at_start, result.validation
+    assert at_start is not None
+    assert best is not None
+    assert (at_start.step, at_start.val_loss) == (0, validations[0]["val_loss"])
+    assert best.step == result.best_step > 0
+    with Image.open(config.output_dir / "loss.png") as drawn:
+        assert drawn.width == 1000
     assert (config.adapter_dir / "fingerprint.json").exists()
     card = (config.adapter_dir / "README.md").read_text()
     assert card.startswith("---\nbase_model:")

@@ -14,11 +14,12 @@ from vizsage.check.model_fit import check_model
 from vizsage.config import Config
 from vizsage.contract import RUN_FILES, RUN_FOLDERS
 from vizsage.data.survey import Survey, decode_images, find_missing_files, survey_splits
-from vizsage.errors import ConfigError, DataError
+from vizsage.errors import CheckpointError, ConfigError, DataError
 from vizsage.files import nearest_existing
+from vizsage.models.adapters.init_adapter import check_init_adapter
 from vizsage.models.loaded import foreign_folder
 from vizsage.models.loading.hardware import choose_backend, is_installed
-from vizsage.tracking import check_environment
+from vizsage.tracking.trackers import check_trackers
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +38,14 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
         ConfigError: a setting would stop the run; raised after everything is shown.
         DataError: the data would, raised likewise.
     """
-    check_environment(config)
+    check_trackers(config)
     survey, notes = Survey(), list[str]()
     survey_splits(config, survey)
     wrong = output_problems(config)
+    try:
+        check_init_adapter(config)
+    except (ConfigError, CheckpointError) as error:
+        wrong.append(str(error))
     backend = choose_backend(config)
     if backend != "hf" and not is_installed(backend):  # a warning: jobs may run elsewhere
         survey.add("backend", f"{backend} is not installed here; where the run is to be, it has to be", warning=True)
@@ -68,10 +73,10 @@ def quick_check(config: Config) -> None:
     """Check records, image files, descriptions and output_dir, without a model. Warnings are logged.
 
     Raises:
-        ConfigError: output_dir or WANDB_MODE cannot be used.
+        ConfigError: output_dir or a tracker cannot be used.
         DataError: the data would stop the run; one line.
     """
-    check_environment(config)
+    check_trackers(config)
     if problems := output_problems(config):
         raise ConfigError("; ".join(problems))
     survey = Survey()

@@ -1,4 +1,4 @@
-"""Types of settings: numbers that are no switches, paths that begin with a home folder.
+"""Types of settings: numbers that are no switches, paths that begin with a home folder, names of trackers.
 
 A profile of a cluster is described with the same types.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from vizsage.contract import TRACKERS
 from vizsage.files import expanded
 
 _LARGEST_INT = 10**15  # larger ones overflow floating point, or libraries refuse them; no setting needs one
@@ -39,9 +40,23 @@ def _name_or_path(value: Any) -> Any:
     return expanded(value) if isinstance(value, str) else value
 
 
+def _tracker(name: str) -> str:
+    if name not in TRACKERS:
+        raise ValueError(f"expected {' or '.join(TRACKERS)}")
+    return name
+
+
+def _list(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"expected a list, for example [{', '.join(TRACKERS)}]")
+    return value
+
+
 # The validator is the last entry, so that the bounds before it reach the JSON Schema.
 Float = Annotated[float, BeforeValidator(no_switch)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(no_switch)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(no_switch)]
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
 NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
+_TrackerName = Annotated[str, Field(json_schema_extra={"enum": [*TRACKERS]}), AfterValidator(_tracker)]
+TrackerNames = Annotated[tuple[_TrackerName, ...], BeforeValidator(_list)]

@@ -1,6 +1,6 @@
 """Every setting of a run: its type, default, bounds and one line of help.
 
-README.md's table, the JSON Schema for editors and the messages about wrong values are all made from this class.
+The documentation's table, the JSON Schema for editors and the messages about wrong values are all made from this class.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, no_switch
-from vizsage.contract import RUN_FILES
+from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, TrackerNames, no_switch
+from vizsage.contract import PREVIOUS_PREFIX, RUN_FILES
 
 OPTIMIZERS = Literal[
     "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
@@ -88,6 +88,15 @@ class Config(BaseModel):
     grad_accum: PositiveInt = Field(4, description="Forward passes before each optimizer step.")
     epochs: Float = Field(1.0, gt=0, le=1e6, description="Times each training sample is seen.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
+    longer_schedule: Literal["stretch", "rewarm", "constant"] = Field(
+        "stretch",
+        description="Learning rate of a run that is given more steps: as if planned for all of them (stretch), warm-up "
+        "and schedule again over the added ones (rewarm), or lr (constant).",
+    )
+    init_adapter: FilePath | None = Field(
+        None,
+        description="Adapter whose weights a new run begins from: its folder, or its run's output_dir; null: none.",
+    )
     lr: Float = Field(2e-4, gt=0, le=1, description="Highest learning rate.")
     warmup_steps: Count = Field(10, description="Steps over which the learning rate rises; at most half of all.")
     weight_decay: Float = Field(0.01, ge=0, description="Weight decay of the optimizer.")
@@ -131,6 +140,9 @@ class Config(BaseModel):
         0.0, ge=0, le=1, description="Rise in exact match (0 to 1) that counts as an improvement."
     )
     val_samples: PositiveInt = Field(200, description="Validation samples answered at each evaluation in training.")
+    val_at_start: bool = Field(
+        True, description="Also evaluate before the first step: the curves then begin with the base model."
+    )
 
     # inference
     instruction: str = Field(
@@ -188,7 +200,12 @@ class Config(BaseModel):
     debug_exact_match: bool = Field(False, description="Show the first 5 comparisons, original and normalised.")
 
     # logging
-    use_wandb: bool = Field(False, description="Log to Weights & Biases; offline where there is no network or login.")
+    trackers: TrackerNames = Field(
+        (),
+        description="Programs that show curves and scores: tensorboard (files in output_dir/tensorboard), wandb "
+        "(Weights & Biases; offline where there is no network or login).",
+    )
+    use_wandb: bool = Field(False, description="The same as wandb in trackers.")
     wandb_project: Annotated[str, AfterValidator(_project)] = Field(
         "vizsage",
         min_length=1,
@@ -229,6 +246,12 @@ class Config(BaseModel):
             problems += _loftq_problems(self.loftq_config)
             if self.load_in_4bit:
                 problems.append("loftq_config needs load_in_4bit: false, because LoftQ quantises the weights itself")
+            if self.init_adapter is not None:
+                problems.append("loftq_config and init_adapter cannot be combined: both set the first weights")
+        if self.init_adapter is not None and self._is_own(self.init_adapter.absolute()):
+            problems.append(
+                f"init_adapter: {self.init_adapter} is in output_dir, where the run writes; name another output_dir"
+            )
         if self.name_trained_model in RUN_FILES or re.match(
             r"(damaged-)?checkpoint-|previous-", self.name_trained_model
         ):
@@ -244,6 +267,11 @@ class Config(BaseModel):
             raise ValueError("; ".join(problems))
         return self
 
+    def _is_own(self, path: Path) -> bool:
+        """Whether `path` is in output_dir, but not in an earlier run that was moved aside there."""
+        own = self.output_dir.absolute()
+        return path == own or (own in path.parents and not path.relative_to(own).parts[0].startswith(PREVIOUS_PREFIX))
+
     @property
     def split_dir(self) -> Path:
         """Folder of train, val and test."""
@@ -253,6 +281,11 @@ class Config(BaseModel):
     def images_dir(self) -> Path:
         """Folder of the image files."""
         return self.base_path / "Images"
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in `trackers`, each once, and wandb where use_wandb asks for it."""
+        return tuple(dict.fromkeys((*self.trackers, *(["wandb"] if self.use_wandb else []))))
 
     @property
     def adapter_dir(self) -> Path:

@@ -23,13 +23,19 @@ OUTCOME = "outcome.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 LOSS_CURVES = "loss.png"
-WANDB = "wandb"
+SAMPLE_HASHES = "sample_hashes.json"  # also in the folder of an evaluation
 EVALUATIONS = "evaluation_results"
 LOCK = ".lock"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # in the adapter's folder
-RUN_FILES = (RUN, CONFIG, METRICS, LOSS_CURVES, OUTCOME, EVALUATIONS, WANDB)
+TRACKERS = {
+    "wandb": "vizsage.tracking.wandb_tracker:WandbTracker",
+    "tensorboard": "vizsage.tracking.tensorboard_tracker:TensorboardTracker",
+}
+"""The trackers: the name in the setting `trackers`, which is also that of the folder in output_dir for the tracker's
+files, and the class. It is here because the settings and this list of files need the names before a class is loaded."""
+RUN_FILES = (RUN, CONFIG, METRICS, LOSS_CURVES, OUTCOME, SAMPLE_HASHES, EVALUATIONS, *TRACKERS)
 """What a run writes into output_dir, except for checkpoints and the adapter."""
-RUN_FOLDERS = (EVALUATIONS, WANDB)
+RUN_FOLDERS = (EVALUATIONS, *TRACKERS)
 """Those of RUN_FILES that are folders."""
 
 # --- checkpoints and what is kept of earlier ones

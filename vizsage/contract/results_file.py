@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from vizsage.contract import RESULTS
 from vizsage.contract.file_model import FileModel, Number, parsed
+from vizsage.contract.hashes_file import HashesFacts, Leaks
 from vizsage.files import parse_json
 
 SCHEMA_VERSION = 3
@@ -85,7 +86,7 @@ class Scores(FileModel):
     by_question_word: dict[str, GroupScores]
     by_tag: dict[str, dict[str, GroupScores]] = Field(description="Groups by tag and value, the largest first.")
     tags_not_grouped: list[str] = Field(default=[], description="Tags with too many values.")
-    metrics: dict[str, Share] = Field(description="Means by name; README.md describes each metric.")
+    metrics: dict[str, Share] = Field(description="Means by name; docs/reference/metrics.md describes each metric.")
     scored_samples: dict[str, int] = Field(
         default={}, description="Samples that a metric scored, for metrics that need what not every sample has."
     )
@@ -114,6 +115,7 @@ class DataFacts(FileModel):
         default=None, description="Of sample ids, images, questions and answers, in their order."
     )
     descriptions_sha256: str | None = Field(default=None, description="Of the descriptions, in the same order.")
+    sample_hashes: HashesFacts | None = Field(default=None, description="The sample_hashes.json beside this file.")
 
 
 class Conditions(FileModel):
@@ -142,6 +144,10 @@ class Conditions(FileModel):
     revision: str | None = None
     adapter: str | None = Field(default=None, description="Its folder; null: the base model.")
     settings: dict[str, Any] | None = None
+    leaks: Leaks | None = Field(
+        default=None,
+        description="What of it was trained on; null: no adapter, or one whose training run was not there.",
+    )
     throughput: dict[str, Any] | None = None
     processes: int | None = None
     seed: int | None = None

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from vizsage.contract import ADAPTER_WEIGHTS, METRICS, OUTCOME, RUN
 from vizsage.contract.file_model import FileModel, Number, parsed
+from vizsage.contract.hashes_file import HashesFacts
 from vizsage.files import read_json
 from vizsage.json_lines import read_jsonl
 
@@ -23,6 +24,14 @@ SCHEMA_VERSION = 1
 
 Identity = dict[str, Any]
 """What decides the weights of a run, by name: settings, seed, sha256 of the data, samples per optimizer step."""
+
+EXTENSIONS = "extensions"
+"""The key in an identity for how the run was made longer: a list of `Extension`. Absent where it was not."""
+
+LENGTH_SETTINGS = frozenset(
+    "epochs max_steps use_early_stopping early_stopping_patience_ratio early_stopping_threshold".split()
+)
+"""The settings by which a run that has ended may have steps left to do."""
 
 
 def _readable(version: int) -> int:
@@ -35,6 +44,15 @@ def _with_adapter_name(settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(settings.get("name_trained_model", ""), str):
         raise ValueError("name_trained_model is no text")
     return settings
+
+
+class Extension(FileModel):
+    """More steps that a run was given, after it had ended or while it was interrupted."""
+
+    at_step: int = Field(ge=0, description="Optimizer steps done before it; the next step is its first.")
+    from_steps: int = Field(ge=1, description="Optimizer steps of the whole run before it.")
+    to_steps: int = Field(ge=1, description="Optimizer steps of the whole run since.")
+    schedule: Literal["stretch", "rewarm", "constant"] = Field(description="The setting longer_schedule.")
 
 
 class Attempt(FileModel):
@@ -68,19 +86,23 @@ class RunFile(FileModel):
 
     schema_version: Annotated[int, AfterValidator(_readable)] = SCHEMA_VERSION
     identity: Identity | None = Field(
-        default=None, description="What decides the weights. A continued run must have the same."
+        default=None,
+        description="What decides the weights. A continued run must have the same, or more steps: see extensions.",
     )
     settings: Annotated[dict[str, Any], AfterValidator(_with_adapter_name)] | None = Field(
         default=None, description="All settings, as this machine could run them."
     )
     counts: dict[str, Any] | None = Field(default=None, description="Records and samples of the splits train and val.")
     splits: dict[str, str] | None = Field(default=None, description="SHA-256 of the files of each split.")
+    sample_hashes: HashesFacts | None = Field(
+        default=None, description="Of the training split: the sample_hashes.json beside this file."
+    )
     total_steps: int | None = Field(
         default=None, description="Optimizer steps of the run; null until a batch size is found."
     )
     versions: dict[str, str] | None = Field(default=None, description="Versions of Python and of the libraries.")
     attempts: list[Attempt] = Field(default=[], description="In their order.")
-    wandb_run_id: str | None = None
+    wandb_run_id: str | None = Field(default=None, description="Of earlier versions; now in wandb/vizsage-run-id.")
     left_out: dict[str, str] | None = Field(
         default=None, description="Why a training sample was left out, by sample id."
     )
@@ -93,6 +115,16 @@ class RunFile(FileModel):
             raise ValueError("attempts is missing or empty")
         return self.attempts[-1]
 
+    @property
+    def extensions(self) -> tuple[Extension, ...]:
+        """How the run was made longer, oldest first. Raises ValueError where the identity contains something else."""
+        return extensions_of(self.identity or {})
+
+    def has_length_of(self, settings: dict[str, Any]) -> bool:
+        """Whether `settings`, as Config.model_dump(mode="json") writes them, ask for the steps of the last attempt."""
+        known = self.settings
+        return known is None or all(known.get(name) == settings.get(name) for name in LENGTH_SETTINGS)
+
 
 class Outcome(FileModel):
     """outcome.json: how the last attempt ended. An attempt deletes it when it begins and writes it as its last file."""
@@ -104,7 +136,10 @@ class Outcome(FileModel):
 
 
 class MetricsLine(FileModel):
-    """A line of metrics.jsonl: the loss every logging_steps, or the scores of a validation."""
+    """A line of metrics.jsonl: the loss every logging_steps, or the scores of a validation.
+
+    The line of a validation at step 0 is that of the model before its first optimizer step.
+    """
 
     step: int = Field(description="Optimizer steps done.")
     epoch: Number | None = None
@@ -120,6 +155,10 @@ class MetricsLine(FileModel):
     exact_match: Number | None = Field(default=None, description="Validation, 0 to 1; null: no sample was scored.")
     exact_match_with_external_knowledge: Number | None = None
     exact_match_without_external_knowledge: Number | None = None
+    val_loss: Number | None = Field(
+        default=None,
+        description="Validation: mean in nats per answer token; null: no sample could be read.",
+    )
     val_samples: int | None = None
     failed: int | None = Field(
         default=None, description="Validation samples without a prediction; they count as wrong."
@@ -129,8 +168,16 @@ class MetricsLine(FileModel):
 
     @property
     def is_validation(self) -> bool:
-        """Whether it has the scores of a validation, not the loss."""
+        """Whether it has the scores of a validation, not the training loss."""
         return "exact_match" in self.model_fields_set
+
+
+def extensions_of(identity: Identity) -> tuple[Extension, ...]:
+    """How a run was made longer, oldest first. Raises ValueError where the identity contains something else."""
+    found = identity.get(EXTENSIONS, [])
+    if not isinstance(found, list):
+        raise ValueError(f"{EXTENSIONS} is no list")
+    return tuple(parsed(Extension, one) for one in found)
 
 
 def read_run(output_dir: Path) -> RunFile:

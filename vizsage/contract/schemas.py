@@ -10,6 +10,7 @@ MODELS = {
     "outcome": "run_files.Outcome",
     "metrics": "run_files.MetricsLine",
     "results": "results_file.ResultsFile",
+    "sample_hashes": "hashes_file.SampleHashes",
     "submissions": "submission_lines.Submission",
 }
 """The class, in a module of this package, that describes a file, by the name that a user gives it. Of a file of JSON

@@ -15,7 +15,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate, groupby, islice
+from itertools import accumulate, chain, groupby, islice
 from typing import Protocol, TypeVar
 
 from vizsage.data.packing import common_prefix
@@ -37,6 +37,9 @@ class SampleOrder(Protocol):
 
         No image is read, except by a stream whose images have no names: their bytes show which are equal.
         """
+
+    def unshuffled(self) -> Iterator[Sample]:
+        """The samples of an epoch with their images in the order of the file. Raises DataError."""
 
 
 def memory_order(samples: Sequence[Sample], seed: int) -> SampleOrder:
@@ -160,6 +163,9 @@ class _MemoryOrder:
             yield from islice(_shuffled_groups(self._groups, _generator(self._seed, epoch, 0)), skip, None)
             epoch, skip = epoch + 1, 0
 
+    def unshuffled(self) -> Iterator[Sample]:
+        return chain.from_iterable(self._groups)
+
 
 class _StreamOrder:
     def __init__(self, split: Split, seed: int, buffer_size: int, kept: Sequence[int]) -> None:
@@ -180,6 +186,9 @@ class _StreamOrder:
                 yield from islice(_shuffled_groups(groups, _generator(self._seed, epoch, number)), skip, None)
                 skip = 0
             epoch, seen = epoch + 1, 0
+
+    def unshuffled(self) -> Iterator[Sample]:
+        return self._split.stream()
 
 
 def images_joined(samples: Iterable[Sample]) -> Iterator[Sample]:

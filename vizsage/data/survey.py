@@ -5,7 +5,6 @@ Every record is read; images are decoded, in parallel, or only looked for.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from functools import partial
 from multiprocessing import get_context
 
 from vizsage.config import Config
+from vizsage.data.identity import bytes_hash, named_sample_hash
 from vizsage.data.images import BadImage, EmbeddedImage, FileImage, load_image
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import Split, find_split, open_split
@@ -94,7 +94,7 @@ def survey_splits(config: Config, survey: Survey) -> None:
 
     A missing val or test is noted in `survey.missing`; a missing train is a problem.
     """
-    seen: dict[int, str] = {}
+    seen: dict[bytes, str] = {}
     for name in SPLITS:
         try:
             if name != "train" and find_split(config, name) is None:
@@ -152,7 +152,7 @@ def decode_images(
     return pixels
 
 
-def _survey_split(split: Split, survey: Survey, seen: dict[int, str], *, squad: bool) -> None:
+def _survey_split(split: Split, survey: Survey, seen: dict[bytes, str], *, squad: bool) -> None:
     images: set[str] = set()
     with_knowledge = 0
     try:
@@ -170,7 +170,7 @@ def _survey_split(split: Split, survey: Survey, seen: dict[int, str], *, squad: 
                 survey.add("external knowledge", case, warning=True)
             if squad:
                 _note_caveats(sample, split.name, survey)
-            other = seen.setdefault(_identity(sample), split.name)
+            other = seen.setdefault(named_sample_hash(sample), split.name)
             if other != split.name:
                 case = f"{other} and {split.name}: {shortened(sample.image_names)}: {shortened(sample.question)}"
                 survey.add("samples in two splits", case)
@@ -201,14 +201,6 @@ def _note_caveats(sample: Sample, split: str, survey: Survey) -> None:
         case = f"{split}: {shortened(sample.image_names)}: {shortened(sample.question)}: {quoted(answer)}"
         case += f" becomes {quoted(normalise_squad(answer))}" if name != UNICODE_FORMS else ""
         survey.add(_CAVEATS[name], case, warning=True)
-
-
-def _identity(sample: Sample) -> int:
-    """Equal for equal questions (but for space and case) on the same images with the same choices.
-
-    A hash, because 8 bytes per sample are little for millions of samples.
-    """
-    return hash((sample.group, " ".join(sample.question.casefold().split()), sample.choices))
 
 
 @dataclass(frozen=True)
@@ -258,8 +250,7 @@ def _decode(task: list[ImageRef], max_image_px: int) -> list[_Found]:
         try:
             data = image.read()
             decoded = load_image(EmbeddedImage(image.name, data), max_image_px=max_image_px)
-            digest = hashlib.blake2b(data, digest_size=16).digest()
-            found.append((decoded.width * decoded.height, digest))
+            found.append((decoded.width * decoded.height, bytes_hash(data)))
         except DataError as error:
             found.append(_Trouble(str(error), skippable=isinstance(error, BadImage)))
     return found

@@ -26,6 +26,8 @@ from vizsage.json_lines import append_jsonl
 log = logging.getLogger(__name__)
 
 ANSWERS = "answers"
+UNREADABLE = "unreadable"
+"""Instead of the hash of an image that could not be read."""
 
 
 class KeptAnswer(TypedDict, total=False):
@@ -68,19 +70,20 @@ class AnswerKeys:
 
     def __call__(self, sample: Sample) -> str:
         """SHA-256 in hexadecimal."""
-        shown = [self._made_by, *map(self._image_sha256, sample.images), list(self._prompt_ids(sample))]
+        shown = [self._made_by, *map(self.image_sha256, sample.images), list(self._prompt_ids(sample))]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
     def images_sha256(self, sample: Sample) -> str:
-        """The hashes of the images' bytes, joined by commas; "unreadable" for one that cannot be read."""
-        return ",".join(map(self._image_sha256, sample.images))
+        """The hashes of the images' bytes, joined by commas; UNREADABLE for one that cannot be read."""
+        return ",".join(map(self.image_sha256, sample.images))
 
-    def _image_sha256(self, image: ImageRef) -> str:
+    def image_sha256(self, image: ImageRef) -> str:
+        """The hash of an image's bytes; UNREADABLE for one that cannot be read."""
         if image not in self._images:
             try:
                 self._images[image] = hashlib.sha256(image.read()).hexdigest()
             except DataError:
-                self._images[image] = "unreadable"
+                self._images[image] = UNREADABLE
         return self._images[image]
 
 

@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vizsage.config import Config
-from vizsage.contract import PREDICTIONS, REPORT, RESULTS
+from vizsage.contract import PREDICTIONS, REPORT, RESULTS, SAMPLE_HASHES
 from vizsage.contract.results_file import SCHEMA_VERSION, ResultsFile
+from vizsage.data.sample_hashes import write_hashes
 from vizsage.data.sources import open_split
 from vizsage.distributed.group import own_group
 from vizsage.distributed.processes import Processes
@@ -21,10 +22,12 @@ from vizsage.errors import ConfigError, DataError, Interrupted, VizSageError, on
 from vizsage.evaluation.answerer import find_adapter, load_answerer
 from vizsage.evaluation.answers import AnswerStore
 from vizsage.evaluation.folder import check_base_model, results_folder
+from vizsage.evaluation.leaks import asked_hashes, leak_warning, leaks_of
 from vizsage.evaluation.predictions import set_aside_other, write_predictions
 from vizsage.evaluation.questions import Questions
-from vizsage.evaluation.report.report_file import counterpart_folder, write_report
-from vizsage.evaluation.report.wandb_results import log_evaluation
+from vizsage.evaluation.report.beside import shown_by
+from vizsage.evaluation.report.report_file import write_report
+from vizsage.evaluation.report.tracked_results import tracked_evaluation
 from vizsage.evaluation.results import Throughput, complaints, score
 from vizsage.evaluation.results_table import show
 from vizsage.evaluation.worker import EvaluationWorker
@@ -34,7 +37,7 @@ from vizsage.lock import Held, only_one
 from vizsage.record import hardware, now, versions
 from vizsage.scoring.caveats import caveat_warnings
 from vizsage.scoring.normalisation import mode_of
-from vizsage.tracking import check_environment
+from vizsage.tracking.trackers import Trackers, check_trackers
 
 if TYPE_CHECKING:
     pass
@@ -89,7 +92,7 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected at least 1, found {limit}")
-    check_environment(config)
+    check_trackers(config)
     own_group()  # refuse wrong variables of the environment before the model is loaded
     adapter = find_adapter(config, base=base, adapter=adapter)
     opened = open_split(config, split)
@@ -102,7 +105,7 @@ def evaluate(
         def lock(*, create: bool) -> None:
             if first and not locked and (create or folder.is_dir()):
                 taken = held.enter_context(only_one(folder, "evaluating"))
-                taken.clean((PREDICTIONS, _WRITTEN, RESULTS, REPORT))
+                taken.clean((PREDICTIONS, _WRITTEN, SAMPLE_HASHES, RESULTS, REPORT))
                 locked.append(taken)
 
         # Before the model is loaded, because two models may not fit. The folder is created only if one was loaded.
@@ -123,6 +126,8 @@ def evaluate(
     failed, cut = complaints(told, answerer.config.max_new_tokens)
     if cut:
         log.warning("%s", cut)
+    if leaked := leak_warning(told.leaks, told.split):
+        log.warning("%s", leaked)
     for warning in caveat_warnings(told, told.mode):
         log.warning("%s", warning)
     if failed:
@@ -164,24 +169,26 @@ def _conclude(
     config, store = worker.answerer.config, worker.store
     normalise = config.use_text_normalization
     store.read_all()
-    throughput = Throughput()
+    throughput, collector = Throughput(), asked_hashes(worker.keys)
     # Do not replace earlier predictions yet: only the rows show whether those are of other data and must be kept.
     written = folder / _WRITTEN
-    rows = write_predictions(written, questions, worker.shown, worker.keys, store, normalise=normalise)
+    rows = write_predictions(written, collector.watch(questions), worker.shown, worker.keys, store, normalise=normalise)
     summary, highlights, data = score(throughput.watch(rows), questions.total, normalise=normalise)
     set_aside_other(folder, {f"data.{name}": sha256 for name, sha256 in data.items()})
     written.replace(folder / PREDICTIONS)
-    adapter = worker.answerer.adapter
+    adapter, asked = worker.answerer.adapter, collector.hashes()
+    leaks = leaks_of(asked, config, adapter)
     content = {
         "schema_version": SCHEMA_VERSION,
         **summary,
         **conditions,
         **questions.left_out,
-        "data": {"path": str(questions.path), **data},
+        "data": {"path": str(questions.path), **data, "sample_hashes": write_hashes(folder, asked).model_dump()},
         "base_model": config.model_name,
         "revision": config.revision,
         "adapter": None if adapter is None else str(adapter),
         "settings": config.model_dump(mode="json"),
+        "leaks": None if leaks is None else leaks.model_dump(),
         "throughput": throughput.as_dict(),
         "processes": worker.processes.count,
         "seed": config.seed,
@@ -192,13 +199,12 @@ def _conclude(
     results = ResultsFile.model_validate(content)
     write_json(folder / RESULTS, content)
     report = write_report(folder)
-    other = counterpart_folder(folder)
-    if (other / RESULTS).is_file():
+    for other in shown_by(folder):
         try:
-            write_report(other)  # each of the two reports shows the score of the other
+            write_report(other)
         except (DataError, OSError) as error:  # of an older version, damaged or not writable; this evaluation is whole
             log.warning("%s: not written again: %s", other / REPORT, one_line(error))
-    log_evaluation(config, results, folder)
+    Trackers(config).log_evaluation(tracked_evaluation(config, results, folder))
     if console is not None:
         show(console, results, highlights, debug_exact_match=config.debug_exact_match)
     log.info("%s shows the answers with their images", report)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from vizsage.contract import PREDICTIONS, REPORT, RESULTS
+from vizsage.contract import PREDICTIONS, REPORT, RESULTS, SAMPLE_HASHES
 from vizsage.contract.results_file import Conditions, read_conditions
 from vizsage.data.sample import Sample
 from vizsage.evaluation.answers import AnswerKeys, AnswerStore
@@ -99,7 +99,7 @@ def set_aside_other(folder: Path, conditions: Mapping[str, Any]) -> None:
         return
     aside = set_aside_path(folder)
     aside.mkdir()
-    for name in (PREDICTIONS, RESULTS, REPORT):
+    for name in (PREDICTIONS, SAMPLE_HASHES, RESULTS, REPORT):
         if (folder / name).exists():
             (folder / name).replace(aside / name)
     fsync_dir(folder)

@@ -86,6 +86,12 @@ def _notes(scores: Scores, conditions: Conditions) -> list[str]:
         notes.append(f"left out, need external knowledge: {left_out}")
     if missing := conditions.missing_descriptions:
         notes.append(f"without the description they need: {missing}")
+    if leaks := conditions.leaks:
+        notes.append(
+            f"in the training split: {leaks.samples_in_training} of {leaks.samples} samples, "
+            f"{leaks.images_in_training} of {leaks.images} images, "
+            f"{leaks.questions_in_training} of {leaks.questions} questions"
+        )
     if scores.tags_not_grouped:
         notes.append(f"too many values to group by: {', '.join(scores.tags_not_grouped)}")
     return notes

@@ -169,20 +169,29 @@ class Generator:
 
     @contextmanager
     def _answering(self, seed: int) -> Iterator[None]:
-        """Eval mode, no gradients, the settings of generation and a random state from `seed`; afterwards as before."""
-        training = [module for module in self.model.modules() if module.training]
+        """As `evaluating`, with the settings of generation and a random state from `seed`."""
         own_settings = self.base.generation_config
         # generate() takes each setting that is not given from the model: its repetition penalty would change answers.
         self.base.generation_config = self.settings
-        self.model.eval()
         try:
-            with torch.random.fork_rng(devices=cuda_devices(self.base)), torch.no_grad():
+            with evaluating(self.model):
                 torch.manual_seed(seed)
                 yield
         finally:
             self.base.generation_config = own_settings
-            for module in training:
-                module.training = True
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Eval mode, no gradients, and a random state that may be changed; afterwards all are as before."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=cuda_devices(model)), torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def generate_answers(

@@ -5,9 +5,9 @@ empty string. Except for VQA accuracy, which counts how many people agree, the b
 one more answer never lowers a score.
 
 Which answers of a row each metric gets is part of its entry in `registry`. Where a row has `answer` and `answers`,
-exact match, rigorous match, token F1 and relaxed accuracy accept both. VQA accuracy and ANLS are defined by the list
-that annotators gave and get `answers` alone: `multiple_choice_answer` of VQA v2 summarises the ten answers and is not
-an eleventh person.
+exact match, rigorous match, contained answers, token F1 and relaxed accuracy accept both. VQA accuracy and ANLS are
+defined by the list that annotators gave and get `answers` alone: `multiple_choice_answer` of VQA v2 summarises the ten
+answers and is not an eleventh person.
 """
 
 from __future__ import annotations
@@ -36,6 +36,22 @@ def exact_match(prediction: str | None, answers: Sequence[str], *, normalise: No
 def rigorous_match(prediction: str | None, answers: Sequence[str]) -> bool:
     """Whether the prediction equals an answer character by character."""
     return bool(_best(lambda said, answer: said == answer, prediction, answers))
+
+
+def contains_answer(prediction: str | None, answers: Sequence[str]) -> bool:
+    """Whether the words of an answer are in the prediction, next to each other, after SQuAD's normalisation.
+
+    It distinguishes an answer that is not known from one in another form than the data set's: "It is a red mill." is
+    not equal to "red mill" and contains it. Words are whole: "1" is not in "10". An answer of which the normalisation
+    leaves nothing, such as "+", is contained in no prediction. A long prediction may contain an answer by chance.
+
+    Source: the accuracy of Mallen et al., 2023 (PopQA), which accepts parts of words, too.
+    """
+    _refuse_text(answers)
+    if prediction is None:
+        return False
+    said = f" {normalise_squad(prediction)} "
+    return any((expected := normalise_squad(answer)) and f" {expected} " in said for answer in answers)
 
 
 def token_f1(prediction: str | None, answers: Sequence[str]) -> float:

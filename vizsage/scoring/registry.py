@@ -1,4 +1,4 @@
-"""The metrics, one entry for each: results, tables, report, comparison and README.md read them here.
+"""The metrics, one entry for each: results, tables, report, comparison and documentation read them here.
 
 To add one, write its function (in metrics.py or in a separate module), add its entry to METRICS and a test of the
 function, and run `make metrics-table`. The order of METRICS is that of results.json and of all tables.
@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from vizsage.scoring.metrics import anls, exact_match, relaxed_accuracy, rigorous_match, token_f1, vqa_accuracy
+from vizsage.scoring.metrics import (
+    anls,
+    contains_answer,
+    exact_match,
+    relaxed_accuracy,
+    rigorous_match,
+    token_f1,
+    vqa_accuracy,
+)
 from vizsage.scoring.multiple_choice import multiple_choice
 from vizsage.scoring.normalisation import Normalise
 from vizsage.scoring.rows import Scorable, accepted_answers, learned_answer, listed_answers
@@ -25,8 +33,8 @@ class Metric:
     Attributes:
         name: in results.json and predictions.jsonl, and for `vizsage compare --metric`.
         title: in tables, as it is written within a sentence.
-        note: what it counts, in a few words, for report.html and README.md.
-        source: publication and official script, in Markdown, for README.md.
+        note: what it counts, in a few words, for report.html and docs/reference/metrics.md.
+        source: publication and official script, in Markdown, for docs/reference/metrics.md.
         function: the score, 0 to 1 or a bool, of a prediction (None: the record failed) and a list of answers; None
             where the sample has no score. It takes further keyword arguments by `uses_mode` and `needs`.
         answers: the answers of a row that the prediction is compared with.
@@ -89,6 +97,14 @@ METRICS: Mapping[str, Metric] = {
             note="equal to an answer, character by character",
             source="",
             function=rigorous_match,
+            binary=True,
+        ),
+        Metric(
+            name="contains_answer",
+            title="contains answer",
+            note="the words of an answer are in it, whatever else is; without case, punctuation and articles",
+            source="PopQA (Mallen et al. 2023), here whole words only",
+            function=contains_answer,
             binary=True,
         ),
         Metric(

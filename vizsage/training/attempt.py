@@ -6,7 +6,6 @@ import logging
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from transformers import PrinterCallback
@@ -17,25 +16,28 @@ from vizsage.data.prompts import fingerprint
 from vizsage.errors import Interrupted
 from vizsage.interruption import SignalLatch
 from vizsage.lock import Held
+from vizsage.models.adapters.init_adapter import InitAdapter, begin_from, check_init_adapter
 from vizsage.models.adapters.lora import add_adapter, save_adapter
 from vizsage.models.generation import generate_answers
 from vizsage.models.loaded import LoadedModel
 from vizsage.models.loading.backends import load_base
 from vizsage.models.memory import memory_reported
-from vizsage.models.shared_image.sharing import Sharing, compile_layers, share_images
-from vizsage.tracking import Tracker, WandbTracker
+from vizsage.models.shared_image.sharing import compile_layers, share_images
+from vizsage.tracking.tracker import AttemptStart
+from vizsage.tracking.trackers import Trackers
 from vizsage.training import checkpoints
 from vizsage.training.batch_size import find_batch_size
 from vizsage.training.card import write_card
 from vizsage.training.checkpoint_state import check_state
 from vizsage.training.flow import Flow
 from vizsage.training.loader import Steps
+from vizsage.training.longer import described, rate_factor
 from vizsage.training.metrics_log import MetricsLog
 from vizsage.training.progress import Progress, read_progress
 from vizsage.training.resume import Begin, Continue
 from vizsage.training.trainer import VisionTrainer
 from vizsage.training.trainer_arguments import trainer_arguments
-from vizsage.training.validation import validate
+from vizsage.training.validation import Validation, validate, validation_loss
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +62,13 @@ class TrainingAttempt:
         self.checkpoint = start.checkpoint if isinstance(start, Continue) else None
         self.world, self.latch, self.held, self.loaded = world, latch, held, loaded
         self.step = checkpoints.step_of(self.checkpoint) if self.checkpoint else 0
-        self.progress = read_progress(self.checkpoint) if self.checkpoint else Progress()
-        self.tracker = Tracker()
+        self.progress = Progress()
+        if self.checkpoint:
+            self.progress = read_progress(self.checkpoint)
+            # With more steps, or more patience, a run that early stopping ended goes on.
+            self.progress.stopped_early = self.progress.stays_stopped(self.config, self.plan.total_steps, self.step)
+        self.init: InitAdapter | None = None if self.checkpoint else check_init_adapter(self.config)
+        self.trackers = Trackers()
         self.metrics: MetricsLog | None = None
         self.validation_began_s = 0.0
 
@@ -73,8 +80,11 @@ class TrainingAttempt:
         with memory_reported(self.config, "loading the base model"):
             loaded = self.loaded or load_base(self.config)
             self.model, self.processor = add_adapter(loaded, self.config), loaded.processor
+            if self.init:
+                begin_from(self.model, loaded, self.config, self.init)
         sharing = share_images(self.model.get_base_model(), self.processor, self.config, self.plan.questions_per_image)
-        collate = TrainCollator(
+        self.sharing = sharing
+        self.collate = collate = TrainCollator(
             self.processor,
             self.config,
             share_images=sharing is not None,
@@ -87,10 +97,12 @@ class TrainingAttempt:
             self._settle(find_batch_size(self.plan, self.model, collate, sharing))
         compile_layers(sharing, self.config, self.plan.total_steps)
         before = self._show_example("before training")
-        trainer, flow = self._trainer(collate, sharing, loaded.base_identity)
+        trainer, flow = self._trainer(loaded.base_identity)
         self._start_logs(trainer)
         if self.checkpoint:
             self._restore(trainer, flow, self.checkpoint)
+        elif self.config.val_at_start and self.plan.validation:
+            flow.validate_at_start()
         self._train(trainer, flow)
         self._take_best(trainer)
         trainer.gather_left_out()
@@ -101,25 +113,26 @@ class TrainingAttempt:
             self.held.require()
         self.world.wait_for_everyone()
 
-    def _trainer(
-        self, collate: TrainCollator, sharing: Sharing | None, base_identity: str
-    ) -> tuple[VisionTrainer, Flow]:
+    def _trainer(self, base_identity: str) -> tuple[VisionTrainer, Flow]:
         """The trainer of this attempt, and the callback that decides after each of its steps."""
         config, plan = self.config, self.plan
         validation = self._validate if plan.validation else None
         flow = Flow(config, self.latch, self.progress, plan.total_steps, validation, self._report)
         trainer = VisionTrainer(
             config=config,
-            steps=Steps(plan.order, collate, plan.share, first_step=self.step, total_steps=plan.total_steps),
-            sharing=sharing,
+            steps=Steps(plan.order, self.collate, plan.share, first_step=self.step, total_steps=plan.total_steps),
+            sharing=self.sharing,
             progress=self.progress,
             stop=lambda: self.latch.signal is not None,
             before_saving=self.held.require,
             fingerprint=fingerprint(self.processor, config, base_identity),
             identity=plan.identity,
+            rates=rate_factor(config, plan.total_steps, plan.extensions) if plan.extensions else None,
             model=self.model,
             processing_class=self.processor,
-            args=trainer_arguments(config, total_steps=plan.total_steps, seed=config.seed),
+            args=trainer_arguments(
+                config, total_steps=plan.total_steps, seed=config.seed, longer=bool(plan.extensions)
+            ),
             callbacks=[flow],
         )
         trainer.remove_callback(PrinterCallback)  # it prints to stdout what metrics.jsonl contains
@@ -129,6 +142,8 @@ class TrainingAttempt:
     def _restore(self, trainer: VisionTrainer, flow: Flow, checkpoint: Path) -> None:
         """Take over the weights of the checkpoint, and validate them where the interruption came before that."""
         log.info("continuing from %s", checkpoint)
+        if self.plan.extensions and self.world.is_main_process:
+            log.info(described(self.config, self.plan.extensions))
         check_state(checkpoint)
         trainer.load_adapter_weights(checkpoint)
         if self.progress.pending_validation and self.plan.validation:
@@ -169,26 +184,27 @@ class TrainingAttempt:
     def _start_logs(self, trainer: VisionTrainer) -> None:
         if not self.world.is_main_process:
             return
-        config, plan = self.config, self.plan
-        if config.use_wandb:
-            run_id = self.record.content.wandb_run_id
-            self.tracker = WandbTracker(config, run_id, config.model_dump(mode="json"))
-            self.record.note(wandb_run_id=self.tracker.run_id)
+        config, plan, attempt = self.config, self.plan, self.record.attempt
+        self.trackers = Trackers(config)
         self.metrics = MetricsLog(
             config.output_dir,
-            attempt=self.record.attempt,
+            title=f"{config.output_dir.absolute().name}, {config.model_name}",
+            attempt=attempt,
             total_steps=plan.total_steps,
             global_batch=plan.share.global_batch,
             epoch_samples=plan.order.total,
-            tracker=self.tracker,
+            trackers=self.trackers,
             before_writing=self.held.require,
         )
-        self.metrics.forget_after(self.step, validation_too=self.progress.pending_validation)
+        # An attempt that begins at step 0 begins the curves again, because its settings may be others.
+        again = self.progress.pending_validation or self.checkpoint is None
+        kept = self.metrics.forget_after(self.step, validation_too=again)
+        self.trackers.begin(AttemptStart(self.step, attempt, [line for line in kept if line.step == self.step]))
         trainer.add_callback(self.metrics)
 
-    def _validate(self) -> dict[str, Any] | None:
+    def _validate(self) -> Validation | None:
         self.validation_began_s = time.monotonic()
-        return validate(
+        scores = validate(
             self.model,
             self.processor,
             self.plan.validation,
@@ -197,12 +213,25 @@ class TrainingAttempt:
             world_size=self.world.num_processes,
             stop=lambda: self.latch.signal is not None,
         )
+        if scores is None:
+            return None
+        loss = validation_loss(
+            self.model,
+            self.plan.validation,
+            self.collate,
+            self.sharing,
+            batch_size=self.plan.share.batch_size,
+            rank=self.world.process_index,
+            world_size=self.world.num_processes,
+            stop=lambda: self.latch.signal is not None,
+        )
+        return None if loss is None else Validation(scores, loss.mean)
 
-    def _report(self, step: int, scores: dict[str, Any]) -> None:
-        if scores["failed_predictions"]:
-            log.warning("step %d: %d validation samples failed and count as wrong", step, scores["failed_predictions"])
+    def _report(self, step: int, validation: Validation) -> None:
+        if failed := validation.scores["failed_predictions"]:
+            log.warning("step %d: %d validation samples failed and count as wrong", step, failed)
         if self.metrics:
-            self.metrics.on_validation(step, scores, time.monotonic() - self.validation_began_s)
+            self.metrics.on_validation(step, validation, time.monotonic() - self.validation_began_s)
 
     def _show_example(self, when: str) -> str | None:
         """The greedy answer to the plan's example, in the main process; None in others."""
@@ -240,6 +269,12 @@ class TrainingAttempt:
         save_adapter(self.model, self.processor, config, folder, base_identity)
         facts = {f"{key} ({split})": n for split, counts in self.plan.counts.items() for key, n in counts.items()}
         facts |= {"optimizer steps": self.step, "samples left out in training": len(progress.left_out)}
+        for one in self.plan.extensions:
+            facts[f"made longer at step {one.at_step}"] = (
+                f"from {one.from_steps} to {one.to_steps} steps, longer_schedule: {one.schedule}"
+            )
+        if config.init_adapter and self.plan.init_sha256:
+            facts["began from the weights of"] = f"{config.init_adapter.name} (SHA-256 {self.plan.init_sha256})"
         example = {
             "image": sample.image_names,
             "question": sample.question,

@@ -13,10 +13,9 @@ from vizsage.config import Config
 from vizsage.interruption import SignalLatch
 from vizsage.training.progress import Progress
 from vizsage.training.trainer import VisionTrainer
+from vizsage.training.validation import Validation
 
 log = logging.getLogger(__name__)
-
-Scores = dict[str, Any]
 
 
 class Flow(TrainerCallback):
@@ -28,8 +27,8 @@ class Flow(TrainerCallback):
         latch: SignalLatch,
         progress: Progress,
         total_steps: int,
-        validate: Callable[[], Scores | None] | None,
-        report: Callable[[int, Scores], None],
+        validate: Callable[[], Validation | None] | None,
+        report: Callable[[int, Validation], None],
     ) -> None:
         """Prepare for a run.
 
@@ -38,9 +37,9 @@ class Flow(TrainerCallback):
             latch: whether a signal asked to stop.
             progress: what the run knows about itself; the scores are added to it.
             total_steps: optimizer steps of the whole run.
-            validate: returns the scores on the validation split, or None when a signal ended it early; None where
-                there is no validation split.
-            report: takes the scores of a step.
+            validate: returns what the validation split showed, or None when a signal ended it early; None where there
+                is no validation split.
+            report: takes what the validation of a step showed.
         """
         self.config, self.latch, self.progress, self.total_steps = config, latch, progress, total_steps
         self.validate, self.report = validate, report
@@ -77,14 +76,26 @@ class Flow(TrainerCallback):
     def validate_now(self, step: int) -> bool:
         """Validate and note the scores; True if they are the best. Sets `interrupted` if a signal ended it early."""
         assert self.validate is not None
-        scores = self.validate()
-        if scores is None:
+        validation = self.validate()
+        if validation is None:
             self.interrupted = True
             return False
         self.progress.pending_validation = False
-        best = self.progress.note_scores(scores, step, self.config, self.total_steps)
-        self.report(step, scores)
+        best = self.progress.note_scores(validation.scores, step, self.config, self.total_steps)
+        self.report(step, validation)
         return best
+
+    def validate_at_start(self) -> None:
+        """Validate before the first step, for the curves. Sets `interrupted` if a signal ended it early.
+
+        The scores are not noted: no checkpoint contains these weights, so they cannot be the best, and early stopping
+        measures what training improves.
+        """
+        assert self.validate is not None
+        if validation := self.validate():
+            self.report(0, validation)
+        else:
+            self.interrupted = True
 
     @property
     def _trainer(self) -> VisionTrainer:

@@ -1,8 +1,7 @@
-"""What a run shows during training: progress bar, metrics.jsonl, loss.png, W&B."""
+"""What a run shows during training: progress bar, metrics.jsonl, loss.png, trackers."""
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -17,10 +16,13 @@ from transformers import TrainerCallback
 
 from vizsage.contract import LOSS_CURVES, METRICS
 from vizsage.contract.run_files import MetricsLine, read_metrics
+from vizsage.contract.training_curves import training_curves
 from vizsage.errors import CheckpointError, one_line
 from vizsage.files import write_bytes
 from vizsage.json_lines import append_jsonl, write_jsonl
-from vizsage.tracking import Tracker
+from vizsage.tracking.trackers import Trackers
+from vizsage.training.curves_image import draw_curves
+from vizsage.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +45,17 @@ class MetricsLog(TrainerCallback):
         self,
         output_dir: Path,
         *,
+        title: str,
         attempt: int,
         total_steps: int,
         global_batch: int,
         epoch_samples: int,
-        tracker: Tracker,
+        trackers: Trackers,
         before_writing: Callable[[], None] = lambda: None,
     ) -> None:
-        """`before_writing` raises where the run directory is gone."""
-        self.output_dir, self.path = output_dir, output_dir / METRICS
-        self.attempt, self.total_steps, self.tracker = attempt, total_steps, tracker
+        """`title` is that of loss.png; `before_writing` raises where the run directory is gone."""
+        self.output_dir, self.path, self.title = output_dir, output_dir / METRICS, title
+        self.attempt, self.total_steps, self.trackers = attempt, total_steps, trackers
         self.before_writing = before_writing
         self.global_batch, self.epoch_samples = global_batch, epoch_samples
         self.bar = Bar(
@@ -68,16 +71,17 @@ class MetricsLog(TrainerCallback):
         self._clock = (0, time.monotonic())
         self._waited_s = 0.0
 
-    def forget_after(self, step: int, *, validation_too: bool) -> None:
+    def forget_after(self, step: int, *, validation_too: bool) -> list[MetricsLine]:
         """Remove the lines of steps that are about to be repeated from a checkpoint, with the same result.
 
-        `validation_too`: the validation of `step` itself is done again.
+        `validation_too`: the validation of `step` itself is done again. Returns the lines that are left.
         """
+        lines = [line for line in metrics_lines(self.output_dir) if line.step <= step]
+        if validation_too:
+            lines = [line for line in lines if line.step < step or not line.is_validation]
         if self.path.exists():
-            lines = [line for line in metrics_lines(self.output_dir) if line.step <= step]
-            if validation_too:
-                lines = [line for line in lines if line.step < step or not line.is_validation]
             write_jsonl(self.path, (line.content() for line in lines))
+        return lines
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the progress bar and the clock."""
@@ -98,38 +102,41 @@ class MetricsLog(TrainerCallback):
         self._clock = (state.global_step, time.monotonic())
         seconds = max(self._clock[1] - since, 1e-9)
         waited_s = kwargs["train_dataloader"].waited_s  # see vizsage.training.loader.TrainLoader
-        line = {
-            "step": state.global_step,
-            "epoch": round(state.global_step * self.global_batch / self.epoch_samples, 4),
-            "loss": logs["loss"],
-            "grad_norm": logs.get("grad_norm"),
-            "lr": logs["learning_rate"],
-            "samples_per_s": round((state.global_step - step) * self.global_batch / seconds, 3),
-            "data_wait_share": round((waited_s - self._waited_s) / seconds, 4),
-            "attempt": self.attempt,
-        }
+        line = MetricsLine(
+            step=state.global_step,
+            epoch=round(state.global_step * self.global_batch / self.epoch_samples, 4),
+            loss=logs["loss"],
+            grad_norm=logs.get("grad_norm"),
+            lr=logs["learning_rate"],
+            samples_per_s=round((state.global_step - step) * self.global_batch / seconds, 3),
+            data_wait_share=round((waited_s - self._waited_s) / seconds, 4),
+            attempt=self.attempt,
+        )
         if torch.cuda.is_available():
-            line["gpu_memory_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+            line.gpu_memory_peak_gib = round(torch.cuda.max_memory_allocated() / 2**30, 3)
         self._waited_s = waited_s
         self._write(line)
-        loss = "no loss: all samples left out" if logs["loss"] is None else f"loss {logs['loss']:.4f}"
+        loss = "no loss: all samples left out" if logs["loss"] is None else f"loss {_shown(logs['loss'])}"
         self.bar.update(self.task, note=loss)
         if not self.bar.console.is_terminal:
             log.info("step %d/%d: %s", state.global_step, self.total_steps, loss)
 
-    def on_validation(self, step: int, scores: dict[str, Any], seconds: float) -> None:
-        """Write the scores of a validation that took `seconds` and draw the curves again."""
-        line = {
-            "step": step,
-            "exact_match": scores["exact_match_score"],
-            "exact_match_with_external_knowledge": scores["with_external_knowledge"]["exact_match_score"],
-            "exact_match_without_external_knowledge": scores["without_external_knowledge"]["exact_match_score"],
-            "val_samples": scores["total_samples"],
-            "failed": scores["failed_predictions"],
-            "attempt": self.attempt,
-        }
+    def on_validation(self, step: int, validation: Validation, seconds: float) -> None:
+        """Write what a validation that took `seconds` found, and draw the curves again."""
+        scores = validation.scores
+        line = MetricsLine(
+            step=step,
+            exact_match=scores["exact_match_score"],
+            exact_match_with_external_knowledge=scores["with_external_knowledge"]["exact_match_score"],
+            exact_match_without_external_knowledge=scores["without_external_knowledge"]["exact_match_score"],
+            val_loss=validation.loss,
+            val_samples=scores["total_samples"],
+            failed=scores["failed_predictions"],
+            attempt=self.attempt,
+        )
         self._write(line)
-        log.info("step %d: validation exact match %.3f on %d", step, line["exact_match"], line["val_samples"])
+        found = f"exact match {scores['exact_match_score']:.3f} on {line.val_samples}"
+        log.info("step %d: validation %s, loss %s", step, found, _shown(validation.loss))
         self.draw()
         self._clock = (self._clock[0], self._clock[1] + seconds)  # the time of a validation does not count as training
 
@@ -143,36 +150,16 @@ class MetricsLog(TrainerCallback):
         self.bar.stop()
 
     def draw(self) -> None:
-        """Write loss.png: loss and validation exact match over steps."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
+        """Write loss.png."""
         self.before_writing()
-        lines = metrics_lines(self.output_dir)
-        losses = [(line.step, line.loss) for line in lines if line.loss is not None]
-        scores = [(line.step, line.exact_match) for line in lines if line.is_validation]
-        figure, axes = pyplot.subplots(figsize=(8, 4.5))
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel("training loss (nats per answer token)")
-        if losses:
-            axes.plot(*zip(*losses, strict=True), color="tab:blue", label="training loss")
-        right = axes.twinx()
-        right.set_ylim(0, 1.05)
-        right.set_ylabel("validation exact match")
-        if scores:
-            right.plot(*zip(*scores, strict=True), color="tab:orange", marker="o", label="validation exact match")
-        handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
-        if handles:
-            axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-        figure.tight_layout()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        pyplot.close(figure)
-        write_bytes(self.output_dir / LOSS_CURVES, buffer.getvalue())
+        image = draw_curves(training_curves(metrics_lines(self.output_dir)), self.title)
+        write_bytes(self.output_dir / LOSS_CURVES, image)
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: MetricsLine) -> None:
         self.before_writing()
-        append_jsonl(self.path, [line])
-        self.tracker.log(line)
+        append_jsonl(self.path, [line.content()])
+        self.trackers.log(line)
+
+
+def _shown(loss: float | None) -> str:
+    return "none" if loss is None else f"{loss:.4f}"

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vizsage.config import Config
-from vizsage.contract.run_files import Identity
+from vizsage.contract.run_files import EXTENSIONS, Extension, Identity, extensions_of
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
 from vizsage.data.image_groups import image_numbers
 from vizsage.data.sample import Sample
 from vizsage.data.sources import Split, data_identity, find_split, open_split, split_identity
+from vizsage.models.adapters.init_adapter import init_sha256
 from vizsage.record import GLOBAL_BATCH, RunFacts, run_identity
 from vizsage.training.loader import Share
 from vizsage.training.validation import choose_samples
@@ -37,6 +38,8 @@ class Plan:
     validation: list[Sample]
     counts: dict[str, Any]
     data: str  # see vizsage.data.sources.data_identity
+    init_sha256: str | None = None  # of the weights in init_adapter
+    extensions: tuple[Extension, ...] = ()  # how the run was made longer, see vizsage.training.longer
 
     @property
     def settled(self) -> bool:
@@ -52,19 +55,36 @@ class Plan:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        steps = math.ceil(self.order.total * self.config.epochs / self.share.global_batch - 1e-9)
-        return self.config.max_steps or steps
+        return self.config.max_steps or self._steps(self.config.epochs, self.share.global_batch)
+
+    def _steps(self, epochs: float, global_batch: int) -> int:
+        return math.ceil(self.order.total * epochs / global_batch - 1e-9)
+
+    def planned_steps(self, before: Identity) -> int | None:
+        """The optimizer steps that a run on the same data was planned for; None where `before` does not contain them.
+
+        Args:
+            before: the identity of that run.
+        """
+        epochs, max_steps, global_batch = (before.get(key) for key in ("epochs", "max_steps", GLOBAL_BATCH))
+        if type(max_steps) is int and max_steps > 0:
+            return max_steps
+        known = max_steps is None and type(global_batch) is int and type(epochs) in (int, float)
+        return self._steps(epochs, global_batch) if known and global_batch > 0 and 0 < epochs <= 1e6 else None
 
     @property
     def identity(self) -> Identity:
         """See vizsage.record.run_identity."""
         open_batch = f"auto x {self.config.grad_accum} x {self.processes}"
-        return run_identity(
+        identity = run_identity(
             self.config,
             global_batch=self.share.global_batch if self.settled else open_batch,
             seed=self.config.seed,
             data=self.data,
+            init_sha256=self.init_sha256,
         )
+        longer = {EXTENSIONS: [one.content() for one in self.extensions]} if self.extensions else {}
+        return identity | longer
 
     @property
     def facts(self) -> RunFacts:
@@ -109,9 +129,39 @@ class Plan:
         batch_size, rest = divmod(global_batch, self.config.grad_accum * self.processes)
         return self if rest or not batch_size else self.with_batch_size(batch_size)
 
+    def extended(self, before: Identity, at_step: int) -> Plan:
+        """The plan of a run that goes on after `at_step`, with one more `Extension` if it has more steps than before.
 
-def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
-    """Read and count the splits. Raises DataError where they are unusable or no training sample is left."""
+        Args:
+            before: the identity of the run until then.
+            at_step: optimizer steps done.
+
+        Raises:
+            ValueError: `before` contains something else than a run writes.
+        """
+        known, planned = extensions_of(before), self.planned_steps(before)
+        if planned is None or self.total_steps <= planned:
+            return replace(self, extensions=known)
+        more = Extension(
+            at_step=at_step, from_steps=planned, to_steps=self.total_steps, schedule=self.config.longer_schedule
+        )
+        return replace(self, extensions=(*known, more))
+
+
+def make_plan(config: Config, rank: int = 0, processes: int = 1, known_init: str | None = None) -> Plan:
+    """Read and count the splits, and the weights in init_adapter.
+
+    Args:
+        config: the settings.
+        rank: number of this process.
+        processes: how many there are.
+        known_init: the SHA-256 sum of the weights that the run in output_dir began from. They are not needed to
+            continue it, so they may be gone.
+
+    Raises:
+        DataError: the splits are unusable, or no training sample is left.
+        CheckpointError: init_adapter contains no adapter.
+    """
     train = open_split(config, "train")
     order = _order(config, train)
     validation, counts = [], {"train": asdict(train.counts)}
@@ -125,7 +175,8 @@ def make_plan(config: Config, rank: int = 0, processes: int = 1) -> Plan:
     if not validation:
         log.warning("no validation split: no score during training, no early stopping, the last weights are saved")
     table = config.external_knowledge_path if config.external_knowledge else None
-    return Plan(config, rank, processes, order, validation, counts, data_identity(sources, table))
+    init = init_sha256(config, known_init)
+    return Plan(config, rank, processes, order, validation, counts, data_identity(sources, table), init)
 
 
 def draw_seed(config: Config, recorded: int | None) -> int:

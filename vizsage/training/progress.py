@@ -47,9 +47,16 @@ class Progress:
         if self.reference_score is None or score > self.reference_score + config.early_stopping_threshold:
             self.reference_score, self.reference_step = score, step
         elif config.use_early_stopping:
-            patience_steps = math.ceil(config.early_stopping_patience_ratio * total_steps - 1e-9)
-            self.stopped_early = step - self.reference_step >= patience_steps
+            self.stopped_early = self._patience_is_over(config, total_steps, step)
         return best
+
+    def stays_stopped(self, config: Config, total_steps: int, step: int) -> bool:
+        """Whether the run, which early stopping ended after `step`, would end there with these settings too."""
+        return self.stopped_early and config.use_early_stopping and self._patience_is_over(config, total_steps, step)
+
+    def _patience_is_over(self, config: Config, total_steps: int, step: int) -> bool:
+        patience_steps = math.ceil(config.early_stopping_patience_ratio * total_steps - 1e-9)
+        return step - self.reference_step >= patience_steps
 
     def best_checkpoint(self, output_dir: Path) -> Path | None:
         """Folder of the best checkpoint."""

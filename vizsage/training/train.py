@@ -22,8 +22,9 @@ from vizsage.models.memory import memory_exceeded, memory_reported
 from vizsage.record import RunRecord, outcome_of, write_outcome
 from vizsage.training.attempt import TrainingAttempt
 from vizsage.training.batch_size import DEFAULT, memory_is_limited
-from vizsage.training.directory import only_one_run
+from vizsage.training.directory import on_main, only_one_run
 from vizsage.training.resume import Done, done_without_peers, resumption
+from vizsage.training.training_hashes import note_hashes
 from vizsage.training.training_result import TrainingResult, result_of
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,15 @@ def _run_and_record(attempt: TrainingAttempt, given: Config) -> None:
         record.begin_attempt(attempt.plan.facts, attempt.step, resume=given.resume)
     exit_code, reason = EXIT_UNKNOWN, "unknown failure"
     try:
+        on_main(
+            attempt.world,
+            lambda: note_hashes(
+                attempt.plan,
+                record,
+                continued=attempt.checkpoint is not None,
+                stop=lambda: attempt.latch.signal is not None,
+            ),
+        )
         attempt.run()
         exit_code, reason = EXIT_DONE, "done"
     except VizSageError as error:
@@ -112,4 +122,4 @@ def _run_and_record(attempt: TrainingAttempt, given: Config) -> None:
                     Outcome(exit_code=exit_code, reason=reason, step=attempt.step, attempt=record.attempt),
                 )
             # Last: an upload may take a minute, and a scheduler may kill this process before that has passed.
-            attempt.tracker.finish(exit_code, attempt.progress.best_scores)
+            attempt.trackers.finish(exit_code, attempt.progress.best_scores)

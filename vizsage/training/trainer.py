@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from trl import SFTTrainer
 
@@ -44,6 +45,7 @@ from vizsage.models.shared_image.sharing import Sharing
 from vizsage.training import checkpoints
 from vizsage.training.checkpoint_state import reading
 from vizsage.training.loader import Steps, TrainLoader, read_ahead
+from vizsage.training.longer import RateFactor
 from vizsage.training.loss import count_targets, on_device, summed_loss
 from vizsage.training.progress import Progress
 from vizsage.training.random_state import save_random_state
@@ -71,6 +73,7 @@ class VisionTrainer(SFTTrainer):
         before_saving: Callable[[], None],
         fingerprint: dict[str, str],
         identity: dict[str, Any],
+        rates: RateFactor | None,
         **kwargs: Any,
     ) -> None:
         """Prepare for `train`.
@@ -84,10 +87,12 @@ class VisionTrainer(SFTTrainer):
             before_saving: raises where the run directory is gone.
             fingerprint: identifies base model, prompt and pixels; saved with each checkpoint.
             identity: identifies the run; saved with each checkpoint.
+            rates: the learning rate of a run that was made longer; None: that of the arguments.
             kwargs: the arguments of SFTTrainer: model, processor, SFTConfig and callbacks.
         """
         self.config, self.steps, self.sharing, self.progress = config, steps, sharing, progress
         self.stop, self.before_saving, self.fingerprint, self.identity = stop, before_saving, fingerprint, identity
+        self.rates = rates
         self.loader: TrainLoader | None = None
         self.much_left_out = False
         self.loss_since_log = torch.zeros((), device=kwargs["args"].device)
@@ -234,6 +239,8 @@ class VisionTrainer(SFTTrainer):
         for name, part in ((OPTIMIZER_NAME, self.optimizer), (SCHEDULER_NAME, self.lr_scheduler)):
             with reading(Path(checkpoint) / name):
                 part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
+        if self.rates is not None:  # both states have the learning rate of the earlier schedule
+            self.lr_scheduler = LambdaLR(self.optimizer, self.rates, last_epoch=self.state.global_step - 1)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

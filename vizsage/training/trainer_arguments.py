@@ -25,18 +25,25 @@ class OneGpu(SFTConfig):
         return min(1, self.visible_gpus)
 
 
-def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConfig:
+def warmup_steps(config: Config, total_steps: int) -> int:
+    """The steps of warm-up: at most half of all, so that the learning rate reaches its setting.
+
+    They depend on settings and `total_steps` only, so that a continued run has the same schedule.
+    """
+    return min(config.warmup_steps, total_steps // 2)
+
+
+def trainer_arguments(config: Config, *, total_steps: int, seed: int, longer: bool = False) -> SFTConfig:
     """The settings as the Trainer takes them. Its evaluation, saving and reporting are switched off.
 
-    Warm-up takes at most half of the steps, so that the learning rate reaches its setting. It depends on settings and
-    `total_steps` only, so that a continued run has the same schedule.
+    With `longer`, the run follows another schedule than theirs: see vizsage.training.longer.
     """
-    warmup_steps = min(config.warmup_steps, total_steps // 2)
-    if warmup_steps < config.warmup_steps and config.scheduler != "constant":
+    warmup = warmup_steps(config, total_steps)
+    if warmup < config.warmup_steps and config.scheduler != "constant" and not longer:
         log.warning(
             "warmup_steps: %d replaced by %d: the run has %d optimizer steps, and warm-up takes at most half of them",
             config.warmup_steps,
-            warmup_steps,
+            warmup,
             total_steps,
         )
     assert isinstance(config.batch_size, int), "auto is replaced by a number before training begins"
@@ -46,7 +53,7 @@ def trainer_arguments(config: Config, *, total_steps: int, seed: int) -> SFTConf
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=1,  # training_step goes through the micro-batches of a step itself
         learning_rate=config.lr,
-        warmup_steps=warmup_steps,
+        warmup_steps=warmup,
         weight_decay=config.weight_decay,
         optim=config.optim,
         lr_scheduler_type=config.scheduler,

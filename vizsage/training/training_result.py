@@ -32,12 +32,22 @@ class TrainingResult:
 
     @property
     def validation(self) -> MetricsLine | None:
-        """The scores at `best_step`, read from metrics.jsonl; None if there was no validation at that step.
+        """The scores and `val_loss` at `best_step`, read from metrics.jsonl; None if there was no validation then.
 
         Raises CheckpointError.
         """
-        best = self.best_step
-        lines = [line for line in metrics_lines(self.output_dir) if line.is_validation and line.step == best]
+        return self._validation_at(self.best_step)
+
+    @property
+    def validation_at_start(self) -> MetricsLine | None:
+        """The same before the first step: of the base model, or of the adapter that the run began with; None if none.
+
+        Raises CheckpointError.
+        """
+        return self._validation_at(0)
+
+    def _validation_at(self, step: int) -> MetricsLine | None:
+        lines = [line for line in metrics_lines(self.output_dir) if line.is_validation and line.step == step]
         return lines[-1] if lines else None
 
 

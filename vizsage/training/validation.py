@@ -1,23 +1,65 @@
-"""Scores on the validation split during training: answers are generated and compared, never teacher-forced."""
+"""Validation during training: exact match on generated answers, and the loss of training on the right ones.
+
+Early stopping and the best checkpoint follow exact match. The loss is for the curves.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import torch
+
 from vizsage.config import Config
-from vizsage.data.batching import images_joined
+from vizsage.data.batching import evaluation_order, images_joined
+from vizsage.data.collate import TrainCollator
 from vizsage.data.images import refuse_bad_images
 from vizsage.data.sample import Sample
 from vizsage.distributed.group import Group
 from vizsage.distributed.processes import Processes
 from vizsage.errors import RepeatingError, is_out_of_memory
-from vizsage.models.generation import Generator
+from vizsage.models.generation import Generator, evaluating, made_ahead
 from vizsage.models.memory import memory_exceeded
+from vizsage.models.shared_image.sharing import Sharing
 from vizsage.scoring.summary import summarise
+from vizsage.training.loader import cut_step
+from vizsage.training.loss import count_targets, on_device, summed_loss
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        scores: of the generated answers; see vizsage.scoring.summary.summarise.
+        loss: see LossSum.mean.
+    """
+
+    scores: dict[str, Any]
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """Cross entropy summed over answer tokens.
+
+    Attributes:
+        total: nats; None where it is not finite.
+        tokens: how many.
+    """
+
+    total: float | None
+    tokens: int
+
+    @property
+    def mean(self) -> float | None:
+        """Nats per answer token; None without a token, or where the sum is not finite."""
+        return None if self.total is None or not self.tokens else self.total / self.tokens
 
 
 def choose_samples(samples: Iterable[Sample], limit: int) -> list[Sample]:
@@ -85,11 +127,73 @@ def validate(
             if stopped := stop():
                 break
     except Exception as error:  # noqa: BLE001 -- raised again below, when the other processes know of it
-        problem = error
-        if is_out_of_memory(error):
-            problem = RepeatingError(memory_exceeded(config, error, "a validation"))
-            problem.__cause__ = error
+        problem = _reported(error, config)
     parts = Processes(Group(rank, world_size)).gather((rows, stopped), problem)
     if any(stopped for _, stopped in parts):
         return None
     return summarise((row for rows, _ in parts for row in rows), normalise=config.use_text_normalization)
+
+
+def validation_loss(
+    model: Any,
+    samples: list[Sample],
+    collate: TrainCollator,
+    sharing: Sharing | None,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    stop: Callable[[], bool] = lambda: False,
+) -> LossSum | None:
+    """The loss of training on `samples`, without dropout, summed over all processes, each of which computes its share.
+
+    Samples that training would leave out do not count. An error in one process raises in all of them.
+
+    Args:
+        model: the model with its adapter.
+        samples: the validation samples, the same in each process.
+        collate: that of the training.
+        sharing: runs its packed micro-batches; None where they are plain.
+        batch_size: of a micro-batch, see vizsage.training.loader.cut_step.
+        rank: number of this process.
+        world_size: number of processes.
+        stop: whether a signal asks to stop; looked at after each micro-batch.
+
+    Returns:
+        The sum, the same in each process; None when `stop` was true in one.
+
+    Raises:
+        BadImage: an image cannot be used, and by on_bad_image this stops the run.
+    """
+    config = collate.config
+    groups = evaluation_order(samples)[rank::world_size]
+    # A chunk is made while the model works on the one before it. Each has as many images as a micro-batch may have.
+    chunks = [[*chain.from_iterable(groups[i : i + batch_size])] for i in range(0, len(groups), batch_size)]
+    total, tokens, stopped = 0.0, 0, False
+    problem: Exception | None = None
+    try:
+        with evaluating(model), torch.autocast(model.device.type, torch.bfloat16, enabled=config.use_bf16):
+            made = made_ahead(chunks, lambda chunk: [*cut_step(chunk, collate, batch_size)])
+            for batch in chain.from_iterable(batches for _, batches in made):
+                loss, _ = summed_loss(model, on_device(batch, sharing, model.device), sharing)
+                total += float(loss)
+                tokens += count_targets(batch)
+                if stopped := stop():
+                    break
+    except Exception as error:  # noqa: BLE001 -- raised again below, when the other processes know of it
+        problem = _reported(error, config)
+    told = (total if math.isfinite(total) else None, tokens, stopped)  # JSON, which the processes exchange, has no NaN
+    parts = Processes(Group(rank, world_size)).gather(told, problem)
+    if any(stopped for _, _, stopped in parts):
+        return None
+    totals = [total for total, _, _ in parts if total is not None]
+    return LossSum(math.fsum(totals) if len(totals) == len(parts) else None, sum(tokens for _, tokens, _ in parts))
+
+
+def _reported(error: Exception, config: Config) -> Exception:
+    """`error`; if memory ran out, an error with what would help."""
+    if not is_out_of_memory(error):
+        return error
+    problem = RepeatingError(memory_exceeded(config, error, "a validation"))
+    problem.__cause__ = error
+    return problem

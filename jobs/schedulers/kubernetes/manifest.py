@@ -249,9 +249,9 @@ def _check_volumes(work: Work, pod: Document, container: Document) -> None:
     mounts = {posixpath.normpath(mount["mountPath"]): mount for mount in container.get("volumeMounts", ())}
     folder = container.get("workingDir", "/workspace")
     written = {"output_dir": config.output_dir, "save_path": config.save_path}
-    read = {"base_path": config.base_path, "external_knowledge_path": config.external_knowledge_path}
+    read = {key: getattr(config, key) for key in ("base_path", "external_knowledge_path", "init_adapter")}
     if config.model_name.startswith(("/", "./", "../")):
-        read["model_name"] = config.model_name  # type: ignore[assignment]
+        read["model_name"] = config.model_name
     if work.evaluation.adapter is not None:
         read["--adapter"] = work.evaluation.adapter
     problems = []

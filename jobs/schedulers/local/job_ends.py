@@ -1,4 +1,4 @@
-"""What follows from the end of an attempt, by the exit codes of README.md: the job has ended, or runs again."""
+"""What follows from the end of an attempt, by the exit codes of the contract: the job has ended, or runs again."""
 
 from __future__ import annotations
 

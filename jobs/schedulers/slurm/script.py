@@ -218,7 +218,8 @@ def _mounts(works: Sequence[Work], profile: Profile) -> list[str]:
     if profile.local_cache and "$" not in profile.local_cache:
         add(Path(profile.local_cache), "")
     adapter = works[0].evaluation.adapter
-    for path in (first.base_path, first.external_knowledge_path, Path(first.model_name), adapter):
+    read = (first.base_path, first.external_knowledge_path, first.init_adapter, Path(first.model_name), adapter)
+    for path in read:
         if path is not None and path.exists():
             add(path, ":ro")
     if profile.container_kind == "pyxis" and (blank := next((one for one in mounts if re.search(r"\s", one)), None)):

@@ -466,7 +466,7 @@ def test_perturbed_answers_of_the_real_split(tmp_path: Path) -> None:
     assert len(pair["gained_samples"]) == pair["gained"]
 
 
-# --- the example in README.md ----------------------------------------------------------------------------------------
+# --- the example in the documentation --------------------------------------------------------------------------------
 
 
 def test_the_example_is_what_the_command_says_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,9 +491,10 @@ def test_the_example_is_what_the_command_says_of_the_demo(tmp_path: Path, monkey
 
 def test_the_example_is_that_of_the_figures() -> None:
     """Both come from `make figures`: scores before and after, and the number of questions."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     before, after, samples = re.findall(r"before, after training \| ([\d.]+), ([\d.]+) \((\d+) questions", text)[0]
-    example = text.partition(BEGIN)[2].partition(END)[0]
+    page = (ROOT / "docs/how-to/compare-runs.md").read_text(encoding="utf-8")
+    example = page.partition(BEGIN)[2].partition(END)[0]
     assert f" on {samples} samples" in example
     shown = re.findall(r"│ [AB] +│ outputs/\S+ +│ +([\d.]+) %", example)
     assert [f"{float(percent) / 100:.3f}" for percent in shown] == [before, after]

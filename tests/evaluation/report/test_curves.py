@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vizsage.evaluation.report.curves import HEIGHT, LEFT, MOST_POINTS, WIDTH, curves, ticks
+from vizsage.contract.run_files import MetricsLine
+from vizsage.contract.training_curves import training_curves
+from vizsage.evaluation.report.curves import HEIGHT, LEFT, MOST_POINTS, WIDTH, Chart, curves, ticks
 
 
-def test_loss_and_scores_are_a_chart_each() -> None:
+def charts(lines: Iterable[dict[str, Any]]) -> list[Chart]:
+    return curves(training_curves(map(MetricsLine.model_validate, lines)))
+
+
+def test_losses_and_scores_are_a_chart_each() -> None:
     lines = [
+        {"step": 0, "exact_match": 0.25, "val_loss": 3.0},
         {"step": 10, "loss": 2.0},
+        {"step": 20, "exact_match": 0.5, "exact_match_with_external_knowledge": None, "val_loss": 1.5},
         {"step": 20, "loss": 1.0},
-        {"step": 20, "exact_match": 0.5, "exact_match_with_external_knowledge": None},
     ]
-    loss, scores = curves(lines)
-    assert [line.name for line in loss.lines] == ["loss"]
-    assert loss.lines[0].last == 1.0
+    loss, scores = charts(lines)
+    assert [(line.name, line.last) for line in loss.lines] == [("training", 1.0), ("validation", 1.5)]
+    assert [x for x, _ in loss.lines[1].dots] == [LEFT, loss.lines[0].dots[1][0]]  # from step 0 on
     first, last = loss.lines[0].dots
     assert first[0] < last[0] <= WIDTH  # later is further to the right,
     assert first[1] < last[1]  # and less is further down
@@ -26,16 +36,16 @@ def test_loss_and_scores_are_a_chart_each() -> None:
 
 
 def test_one_chart_or_none_where_there_is_no_more() -> None:
-    assert curves([]) == []
-    assert [chart.title for chart in curves([{"step": 1, "exact_match": 0.0}])] == ["Validation exact match"]
+    assert charts([]) == []
+    assert [chart.title for chart in charts([{"step": 1, "exact_match": 0.0}])] == ["Validation exact match"]
 
 
-def test_lines_that_are_no_numbers_are_passed_over() -> None:
-    assert curves([{"step": 1, "loss": None}, {"loss": 1.0}, {"step": 1, "loss": float("nan")}]) == []
+def test_steps_without_a_value_are_passed_over() -> None:
+    assert charts([{"step": 1, "loss": None}, {"step": 1, "exact_match": None}]) == []
 
 
 def test_many_points_are_thinned_and_keep_their_mean() -> None:
-    [chart] = curves({"step": step, "loss": 1.0} for step in range(1, 5001))
+    [chart] = charts({"step": step, "loss": 1.0} for step in range(1, 5001))
     points = chart.lines[0].points.split()
     assert len(points) <= MOST_POINTS
     assert len({point.split(",")[1] for point in points}) == 1
@@ -44,7 +54,7 @@ def test_many_points_are_thinned_and_keep_their_mean() -> None:
 
 @pytest.mark.parametrize("loss", [0.0, 1e-9, 3.0, 1e6, -2.0])
 def test_a_single_point_lies_in_the_image(loss: float) -> None:
-    [chart] = curves([{"step": 1, "loss": loss}])
+    [chart] = charts([{"step": 1, "loss": loss}])
     [(x, y)] = chart.lines[0].dots
     assert LEFT <= x <= WIDTH
     assert 0 <= y <= HEIGHT

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.evaluation.report.test_report_safety import HOSTILE
+from tests.evaluation.report.test_several_runs import ANSWERS, run
 from tests.evaluation.report_run import answered, failed_row, make_row, write_run
 from tools.browser import Browser, browser, browser_missing
 from vizsage.config import Config
 from vizsage.evaluation.report.report_file import write_report
+from vizsage.evaluation.report.several_runs import write_comparison
 from vizsage.json_lines import write_jsonl
 
 pytestmark = pytest.mark.skipif(browser_missing() is not None, reason=str(browser_missing()))
@@ -183,6 +186,113 @@ def test_a_card_says_all_of_a_sample(opened: Browser) -> None:
     assert "school: Dutch" in opened.run(card, 0)
 
 
+# --- an image enlarged
+
+
+@pytest.fixture
+def with_images(page: Browser, config: Config) -> Browser:
+    """A report with the images of a data set, and with the base model's answers: right where the adapter is wrong."""
+    folder = config.output_dir / "evaluation_results" / "test"
+    size = (1500, 1000)
+    for number, path in enumerate(sorted(config.images_dir.iterdir())):
+        Image.effect_noise(size, 20 + 10 * number).convert("RGB").save(path)
+    adapter = answered(config, lambda row: "grey")
+    write_run(folder.with_name("test-base"), answered(config, lambda row: "nobody"), config)
+    page.open(write_report(write_run(folder, adapter, config, adapter=str(config.adapter_dir))))
+    return page
+
+
+VIEWED = "return [viewer.open, document.getElementById('viewer-question').textContent]"
+PLACE = "return document.getElementById('viewer-place').textContent"
+
+
+def test_a_click_enlarges_an_image_and_arrows_go_on(with_images: Browser) -> None:
+    page = with_images
+    cards = page.run(CARDS)
+    assert page.run("return getComputedStyle(viewer).display") == "none"
+    small = page.run("return document.querySelector('.thumb').getBoundingClientRect().width")
+    page.click(".card:nth-child(2) .thumb")
+    assert page.run(VIEWED) == [True, cards[1]]
+    page.wait("document.querySelector('#viewer img').getBoundingClientRect().width > 4 * arguments[0]", small)
+    for key, place in (("Right", 2), ("Right", 3), ("Left", 2), ("Left", 1), ("Left", 0), ("Left", 0)):
+        page.type(key)
+        assert page.run(VIEWED) == [True, cards[place]]
+    assert page.run(PLACE) == f"1 of {len(cards)}"
+    assert page.run("return document.getElementById('viewer-back').disabled") is True
+    page.click("#viewer-next")
+    assert page.run(VIEWED)[1] == cards[1]
+    page.click("#viewer-close")
+    assert page.run("return getComputedStyle(viewer).display") == "none"
+    page.click(".card:nth-child(1) .thumb")
+    page.run("viewer.click()")  # beside the box
+    assert page.run("return viewer.open") is False
+    assert page.console() == []
+
+
+def test_enter_enlarges_and_escape_returns_to_the_sample_that_was_shown_last(with_images: Browser) -> None:
+    page = with_images
+    page.run("document.querySelector('.card .enlarge').focus()")
+    page.type("Enter")
+    page.type("Right")
+    page.type("/")  # no shortcut of the page below
+    assert page.run(VIEWED)[0] is True
+    page.type("Escape")
+    assert page.run("return viewer.open") is False
+    assert page.run("return document.activeElement === document.querySelectorAll('.card .enlarge')[1]") is True
+    page.type("Enter")
+    assert page.run(PLACE).startswith("2 of")
+    page.type("Escape")
+
+
+def test_the_viewer_goes_through_the_samples_that_were_chosen(with_images: Browser) -> None:
+    page = with_images
+    page.click("input[value=wrong]")
+    wrong = page.run(CARDS)
+    assert 1 < len(wrong) < len(page.run("return rows"))
+    page.click(".card:nth-child(1) .thumb")
+    page.type("Right")
+    assert page.run(VIEWED) == [True, wrong[1]]
+    assert page.run(PLACE) == f"2 of {len(wrong)}"
+
+
+def test_the_base_models_answers_and_what_training_changed(with_images: Browser) -> None:
+    page = with_images
+    everything, gained, lost = (len(page.run(f"return rows.filter({kind})")) for kind in (
+        "() => true", "row => row.outcome === 'right'", "row => row.outcome !== 'right'"
+    ))  # fmt: skip
+    card = page.run("return [...document.querySelectorAll('.card dt')].slice(0, 3).map(e => e.textContent)")
+    assert card == ["predicted", "base model", "accepted"]
+    menu = page.run("return [...document.querySelector('[data-run=\"1\"]').options].map(o => o.textContent)")
+    assert menu == ["any", f"right ({lost})", f"wrong ({gained})", f"gained: wrong before, right now ({gained})",
+                    f"lost: right before, wrong now ({lost})"]  # fmt: skip
+    for label, found in ((f"{gained} gained", gained), (f"{lost} lost", lost)):
+        page.run(
+            "[...document.querySelectorAll('[data-choose]')].find(b => b.textContent === arguments[0]).click()", label
+        )
+        assert page.run(COUNT) == f"{found} of {everything} samples"
+    page.click("#controls [type=reset]")
+    page.wait("document.querySelectorAll('.card').length === arguments[0]", everything)
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_viewer_fits_the_window(with_images: Browser, width: int) -> None:
+    page = with_images
+    page.resize(width, 780, phone=width < 700)
+    page.click(".card:nth-child(1) .thumb")
+    page.wait("document.querySelector('#viewer img').complete")
+    beyond = (
+        "return [...viewer.querySelectorAll('*')].filter(e => { const r = e.getBoundingClientRect();"
+        "return r.right > innerWidth + 1 || r.left < -1"
+        "|| (r.bottom > innerHeight + 1 && !e.closest('#viewer-text')) })"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert page.run(beyond) == []
+    nodes = page.devtools("Accessibility.getFullAXTree")["nodes"]
+    named = [(n["role"]["value"], n.get("name", {}).get("value")) for n in nodes if not n["ignored"]]
+    assert [role for role, name in named if role in ("button", "image", "dialog") and not name] == []
+    page.type("Escape")
+
+
 # --- many samples
 
 
@@ -302,8 +412,12 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_text_has_the_contrast_of_wcag_aa(opened: Browser, dark: bool) -> None:
     opened.emulate(dark=dark)
-    opened.run("document.querySelectorAll('details').forEach(details => details.open = true)")
-    found = opened.run(
+    check_contrast(opened)
+
+
+def check_contrast(page: Browser) -> None:
+    page.run("document.querySelectorAll('details').forEach(details => details.open = true)")
+    found = page.run(
         "const solid = e => { const c = getComputedStyle(e).backgroundColor;"
         " return c !== 'rgba(0, 0, 0, 0)' || !e.parentElement ? c : solid(e.parentElement) };"
         "return [...document.querySelectorAll('body *')].filter(e => e.offsetParent && [...e.childNodes]"
@@ -342,3 +456,67 @@ def test_printing_takes_more_cards_than_the_screen_and_says_how_many(page: Brows
     note = page.run("return document.getElementById('print-note').textContent")
     assert note == "The first 100 of 300 samples that were chosen."
     assert page.run("return document.querySelector('details.printed').open") is True
+
+
+# --- the page of several runs
+
+
+@pytest.fixture
+def several(page: Browser, tmp_path: Path) -> Browser:
+    """Three runs; samples 0, 1, 3, 4 and 7 have another outcome, 5 another text only."""
+    paths = [run(tmp_path / name, words) for name, words in zip(("one", "two", "three"), ANSWERS, strict=True)]
+    page.open(write_comparison(paths, output=tmp_path / "comparison.html"))
+    return page
+
+
+IDS = "return [...document.querySelectorAll('.card .source')].map(e => e.textContent.split('test-')[1])"
+
+
+def test_several_runs_are_filtered_by_their_outcomes(several: Browser) -> None:
+    page = several
+    assert page.run(IDS) == ["0", "1", "3", "4", "5", "7"]
+    page.click("input[value=text]")
+    assert page.run(IDS) == ["5"]
+    page.click("input[value=outcome]")
+    assert page.run(IDS) == ["0", "1", "3", "4", "7"]
+    choose_run(page, 0, "right (3)")
+    choose_run(page, 1, "wrong (4)")
+    assert page.run(IDS) == ["0", "1"]
+    for table in (".pairs-of-runs tbody tr:nth-child(2)", ".pairs-of-runs tbody tr:nth-child(3)"):
+        for column in (4, 5):
+            number = page.run(
+                "return document.querySelector(arguments[0]).textContent", f"{table} td:nth-child({column})"
+            )
+            page.click(f"{table} td:nth-child({column}) button")
+            page.wait("document.querySelectorAll('.card').length === arguments[0]", int(number))
+    card = page.run("return [...document.querySelectorAll('.card dt')].slice(0, 4).map(e => e.textContent)")
+    assert card == ["A", "B", "C", "accepted"]
+    assert page.console() == []
+    assert [address for address in page.requests() if not address.startswith(("data:", "file:"))] == []
+
+
+def choose_run(page: Browser, run: int, text: str) -> None:
+    page.run(
+        "const menu = document.querySelector(`[data-run='${arguments[0]}']`);"
+        "menu.value = [...menu.options].find(option => option.textContent === arguments[1]).value;"
+        "menu.dispatchEvent(new Event('input', {bubbles: true}))",
+        run,
+        text,
+    )
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("dark", [False, True])
+def test_several_runs_on_a_phone_and_in_the_dark(several: Browser, width: int, dark: bool) -> None:
+    page = several
+    page.resize(width, 780, phone=width < 700)
+    page.emulate(dark=dark)
+    assert page.run("return document.documentElement.scrollWidth") == width
+    check_contrast(page)
+
+
+def test_several_runs_on_paper(several: Browser) -> None:
+    several.emulate(medium="print", dark=True)
+    assert luminance(colours(several)[0]) == 1
+    assert several.pdf().startswith(b"%PDF")
+    assert several.run("return document.querySelector('details.printed').open") is True

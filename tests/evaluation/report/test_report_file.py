@@ -20,8 +20,8 @@ from vizsage.config import Config
 from vizsage.evaluation.evaluate import evaluate
 from vizsage.evaluation.report import report_file as report
 from vizsage.evaluation.report import thumbnails
-from vizsage.evaluation.report.page import percent
-from vizsage.evaluation.report.report_file import counterpart_folder
+from vizsage.evaluation.report.beside import counterpart_folder
+from vizsage.evaluation.report.rendering import percent
 from vizsage.json_lines import write_jsonl
 
 
@@ -134,10 +134,10 @@ def test_a_blind_score_of_another_model_or_data_does_not_stand_beside_the_real_o
 def test_curves_are_those_of_the_training_that_made_the_adapter(config: Config, run: Path) -> None:
     lines = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
     write_jsonl(config.output_dir / "metrics.jsonl", [*lines, {"step": 3, "exact_match": 0.25}])
-    assert "Training loss" not in made(run).text  # of a base model
+    assert "Loss (nats per answer token)" not in made(run).text  # of a base model
     for adapter, drawn in ((config.adapter_dir, True), (Path("elsewhere"), False)):
         page = made(write_run(run, answered(config, lambda row: "grey"), config, adapter=str(adapter)))
-        assert ("Training loss" in page.text) is drawn
+        assert ("Loss (nats per answer token)" in page.text) is drawn
         assert [tag for tag, _ in page.elements].count("polyline") == 2 * drawn
     assert "over optimizer steps, at the end" not in page.text
 
@@ -187,7 +187,7 @@ def test_an_image_has_one_small_image_however_many_questions(run: Path) -> None:
 def test_a_large_image_becomes_small(config: Config, run: Path) -> None:
     Image.effect_noise((1200, 800), 40).save(config.images_dir / "test-0.png")
     with Image.open(BytesIO(base64.b64decode(made(run).data("thumbnail-data")[0]))) as image:
-        assert (image.width, round(image.height / 10)) == (160, 11)
+        assert (image.width, round(image.height / 10)) == (512, 34)
 
 
 def test_a_broken_and_a_missing_image_are_said_once(config: Config, run: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_report_is_told_where_the_data_is_by_now(
     [
         ("lr=1e-4", "report: lr: does not change a report, which takes base_path, dataset, external_knowledge_path"),
         ("max_image_px=many", "report: max_image_px: Input should be a valid integer"),
-        ("moved", "report: 'moved' is not an override; write key=value"),
+        ("moved", "moved: no predictions there; expected an output_dir"),
     ],
 )
 def test_an_override_that_no_report_takes(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.evaluation.report_run import Page, failed_row, made, make_row, write_run
 from vizsage import cli
 from vizsage.errors import ConfigError, DataError
-from vizsage.evaluation.report.page import script_json
+from vizsage.evaluation.report.rendering import script_json
 from vizsage.evaluation.report.report_file import evaluation_folders, write_report
 
 ROWS = [make_row(), failed_row(sample_id="test-1")]

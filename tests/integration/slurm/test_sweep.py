@@ -30,7 +30,8 @@ def rows(printed: str) -> list[dict[str, str]]:
 
 def scores(run_dir: Path) -> tuple[str, str]:
     """Best exact match in validation and exact match on the test split, as a table shows them."""
-    best = max(line["exact_match"] for line in read_jsonl(run_dir / "metrics.jsonl") if "exact_match" in line)
+    lines = [line for line in read_jsonl(run_dir / "metrics.jsonl") if "exact_match" in line and line["step"]]
+    best = max(line["exact_match"] for line in lines)
     results = json.loads((run_dir / "evaluation_results" / "test" / "results.json").read_text())
     return f"{best:.3f}", f"{results['exact_match_score']:.3f}"
 

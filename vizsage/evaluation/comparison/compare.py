@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, cast
 
 from vizsage.contract.results_file import Conditions
-from vizsage.errors import ConfigError
-from vizsage.evaluation.comparison.joining import Array, Asked, Run, find_predictions, read_run, same_samples
-from vizsage.scoring.groups import QUESTION_WORDS, TagColumns, question_word
+from vizsage.errors import ConfigError, DataError
+from vizsage.evaluation.comparison.comparison_types import Comparison, Pair, RunScore, WholeDifference
+from vizsage.evaluation.comparison.differences import Groups, changed_samples, whole_differences
+from vizsage.evaluation.comparison.joining import Run, find_predictions, read_run, read_scored, same_samples
 from vizsage.scoring.normalisation import MODES
-from vizsage.scoring.registry import METRICS
-from vizsage.scoring.statistics import (
-    INTERVAL,
-    bootstrap_intervals,
-    holm,
-    mcnemar_exact,
-    paired_difference,
-)
+from vizsage.scoring.registry import EXACT_MATCH, METRICS
+from vizsage.scoring.statistics import INTERVAL
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +27,11 @@ CONDITIONS = (
 )  # fmt: skip
 """Names in results.json that should have equal values, so that a difference of scores has one cause."""
 
-Members = npt.NDArray[np.bool_]
+File = tuple[Path, Conditions | None]
+"""A file of predictions and what the results.json beside it says."""
 
 
-def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_match") -> dict[str, Any]:
+def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_match") -> Comparison:
     """Compare all pairs of runs, the earlier one of `paths` as the baseline.
 
     Args:
@@ -50,7 +42,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
             scores 0. The mode of exact match is that of the runs if all have the same one, else SQuAD's.
 
     Returns:
-        What `vizsage compare --json` prints; README.md lists the names.
+        What `vizsage compare --json` prints; docs/how-to/compare-runs.md lists the names.
 
     Raises:
         ConfigError: fewer than two runs, no predictions there, or an unknown metric.
@@ -61,16 +53,15 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
     if metric not in METRICS:
         raise ConfigError(f"metric: expected one of {', '.join(METRICS)}, found {metric!r}")
     files = [find_predictions(path, split) for path in paths]
-    modes = {str(conditions and conditions.mode) for _, conditions in files}
-    mode = modes.pop() if len(modes) == 1 and modes <= MODES.keys() else "squad"
+    mode = common_mode(files)
     scored_by, normalise = METRICS[metric], MODES[mode]
     first = read_run(*files[0], scored_by, normalise=normalise)
     runs = [first]
     for file, conditions in files[1:]:
         run = same_samples(first, read_run(file, conditions, scored_by, normalise=normalise))
         runs.append(run if len(files) == 2 else run.with_scores_only())
-    groups = _Groups(first.asked)
-    warnings = [warning for run in runs for warning in _warnings(first, run, metric)]
+    groups = Groups(first.asked)
+    warnings = condition_warnings(runs, metric)
     for warning in warnings:
         log.warning("%s", warning)
     return {
@@ -78,133 +69,135 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
         "metric": metric,
         "mode": mode,
         "samples": len(first.scores),
-        "images": len(set(first.asked.images)),
+        "images": groups.images,
         "interval": {**INTERVAL},
-        "test": "mcnemar_exact" if scored_by.binary else "sign_exact",
+        "test": exact_test(metric),
         "correction": "holm" if len(runs) > 2 else None,
         "warnings": warnings,
-        "runs": [{"path": str(path), **_scores(run, groups)} for path, run in zip(paths, runs, strict=True)],
-        "pairs": _pairs(runs, groups),
+        "runs": [_scores(path, run, groups) for path, run in zip(paths, runs, strict=True)],
+        "pairs": [_pair(runs, whole, groups) for whole in whole_differences(runs, groups)],
     }
 
 
-def _scores(run: Run, groups: _Groups) -> dict[str, Any]:
-    """What is reported about a single run."""
-    return {
-        "predictions": str(run.path),
-        **groups.score(run.scores),
-        "failed_predictions": run.failed,
-        **{
-            name: None if run.conditions is None else _condition(run.conditions, name)
-            for name in ("split", "adapter", *CONDITIONS)
-        },
-    }
+def common_mode(files: Sequence[File]) -> str:
+    """The mode of exact match: that of the runs if all have the same one, else SQuAD's."""
+    modes = {str(conditions and conditions.mode) for _, conditions in files}
+    return modes.pop() if len(modes) == 1 and modes <= MODES.keys() else "squad"
 
 
-def _pairs(runs: list[Run], groups: _Groups) -> list[dict[str, Any]]:
-    """All pairs, each with the earlier run as the baseline."""
-    pairs = [_pair(runs, a, b, groups) for a, b in combinations(range(len(runs)), 2)]
-    if len(runs) > 2:
-        for pair, adjusted in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
-            pair["adjusted_p_value"] = adjusted
-    return pairs
+def exact_test(metric: str) -> str:
+    """The name of the exact test of a pair."""
+    return "mcnemar_exact" if METRICS[metric].binary else "sign_exact"
 
 
-def _pair(runs: list[Run], a: int, b: int, groups: _Groups) -> dict[str, Any]:
-    """Run `b` compared with its baseline `a`."""
-    baseline, run = runs[a], runs[b]
+@dataclass(frozen=True)
+class JoinedRuns:
+    """Runs scored by several metrics, their samples in one order.
 
-    def difference(members: Members) -> dict[str, Any]:
-        return groups.difference(baseline.scores, run.scores, members)
-
-    overall, change = difference(np.ones(len(run.scores), dtype=bool)), run.scores - baseline.scores
-    return {
-        "baseline": a,
-        "run": b,
-        **overall,
-        "p_value": mcnemar_exact(overall["lost"], overall["gained"]),
-        "adjusted_p_value": None,
-        "with_external_knowledge": difference(groups.knowledge),
-        "without_external_knowledge": difference(~groups.knowledge),
-        "by_question_word": {word: difference(members) for word, members in groups.words.items()},
-        "by_tag": {
-            tag: {value: difference(column == number) for number, value in enumerate(values, start=1)}
-            for tag, (column, values) in groups.tags.items()
-        },
-        "gained_samples": [_changed(runs[0], baseline, run, place) for place in np.flatnonzero(change > 0).tolist()],
-        "lost_samples": [_changed(runs[0], baseline, run, place) for place in np.flatnonzero(change < 0).tolist()],
-    }
-
-
-def _changed(first: Run, baseline: Run, run: Run, place: int) -> dict[str, Any]:
-    asked = first.asked
-    changed: dict[str, Any] = {
-        "sample_id": asked.ids[place],
-        "image": asked.images[place],
-        "question": asked.questions[place],
-        "answers": list(asked.answers[place]),
-        "scores": [float(each.scores[place]) for each in (baseline, run)],
-    }
-    if baseline.predictions and run.predictions:
-        changed["predictions"] = [each.predictions[place] for each in (baseline, run)]
-    return changed
-
-
-class _Groups:
-    """Scores and differences in parts of the samples, with intervals over images.
-
-    Arrays have one entry per sample; `members` is true for the samples of the part.
+    Attributes:
+        mode: of exact match.
+        by_metric: the runs by each metric that scores some samples of all of them; the texts of predictions are kept by
+            exact match alone.
+        left_out: metrics that are not among them although they score samples of all runs, and why.
+        warnings: reasons besides the models for which the runs may differ.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        images = {
-            image: number for number, image in enumerate(sorted(set(asked.images)))
-        }  # sorted, so that intervals do not depend on the order of lines
-        self._clusters = np.array([images[image] for image in asked.images], dtype=np.int64)
-        self.knowledge = np.array(asked.knowledge, dtype=bool)
-        words = np.array([QUESTION_WORDS.index(question_word(question)) for question in asked.questions])
-        masks = {word: words == number for number, word in enumerate(QUESTION_WORDS)}
-        self.words = {word: members for word, members in masks.items() if members.any()}
-        tags = TagColumns()
-        for of_sample in asked.tags:
-            tags.add(of_sample)
-        self.tags = {tag: (np.array(column), values) for tag, (column, values) in tags.columns().items()}
+    mode: str
+    by_metric: dict[str, list[Run]]
+    left_out: dict[str, str]
+    warnings: list[str]
 
-    def score(self, scores: Array) -> dict[str, Any]:
-        """Mean of all scores and its interval."""
-        (sums,), counts = self._by_image(np.ones(len(scores), dtype=bool), scores)
-        return {"score": _mean(scores), "interval": _ends(bootstrap_intervals(sums, counts)[0])}
-
-    def difference(self, baseline: Array, scores: Array, members: Members) -> dict[str, Any]:
-        """Both means, their difference with its interval, and how many samples became better and worse."""
-        (baseline_sums, sums), counts = self._by_image(members, baseline, scores)
-        (difference,), (interval,) = paired_difference(baseline_sums, sums, counts)
-        change = (scores - baseline)[members]
-        return {
-            "samples": int(counts.sum()),
-            "images": counts.shape[1],
-            "baseline_score": _mean(baseline[members]),
-            "score": _mean(scores[members]),
-            "difference": None if math.isnan(difference) else float(difference),
-            "interval": _ends(interval),
-            "gained": int((change > 0).sum()),
-            "lost": int((change < 0).sum()),
-        }
-
-    def _by_image(self, members: Members, *scores: Array) -> tuple[list[Array], npt.NDArray[np.signedinteger[Any]]]:
-        """For each of `scores` the sums [1, images] of the members, and their counts [1, images]."""
-        clusters = np.unique(self._clusters[members], return_inverse=True)[1]
-        counts = np.bincount(clusters)
-        sums = [np.bincount(clusters, weights=one[members]).astype(np.float64)[None] for one in scores]
-        return sums, counts[None]
+    @property
+    def runs(self) -> list[Run]:
+        """The runs by exact match, with their texts."""
+        return self.by_metric[EXACT_MATCH.name]
 
 
-def _mean(scores: Array) -> float | None:
-    return float(scores.mean()) if len(scores) else None
+def join_runs(files: Sequence[File], metrics: Sequence[str] = tuple(METRICS)) -> JoinedRuns:
+    """Read each run once and score it by all `metrics`, exact match among them. The first run decides the order.
+
+    Raises:
+        DataError: runs on different data, or an unusable file.
+    """
+    mode = common_mode(files)
+    scored_by = [METRICS[name] for name in metrics]
+    firsts = read_scored(*files[0], scored_by, normalise=MODES[mode])
+    joined = {name: [first] for name, first in firsts.items()}
+    left_out: dict[str, str] = {}
+    for file in files[1:]:
+        found = read_scored(*file, scored_by, normalise=MODES[mode])
+        for name, first in firsts.items():
+            if name == EXACT_MATCH.name:
+                joined[name].append(same_samples(first, found[name]))
+            elif name in joined and name in found:
+                try:
+                    joined[name].append(same_samples(first, found[name]).with_scores_only())
+                except DataError as error:  # the runs differ only in what this metric needs, such as choices
+                    left_out[name] = str(error)
+                    del joined[name]
+            else:
+                joined.pop(name, None)
+    return JoinedRuns(mode, joined, left_out, condition_warnings(joined[EXACT_MATCH.name], EXACT_MATCH.name))
 
 
-def _ends(interval: Array) -> list[float] | None:
-    return None if np.isnan(interval).any() else [float(end) for end in interval]
+@dataclass(frozen=True)
+class AgainstBaseline:
+    """A run compared with its baseline by exact match.
+
+    Attributes:
+        difference: on all samples.
+        predictions: those of the baseline in the order of the run's file; None where the record failed.
+        right: whether they are, in the same order.
+        warnings: reasons besides the models for which the two may differ.
+    """
+
+    difference: WholeDifference
+    predictions: list[str | None]
+    right: list[bool]
+    warnings: list[str]
+
+
+def against_baseline(folder: Path, baseline: Path) -> AgainstBaseline:
+    """Compare the evaluation in `folder` with the one in `baseline`, as `vizsage compare BASELINE RUN` does.
+
+    Raises:
+        ConfigError: one of them has no predictions.
+        DataError: they are on different data, or a file is unusable.
+    """
+    joined = join_runs([find_predictions(path, "") for path in (folder, baseline)], [EXACT_MATCH.name])
+    run, before = joined.runs
+    [difference] = whole_differences([before, run], Groups(run.asked))
+    return AgainstBaseline(difference, before.predictions, (before.scores == 1).tolist(), joined.warnings)
+
+
+def _scores(path: Path, run: Run, groups: Groups) -> RunScore:
+    """What is reported about a single run, with its conditions by name."""
+    score, interval = groups.score(run.scores)
+    found: RunScore = {
+        "path": str(path),
+        "predictions": str(run.path),
+        "score": score,
+        "interval": interval,
+        "failed_predictions": run.failed,
+    }
+    names = ("split", "adapter", *CONDITIONS)
+    known = {name: None if run.conditions is None else _condition(run.conditions, name) for name in names}
+    return cast("RunScore", {**found, **known})
+
+
+def _pair(runs: list[Run], whole: WholeDifference, groups: Groups) -> Pair:
+    """A run compared with its baseline."""
+    baseline, run = runs[whole["baseline"]], runs[whole["run"]]
+    return {
+        **whole,
+        **groups.by_group(baseline.scores, run.scores),
+        **changed_samples(runs[0].asked, baseline, run),
+    }
+
+
+def condition_warnings(runs: Sequence[Run], metric: str) -> list[str]:
+    """Reasons besides the models for which runs may differ from the first one."""
+    return [warning for run in runs for warning in _warnings(runs[0], run, metric)]
 
 
 def _warnings(first: Run, run: Run, metric: str) -> Iterator[str]:

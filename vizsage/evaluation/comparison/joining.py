@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,36 +102,68 @@ def find_predictions(path: Path, split: str) -> tuple[Path, Conditions | None]:
 
 
 def read_run(path: Path, conditions: Conditions | None, metric: Metric, *, normalise: Normalise) -> Run:
-    """Read a file of predictions and score each line.
-
-    Args:
-        path: the file.
-        conditions: those of the run, where they are known.
-        metric: scores each line.
-        normalise: for exact match.
+    """Read a file of predictions and score each line by one metric; see `read_scored`.
 
     Raises:
-        DataError: bad lines, which it names, or not a single line to which the metric gives a score.
+        DataError: also where the metric gives no line a score.
     """
-    asked, scores, predictions, not_scored = Asked(), [], list[str | None](), 0
-    for number, row in enumerate(read_rows(path, str(path)), start=1):
-        for name in ("image", "question"):
-            if row.get(name) is None:
-                raise DataError(f"{path}: prediction {number}: {name} is missing; runs are compared image by image")
-        score = metric.score(row, normalise=normalise)
-        if score is None:
-            not_scored += 1
-            continue
-        asked.add(row, metric)
-        scores.append(float(score))
-        predictions.append(row["prediction"])
-    if not scores:
+    found = read_scored(path, conditions, [metric], normalise=normalise)
+    if not found:
         raise DataError(
             f"{path}: no prediction can be scored by {metric.name}, for which a line needs {', '.join(metric.needs)}; "
             "name another --metric"
         )
-    failed = sum(text is None for text in predictions)
-    return Run(path, conditions, asked, np.array(scores), predictions, failed, not_scored)
+    return found[metric.name]
+
+
+def read_scored(
+    path: Path, conditions: Conditions | None, metrics: Iterable[Metric], *, normalise: Normalise
+) -> dict[str, Run]:
+    """Read a file of predictions once and score each line by every metric.
+
+    Args:
+        path: the file.
+        conditions: those of the run, where they are known.
+        metrics: score each line.
+        normalise: for exact match.
+
+    Returns:
+        The run by the name of each metric that gives at least one line a score.
+
+    Raises:
+        DataError: bad lines, which it names.
+    """
+    scored = [_ScoredBy(metric, normalise) for metric in metrics]
+    for number, row in enumerate(read_rows(path, str(path)), start=1):
+        for name in ("image", "question"):
+            if row.get(name) is None:
+                raise DataError(f"{path}: prediction {number}: {name} is missing; runs are compared image by image")
+        for one in scored:
+            one.add(row)
+    return {one.metric.name: one.run(path, conditions) for one in scored if one.scores}
+
+
+class _ScoredBy:
+    """What one metric makes of the lines of a file."""
+
+    def __init__(self, metric: Metric, normalise: Normalise) -> None:
+        self.metric, self._normalise = metric, normalise
+        self._asked, self._not_scored = Asked(), 0
+        self.scores: list[float] = []
+        self._predictions: list[str | None] = []
+
+    def add(self, row: PredictionRow) -> None:
+        score = self.metric.score(row, normalise=self._normalise)
+        if score is None:
+            self._not_scored += 1
+            return
+        self._asked.add(row, self.metric)
+        self.scores.append(float(score))
+        self._predictions.append(row["prediction"])
+
+    def run(self, path: Path, conditions: Conditions | None) -> Run:
+        failed = sum(text is None for text in self._predictions)
+        return Run(path, conditions, self._asked, np.array(self.scores), self._predictions, failed, self._not_scored)
 
 
 def same_samples(first: Run, run: Run) -> Run:

@@ -1,4 +1,5 @@
-"""Shows an evaluation, from its results.json and predictions.jsonl: report.html, and a run of Weights & Biases.
+"""Shows evaluations, from their results.json and predictions.jsonl, as pages and in Weights & Biases.
 
-It imports neither the answering of questions nor the comparison, so a report of any earlier evaluation needs no model.
+A page is report.html of one evaluation, or comparison.html of several. Differences between runs are those of
+`vizsage.evaluation.comparison`. Nothing here answers questions, so a report of any earlier evaluation needs no model.
 """

@@ -1,11 +1,12 @@
-"""The curves of a training as points: loss and validation exact match over optimizer steps."""
+"""The curves of a training as points: losses and validation exact match over optimizer steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from vizsage.contract.training_curves import TrainingCurves
 
 WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins in px, with the numbers of the axes
@@ -13,18 +14,16 @@ MOST_POINTS = 600  # more than a screen shows; in longer series neighbours are a
 
 Point = tuple[float, float]
 
-SCORES = {
-    "exact_match": "all",
-    "exact_match_with_external_knowledge": "with external knowledge",
-    "exact_match_without_external_knowledge": "without",
-}
-
 
 @dataclass(frozen=True)
 class Line:
-    """A series in the coordinates of its chart; `points` are in the form of an SVG polyline."""
+    """A series in the coordinates of its chart; `points` are in the form of an SVG polyline.
+
+    `style`: number of its colour and dashes, from 1; a run has the same one in all charts.
+    """
 
     name: str
+    style: int
     points: str
     dots: list[Point]
     last: float
@@ -40,27 +39,43 @@ class Chart:
     y_ticks: list[tuple[float, str]]
 
 
-def curves(lines: Iterable[dict[str, Any]]) -> list[Chart]:
-    """The charts of the lines of metrics.jsonl: none, one or two."""
-    series: dict[str, list[Point]] = {}
-    for line in lines:
-        for key in ("loss", *SCORES):
-            value, step = line.get(key), line.get("step")
-            if isinstance(value, (int, float)) and isinstance(step, int) and math.isfinite(value):
-                series.setdefault(key, []).append((step, value))
+def curves(found: TrainingCurves) -> list[Chart]:
+    """The charts of a training: none, one or two. The first point of a validation is often that of step 0."""
+    losses = {"training": found.training_loss, "validation": found.validation_loss}
+    scores = {
+        "all": found.exact_match,
+        "with external knowledge": found.exact_match_with_external_knowledge,
+        "without": found.exact_match_without_external_knowledge,
+    }
     charts = []
-    if "loss" in series:
-        values = [y for _, y in series["loss"]]
-        charts.append(
-            _chart("Training loss (nats per answer token)", {"loss": series["loss"]}, min(0, *values), max(values))
-        )
-    scores = {name: series[key] for key, name in SCORES.items() if key in series}
-    if scores:
+    if values := [y for points in losses.values() for _, y in points]:
+        charts.append(_chart("Loss (nats per answer token)", losses, min(0, *values), max(values)))
+    if any(scores.values()):
         charts.append(_chart("Validation exact match", scores, 0.0, 1.0))
     return charts
 
 
-def _chart(title: str, series: dict[str, list[Point]], low: float, high: float) -> Chart:
+def curves_of_runs(found: Mapping[str, TrainingCurves | None]) -> list[Chart]:
+    """The charts of runs by name, with a line for each that was trained: those for which there are numbers."""
+
+    def of_each(series: Callable[[TrainingCurves], Sequence[Point]]) -> dict[str, Sequence[Point]]:
+        return {name: [] if one is None else series(one) for name, one in found.items()}
+
+    titles = {
+        "Training loss (nats per answer token)": of_each(lambda one: one.training_loss),
+        "Validation loss (nats per answer token)": of_each(lambda one: one.validation_loss),
+    }
+    charts = []
+    for title, losses in titles.items():
+        if values := [y for points in losses.values() for _, y in points]:
+            charts.append(_chart(title, losses, min(0, *values), max(values)))
+    scores = of_each(lambda one: one.exact_match)
+    if any(scores.values()):
+        charts.append(_chart("Validation exact match", scores, 0.0, 1.0))
+    return charts
+
+
+def _chart(title: str, series: Mapping[str, Sequence[Point]], low: float, high: float) -> Chart:
     last_step = max(x for points in series.values() for x, _ in points)
     y_ticks = ticks(low, high)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
@@ -71,10 +86,12 @@ def _chart(title: str, series: dict[str, list[Point]], low: float, high: float) 
         return round(x, 1), round(y, 1)
 
     drawn = []
-    for name, points in series.items():
+    for style, (name, points) in enumerate(series.items(), start=1):
+        if not points:
+            continue
         placed = [place(point) for point in _thinned(points)]
         dots = placed if len(placed) <= 40 else []
-        drawn.append(Line(name, " ".join(f"{x},{y}" for x, y in placed), dots, points[-1][1]))
+        drawn.append(Line(name, style, " ".join(f"{x},{y}" for x, y in placed), dots, points[-1][1]))
     x_ticks = [(place((tick, low))[0], f"{tick:g}") for tick in ticks(0, last_step) if tick == int(tick)]
     return Chart(title, drawn, x_ticks, [(place((0, tick))[1], f"{tick:g}") for tick in y_ticks])
 

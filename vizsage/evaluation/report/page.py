@@ -1,26 +1,21 @@
-"""The page of a report: results as text, and the HTML around them.
-
-Texts of data and model get into the page in two ways only: through Jinja's autoescape, and as JSON in a script element
-that is not executed, which page.js shows as text. The Content Security Policy of the page names its one style sheet and
-its one script by their hashes, so that nothing else is executed or fetched even if a text did become markup.
-"""
+"""What the page of one evaluation shows: its results and what is beside them, as texts for template/page.html."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vizsage.contract.results_file import GroupScores, IntervalMethod, ResultsFile
-from vizsage.evaluation.report import curves
+from vizsage.evaluation.comparison.number_texts import p_value, point_range, points
+from vizsage.evaluation.report.beside import BaseModel, Beside
+from vizsage.evaluation.report.curves import Chart
+from vizsage.evaluation.report.leak_statement import leak_statement
+from vizsage.evaluation.report.rendering import interval_text, percent, plain
 from vizsage.scoring.caveats import caveat_warnings
 from vizsage.scoring.normalisation import MODE_TITLES
 from vizsage.scoring.registry import METRICS
 
-FOLDER = Path(__file__).with_name("template")
 TAG_VALUES = 25  # lines of the table of one tag
 
 KNOWLEDGE = {
@@ -34,104 +29,68 @@ KNOWLEDGE = {
 
 
 def page_context(
-    results: ResultsFile,
-    *,
-    gallery: dict[str, Any],
-    shown: int,
-    counterpart: ResultsFile | None,
-    charts: list[curves.Chart],
-    image_problems: list[str],
-    remarks: list[str],
-    name: str,
+    results: ResultsFile, beside: Beside, *, shown: int, charts: list[Chart], image_problems: list[str], name: str
 ) -> dict[str, Any]:
     """What page.html shows.
 
     Args:
         results: results.json.
-        gallery: rows, image names and descriptions for page.js.
+        beside: other evaluations that are shown beside this one.
         shown: the number of rows in the gallery.
-        counterpart: results of the blind evaluation of a real one, or of the real one of a blind one.
         charts: curves of the training.
         image_problems: why images are missing, one line per reason.
-        remarks: what else a reader must know, one line each.
         name: of the run.
     """
-    real, withheld = (counterpart, results) if results.blind else (results, counterpart)
+    real, withheld = (beside.counterpart, results) if results.blind else (results, beside.counterpart)
+    columns = beside.columns()
+    others = list(columns.values())
+
+    def group(label: str, scores: GroupScores, choose: Mapping[str, str]) -> dict[str, Any]:
+        return _group(label, scores, choose) | {"beside": [percent(_score_in(other, choose)) for other in others]}
+
+    by_word = _by_size(results.by_question_word)
     return {
         "name": name,
         "model": "base model" if results.adapter is None else Path(results.adapter).name,
         "results": results,
         "mode": MODE_TITLES.get(results.mode, results.mode),
         "knowledge_note": KNOWLEDGE.get(results.knowledge, ""),
-        "headline": _group("all", results.whole()),
+        "leaks": leak_statement(results),
+        "headline": group("all", results.whole(), {}),
         "confidence": f"{(results.interval or IntervalMethod()).confidence:.0%}",
-        "with_knowledge": _group("with knowledge", results.with_external_knowledge, {"knowledge": "yes"}),
-        "without_knowledge": _group("without knowledge", results.without_external_knowledge, {"knowledge": "no"}),
+        "with_knowledge": group("with knowledge", results.with_external_knowledge, {"knowledge": "yes"}),
+        "without_knowledge": group("without knowledge", results.without_external_knowledge, {"knowledge": "no"}),
         "is_blind": results.blind,
         "real": real and _group("image shown", real.whole()),
         "blind": withheld and _group("image withheld", withheld.whole()),
-        "blind_command": _blind_command(results),
+        "blind_command": _command(results, base=results.adapter is None, blind=True),
+        "base": beside.base and _base(beside.base),
+        "base_command": None if results.adapter is None else _command(results, base=True, blind=results.blind),
+        "columns": list(columns),
         "metrics": list(_metrics(results)),
-        "words": [_group(word, group, {"word": word}) for word, group in _by_size(results.by_question_word)],
-        "tags": list(_tag_tables(results.by_tag)),
+        "words": [group(word, scores, {"word": word}) for word, scores in by_word],
+        "tags": list(_tag_tables(results.by_tag, group)),
         "interval": _interval_note(results),
-        "notes": [*_notes(results, shown, image_problems), *remarks],
+        "notes": [*_notes(results, shown, image_problems), *beside.remarks],
         "image_problems": image_problems,
         "charts": charts,
-        "chart_size": {key.lower(): getattr(curves, key) for key in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "BOTTOM")},
         "failed": results.failed,
         "provenance": list(_provenance(results)),
-        "settings": [(key, _plain(value)) for key, value in results.settings.items()],
-        "gallery": gallery,
+        "settings": [(key, plain(value)) for key, value in results.settings.items()],
     }
 
 
-def render(context: Mapping[str, Any], thumbnails: list[str | None]) -> str:
-    """The page as HTML.
-
-    Args:
-        context: what `page_context` gives.
-        thumbnails: WebP files in base64, in the order of the gallery's images; None for an image that is missing.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page: str = environment.get_template("page.html").render(
-        context,
-        policy=(
-            f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-            "base-uri 'none'; form-action 'none'"
-        ),
-        style=Markup(style),
-        script=Markup(script),
-        gallery_json=Markup(script_json(context["gallery"])),
-        thumbnails_json=Markup(script_json(thumbnails)),
-    )
-    return page
-
-
-def script_json(value: Any) -> str:
-    """JSON that is safe in a script element: no `<`, so neither `</script>` nor `<!--`, and no line separators."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def percent(share: float | None) -> str:
-    """`98.8 %` for 0.988; a dash where there is no sample."""
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _hash(text: str) -> str:
-    """A source expression of the Content Security Policy that allows exactly this inline text."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def _base(base: BaseModel) -> dict[str, Any]:
+    """The base model's score, and what the training changed."""
+    difference = base.against.difference
+    return {
+        **_group("base model", base.results.whole()),
+        "difference": points(difference["difference"], digits=1),
+        "range": point_range(difference["interval"]) if difference["interval"] else None,
+        "p_value": p_value(difference["p_value"]),
+        "gained": difference["gained"],
+        "lost": difference["lost"],
+    }
 
 
 def _metrics(results: ResultsFile) -> Iterator[dict[str, str]]:
@@ -146,7 +105,7 @@ def _metrics(results: ResultsFile) -> Iterator[dict[str, str]]:
             }
 
 
-def _group(label: str, group: GroupScores, choose: dict[str, str] | None = None) -> dict[str, Any]:
+def _group(label: str, group: GroupScores, choose: Mapping[str, str] | None = None) -> dict[str, Any]:
     """A line of a table. `choose`: what the gallery shows when the line is clicked."""
     interval, score = group.exact_match_interval, group.exact_match_score
     return {
@@ -157,19 +116,36 @@ def _group(label: str, group: GroupScores, choose: dict[str, str] | None = None)
         "percent": percent(score),
         "low": None if interval is None else interval[0],
         "high": None if interval is None else interval[1],
-        "interval": None if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}",
-        "choose": choose or {},
+        "interval": interval_text(interval),
+        "choose": dict(choose or {}),
+        "beside": [],
     }
+
+
+def _score_in(results: ResultsFile, choose: Mapping[str, str]) -> float | None:
+    """The score of the group of another evaluation that `choose` names: all of it where that is empty."""
+    group: GroupScores | None = results.whole()
+    if "knowledge" in choose:
+        group = results.with_external_knowledge if choose["knowledge"] == "yes" else results.without_external_knowledge
+    elif "word" in choose:
+        group = results.by_question_word.get(choose["word"])
+    elif "tag" in choose:
+        group = results.by_tag.get(choose["tag"], {}).get(choose["value"])
+    return None if group is None else group.exact_match_score
 
 
 def _by_size(groups: Mapping[str, GroupScores]) -> list[tuple[str, GroupScores]]:
     return sorted(groups.items(), key=lambda item: (-item[1].samples, item[0]))
 
 
-def _tag_tables(by_tag: Mapping[str, Mapping[str, GroupScores]]) -> Iterator[dict[str, Any]]:
+def _tag_tables(
+    by_tag: Mapping[str, Mapping[str, GroupScores]],
+    group: Callable[[str, GroupScores, Mapping[str, str]], dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
     for tag, values in by_tag.items():
-        rows = [_group(value, group, {"tag": tag, "value": value}) for value, group in _by_size(values)]
-        yield {"tag": tag, "rows": rows[:TAG_VALUES], "more": max(0, len(rows) - TAG_VALUES)}
+        found = _by_size(values)
+        rows = [group(value, scores, {"tag": tag, "value": value}) for value, scores in found[:TAG_VALUES]]
+        yield {"tag": tag, "rows": rows, "more": max(0, len(found) - TAG_VALUES)}
 
 
 def _interval_note(results: ResultsFile) -> str:
@@ -181,15 +157,16 @@ def _interval_note(results: ResultsFile) -> str:
     )
 
 
-def _blind_command(results: ResultsFile) -> str:
+def _command(results: ResultsFile, *, base: bool, blind: bool) -> str:
+    """The command that evaluates the same samples otherwise."""
     words = ["vizsage eval CONFIG"]
     if results.split != "test":
         words.append(f"--split {results.split}")
-    if results.adapter is None:
+    if base:
         words.append("--base")
     if results.limit:
         words.append(f"--limit {results.limit}")
-    return " ".join([*words, "--blind"])
+    return " ".join([*words, *["--blind"] * blind])
 
 
 def _notes(results: ResultsFile, shown: int, image_problems: list[str]) -> list[str]:
@@ -236,10 +213,4 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _flat(f"{name}.{key}", inner)
     else:
-        yield name, _plain(value)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield name, plain(value)

@@ -1,51 +1,43 @@
 """report.html: an evaluation on one page with its wrong answers and their images, in one file that fetches nothing.
 
-This module reads the parts of the report; `page` turns them into text and HTML.
+This module reads the parts of the report; `page` turns them into texts and `rendering` into HTML.
 """
 
 from __future__ import annotations
 
-import base64
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from vizsage.config import build_config, parse_overrides
 from vizsage.contract import EVALUATIONS, METRICS, PREDICTIONS, REPORT, RESULTS
-from vizsage.contract.results_file import BLIND, ResultsFile, evaluation_name, read_results
+from vizsage.contract.results_file import Conditions, ResultsFile, evaluation_name
+from vizsage.contract.training_curves import TrainingCurves, read_curves
 from vizsage.errors import ConfigError, DataError, one_line
-from vizsage.evaluation.report.curves import Chart, curves
-from vizsage.evaluation.report.page import page_context, render
+from vizsage.evaluation.report.beside import BaseModel, evaluations_beside, results_of
+from vizsage.evaluation.report.curves import curves
+from vizsage.evaluation.report.gallery import GALLERY_ROWS, Reply, gallery, outcome, reply_outcome
+from vizsage.evaluation.report.page import page_context
+from vizsage.evaluation.report.rendering import write_page
 from vizsage.evaluation.report.thumbnails import Thumbnails, keep_earlier, thumbnails
-from vizsage.files import write_bytes
 from vizsage.json_lines import read_jsonl
-from vizsage.scoring.groups import question_word
-from vizsage.scoring.rows import PredictionRow, accepted_answers
+from vizsage.scoring.rows import PredictionRow
 
 log = logging.getLogger(__name__)
 
 DATA_SETTINGS = ("base_path", "dataset", "external_knowledge_path", "max_image_px")  # where and how images are read
-GALLERY_ROWS = 20_000  # of more samples the page shows the first right and the first wrong ones, so many in all
-
-# A blind evaluation and a real one are compared only if these and the data are the same in both. Otherwise the image
-# would not be the only difference.
-_ALIKE = (
-    "backend", "adapter_sha256", "adapter_config_sha256", "base_files_sha256", "fingerprint", "generation", "precision",
-    "max_seq_length", "knowledge", "mode",
-)  # fmt: skip
-
 _NEEDED = {"sample_id", "image", "question", "answer", "need_external_knowledge", "prediction", "exact_match"}
 
 
 def write_report(folder: Path, overrides: Sequence[str] = (), *, images: bool = True) -> Path:
     """Write report.html from the results.json and predictions.jsonl in `folder`.
 
-    It also reads the blind evaluation of a real one (or the real one of a blind one) in the folder beside it, and
-    metrics.jsonl of the training in the output_dir. Images are read from the data set that the settings in results.json
-    name, and what is missing there from the earlier report. The page lists what is missing. Memory contains what is
-    shown: at most GALLERY_ROWS rows and a thumbnail for each of their images.
+    It also reads the evaluations of the same samples beside it: the blind one of a real one (or the real one of a blind
+    one), and that of the base model for an adapter; and metrics.jsonl of the training in the output_dir. Images are
+    read from the data set that the settings in results.json name, and what is missing there from the earlier report.
+    The page lists what is missing. Memory contains what is shown: at most GALLERY_ROWS rows and an image for each of
+    them, and of the base model's evaluation what a comparison needs.
 
     Args:
         folder: of one evaluation.
@@ -59,33 +51,35 @@ def write_report(folder: Path, overrides: Sequence[str] = (), *, images: bool = 
         DataError: there are no results of a version that this one reads, or they are damaged.
         ConfigError: a wrong override.
     """
-    moved = _moved(overrides)
-    results = _results(folder)
-    rows = list(_shown(_rows(folder), results))
-    counterpart, remarks = _counterpart(folder, results)
+    moved = moved_data(overrides)
+    results = results_of(folder)
+    places, rows = _shown(_rows(folder), results)
+    beside = evaluations_beside(folder, results)
     path = folder / REPORT
     if images:
-        found = _images(path, results.settings | moved, results.split, [row["image"] or "" for row in rows])
+        names = [row["image"] or "" for row in rows]
+        found = images_of(names, results.settings | moved, results.split, [path], path)
     else:
         found = Thumbnails(problems=["they were left out on request"])
+    trained = training_of(folder, results)
     context = page_context(
         results,
-        gallery=gallery(rows),
+        beside,
         shown=len(rows),
-        counterpart=counterpart,
-        remarks=remarks,
-        charts=_charts(folder, results),
+        charts=curves(trained) if trained else [],
         image_problems=found.problems,
-        name=_name(folder),
+        name=run_name(folder),
     )
-    shown = context["gallery"]["images"]
-    encoded = [base64.b64encode(found.files[name]).decode() if name in found.files else None for name in shown]
-    # A lone surrogate, which JSON may spell and UTF-8 may not, becomes a question mark.
-    write_bytes(path, render(context, encoded).encode("utf-8", "replace"))
+    if beside.base:
+        shown = gallery(rows, _replies(beside.base, places), runs=("predicted", "base model"))
+    else:
+        shown = gallery(rows)
+    write_page(path, "page.html", context, shown, found.files)
     return path
 
 
-def _moved(overrides: Sequence[str]) -> dict[str, Any]:
+def moved_data(overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings that say where the data is now. Raises ConfigError for others, and for wrong values."""
     values, problems = parse_overrides(overrides)
     problems += [
         f"{key}: does not change a report, which takes {', '.join(DATA_SETTINGS)}"
@@ -96,16 +90,26 @@ def _moved(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _images(report: Path, settings: dict[str, Any], split: str, of_rows: Iterable[str]) -> Thumbnails:
-    """Thumbnails from the data set, and of images that are missing there from the report that is to be replaced."""
+def images_of(
+    of_rows: Iterable[str], settings: dict[str, Any], split: str, earlier: Iterable[Path], page: Path
+) -> Thumbnails:
+    """Images from the data set, and those that are missing there from `earlier` reports; `page` is what is written."""
     names = dict.fromkeys(of_rows)
     found = thumbnails(settings, split, names.keys())
     reason = next(iter(found.problems), "")
-    if kept := keep_earlier(found, report, names):
-        log.warning("%s: %d images are taken from the earlier report: %s", report, kept, reason)
+    if kept := sum(keep_earlier(found, report, names) for report in earlier):
+        log.warning("%s: %d images are taken from the earlier report: %s", page, kept, reason)
     elif reason:
-        log.warning("%s: images are missing: %s", report, reason)
+        log.warning("%s: images are missing: %s", page, reason)
     return found
+
+
+def _replies(base: BaseModel, places: Iterable[int]) -> Iterator[list[Reply]]:
+    """The base model's prediction of each row that is shown, by its place in the file."""
+    against = base.against
+    for place in places:
+        prediction = against.predictions[place]
+        yield [(prediction, reply_outcome(prediction, right=against.right[place]))]
 
 
 def evaluation_folders(run: Path, split: str = "test") -> list[Path]:
@@ -132,60 +136,6 @@ def evaluation_folders(run: Path, split: str = "test") -> list[Path]:
     return folders
 
 
-def _results(folder: Path) -> ResultsFile:
-    """results.json. Raises DataError where it is missing, damaged or of another version."""
-    path = folder / RESULTS
-    try:
-        return read_results(folder)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run vizsage eval first") from None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read: {one_line(error)}; run vizsage eval again: answers that are still valid are kept"
-        ) from None
-
-
-def counterpart_folder(folder: Path) -> Path:
-    """The folder of the blind evaluation of the real one in `folder`, or of the real one of a blind one."""
-    name = folder.absolute().name
-    return folder.absolute().with_name(name.removesuffix(BLIND) if name.endswith(BLIND) else name + BLIND)
-
-
-def gallery(rows: Iterable[PredictionRow]) -> dict[str, Any]:
-    """What page.js shows: rows, and lists of image names and descriptions, to which rows refer by index."""
-    images: dict[str | None, int] = {}
-    descriptions: dict[str, int] = {}
-    shown = []
-    for row in rows:
-        text, choices = row.get("description"), row.get("choices")
-        shown.append(
-            {
-                "id": row["sample_id"],
-                "image": images.setdefault(row["image"], len(images)),
-                "question": row["question"],
-                "answers": [list(pair) for pair in Counter(accepted_answers(row)).items()],
-                **({"choices": list(choices)} if choices else {}),
-                "prediction": row["prediction"],
-                "outcome": outcome(row),
-                "cut": row.get("finish_reason") == "length",
-                "knowledge": bool(row["need_external_knowledge"]),
-                "description": descriptions.setdefault(text, len(descriptions)) if text else None,
-                "word": question_word(row["question"] or ""),
-                "tags": row.get("tags") or {},
-                "error": row.get("error"),
-                "scores": {name: round(score, 3) for name, score in (row.get("scores") or {}).items()},
-            }
-        )
-    return {"rows": shown, "images": list(images), "descriptions": list(descriptions)}
-
-
-def outcome(row: PredictionRow) -> str:
-    """right, wrong, or failed where there is no prediction."""
-    if row["prediction"] is None:
-        return "failed"
-    return "right" if row["exact_match"] else "wrong"
-
-
 def _rows(folder: Path) -> Iterator[PredictionRow]:
     path = folder / PREDICTIONS
     try:
@@ -197,50 +147,41 @@ def _rows(folder: Path) -> Iterator[PredictionRow]:
         raise DataError(f"{path}: cannot be read: {one_line(error)}; run vizsage eval again") from None
 
 
-def _shown(rows: Iterable[PredictionRow], results: ResultsFile) -> Iterator[PredictionRow]:
+def _shown(rows: Iterable[PredictionRow], results: ResultsFile) -> tuple[list[int], list[PredictionRow]]:
     """All rows in their order; of more than GALLERY_ROWS the first right and the first other ones, half of each.
 
     Where there are fewer of one kind than its half, the other kind gets the rest.
+
+    Returns:
+        The places of the rows in the file, from 0, and the rows.
     """
     right, wrong = results.correct_predictions, results.incorrect_predictions
     half = GALLERY_ROWS // 2
     room = {True: max(half, GALLERY_ROWS - wrong), False: max(half, GALLERY_ROWS - right)}
-    for row in rows:
+    places, shown = [], []
+    for place, row in enumerate(rows):
         kind = outcome(row) == "right"
         if room[kind] > 0:
             room[kind] -= 1
-            yield row
+            places.append(place)
+            shown.append(row)
+    return places, shown
 
 
-def _counterpart(folder: Path, results: ResultsFile) -> tuple[ResultsFile | None, list[str]]:
-    """Results of the counterpart, None if not of the same model on the same questions; then also a remark."""
-    other = counterpart_folder(folder)
-    try:
-        found = _results(other)
-    except DataError:
-        return None, []
-    differ = [name for name in _ALIKE if getattr(found, name) != getattr(results, name)]
-    if found.data.sha256 != results.data.sha256:
-        differ.append("data")
-    if differ:
-        return None, [f"{other.name} is not compared with this: it has another {', '.join(differ)}. Evaluate it again."]
-    return found, []
-
-
-def _charts(folder: Path, results: ResultsFile) -> list[Chart]:
+def training_of(folder: Path, conditions: Conditions) -> TrainingCurves | None:
     """Curves of the training of the adapter; none for a base model or for an adapter of another output_dir."""
-    path = folder.absolute().parent.parent / METRICS
-    if results.adapter is None or not path.is_file():
-        return []
+    output_dir = folder.absolute().parent.parent
+    if conditions.adapter is None or not (output_dir / METRICS).is_file():
+        return None
     try:
-        if Path(results.adapter) != build_config(results.settings).adapter_dir:
-            return []
-        return curves(read_jsonl(path))
+        if Path(conditions.adapter) != build_config(conditions.settings or {}).adapter_dir:
+            return None
+        return read_curves(output_dir)
     except (ConfigError, OSError, ValueError):
-        return []
+        return None
 
 
-def _name(folder: Path) -> str:
+def run_name(folder: Path) -> str:
     """The name of the run, which is that of its output_dir."""
     folder = folder.absolute()
     return folder.parent.parent.name if folder.parent.name == EVALUATIONS else folder.name

@@ -21,11 +21,11 @@ from vizsage.data.sample import ImageRef, Sample
 from vizsage.data.sources import open_split
 from vizsage.errors import DataError, VizSageError, one_line
 
-# Up to so many images: longest edge in pixels and WebP quality. Together with TOTAL_BYTES they keep a report below some
-# 40 MB with its texts; browsers are slow with larger ones.
-SIZES = ((2_000, 160, 72), (10_000, 112, 60))
-SMALLEST = (80, 50)
-TOTAL_BYTES = 22_000_000  # in the page a third more, as base64
+# Longest edge in pixels and WebP quality. An image gets the first of these sizes at which its file is at most its share
+# of TOTAL_BYTES: the page shows it small, and as large as it is when a reader enlarges it.
+SIZES = ((512, 70), (384, 70), (288, 70), (224, 70), (160, 70), (112, 60), (80, 50))
+TOTAL_BYTES = 22_000_000  # in the page a third more, as base64: with texts some 40 MB
+_BYTES_PER_PX = 0.1  # of a smooth image; sizes at which even such a one exceeds its share are not tried
 _AHEAD = 64  # images decoded at a time
 
 
@@ -37,7 +37,9 @@ class Thumbnails:
     problems: list[str] = field(default_factory=list)
 
 
-def thumbnails(settings: dict[str, Any], split: str, names: Collection[str]) -> Thumbnails:
+def thumbnails(
+    settings: dict[str, Any], split: str, names: Collection[str], *, largest_px: int = SIZES[0][0]
+) -> Thumbnails:
     """Thumbnails of the images `names` from the data set that an evaluation asked.
 
     Never raises for missing or damaged data: the result lists that among its problems. Images are decoded a few at a
@@ -47,13 +49,15 @@ def thumbnails(settings: dict[str, Any], split: str, names: Collection[str]) -> 
         settings: those in results.json.
         split: of the data set.
         names: file names of the images.
+        largest_px: the longest edge that an image may have.
     """
-    found, size = Thumbnails(), _size(len(names))
+    found, sizes = Thumbnails(), _sizes(len(names), largest_px)
+    share = TOTAL_BYTES // max(1, len(names))
     images, total_bytes = _Images(settings, split, set(names)), 0
 
     def small(sample: Sample) -> tuple[str, bytes | str]:
         try:
-            return sample.image_names, _thumbnail(sample.images, *size, max_image_px=images.max_image_px)
+            return sample.image_names, _thumbnail(sample.images, sizes, share, max_image_px=images.max_image_px)
         except DataError as error:
             return sample.image_names, one_line(error)
 
@@ -148,23 +152,35 @@ class _Images(Iterator[Sample]):
                     return
 
 
-def _size(images: int) -> tuple[int, int]:
-    return next(((edge, quality) for most, edge, quality in SIZES if images <= most), SMALLEST)
+def _sizes(images: int, largest_px: int) -> list[tuple[int, int]]:
+    """Those of SIZES that are tried for so many images, the smallest one always."""
+    share = TOTAL_BYTES / max(1, images)
+    usual = [size for size in SIZES if size[0] <= largest_px and _BYTES_PER_PX * 3 / 4 * size[0] ** 2 <= share]
+    return usual or [SIZES[-1]]
 
 
-def _thumbnail(images: Sequence[ImageRef], edge_px: int, quality: int, *, max_image_px: int) -> bytes:
-    """A WebP file: the images side by side, each of at most `edge_px` on its longer side. Raises DataError."""
-    parts = []
-    for image in images:
-        # With double the edge length, resampling has enough pixels, and most of a large JPEG is never decoded.
-        part = load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2)
+def _thumbnail(images: Sequence[ImageRef], sizes: Sequence[tuple[int, int]], share: int, *, max_image_px: int) -> bytes:
+    """A WebP file of at most `share` bytes, larger only at the last of `sizes`. Raises DataError."""
+    edge_px = sizes[0][0]
+    # With double the edge length, resampling has enough pixels, and most of a large JPEG is never decoded.
+    parts = [load_image(image, max_image_px=max_image_px, resize_px=2 * edge_px**2) for image in images]
+    file = b""
+    for edge_px, quality in sizes:
+        file = _side_by_side(parts, edge_px, quality)
+        if len(file) <= share:
+            break
+    return file
+
+
+def _side_by_side(parts: Sequence[Image.Image], edge_px: int, quality: int) -> bytes:
+    """A WebP file: the images in a row, each of at most `edge_px` on its longer side."""
+    for part in parts:
         part.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
-        parts.append(part)
-    thumbnail = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
+    row = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
     left = 0
     for part in parts:
-        thumbnail.paste(part, (left, 0))
+        row.paste(part, (left, 0))
         left += part.width
     file = BytesIO()
-    thumbnail.save(file, "WEBP", quality=quality, method=4)
+    row.save(file, "WEBP", quality=quality, method=2)  # 4 takes double the time and saves a twentieth
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""An evaluation is logged to a real W&B run, offline: its numbers, its table, its report, in the training's run."""
+"""An evaluation is logged to a real W&B run, offline, in the training's run, and to TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.evaluation.report_run import answered, make_results, make_row, write_run
+from tests.event_files import read_scalars, read_texts
 from vizsage.config import Config
 from vizsage.contract.results_file import ResultsFile, read_results
-from vizsage.evaluation.report import wandb_results as tracking
+from vizsage.evaluation.report import tracked_results
 from vizsage.evaluation.report.report_file import write_report
-from vizsage.evaluation.report.wandb_results import log_evaluation, summary_numbers
+from vizsage.evaluation.report.tracked_results import markdown_summary, summary_numbers, tracked_evaluation
 from vizsage.files import write_json
+from vizsage.tracking.trackers import Trackers
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,12 @@ def evaluated(config: Config, name: str = "test") -> tuple[ResultsFile, Path]:
     folder = write_run(config.output_dir / "evaluation_results" / name, rows, config)
     write_report(folder)
     return read_results(folder), folder
+
+
+def log_evaluation(config: Config, results: ResultsFile, folder: Path) -> str:
+    """Log it; the id of the W&B run."""
+    Trackers(config).log_evaluation(tracked_evaluation(config, results, folder))
+    return (config.output_dir / "wandb" / "vizsage-run-id").read_text().strip()
 
 
 def logged(config: Config, run_id: str) -> dict[str, Any]:
@@ -96,12 +104,11 @@ def table(config: Config, run_id: str) -> dict[str, Any]:
 def test_numbers_table_images_and_report_are_logged_under_the_folders_name(config: Config) -> None:
     results, folder = evaluated(config)
     run_id = log_evaluation(config, results, folder)
-    assert run_id is not None
     found = logged(config, run_id)
     assert found["test/exact_match"] == results.exact_match_score == 1.0
     assert found["test/without_external_knowledge/samples"] == 3
     rows = table(config, run_id)
-    assert rows["columns"] == tracking.COLUMNS
+    assert rows["columns"] == tracked_results.COLUMNS
     assert [row[3] for row in rows["data"]] == ["what colour is it"] * 3
     assert [row[6] for row in rows["data"]] == ["right"] * 3
     assert [row[0] for row in rows["data"]] == ["Image"] * 3
@@ -117,7 +124,6 @@ def test_the_run_is_that_of_the_training(config: Config) -> None:
 
 def test_evaluations_without_a_training_share_a_run(config: Config) -> None:
     first = log_evaluation(config, *evaluated(config, "test-base"))
-    assert first is not None
     time.sleep(1.1)  # W&B names its folders by the second
     assert log_evaluation(config, *evaluated(config, "val-base")) == first
     assert {"test-base/exact_match", "val-base/exact_match"} <= logged(config, first).keys()
@@ -125,17 +131,16 @@ def test_evaluations_without_a_training_share_a_run(config: Config) -> None:
 
 def test_nothing_is_logged_unless_asked_for(config: Config) -> None:
     results, folder = evaluated(config)
-    assert log_evaluation(config.model_copy(update={"use_wandb": False}), results, folder) is None
+    Trackers(config.model_copy(update={"use_wandb": False})).log_evaluation(tracked_evaluation(config, results, folder))
     assert not (config.output_dir / "wandb").exists()
 
 
 def test_a_long_table_is_cut_with_a_warning(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "MOST_ROWS", 2)
+    monkeypatch.setattr(tracked_results, "MOST_ROWS", 2)
     results, folder = evaluated(config)
     run_id = log_evaluation(config, results, folder)
-    assert run_id is not None
     assert "first 2 of 3 samples" in caplog.text
     assert len(table(config, run_id)["data"]) == 2
 
@@ -145,7 +150,6 @@ def test_missing_data_and_a_missing_report_are_warnings(config: Config, caplog: 
     (folder / "report.html").unlink()
     (config.split_dir / "test.json").unlink()
     run_id = log_evaluation(config, results, folder)
-    assert run_id is not None
     assert "lacks images" in caplog.text
     assert "without the report" in caplog.text
     assert table(config, run_id)["data"][0][0] is None
@@ -155,7 +159,6 @@ def test_a_image_that_is_broken_leaves_the_others(config: Config, caplog: pytest
     (config.images_dir / "test-0.png").write_bytes(b"no image")
     results, folder = evaluated(config)
     run_id = log_evaluation(config, results, folder)
-    assert run_id is not None
     assert [row[0] for row in table(config, run_id)["data"]] == [None, "Image", "Image"]
 
 
@@ -165,9 +168,8 @@ def test_a_full_disk_is_a_warning(
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tracking, "thumbnails", full)
+    monkeypatch.setattr(tracked_results, "thumbnails", full)
     run_id = log_evaluation(config, *evaluated(config))
-    assert run_id is not None
     assert "W&B failed ([Errno 28] No space left on device); without the table" in caplog.text
     assert logged(config, run_id)["test/exact_match"] == 1.0
 
@@ -177,3 +179,30 @@ def test_numbers_that_do_not_exist_are_left_out() -> None:
     assert numbers["exact_match"] == 1.0
     assert "with_external_knowledge/exact_match" not in numbers
     assert "exact_match_low" not in numbers
+
+
+def test_tensorboard_gets_numbers_and_a_summary_at_the_step_of_the_adapter(config: Config) -> None:
+    write_json(config.output_dir / "run.json", {"best_step": 40})
+    config = config.model_copy(update={"use_wandb": False, "trackers": ("tensorboard",)})
+    rows = answered(config, lambda row: "grey")
+    for name, adapter in (("test", str(config.adapter_dir)), ("test-base", None)):
+        folder = write_run(config.output_dir / "evaluation_results" / name, rows, config, adapter=adapter)
+        results = read_results(folder)
+        Trackers(config).log_evaluation(tracked_evaluation(config, results, folder))
+    assert results.exact_match_interval is not None
+    low = results.exact_match_interval[0]
+    for name, step in (("test", 40), ("test-base", 0)):
+        found = read_scalars(config.output_dir / "tensorboard" / name)
+        assert found["evaluation/exact_match"] == [(step, 1.0)]
+        assert found["evaluation/exact_match_low"] == [(step, pytest.approx(low))]
+    text = read_texts(config.output_dir / "tensorboard" / "test")["evaluation"]
+    assert text.startswith("3 samples of the split test, answered by the adapter.")
+    assert f"| exact match | 1.0000 | {low:.4f} to 1.0000 | 3 |" in text
+    assert not (config.output_dir / "wandb").exists()
+
+
+def test_the_summary_names_groups_only_where_there_are_two() -> None:
+    knowing = make_row(sample_id="test-1", need_external_knowledge=True)
+    for rows, named in (([make_row()], False), ([make_row(), knowing], True)):
+        text = markdown_summary(ResultsFile.model_validate(make_results(rows)))
+        assert ("exact match, with external knowledge" in text) is named

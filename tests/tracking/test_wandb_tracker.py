@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from vizsage import tracking
-from vizsage.check import check, quick_check
 from vizsage.config import build_config
-from vizsage.errors import ConfigError, DataError
-from vizsage.evaluation.evaluate import evaluate
+from vizsage.contract.run_files import MetricsLine
+from vizsage.errors import ConfigError
+from vizsage.files import write_json
+from vizsage.tracking import wandb_tracker
+from vizsage.tracking.tracker import AttemptStart
+from vizsage.tracking.trackers import Trackers
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def test_without_a_login_it_is_offline_and_says_so(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", f"{tmp_path}/netrc")
-    assert tracking.wandb_mode() == "offline"
+    assert wandb_tracker.wandb_mode() == "offline"
     assert "no login" in caplog.text
 
 
@@ -44,7 +45,7 @@ def test_without_a_network_it_is_offline_and_says_so(
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert tracking.wandb_mode() == "offline"
+    assert wandb_tracker.wandb_mode() == "offline"
     assert "cannot be reached" in caplog.text
 
 
@@ -64,21 +65,20 @@ def test_a_tracker_that_cannot_start_is_a_warning(
 
     for name in fails:
         monkeypatch.setattr(wandb, name, broken)
-    tracker = tracking.WandbTracker(build_config({"use_wandb": True, "output_dir": str(tmp_path)}), "abc", {})
-    assert tracker.run_id == "abc"
-    tracker.log({"step": 1})
-    tracker.finish(0, {"score": 1})
+    trackers = Trackers(build_config({"use_wandb": True, "output_dir": str(tmp_path)}))
+    trackers.begin(AttemptStart(0, 1, []))
+    trackers.log(MetricsLine(step=1))
+    trackers.finish(0, {"score": 1})
     assert "W&B failed (the service is gone); nothing is logged there" in caplog.text
 
 
-def test_an_unknown_mode_is_found_before_anything_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("WANDB_MODE", "bogus")
-    config = build_config({"use_wandb": True, "output_dir": str(tmp_path), "base_path": str(tmp_path / "nowhere")})
-    for command in (quick_check, evaluate, lambda config: check(config, console=Console())):
-        with pytest.raises(ConfigError, match=r"WANDB_MODE: expected one of online, offline, .*, found 'bogus'"):
-            command(config)
-    with pytest.raises(DataError):  # W&B is not asked
-        quick_check(config.model_copy(update={"use_wandb": False}))
+def test_the_id_of_an_earlier_version_is_kept(tmp_path: Path) -> None:
+    """It was in run.json."""
+    write_json(tmp_path / "run.json", {"wandb_run_id": "abcd1234"})
+    assert wandb_tracker._run_id(tmp_path) == wandb_tracker._run_id(tmp_path) == "abcd1234"
+    assert (tmp_path / "wandb" / "vizsage-run-id").read_text() == "abcd1234\n"
+    new = wandb_tracker._run_id(tmp_path / "new")
+    assert wandb_tracker._run_id(tmp_path / "new") == new
 
 
 @pytest.mark.parametrize(
