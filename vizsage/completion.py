@@ -31,7 +31,7 @@ def is_asked() -> bool:
 
 def script(shell: str) -> str:
     """What the shell has to run so that it completes PROGRAMS."""
-    from argcomplete import shellcode
+    from argcomplete.shell_integration import shellcode
 
     return shellcode(PROGRAMS, shell=shell)
 
@@ -46,8 +46,8 @@ def complete(parser: argparse.ArgumentParser, more: Mapping[str, Completer]) -> 
         more: what completes an argument that only this program has, by the argument's name in capitals or by its
             `metavar`. One with choices is completed with these, any other with files.
     """
-    from argcomplete import CompletionFinder
     from argcomplete.completers import BaseCompleter
+    from argcomplete.finders import CompletionFinder
 
     completers: dict[str, Completer] = {
         **more,

@@ -163,10 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
 
     train = command("train", "fine-tune with the settings in CONFIG; the same command continues an interrupted run")
-    train.description = (
+    train.description = textwrap.fill(
         "Fine-tune with the settings in CONFIG; the same command continues an interrupted run. A higher max_steps or "
         "epochs continues a finished one; longer_schedule says with which learning rate. init_adapter=DIR begins a new "
-        "run from the weights of an adapter. See docs/how-to/train-longer.md."
+        "run from the weights of an adapter. See docs/how-to/train-longer.md.",
+        78,
     )
     settings(train)
 
