@@ -166,8 +166,8 @@ models-table: $(STAMP) ## rewrite the table of models in docs/reference/models.m
 metrics-table: $(STAMP) ## rewrite the table of metrics in docs/reference/metrics.md from vizsage/scoring/registry.py
 	$(BIN)/python -m tools.metrics_table docs/reference/metrics.md
 
-# -n: every name in a docstring is known. Sphinx itself checks links between pages and to their headings.
-SPHINX = $(BIN)/python -m sphinx -q -W --keep-going -n -d build/doctrees docs
+# -n: every name in a docstring is known. -E: all pages again, because what is generated from code has no file to compare.
+SPHINX = $(BIN)/python -m sphinx -q -E -W --keep-going -n -d build/doctrees docs
 docs: $(STAMP) ## build the documentation in build/docs, with warnings as errors and without network
 	@$(SPHINX) build/docs
 	@echo "build/docs/index.html"

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -62,8 +63,14 @@ def measured(path: Path = MEASURED) -> Speeds:
 
 def drawn(speeds: Speeds) -> str:
     """The figure as SVG."""
-    options = {"svg.fonttype": "none", "svg.hashsalt": "vizsage", "font.family": "sans-serif", "font.size": 11,
-               "text.color": INK, "ytick.color": INK}  # fmt: skip
+    options: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "vizsage",
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "text.color": INK,
+        "ytick.color": INK,
+    }
     with mpl.rc_context(options):
         figure = Figure(figsize=(9, 2.7), layout="constrained", facecolor="white")
         figure.suptitle(

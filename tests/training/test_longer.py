@@ -52,7 +52,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
 def test_more_steps_continue_a_finished_run_and_an_interruption_changes_nothing(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = make_config(max_steps=4, logging_steps=1, eval_steps=100, warmup_steps=2, n_saves=4)
+    first = make_config(max_steps=4, logging_steps=1, eval_steps=100, warmup_steps=2, n_saves=4, val_samples=1)
     train(first)
     delivered = adapter_bytes(first)
     more = {"max_steps": 8, "longer_schedule": "rewarm"}
@@ -93,7 +93,13 @@ def test_where_the_schedule_has_no_horizon_a_longer_run_is_one_that_was_planned_
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     """Samples, dropout, optimizer and learning rate of every step; the number of questions per pass may change."""
-    settings = {"scheduler": "constant_with_warmup", "warmup_steps": 2, "use_streaming": True, "logging_steps": 1}
+    settings = {
+        "scheduler": "constant_with_warmup",
+        "warmup_steps": 2,
+        "use_streaming": True,
+        "logging_steps": 1,
+        "val_samples": 1,
+    }
     planned = make_config(**settings, epochs=2, output_dir=str(tmp_path / "planned"))
     train(planned)
     longer = make_config(**settings, epochs=1)
@@ -111,10 +117,11 @@ def test_what_early_stopping_ended_goes_on_with_more_patience(
 ) -> None:
     """Validated at each step, no better score since step 2; a patience of 0.25 is 3 steps of 9, and of 12."""
     scored(monkeypatch, *[0.1, 0.6, *[0.5] * 7], 0.1, 0.6, *[0.5] * 10)
-    plain = make_config(eval_steps=1, scheduler="constant", output_dir=str(make_config().output_dir) + "-plain")
+    quick = {"eval_steps": 1, "scheduler": "constant", "val_samples": 1, "max_new_tokens": 1, "lora_dropout": 0.0}
+    plain = make_config(**quick, output_dir=str(make_config().output_dir) + "-plain")
     train(plain)
     patience = {"use_early_stopping": True, "early_stopping_patience_ratio": 0.25}
-    config = make_config(eval_steps=1, scheduler="constant", **patience)
+    config = make_config(**quick, **patience)
     assert train(config).step == 5
     assert train(config).step == 5, "done"
     with pytest.raises(
@@ -132,7 +139,7 @@ def test_what_early_stopping_ended_goes_on_with_more_patience(
 def test_an_interrupted_run_is_made_longer_from_where_it_is(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = make_config(max_steps=4, logging_steps=1, eval_steps=100, warmup_steps=0)
+    config = make_config(max_steps=4, logging_steps=1, eval_steps=100, warmup_steps=0, val_samples=1)
     with pytest.raises(Interrupted):
         train_with_signal(monkeypatch, config, 2, signal.SIGTERM)
     train(config.model_copy(update={"max_steps": 5}))

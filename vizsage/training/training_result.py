@@ -40,7 +40,7 @@ class TrainingResult:
 
     @property
     def validation_at_start(self) -> MetricsLine | None:
-        """The same before the first step: of the base model, or of the adapter that the run began with; None if none.
+        """The same before the first step, of the base model or the adapter that the run began with; None if none.
 
         Raises CheckpointError.
         """
