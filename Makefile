@@ -125,7 +125,7 @@ audit: $(STAMP) ## look up known vulnerabilities of the locked packages, and che
 WHEELS ?= dist
 wheel: $(STAMP) ## build the wheel into dist/, without network
 	@rm -rf build vizsage.egg-info $(WHEELS)/vizsage-*.whl
-	@$(BIN)/pip wheel --disable-pip-version-check --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) .
+	@PYTHONWARNINGS=ignore $(BIN)/pip wheel --disable-pip-version-check --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) .
 	@rm -rf build vizsage.egg-info
 	@ls $(WHEELS)/vizsage-*.whl
 
@@ -224,7 +224,7 @@ lock: $(STAMP) ## update the locks: add new dependencies, keep versions (UPGRADE
 	$(COMPILE) $(IN_IMAGE) --extra unsloth -c $(VENV)/with-unsloth.txt -o requirements-unsloth.lock pyproject.toml
 
 # What users made, or share with other programs, is theirs to remove.
-uninstall: clean ## the same, and list what else VizSage has left on this machine: data, runs, lists, models
+uninstall: clean ## make clean, and list what else VizSage has left on this machine: data, runs, lists, models
 	@echo "Removed the environments and caches in this folder. What is left, to remove by hand if it is not needed:"
 	@for place in data outputs wandb "$${XDG_STATE_HOME:-$$HOME/.local/state}/vizsage" \
 		"$${HF_HOME:-$${XDG_CACHE_HOME:-$$HOME/.cache}/huggingface}" "$${TORCHINDUCTOR_CACHE_DIR:-/tmp/torchinductor_$$(id -un)}" \
