@@ -357,7 +357,7 @@ def test_formats_are_known_by_their_registry_only(module: str) -> None:
 
 TRACKER_NAMES = re.compile("|".join(contract.TRACKERS), re.IGNORECASE)
 # The settings of a tracker, which the settings class, their hints and the list of those that change no weights name.
-NAME_TRACKERS = {"vizsage.config.settings", "vizsage.hints", "vizsage.record"}
+NAME_TRACKERS = {"vizsage.config.settings", "vizsage.config.field_types", "vizsage.hints", "vizsage.record"}
 # The registry, and the key of an earlier version of run.json.
 NAME_TRACKERS |= {"vizsage.contract", "vizsage.contract.run_files"}
 

@@ -22,6 +22,7 @@ from vizsage.files import sha256_file
 from vizsage.json_lines import read_jsonl
 from vizsage.training import attempt, checkpoints
 from vizsage.training.flow import Flow
+from vizsage.training.metrics_log import metrics_lines
 from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -117,7 +118,7 @@ def test_a_signal_during_the_validation_before_the_first_step(
             patch.setattr(attempt, name, interrupted)
             with pytest.raises(Interrupted, match="SIGTERM after step 0 of 1"):
                 train(config)
-        assert list(read_jsonl(config.output_dir / "metrics.jsonl")) == []
+        assert metrics_lines(config.output_dir) == []
     train(config)
     assert [line["step"] for line in curves(config) if "exact_match" in line] == [0, 1]
     assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 1

@@ -333,19 +333,25 @@ def test_a_bad_image_stops_the_run_by_default(make_config: MakeConfig, data_dir:
     assert "\n" not in str(caught.value)
 
 
-def test_the_best_weights_are_delivered_and_kept(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores 0.5 at step 4, 0.2 at 8, 0.4 at 9, one checkpoint kept: the adapter is that of step 4."""
+def test_the_best_weights_are_delivered_and_kept(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scores 0.5 at step 4, 0.2 at 8, 0.4 at 9, one checkpoint kept: the adapter is that of step 4.
+
+    That of step 0 was higher, which is said: there is no adapter of it.
+    """
     from safetensors.torch import load_file
 
-    scores = iter((0.5, 0.2, 0.4))
+    scores = iter((0.9, 0.5, 0.2, 0.4))
     validate = attempt.validate
 
     def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
 
     monkeypatch.setattr(attempt, "validate", scored)
-    config = make_config(n_saves=1)
+    config = make_config(n_saves=1, val_at_start=True)
     train(config)
+    assert "0.900 before the first step and never as high since; the adapter has 0.500 (step 4)" in caplog.text
     kept = sorted(p.name for p in config.output_dir.glob("checkpoint-*"))
     assert kept == ["checkpoint-4", "checkpoint-9"]
     best, last, delivered = (
@@ -360,15 +366,15 @@ def test_the_best_weights_are_delivered_and_kept(make_config: MakeConfig, monkey
 def test_early_stopping_ends_the_run_and_delivers_the_best(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Validated at every step of 9; no rise after step 2; patience is a third of all steps, 3."""
-    scores = iter((0.1, 0.6, 0.5, 0.5, 0.5, 0.5))
+    """Validated at every step of 9; no rise after step 2; patience is a third of all steps, 3. Step 0 counts not."""
+    scores = iter((0.9, 0.1, 0.6, 0.5, 0.5, 0.5, 0.5))
     validate = attempt.validate
 
     def scored(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**(validate(*args, **kwargs) or {}), "exact_match_score": next(scores)}
 
     monkeypatch.setattr(attempt, "validate", scored)
-    config = make_config(eval_steps=1, use_early_stopping=True, early_stopping_patience_ratio=0.33)
+    config = make_config(eval_steps=1, use_early_stopping=True, early_stopping_patience_ratio=0.33, val_at_start=True)
     train(config)
     assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 5, "attempt": 1}
     assert json.loads((config.output_dir / "run.json").read_text())["best_step"] == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
 
 from vizsage.config import Config
 from vizsage.contract.hashes_file import SampleHashes, read_hashes
@@ -24,7 +25,8 @@ MakeConfig = Callable[..., Config]
 
 def note(config: Config, *, continued: bool = False, stop: Callable[[], bool] = lambda: False) -> SampleHashes | None:
     """What is noted in run.json after `note_hashes`."""
-    note_hashes(make_plan(config), RunRecord(config.output_dir), continued=continued, stop=stop)
+    plan, record = make_plan(config), RunRecord(config.output_dir)
+    note_hashes(plan, record, world=PartialState(cpu=True), continued=continued, stop=stop)
     facts = read_run(config.output_dir).sample_hashes
     return None if facts is None else read_hashes(config.output_dir, facts)
 
@@ -70,7 +72,8 @@ def test_a_continued_run_keeps_what_it_has_and_a_new_one_replaces_it(begun: Make
 
 def test_a_signal_ends_it_and_nothing_is_written(begun: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_hashes, "_IMAGES_AT_ONCE", 2)
-    asked = iter([False, False, True])
+    monkeypatch.setattr(training_hashes, "_APART_S", -1)  # a message to other processes after each part
+    asked = iter([False, True])
     config = begun()
     assert note(config, stop=lambda: next(asked)) is None
     assert not (config.output_dir / "sample_hashes.json").exists()

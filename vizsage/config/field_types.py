@@ -1,18 +1,27 @@
-"""Types of settings: numbers that are no switches, paths that begin with a home folder, names of trackers.
+"""Types of settings: numbers that are no switches, paths that begin with a home folder, names that others define.
 
 A profile of a cluster is described with the same types.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from vizsage.contract import TRACKERS
 from vizsage.files import expanded
 
+OPTIMIZERS = Literal[
+    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
+]
+SCHEDULERS = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+
+_PROJECT = r"^[^/\\#?%:]+$"
 _LARGEST_INT = 10**15  # larger ones overflow floating point, or libraries refuse them; no setting needs one
 
 
@@ -40,6 +49,12 @@ def _name_or_path(value: Any) -> Any:
     return expanded(value) if isinstance(value, str) else value
 
 
+def _project(name: str) -> str:
+    if not re.search(_PROJECT, name):
+        raise ValueError("expected a name without / \\ # ? % and :; a team is named by WANDB_ENTITY in the environment")
+    return name
+
+
 def _tracker(name: str) -> str:
     if name not in TRACKERS:
         raise ValueError(f"expected {' or '.join(TRACKERS)}")
@@ -60,3 +75,6 @@ FilePath = Annotated[Path, BeforeValidator(_path_text)]
 NameOrPath = Annotated[str, Field(min_length=1), BeforeValidator(_name_or_path)]
 _TrackerName = Annotated[str, Field(json_schema_extra={"enum": [*TRACKERS]}), AfterValidator(_tracker)]
 TrackerNames = Annotated[tuple[_TrackerName, ...], BeforeValidator(_list)]
+ProjectName = Annotated[
+    str, Field(min_length=1, max_length=128, json_schema_extra={"pattern": _PROJECT}), AfterValidator(_project)
+]

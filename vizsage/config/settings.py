@@ -9,26 +9,23 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from vizsage.config.field_types import Count, FilePath, Float, NameOrPath, PositiveInt, TrackerNames, no_switch
+from vizsage.config.field_types import (
+    OPTIMIZERS,
+    SCHEDULERS,
+    Count,
+    FilePath,
+    Float,
+    NameOrPath,
+    PositiveInt,
+    ProjectName,
+    TrackerNames,
+    no_switch,
+)
 from vizsage.contract import PREVIOUS_PREFIX, RUN_FILES
 
-OPTIMIZERS = Literal[
-    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
-]
-SCHEDULERS = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
-]
-
 _POLYNOMIAL_END = 1e-7  # the last learning rate of transformers' polynomial schedule
-_PROJECT = r"^[^/\\#?%:]+$"
-
-
-def _project(name: str) -> str:
-    if not re.search(_PROJECT, name):
-        raise ValueError("expected a name without / \\ # ? % and :; a team is named by WANDB_ENTITY in the environment")
-    return name
 
 
 class Config(BaseModel):
@@ -141,7 +138,7 @@ class Config(BaseModel):
     )
     val_samples: PositiveInt = Field(200, description="Validation samples answered at each evaluation in training.")
     val_at_start: bool = Field(
-        True, description="Also evaluate before the first step: the curves then begin with the base model."
+        True, description="Also evaluate before the first step, so that the curves begin at step 0."
     )
 
     # inference
@@ -202,16 +199,11 @@ class Config(BaseModel):
     # logging
     trackers: TrackerNames = Field(
         (),
-        description="Programs that show curves and scores: tensorboard (files in output_dir/tensorboard), wandb "
-        "(Weights & Biases; offline where there is no network or login).",
+        description="Where else curves and scores are shown: tensorboard (files in output_dir), wandb.",
     )
-    use_wandb: bool = Field(False, description="The same as wandb in trackers.")
-    wandb_project: Annotated[str, AfterValidator(_project)] = Field(
-        "vizsage",
-        min_length=1,
-        max_length=128,
-        json_schema_extra={"pattern": _PROJECT},
-        description="Project in Weights & Biases; WANDB_ENTITY names the team.",
+    use_wandb: bool = Field(False, description="The same as wandb in trackers (Weights & Biases).")
+    wandb_project: ProjectName = Field(
+        "vizsage", description="Project in Weights & Biases; WANDB_ENTITY names the team."
     )
     wandb_run_name: str | None = Field(None, description="Name of the run there; null: the name of output_dir.")
     wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(

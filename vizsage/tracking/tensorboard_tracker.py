@@ -76,14 +76,13 @@ class EventFile:
                 Clocks of nodes differ too much for that.
             first_step: what earlier files of the folder have of this step and of later ones is not shown any more.
         """
+        from tensorboard.compat.proto.event_pb2 import SessionLog
         from torch.utils.tensorboard import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{number:020d}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter((folder / name).open("ab"))
         self._write(file_version="brain.Event:2")
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -108,10 +108,10 @@ def _run_id(output_dir: Path) -> str:
     with suppress(FileNotFoundError):
         if known := path.read_text(encoding="utf-8").strip():
             return known
-    known = None
+    earlier: str | None = None
     with suppress(OSError, ValueError):  # no training, or a damaged record, which is not needed here
-        known = read_run(output_dir).wandb_run_id
-    run_id = known or secrets.token_hex(4)
+        earlier = read_run(output_dir).wandb_run_id
+    run_id = earlier or secrets.token_hex(4)
     write_text(path, f"{run_id}\n")
     return run_id
 
@@ -121,7 +121,7 @@ def _table(evaluation: TrackedEvaluation) -> Any:
     from PIL import Image
 
     found: AnswerTable = evaluation.table()
-    table = wandb.Table(columns=found.columns)
+    table = wandb.Table(columns=[*found.columns])
     shown: dict[bytes, Any] = {}  # one image for all its questions
     for image, row in zip(found.images, found.rows, strict=True):
         if image is not None and image not in shown:

@@ -70,7 +70,6 @@ class TrainingAttempt:
         self.init: InitAdapter | None = None if self.checkpoint else check_init_adapter(self.config)
         self.trackers = Trackers()
         self.metrics: MetricsLog | None = None
-        self.validation_began_s = 0.0
 
     def run(self) -> None:
         """Load, continue or start, train, save the best weights.
@@ -185,7 +184,7 @@ class TrainingAttempt:
         if not self.world.is_main_process:
             return
         config, plan, attempt = self.config, self.plan, self.record.attempt
-        self.trackers = Trackers(config)
+        trackers = Trackers(config)
         self.metrics = MetricsLog(
             config.output_dir,
             title=f"{config.output_dir.absolute().name}, {config.model_name}",
@@ -193,17 +192,18 @@ class TrainingAttempt:
             total_steps=plan.total_steps,
             global_batch=plan.share.global_batch,
             epoch_samples=plan.order.total,
-            trackers=self.trackers,
+            trackers=trackers,
             before_writing=self.held.require,
         )
         # An attempt that begins at step 0 begins the curves again, because its settings may be others.
         again = self.progress.pending_validation or self.checkpoint is None
         kept = self.metrics.forget_after(self.step, validation_too=again)
-        self.trackers.begin(AttemptStart(self.step, attempt, [line for line in kept if line.step == self.step]))
+        self.trackers = trackers
+        trackers.begin(AttemptStart(self.step, attempt, [line for line in kept if line.step == self.step]))
         trainer.add_callback(self.metrics)
 
     def _validate(self) -> Validation | None:
-        self.validation_began_s = time.monotonic()
+        began_s = time.monotonic()
         scores = validate(
             self.model,
             self.processor,
@@ -215,6 +215,7 @@ class TrainingAttempt:
         )
         if scores is None:
             return None
+        answered_s = time.monotonic()
         loss = validation_loss(
             self.model,
             self.plan.validation,
@@ -225,13 +226,15 @@ class TrainingAttempt:
             world_size=self.world.num_processes,
             stop=lambda: self.latch.signal is not None,
         )
-        return None if loss is None else Validation(scores, loss.mean)
+        if loss is None:
+            return None
+        return Validation(scores, loss.mean, answered_s - began_s, time.monotonic() - answered_s)
 
     def _report(self, step: int, validation: Validation) -> None:
         if failed := validation.scores["failed_predictions"]:
             log.warning("step %d: %d validation samples failed and count as wrong", step, failed)
         if self.metrics:
-            self.metrics.on_validation(step, validation, time.monotonic() - self.validation_began_s)
+            self.metrics.on_validation(step, validation)
 
     def _show_example(self, when: str) -> str | None:
         """The greedy answer to the plan's example, in the main process; None in others."""
@@ -262,6 +265,8 @@ class TrainingAttempt:
         config, progress, sample = self.config, self.progress, self.plan.example
         if progress.left_out:
             log.warning("%s; run.json lists them", summary(progress.left_out.values(), seen))
+        if self.metrics:
+            self.metrics.compare_with_start(progress)
         self.record.note(left_out=progress.left_out, best_step=progress.best_step or self.step)
         if not config.save_model:
             return

@@ -19,6 +19,7 @@ def draw_curves(curves: TrainingCurves, title: str) -> bytes:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.axes import Axes
+    from matplotlib.ticker import MaxNLocator
 
     def line(panel: Axes, points: Series, label: str, colour: str) -> None:
         if points:
@@ -26,9 +27,9 @@ def draw_curves(curves: TrainingCurves, title: str) -> bytes:
             panel.plot(*zip(*points, strict=True), color=colour, marker=dots, markersize=4, label=label)
 
     size = (_WIDTH_PX / _DPI, _HEIGHT_PX / _DPI)
-    figure, (losses, scores, rates) = pyplot.subplots(
-        3, sharex=True, figsize=size, dpi=_DPI, layout="constrained", height_ratios=(3, 3, 2)
-    )
+    figure, (losses, scores, rates) = pyplot.subplots(3, sharex=True, figsize=size, dpi=_DPI, height_ratios=(3, 3, 2))
+    # Margins that are computed from the labels would double the time of drawing, which training waits for.
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.05, top=0.95, hspace=0.08)
     # Names of runs and models are no formulas, which $ would begin.
     figure.suptitle(shortened(printable(title), 110), fontsize=12, parse_math=False)
     line(losses, curves.training_loss, "training", "tab:blue")
@@ -42,7 +43,11 @@ def draw_curves(curves: TrainingCurves, title: str) -> bytes:
     scores.set_ylim(-0.03, 1.03)
     line(rates, curves.learning_rate, "learning rate", "tab:gray")
     rates.set_ylabel("learning rate")
+    rates.ticklabel_format(axis="y", scilimits=(-2, 2))
     rates.set_xlabel("optimizer step")
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    last = max((points[-1][0] for points in vars(curves).values() if points), default=0) or 1
+    rates.set_xlim(-0.02 * last, 1.02 * last)
     for panel in (losses, scores, rates):
         panel.grid(alpha=0.4)
         if len(panel.get_lines()) > 1:

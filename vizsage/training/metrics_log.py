@@ -22,6 +22,7 @@ from vizsage.files import write_bytes
 from vizsage.json_lines import append_jsonl, write_jsonl
 from vizsage.tracking.trackers import Trackers
 from vizsage.training.curves_image import draw_curves
+from vizsage.training.progress import Progress
 from vizsage.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,8 @@ class MetricsLog(TrainerCallback):
         if not self.bar.console.is_terminal:
             log.info("step %d/%d: %s", state.global_step, self.total_steps, loss)
 
-    def on_validation(self, step: int, validation: Validation, seconds: float) -> None:
-        """Write what a validation that took `seconds` found, and draw the curves again."""
+    def on_validation(self, step: int, validation: Validation) -> None:
+        """Write what a validation found, and draw the curves again."""
         scores = validation.scores
         line = MetricsLine(
             step=step,
@@ -135,10 +136,30 @@ class MetricsLog(TrainerCallback):
             attempt=self.attempt,
         )
         self._write(line)
-        found = f"exact match {scores['exact_match_score']:.3f} on {line.val_samples}"
-        log.info("step %d: validation %s, loss %s", step, found, _shown(validation.loss))
+        log.info(
+            "step %d: validation exact match %.3f on %d in %.1f s, loss %s in %.1f s",
+            step,
+            scores["exact_match_score"],
+            line.val_samples,
+            validation.answers_s,
+            _shown(validation.loss),
+            validation.loss_s,
+        )
         self.draw()
-        self._clock = (self._clock[0], self._clock[1] + seconds)  # the time of a validation does not count as training
+        # The time of a validation does not count as training.
+        self._clock = (self._clock[0], self._clock[1] + validation.answers_s + validation.loss_s)
+
+    def compare_with_start(self, progress: Progress) -> None:
+        """Warn if training has only lowered exact match. The best checkpoint is delivered nevertheless."""
+        start = max((line.exact_match or 0 for line in metrics_lines(self.output_dir) if line.step == 0), default=0)
+        if progress.best_score is not None and progress.best_score < start:
+            log.warning(
+                "validation exact match was %.3f before the first step and never as high since; the adapter has %.3f "
+                "(step %s)",
+                start,
+                progress.best_score,
+                progress.best_step,
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the progress bar and draw the final curves."""

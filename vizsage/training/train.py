@@ -22,7 +22,7 @@ from vizsage.models.memory import memory_exceeded, memory_reported
 from vizsage.record import RunRecord, outcome_of, write_outcome
 from vizsage.training.attempt import TrainingAttempt
 from vizsage.training.batch_size import DEFAULT, memory_is_limited
-from vizsage.training.directory import on_main, only_one_run
+from vizsage.training.directory import only_one_run
 from vizsage.training.resume import Done, done_without_peers, resumption
 from vizsage.training.training_hashes import note_hashes
 from vizsage.training.training_result import TrainingResult, result_of
@@ -86,14 +86,12 @@ def _run_and_record(attempt: TrainingAttempt, given: Config) -> None:
         record.begin_attempt(attempt.plan.facts, attempt.step, resume=given.resume)
     exit_code, reason = EXIT_UNKNOWN, "unknown failure"
     try:
-        on_main(
-            attempt.world,
-            lambda: note_hashes(
-                attempt.plan,
-                record,
-                continued=attempt.checkpoint is not None,
-                stop=lambda: attempt.latch.signal is not None,
-            ),
+        note_hashes(
+            attempt.plan,
+            record,
+            world=attempt.world,
+            continued=attempt.checkpoint is not None,
+            stop=lambda: attempt.latch.signal is not None,
         )
         attempt.run()
         exit_code, reason = EXIT_DONE, "done"

@@ -40,9 +40,9 @@ class TrainingResult:
 
     @property
     def validation_at_start(self) -> MetricsLine | None:
-        """The same before the first step, of the base model or the adapter that the run began with; None if none.
+        """The scores and `val_loss` of the base model, or of the adapter that the run began with; None if not computed.
 
-        Raises CheckpointError.
+        Read from metrics.jsonl. Raises CheckpointError.
         """
         return self._validation_at(0)
 

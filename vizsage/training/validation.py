@@ -38,10 +38,14 @@ class Validation:
     Attributes:
         scores: of the generated answers; see vizsage.scoring.summary.summarise.
         loss: see LossSum.mean.
+        answers_s: seconds that the answers took.
+        loss_s: seconds that the loss took.
     """
 
     scores: dict[str, Any]
     loss: float | None
+    answers_s: float
+    loss_s: float
 
 
 @dataclass(frozen=True)

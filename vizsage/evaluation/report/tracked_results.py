@@ -64,9 +64,10 @@ def summary_numbers(results: ResultsFile) -> dict[str, float]:
 def markdown_summary(results: ResultsFile) -> str:
     """What was evaluated, and a table of its scores."""
     model = "the base model" if results.adapter is None else "the adapter"
+    first = "the first " if results.limit else ""
     blind = ", the images withheld" if results.blind else ""
     lines = [
-        f"{results.total_samples} samples of the split {results.split}, answered by {model}{blind}.",
+        f"{first}{results.total_samples} samples of the split {results.split}, answered by {model}{blind}.",
         "",
         "| score | value | 95% interval | samples |",
         "|---|---|---|---|",
