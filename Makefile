@@ -21,7 +21,8 @@ CODE  := vizsage jobs tests tools benchmarks docs
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-docs test-report lint format train eval submit-local submit-slurm submit-k8s check
 .PHONY: docs docs-links schema settings-table metrics-table commands-table models-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
-.PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
+.PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean uninstall audit wheel version
+.PHONY: release-notes
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -121,6 +122,23 @@ sbom: $(STAMP) ## write dist/sbom.json: the Python packages of the image, as Cyc
 	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --short-PURLs --output-reproducible \
 		-o $(SBOM) requirements-$(if $(filter unsloth,$(TARGET)),unsloth,image).lock
 
+audit: $(STAMP) ## look up known vulnerabilities of the locked packages, and check their licences (needs network)
+	@$(BIN)/python -m tools.audit
+
+# What a release consists of, besides the image: see docs/contributing/release.md.
+WHEELS ?= dist
+wheel: $(STAMP) ## build the wheel into dist/, without network
+	@rm -rf build vizsage.egg-info $(WHEELS)/vizsage-*.whl
+	@PYTHONWARNINGS=ignore $(BIN)/pip wheel --disable-pip-version-check --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) .
+	@rm -rf build vizsage.egg-info
+	@ls $(WHEELS)/vizsage-*.whl
+
+version: $(STAMP) ## write the version of pyproject.toml wherever it is repeated (VERSION=0.3.0: that one, there too)
+	@$(BIN)/python -m tools.version $(VERSION)
+
+release-notes: $(STAMP) ## print the newest version's part of CHANGELOG.md (TAG=v0.3.0: only if that is its tag)
+	@$(BIN)/python -m tools.release_notes $(TAG)
+
 # One process: the containers use all cores. The first test waits minutes for the image.
 test-image: $(STAMP) ## build the image and run the demo in it, without an engine (as root on Debian; gets buildah itself)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
@@ -208,6 +226,16 @@ lock: $(STAMP) ## update the locks: add new dependencies, keep versions (UPGRADE
 	$(COMPILE) $(UNIVERSAL) --extra dev -c $(VENV)/with-unsloth.txt -o requirements.lock pyproject.toml
 	$(COMPILE) $(IN_IMAGE) -c $(VENV)/with-unsloth.txt -o requirements-image.lock pyproject.toml
 	$(COMPILE) $(IN_IMAGE) --extra unsloth -c $(VENV)/with-unsloth.txt -o requirements-unsloth.lock pyproject.toml
+
+# What users made, or share with other programs, is theirs to remove.
+uninstall: clean ## make clean, and list what else VizSage has left on this machine: data, runs, lists, models
+	@echo "Removed the environments and caches in this folder. What is left, to remove by hand if it is not needed:"
+	@for place in data outputs wandb "$${XDG_STATE_HOME:-$$HOME/.local/state}/vizsage" \
+		"$${HF_HOME:-$${XDG_CACHE_HOME:-$$HOME/.cache}/huggingface}" "$${TORCHINDUCTOR_CACHE_DIR:-/tmp/torchinductor_$$(id -un)}" \
+		"$${TRITON_CACHE_DIR:-$$HOME/.triton}"; do \
+		if [ -e "$$place" ]; then du -sh "$$place" 2>/dev/null || echo "?	$$place"; fi; done
+	@echo "The Hugging Face cache and the compilers' caches are shared with other programs. In ~/.bashrc or ~/.zshrc, the"
+	@echo "line with 'vizsage completion'. Images: docker image rm vizsage:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
 
 clean: ## remove the environments, caches and build products; data and outputs stay
 	rm -rf $(VENV) $(NEWEST) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info

@@ -205,7 +205,7 @@ def test_an_overlay_of_ones_own(overlay: str, tmp_path: Path) -> None:
     (mine / "kustomization.yaml").write_text(text.replace("../single-gpu", f"../{overlay}"), encoding="utf-8")
     rendered = documents(kustomize(mine))
     for pod in (pod for document in rendered for pod in pod_specs(document)):
-        assert all(c["image"] == "registry.example.com/team/vizsage:0.1.0" for c in containers_of(pod))
+        assert all(c["image"] == "registry.example.com/team/vizsage:0.2.0" for c in containers_of(pod))
     for job in (document for document in rendered if document["kind"] == "Job"):
         assert job["spec"]["template"]["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 
