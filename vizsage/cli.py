@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vizsage.contract import EXIT_DONE, EXIT_KEYBOARD, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
@@ -202,7 +202,7 @@ def _demo(options: argparse.Namespace) -> None:
     log.info("%s: the demo data set is written", options.folder)
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def _print_json(value: Mapping[str, Any]) -> None:
     import json
 
     print(printable_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)))
