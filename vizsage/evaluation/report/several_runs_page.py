@@ -232,7 +232,9 @@ def _flat(groups: GroupDifferences) -> Iterator[Difference]:
 
 def _scale(differences: Sequence[Difference]) -> float:
     """The largest difference or end of an interval: the half width of the bars."""
-    ends = [abs(end) for one in differences for end in (one["difference"] or 0.0, *(one["interval"] or ()))]
+    ends: list[float] = [
+        abs(end) for one in differences for end in (one["difference"] or 0.0, *(one["interval"] or ()))
+    ]
     return max([0.01, *ends])
 
 
