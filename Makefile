@@ -19,9 +19,10 @@ LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf
 CODE  := vizsage jobs tests tools benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-report lint format train eval submit-local submit-slurm submit-k8s check
+.PHONY: help install demo test test-newest test-oldest test-slurm test-k8s test-docs test-report lint format train eval submit-local submit-slurm submit-k8s check
 .PHONY: docs docs-links schema settings-table metrics-table commands-table models-table benchmark benchmark-train benchmark-aqua benchmark-report figures training-figures
-.PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean
+.PHONY: benchmark-eval answering-figures aqua-figures screenshot lock image sbom test-image clean uninstall audit wheel version
+.PHONY: release-notes
 
 help: ## this list
 	@echo "make TARGET [CONFIG=config/example_config.yaml] [ARGS=\"key=value ...\"]"
@@ -97,6 +98,10 @@ test-k8s: $(STAMP) ## run the pods of the Kubernetes manifests as processes on t
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq bubblewrap tini; fi
 	VIZSAGE_KUBERNETES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/integration/kubernetes $(ARGS)
 
+# One process: it measures nothing, but a page's training takes both cores.
+test-docs: $(STAMP) ## run the commands of the tutorials in docs/tutorials, and compare what they print
+	VIZSAGE_DOCS=1 $(BIN)/python -m pytest -q -rs tests/docs/test_tutorials.py $(ARGS)
+
 test-report: $(STAMP) ## open report.html in Chromium: filters, keyboard, phones, paper (as root on Debian; gets Chromium itself)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		! { command -v chromium && command -v chromedriver; } >/dev/null; then \
@@ -116,6 +121,23 @@ sbom: $(STAMP) ## write dist/sbom.json: the Python packages of the image, as Cyc
 	@mkdir -p $(dir $(SBOM))
 	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --short-PURLs --output-reproducible \
 		-o $(SBOM) requirements-$(if $(filter unsloth,$(TARGET)),unsloth,image).lock
+
+audit: $(STAMP) ## look up known vulnerabilities of the locked packages, and check their licences (needs network)
+	@$(BIN)/python -m tools.audit
+
+# What a release consists of, besides the image: see docs/contributing/release.md.
+WHEELS ?= dist
+wheel: $(STAMP) ## build the wheel into dist/, without network
+	@rm -rf build vizsage.egg-info $(WHEELS)/vizsage-*.whl
+	@PYTHONWARNINGS=ignore $(BIN)/pip wheel --disable-pip-version-check --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) .
+	@rm -rf build vizsage.egg-info
+	@ls $(WHEELS)/vizsage-*.whl
+
+version: $(STAMP) ## write the version of pyproject.toml wherever it is repeated (VERSION=0.3.0: that one, there too)
+	@$(BIN)/python -m tools.version $(VERSION)
+
+release-notes: $(STAMP) ## print the newest version's part of CHANGELOG.md (TAG=v0.3.0: only if that is its tag)
+	@$(BIN)/python -m tools.release_notes $(TAG)
 
 # One process: the containers use all cores. The first test waits minutes for the image.
 test-image: $(STAMP) ## build the image and run the demo in it, without an engine (as root on Debian; gets buildah itself)
@@ -204,6 +226,16 @@ lock: $(STAMP) ## update the locks: add new dependencies, keep versions (UPGRADE
 	$(COMPILE) $(UNIVERSAL) --extra dev -c $(VENV)/with-unsloth.txt -o requirements.lock pyproject.toml
 	$(COMPILE) $(IN_IMAGE) -c $(VENV)/with-unsloth.txt -o requirements-image.lock pyproject.toml
 	$(COMPILE) $(IN_IMAGE) --extra unsloth -c $(VENV)/with-unsloth.txt -o requirements-unsloth.lock pyproject.toml
+
+# What users made, or share with other programs, is theirs to remove.
+uninstall: clean ## make clean, and list what else VizSage has left on this machine: data, runs, lists, models
+	@echo "Removed the environments and caches in this folder. What is left, to remove by hand if it is not needed:"
+	@for place in data outputs wandb "$${XDG_STATE_HOME:-$$HOME/.local/state}/vizsage" \
+		"$${HF_HOME:-$${XDG_CACHE_HOME:-$$HOME/.cache}/huggingface}" "$${TORCHINDUCTOR_CACHE_DIR:-/tmp/torchinductor_$$(id -un)}" \
+		"$${TRITON_CACHE_DIR:-$$HOME/.triton}"; do \
+		if [ -e "$$place" ]; then du -sh "$$place" 2>/dev/null || echo "?	$$place"; fi; done
+	@echo "The Hugging Face cache and the compilers' caches are shared with other programs. In ~/.bashrc or ~/.zshrc, the"
+	@echo "line with 'vizsage completion'. Images: docker image rm vizsage:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
 
 clean: ## remove the environments, caches and build products; data and outputs stay
 	rm -rf $(VENV) $(NEWEST) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info

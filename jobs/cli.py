@@ -106,7 +106,7 @@ def _cancel(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from jobs.runs_table import render, runs_below
+    from jobs.runs_table import problems, render, runs_below
     from jobs.status import state_of_run
 
     runs = runs_below(options.folder, state_of=state_of_run)
@@ -114,6 +114,8 @@ def _table(options: argparse.Namespace) -> None:
     if not console.is_terminal:
         console = Console(width=200)  # a file or a pipe has no width, and the default would wrap numbers
     console.print(render(runs))
+    for problem in problems(runs):
+        say(problem)
 
 
 _COMMANDS = {

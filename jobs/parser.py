@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+import textwrap
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs.schedulers.registry import SCHEDULERS, schedulers
 from jobs.schedulers.scheduler import Option, path_or_name
+from jobs.terminal import INSTALLED, program
+from vizsage.completion import Completer, complete, folders, is_asked, paths
 from vizsage.errors import printable
-from vizsage.hints import parse_with_overrides
+from vizsage.hints import examples, parse_with_overrides
+
+EPILOG = """\
+Every command shows examples with --help. Exit codes are those of vizsage, see
+vizsage --help. Completion for bash, zsh and fish: vizsage completion --help
+"""
+# Those with {name} are given for each scheduler.
+EXAMPLES = {
+    "submit": """
+        vizsage-jobs submit {name} train my.yaml {example}
+        vizsage-jobs submit {name} eval outputs/run --blind
+    """,
+    "status": """
+        vizsage-jobs status  # of the latest run that was sent from this project
+        vizsage-jobs status outputs/run
+    """,
+    "logs": """
+        vizsage-jobs logs -f  # of the latest run; Ctrl-C ends the printing only
+        vizsage-jobs logs 4711  # of one job
+    """,
+    "cancel": """
+        vizsage-jobs cancel outputs/run
+        vizsage-jobs cancel --forget 4711  # its cluster is gone for good
+    """,
+    "sweep": """
+        vizsage-jobs sweep {name} train my.yaml lr=1e-4,2e-4 lora_r=8,16
+    """,
+    "table": """
+        vizsage-jobs table outputs  # its runs, with the settings that differ
+    """,
+}
 
 # Options that only an evaluation has.
 _EVALUATION = ("split", "limit", "base", "adapter", "blind", "other_data")
@@ -19,6 +52,8 @@ _EVALUATION = ("split", "limit", "base", "adapter", "blind", "other_data")
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, `command` among them. Exits with code 2 and one line on stderr where they are wrong."""
     parser = _parser()
+    if is_asked():
+        complete(parser, _completers())
     options = parse_with_overrides(parser, arguments, _settings)
     if scheduler := getattr(options, "scheduler", None):
         _check_own_options(parser, options, scheduler)
@@ -26,6 +61,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.command == "submit":
         _check_evaluation(parser, options)
     return options
+
+
+def _completers() -> dict[str, Completer]:
+    """What completes the arguments that `vizsage` does not have."""
+    from jobs.submissions import of_project
+
+    def runs(start: str) -> Iterator[str]:
+        yield from folders(start)
+        yield from dict.fromkeys(Path(one.run_dir).name for one in reversed(of_project()))
+
+    def of(option: Option) -> Completer:
+        return lambda start: [*option.names(), *paths(start)]
+
+    return {"RUN": runs} | {option.key.upper(): of(option) for option in _own_options()}
 
 
 def _check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -77,6 +126,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"jobs: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
+def _examples(command: str) -> str:
+    lines = [
+        line.format(name=one.name, example=one.example)
+        for line in EXAMPLES[command].strip().splitlines()
+        for one in (schedulers() if "{name}" in line else schedulers()[:1])
+    ]
+    return examples("\n".join(lines)).replace(INSTALLED, program())
+
+
 def _settings() -> Collection[str]:
     from vizsage.config import Config
 
@@ -84,11 +142,22 @@ def _settings() -> Collection[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m jobs", description="Send fine-tuning runs to a cluster and follow them.")
+    parser = _Parser(
+        prog=program(),
+        description="Send fine-tuning runs to a cluster and follow them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}.", 78),
+            epilog=_examples(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     def sending(name: str, summary: str, kinds: tuple[str, ...]) -> None:
         added = command(name, summary)

@@ -55,7 +55,12 @@ command continues), others unknown. SIGTERM saves a checkpoint first, or the ans
   --then-eval  evaluate on the first node, with all its GPUs, when the training has succeeded
 
 Several nodes: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment. PROCESSES_PER_NODE: instead of the
-number of GPUs. `vizsage` itself (check, predict, config, demo) is installed beside this command."""
+number of GPUs. `vizsage` itself (check, predict, config, demo) is installed beside this command.
+
+examples:
+  python -m jobs.run train my.yaml --then-eval  # all GPUs of this machine
+  PROCESSES_PER_NODE=1 python -m jobs.run eval outputs/run --blind
+  NNODES=2 NODE_RANK=0 MASTER_ADDR=node-a MASTER_PORT=29500 python -m jobs.run train my.yaml"""
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 # Shared storage may show a file that another node has written only after some time.
 _OUTCOME_S = 120.0

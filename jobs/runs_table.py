@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from jobs.run_reading import (
     Damaged,
     Settings,
@@ -24,8 +21,9 @@ from jobs.run_reading import (
 )
 from vizsage.config import Config
 from vizsage.contract import JOBS, RUN_FILES
-from vizsage.errors import ConfigError, VizSageError, printable
+from vizsage.errors import ConfigError, VizSageError
 from vizsage.scoring.registry import EXACT_MATCH
+from vizsage.tables import FittedTable
 
 log = logging.getLogger(__name__)
 
@@ -94,16 +92,17 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return found
 
 
-def render(runs: Sequence[Run]) -> Table:
-    """The same as a table; a caption names damaged files."""
+def render(runs: Sequence[Run]) -> FittedTable:
+    """The same as a table, without what is wrong with files, see `problems`."""
     keys = differing(runs)
-    table = Table(caption_justify="left")
-    for column in ("run", *keys):
-        table.add_column(column, overflow="fold")
-    for of_split in ("best validation", "test"):
-        table.add_column(f"{of_split} {EXACT_MATCH.title}", justify="right")
-    table.add_column("state", overflow="fold")
-    notes = []
+    table = FittedTable(caption="" if runs else "no runs")
+    table.add_paths("run")
+    for key in keys:
+        # Names of models are like paths.
+        named = any("/" in _setting(run.settings, key) for run in runs)
+        (table.add_paths if named else table.add_texts)(key)
+    table.add_numbers(f"best validation {EXACT_MATCH.title}", f"test {EXACT_MATCH.title}")
+    table.add_texts("state")
     for run, row in zip(runs, rows(runs), strict=True):
         limit = "" if run.test_limit is None else f" (first {run.test_limit})"
         cells = [
@@ -113,10 +112,13 @@ def render(runs: Sequence[Run]) -> Table:
             _score(run.test_exact_match, limit),
             row["state"],
         ]
-        table.add_row(*(Text(printable(text)) for text in cells))  # a name such as "[red]" is no markup
-        notes += [printable(f"{run.name}: {problem}") for problem in row["problems"]]
-    table.caption = Text("\n".join(notes) if runs else "no runs")
+        table.add_row(*cells)
     return table
+
+
+def problems(runs: Sequence[Run]) -> list[str]:
+    """One text for each file of a run that is damaged."""
+    return [f"{row['run']}: {problem}" for row in rows(runs) for problem in row["problems"]]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

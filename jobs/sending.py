@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.schedulers.registry import scheduler_named
 from jobs.schedulers.scheduler import Job, JobOptions, Scheduler
-from jobs.terminal import say, show, warn
+from jobs.terminal import program, say, show, warn
 from vizsage.contract import SWEEP
 from vizsage.errors import ConfigError, VizSageError
 
@@ -76,7 +76,7 @@ def send_sweep(options: argparse.Namespace) -> None:
             refused.append(f"evaluation of {training.run_dir}: {error}")
         else:
             say(f"evaluation job {evaluation.job_id} starts when job {training.job_id} has succeeded")
-    say(f"follow it with: python -m jobs table {shlex.quote(str(works[0].run_dir.parent))}")
+    say(f"follow it with: {program()} table {shlex.quote(str(works[0].run_dir.parent))}")
     if refused:
         raise ConfigError("; ".join(refused))
 
@@ -142,7 +142,7 @@ def _report(sent: Submission) -> None:
     say(f"job {sent.job_id}")
     say(f"run directory {sent.run_dir}")
     say(f"log {sent.log}")
-    say(f"follow it with: python -m jobs logs -f {shlex.quote(str(sent.run_dir))}")
+    say(f"follow it with: {program()} logs -f {shlex.quote(str(sent.run_dir))}")
 
 
 def _job_options(options: argparse.Namespace, scheduler: Scheduler[Any]) -> JobOptions:
@@ -177,6 +177,6 @@ def _refuse_second_job(run_dir: Path) -> None:
     if found := _active_job(run_dir):
         one = found.submission
         raise ConfigError(
-            f"{run_dir}: {one.kind} job {one.job_id} of this run is {found.state}; cancel it (python -m jobs "
+            f"{run_dir}: {one.kind} job {one.job_id} of this run is {found.state}; cancel it ({program()} "
             f"cancel {one.job_id}; with --forget if the job is gone), wait for it, or name another output_dir"
         )

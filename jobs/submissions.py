@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from jobs.schedulers.registry import scheduler_named
+from jobs.terminal import program
 from vizsage.contract import JOBS, SUBMISSIONS, SWEEP
 from vizsage.contract.submission_lines import Submission as Submission  # for the schedulers, which import it from here
 from vizsage.contract.submission_lines import read_submissions
@@ -76,9 +77,8 @@ def find(run: str | None) -> list[Submission]:
     """
     if run is not None and _exists(Path(run) / JOBS / SUBMISSIONS):
         return of_run(Path(run).absolute())
-    here = project()
     everything = _read(list_of_all())
-    mine = [one for one in everything if _is_of(one, here)]
+    mine = of_project(everything)
     for one in reversed(mine if run is None else [*everything, *mine]):
         if run in (None, one.run_dir, Path(one.run_dir).name, one.job_id, one.job_id.split("_")[0]) or (
             run is not None and str(Path(run).absolute()) == one.run_dir
@@ -87,7 +87,13 @@ def find(run: str | None) -> list[Submission]:
     if run is not None:
         raise ConfigError(f"{run}: no submitted run; name its run directory, the directory's name, or a job id")
     others = f"; the latest of all is {everything[-1].run_dir}: name it, or go to its project" if everything else ""
-    raise ConfigError(f"no run was submitted from {here} yet; see python -m jobs submit --help{others}")
+    raise ConfigError(f"no run was submitted from {project()} yet; see {program()} submit --help{others}")
+
+
+def of_project(among: list[Submission] | None = None) -> list[Submission]:
+    """The jobs that were sent from this project, oldest first. None: among all that were sent from here."""
+    here = project()
+    return [one for one in (_read(list_of_all()) if among is None else among) if _is_of(one, here)]
 
 
 def whose(run: str | None, found: Submission) -> str:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 from vizsage.errors import printable
+
+INSTALLED = "vizsage-jobs"
+"""The name of this program where the package is installed."""
+
+
+def program() -> str:
+    """What a user types to call this program: as it was called now, `vizsage-jobs` or `python -m jobs`."""
+    return INSTALLED if Path(sys.argv[0]).name == INSTALLED else "python -m jobs"
 
 
 def say(text: str) -> None:

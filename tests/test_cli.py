@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import yaml
 
 from vizsage import __version__, cli
 from vizsage.errors import CheckpointError, ConfigError, DataError, Interrupted, RepeatingError
+from vizsage.parser import EXAMPLES, parse
 
 WriteData = Callable[..., Path]
 WriteSettings = Callable[..., Path]
@@ -59,11 +61,22 @@ def test_help_is_quick_and_names_every_command() -> None:
     assert seconds < 0.6
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "score", "check", "predict", "config", "demo"])
-def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_each_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
-    assert f"usage: vizsage {command}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"usage: vizsage {command}" in shown
+    assert f"vizsage {command} " in shown.partition("examples:\n")[2]
+    assert max(map(len, shown.splitlines())) <= 80
+    assert ("docs/reference/settings.md" in shown) == (command == "train")
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_examples_of_the_help_can_be_parsed(command: str) -> None:
+    for line in EXAMPLES[command].strip().splitlines():
+        line = line.strip().removeprefix('eval "$(').replace(')"', "").partition(" > ")[0]
+        assert parse(shlex.split(line, comments=True)[1:]).command == command
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

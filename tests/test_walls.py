@@ -32,8 +32,9 @@ FLOORS = [
     {"models"},
     {"distributed"},
     {"data"},
+    {"completion"},
     {"scoring", "record", "interruption", "tracking", "lock"},
-    {"config", "streams"},
+    {"config", "streams", "tables", "log_output"},
     {"errors", "hints"},
     {"contract"},
     {"json_lines"},
@@ -213,7 +214,18 @@ def test_only_the_contract_spells_the_names_of_the_files_of_a_run(path: Path) ->
 def test_launchers_know_settings_errors_and_files_only(path: Path) -> None:
     reached = {package_of(name) for name, _ in imports(path) if name.split(".")[0] == "vizsage"}
     # Of scoring the table of runs needs the title of the metric that it shows.
-    light = {"config", "contract", "errors", "files", "hints", "json_lines", "streams", "scoring"}
+    light = {
+        "completion",
+        "config",
+        "contract",
+        "errors",
+        "files",
+        "hints",
+        "json_lines",
+        "streams",
+        "scoring",
+        "tables",
+    }
     assert reached <= light, path
 
 
@@ -223,7 +235,7 @@ def test_launchers_import_without_torch() -> None:
     assert {"jobs.run", "jobs.runs_table"} <= set(modules)
     assert loaded_by(*modules, heavy=("torch", "transformers", "datasets", "wandb")) == []
     light = ("jobs.cli", "jobs.parser", "jobs.sending")
-    assert loaded_by(*light, heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets")) == []
+    assert loaded_by(*light, heavy=("pydantic", "yaml", "rich", "submitit", "detect_secrets", "argcomplete")) == []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -317,9 +329,9 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     heavy = [
         n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
     ]
-    light = {"contract", "errors", "config", "parser", "interruption", "streams"}
+    light = {"contract", "errors", "config", "parser", "interruption", "log_output", "streams"}
     assert set(heavy) <= {"vizsage", "__future__"} | {f"vizsage.{name}" for name in light}
-    assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch")) == []
+    assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch", "argcomplete")) == []
 
 
 FOLDERS = ["vizsage", "jobs", "slurm", "k8s", "docker", "tools", "benchmarks", "config", "tests"]

@@ -50,11 +50,13 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[str]:
             "",
             f"### `{command.prog}`",
             "",
-            str(command.description),
+            " ".join(str(command.description).split()),
             "",
             f"    {' '.join(words + options)}",
             "",
         )
+        examples = str(command.epilog).partition("examples:\n")[2].partition("\n\n")[0]
+        yield from ("Examples:", "", *(f"  {line}" for line in examples.splitlines()), "")
         if actions:
             yield from ("| argument | meaning |", "|---|---|")
         for one in actions:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from tools.markdown import replace_between
 from vizsage.evaluation.comparison.compare import compare
 from vizsage.evaluation.comparison.compare_table import groups_table, pairs_table, runs_table
+from vizsage.evaluation.comparison.comparison_types import Comparison
 from vizsage.files import write_text
 
 BEGIN = "<!-- comparison: written by `make figures` -->"
@@ -35,7 +35,7 @@ def main() -> int:
     return 0
 
 
-def output(comparison: dict[str, Any]) -> list[str]:
+def output(comparison: Comparison) -> list[str]:
     """The lines that the command prints of two runs, without the samples that changed."""
     page = io.StringIO()
     console = Console(width=WIDTH, file=page)

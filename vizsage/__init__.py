@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vizsage.api import evaluate, predict, train
     from vizsage.config import load_config
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "evaluate", "load_config", "predict", "train"]
 _MODULES = {"load_config": "vizsage.config"} | dict.fromkeys(("evaluate", "predict", "train"), "vizsage.api")
 

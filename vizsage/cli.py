@@ -11,9 +11,8 @@ import codecs
 import logging
 import os
 import sys
-import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from vizsage.contract import EXIT_DONE, EXIT_KEYBOARD, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
 from vizsage.errors import (
@@ -27,6 +26,7 @@ from vizsage.errors import (
     quoted,
 )
 from vizsage.interruption import end_with_launcher
+from vizsage.log_output import set_up_logging
 from vizsage.parser import parse
 from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.own_process:
         keep_streams(product=options.command in _STDOUT_IS_PRODUCT)
         end_with_launcher()
-    _set_up_logging(debug=options.debug)
+    set_up_logging(debug=options.debug)
     try:
         _COMMANDS[options.command](options)
         sys.stdout.flush()
@@ -202,7 +202,13 @@ def _demo(options: argparse.Namespace) -> None:
     log.info("%s: the demo data set is written", options.folder)
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def _completion(options: argparse.Namespace) -> None:
+    from vizsage.completion import script
+
+    print(script(options.shell), end="")
+
+
+def _print_json(value: Mapping[str, object]) -> None:
     import json
 
     print(printable_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)))
@@ -224,65 +230,13 @@ _COMMANDS = {
     "config": _config_command,
     "compare": _compare,
     "demo": _demo,
+    "completion": _completion,
 }
 # The other commands write files; what they print is a log.
-_STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare")
+_STDOUT_IS_PRODUCT = ("score", "check", "predict", "config", "compare", "completion")
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
-
-
-def _set_up_logging(*, debug: bool) -> None:
-    """Show what this library reports, and the warnings and errors of others, on stderr."""
-
-    class Lines(logging.Formatter):
-        def formatMessage(self, record: logging.LogRecord) -> str:
-            text = printable(record.message, lines=not record.name.startswith("vizsage"))
-            return text if record.levelno <= logging.INFO else f"vizsage: {record.levelname.lower()}: {text}"
-
-        def formatException(self, ei: Any) -> str:
-            return printable(super().formatException(ei), lines=True)
-
-    handler = _Stderr()
-    handler.setFormatter(Lines())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    main_process = os.environ.get("RANK", "0") == "0"  # set by torchrun; one process reports
-    logging.getLogger("vizsage").setLevel(logging.DEBUG if debug else logging.INFO if main_process else logging.ERROR)
-    # By default, OpenMP's threads use the CPU while they wait: on a shared CPU a step takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # otherwise trl reports the model and the hardware
-    logging.captureWarnings(True)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries would fill a log file
-    if not debug:
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("once", UserWarning)
-        for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
-            os.environ.setdefault(name, "error")
-        for name in "transformers datasets huggingface_hub urllib3 filelock PIL matplotlib torch bitsandbytes".split():
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-
-if TYPE_CHECKING:
-    StreamHandler = logging.StreamHandler[TextIO]
-else:
-    StreamHandler = logging.StreamHandler  # Python 3.10 cannot subscript it
-
-
-class _Stderr(StreamHandler):
-    """Writes to the current sys.stderr: a progress bar replaces it, to print lines above itself."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        """The current standard error."""
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, _: TextIO) -> None:
-        raise AttributeError("always sys.stderr")
 
 
 def _fail(error: BaseException, message: str, exit_code: int, *, kind: str = "error") -> int:

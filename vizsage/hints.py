@@ -177,6 +177,11 @@ def hint_for(key: str, known: Collection[str]) -> str:
     return f": here it is {names}{comma}{note}"
 
 
+def examples(lines: str) -> str:
+    """The end of a command's help: its examples, one on each of the lines."""
+    return "\n".join(["examples:", *(f"  {line.strip()}" for line in lines.strip().splitlines())])
+
+
 def parse_with_overrides(
     parser: argparse.ArgumentParser, arguments: list[str], known: Callable[[], Collection[str]], **defaults: Any
 ) -> argparse.Namespace:

@@ -3,21 +3,81 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vizsage import __version__
+from vizsage.completion import PROGRAMS, SHELLS, complete, is_asked
 from vizsage.contract.schemas import MODELS
 from vizsage.errors import printable
 from vizsage.files import expanded
-from vizsage.hints import parse_with_overrides
+from vizsage.hints import examples, parse_with_overrides
 
 EPILOG = """\
-Every command takes key=value after CONFIG, for any setting: vizsage train my.yaml lr=1e-4 epochs=2
-exit codes: 0 done, or already done; 2 wrong command or configuration; 3 unusable data or checkpoint;
-4 failed in a way that will repeat; 75 interrupted, the same command continues; other: unknown.
+Every command takes key=value after CONFIG, for any setting:
+  vizsage train my.yaml lr=1e-4 epochs=2
+Every command shows examples with --help. Batch jobs: vizsage-jobs --help, or
+python -m jobs --help.
+
+exit codes: 0 done, or already done; 2 wrong command or configuration;
+3 unusable data or checkpoint; 4 failed in a way that will repeat;
+75 interrupted, the same command continues; other: unknown.
 """
+SETTINGS = """
+
+settings: vizsage config --schema settings prints all of them with their
+descriptions; docs/reference/settings.md has the same as a table."""
+EXAMPLES = {
+    "train": """
+        vizsage train my.yaml
+        vizsage train my.yaml lr=1e-4 epochs=2 output_dir=outputs/second
+        vizsage train outputs/second  # continue it with its own settings
+    """,
+    "eval": """
+        vizsage eval my.yaml
+        vizsage eval my.yaml --base  # the base model, to compare with
+        vizsage eval outputs/run --split val --limit 100
+        vizsage eval outputs/run --blind  # what needs no image to be answered
+    """,
+    "score": """
+        vizsage score outputs/run/evaluation_results/test/predictions.jsonl
+        vizsage score predictions.jsonl --light --json
+    """,
+    "report": """
+        vizsage report outputs/run
+        vizsage report outputs/run --split val base_path=/data/elsewhere
+        vizsage report outputs/first outputs/second  # one page for both
+    """,
+    "check": """
+        vizsage check my.yaml
+        vizsage check my.yaml --fast dataset=VQA
+    """,
+    "predict": """
+        vizsage predict outputs/run --image a.jpg --question "Who painted this?"
+        vizsage predict my.yaml --base --image a.jpg --question "How many boats?"
+    """,
+    "config": """
+        vizsage config my.yaml lr=1e-4  # all settings of a run, as YAML
+        vizsage config --schema > schema.json  # for the completion of an editor
+        vizsage config --schema results
+    """,
+    "compare": """
+        vizsage compare outputs/first outputs/second
+        vizsage compare outputs/run other/run --split val --metric token_f1
+        vizsage compare outputs/first outputs/second outputs/third --json
+        vizsage compare outputs/first --leaks outputs/first  # what it trained on
+    """,
+    "demo": """
+        vizsage demo data
+    """,
+    "completion": """
+        eval "$(vizsage completion bash)"  # now; for later, add it to ~/.bashrc
+        eval "$(vizsage completion zsh)"  # in ~/.zshrc, after compinit
+        vizsage completion fish > ~/.config/fish/completions/vizsage.fish
+    """,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,13 +97,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         SystemExit: after --help, or after one line on stderr if the arguments are wrong.
     """
-    return parse_with_overrides(_parser(), arguments, _settings, debug=False)
+    parser = _parser()
+    if is_asked():
+        complete(parser, {"METRIC": lambda _: _metrics(), "SPLIT": lambda _: ("train", "val", "test")})
+    return parse_with_overrides(parser, arguments, _settings, debug=False)
 
 
 def _settings() -> Collection[str]:
     from vizsage.config import Config
 
     return Config.model_fields
+
+
+def _metrics() -> Collection[str]:
+    from vizsage.scoring.registry import METRICS
+
+    return METRICS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,8 +135,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
-        description = f"{summary[0].upper()}{summary[1:]}."
-        return commands.add_parser(name, help=summary, description=description, parents=[common])
+        description = textwrap.fill(f"{summary[0].upper()}{summary[1:]}.", 78)
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=examples(EXAMPLES[name]) + SETTINGS * (name == "train"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+        )
 
     def settings(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
         command.add_argument(
@@ -87,10 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument("--adapter", type=Path, metavar="DIR", help="this adapter instead of the run's own")
 
     train = command("train", "fine-tune with the settings in CONFIG; the same command continues an interrupted run")
-    train.description = (
+    train.description = textwrap.fill(
         "Fine-tune with the settings in CONFIG; the same command continues an interrupted run. A higher max_steps or "
         "epochs continues a finished one; longer_schedule says with which learning rate. init_adapter=DIR begins a new "
-        "run from the weights of an adapter. See docs/how-to/train-longer.md."
+        "run from the weights of an adapter. See docs/how-to/train-longer.md.",
+        78,
     )
     settings(train)
 
@@ -167,7 +244,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="settings",
         choices=("settings", *MODELS),
-        help="print a JSON Schema: of the settings, for editors (default), or of a file that a run writes",
+        metavar="NAME",
+        help="print a JSON Schema: of the settings, for editors (default: settings), or of a file that a run writes: "
+        + ", ".join(MODELS),
     )
 
     compare = command("compare", "compare runs on the same samples, sample by sample")
@@ -187,6 +266,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", "write the demo data set: drawn paintings with questions")
     demo.add_argument("folder", metavar="DIR", type=Path, help="folder to write into")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="draw other paintings (default: 0)")
+
+    completion = command("completion", f"print what makes a shell complete {' and '.join(PROGRAMS)}")
+    completion.add_argument("shell", choices=SHELLS, help="the shell that you type in")
     return parser
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -42,6 +42,7 @@ class Option:
         name: as it is written, `--profile`.
         convert: makes the value of the text, as argparse's `type`.
         expected: what a value has to be; None: any will do. The message names it where `is_valid` refuses a value.
+        names: the values that a shell offers, where these are names; files are offered beside them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Option:
     convert: Callable[[str], Any] = str
     expected: str | None = None
     is_valid: Callable[[Any], bool] = bool
+    names: Callable[[], Collection[str]] = tuple
 
     @property
     def key(self) -> str:
@@ -118,6 +120,7 @@ class Scheduler(Protocol[Prepared]):
         name: on the command line and in submissions.jsonl.
         title: in messages.
         options: those that only some schedulers have.
+        example: options behind `submit NAME train my.yaml` in the examples of the help.
         time_limit: what --time limits, for its help: `of one attempt`.
         timed_out: the detail of a job that its time limit ended, if there is one detail that says so. The same
             submission continues such a job.
@@ -134,6 +137,7 @@ class Scheduler(Protocol[Prepared]):
     name: ClassVar[str]
     title: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
+    example: ClassVar[str] = ""
     time_limit: ClassVar[str] = "of the job"
     timed_out: ClassVar[str | None] = None
     shares_files: ClassVar[bool] = True

@@ -73,7 +73,7 @@ def test_the_documentation_and_the_help_texts_name_the_codes_of_the_contract() -
 
 
 def test_the_pages_on_schedulers_name_the_codes_of_the_contract() -> None:
-    for page in ("slurm/README.md", "k8s/README.md"):
+    for page in ("docs/how-to/slurm.md", "docs/how-to/kubernetes.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         rows = re.findall(r"^\| (?:exit )?(\d+(?:(?:, | or )\d+)*)(?: [^|]*|: [^|]*)\|", text, re.MULTILINE)
         assert {code for row in rows for code in numbers(row)} == TABLE, page

@@ -84,7 +84,9 @@ def test_dependencies_come_before_the_sources() -> None:
         (installing,) = [rest for word, rest in stages()[target][1] if word == "RUN"]
         assert "type=bind" not in installing, "buildah's cache would not notice a changed file"
         assert "--mount=type=cache,target=/var/cache/pip" in installing
-        assert re.search(r"--require-hashes -r \S+/requirements-(image|unsloth)\.lock ", installing)
+        assert re.search(
+            r"--require-hashes --no-build-isolation .* -r \S+/requirements-(image|unsloth)\.lock ", installing
+        )
 
 
 def test_secrets_come_as_build_secrets_only() -> None:
@@ -238,3 +240,14 @@ def test_make_image_misses_a_pip_configuration(programs: Path) -> None:
     done = build(str(programs), PIP_CONFIG="/no/such/pip.conf")
     assert done.returncode == 1
     assert "/no/such/pip.conf: no such file" in done.stderr
+
+
+def test_every_installation_checks_hashes_and_builds_with_what_is_locked() -> None:
+    """A package without a wheel is built with the setuptools of the lock: pip would fetch one that no hash checks."""
+    installs = [one for _, rest in INSTRUCTIONS for one in re.findall(r" install --no-compile .*?(?=&&)", rest)]
+    assert len(installs) == 4
+    for one in installs:
+        assert "--require-hashes" in one or "--no-index" in one
+        assert "--no-build-isolation" in one or "--only-binary :all:" in one
+    for lock in LOCKS:
+        assert re.search(r"^setuptools==", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE)

@@ -6,11 +6,11 @@ from io import StringIO
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 
 from vizsage.contract.results_file import Conditions, Scores
 from vizsage.evaluation import results_table
 from vizsage.evaluation.results_table import comparison_table, error_table, preview_table
+from vizsage.tables import FittedTable
 
 
 def text_of(renderable: RenderableType) -> str:
@@ -70,11 +70,11 @@ def results(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def overall_table(told: dict[str, Any]) -> Table:
+def overall_table(told: dict[str, Any]) -> FittedTable:
     return results_table.overall_table(Scores.model_validate(told), Conditions.model_validate(told))
 
 
-def metrics_table(told: dict[str, Any]) -> Table:
+def metrics_table(told: dict[str, Any]) -> FittedTable:
     return results_table.metrics_table(Scores.model_validate(told))
 
 

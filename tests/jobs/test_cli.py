@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.parser import EXAMPLES, parse
 from jobs.submissions import find
 from tests.jobs.command import EVAL, SWEEP, TRAIN, printed, refused, run
 
@@ -286,3 +288,22 @@ def test_help_names_every_command_without_loading_anything() -> None:
     assert done.returncode == 0
     for command in ("submit", "status", "logs", "cancel", "sweep", "table"):
         assert f"    {command} " in done.stdout
+
+
+@pytest.mark.parametrize("called", ["vizsage-jobs", "python -m jobs"])
+def test_help_shows_examples_with_the_name_by_which_the_program_was_called(
+    called: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/usr/bin/vizsage-jobs" if called == "vizsage-jobs" else "/a/jobs/__main__.py"
+    monkeypatch.setattr(sys, "argv", [path])
+    for command in EXAMPLES:
+        assert run(command, "--help") == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"usage: {called} {command} ")
+        lines = shown.partition("examples:\n")[2].splitlines()
+        assert lines
+        assert max(map(len, lines)) <= 80
+        for line in lines:
+            assert line.startswith(f"  {called} {command}")
+            assert parse(shlex.split(line.strip().removeprefix(called), comments=True)).command == command
+    assert f"see {called} submit --help" in refused(capsys, "status")

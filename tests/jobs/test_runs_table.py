@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.runs_table import Run, differing, render, rows, runs_below
+from jobs.runs_table import Run, differing, problems, render, rows, runs_below
 from vizsage.config import build_config, config_to_yaml
 from vizsage.contract.submission_lines import Submission
 from vizsage.errors import ConfigError, DataError
@@ -73,7 +73,7 @@ def shown(runs: list[Run]) -> str:
     console = Console(width=240, color_system=None)
     with console.capture() as capture:
         console.print(render(runs))
-    return capture.get()
+    return "\n".join([capture.get(), *problems(runs)])
 
 
 def test_runs_are_folders_with_a_record_or_a_submission(tmp_path: Path) -> None:

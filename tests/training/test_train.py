@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +16,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
+from tests.training.test_card import filled_in
 from vizsage.config import Config
 from vizsage.data import collate
 from vizsage.data.images_once import ImagesOnce
 from vizsage.errors import ConfigError, FolderInUse, RepeatingError
+from vizsage.evaluation.predict import predict
 from vizsage.files import sha256_file
 from vizsage.json_lines import read_jsonl
 from vizsage.training import attempt, loader
@@ -36,7 +41,18 @@ def adapter_bytes(config: Config) -> dict[str, bytes]:
     }
 
 
-def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
+def said_by_the_card(card: str, config: Config, image: Path, folder: Path) -> str:
+    """What the code in a model card prints, in a process that may import transformers and peft only."""
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    code = filled_in(code, BASE=config.model_name, IMAGE=image, QUESTION="what colour is it")
+    (folder / "card.py").write_text(f"{code}\nimport sys\nassert 'vizsage' not in sys.modules\n")
+    command = [sys.executable, str(folder / "card.py")]
+    done = subprocess.run(command, cwd=config.adapter_dir, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_run_leaves_the_promised_files(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(val_at_start=True)
     result = train(config)
     assert outcome(config) == {"exit_code": 0, "reason": "done", "step": 9, "attempt": 1}
@@ -57,9 +73,14 @@ def test_a_run_leaves_the_promised_files(make_config: MakeConfig) -> None:
     with Image.open(config.output_dir / "loss.png") as drawn:
         assert drawn.width == 1000
     assert (config.adapter_dir / "fingerprint.json").exists()
+    assert json.loads((config.adapter_dir / "adapter_config.json").read_text())["base_model_name_or_path"] is None
     card = (config.adapter_dir / "README.md").read_text()
-    assert card.startswith("---\nbase_model:")
+    assert card.startswith("---\nlibrary_name: peft")  # the base is a folder that names no repository
+    assert str(tmp_path) not in card
+    assert config.model_name not in card
     assert "before training" in card
+    image = config.images_dir / "0.png"
+    assert said_by_the_card(card, config, image, tmp_path) == predict(config, image, "what colour is it").text
     record = json.loads((config.output_dir / "run.json").read_text())
     assert record["counts"]["train"]["kept"] == 18
     assert record["attempts"][0]["exit_code"] == 0
@@ -254,9 +275,6 @@ def test_half_of_a_group_is_refused_at_once(make_config: MakeConfig, monkeypatch
 
 
 def test_a_second_process_on_the_directory_is_refused(make_config: MakeConfig) -> None:
-    import subprocess
-    import sys
-
     config = make_config(max_steps=2)
     config.output_dir.mkdir()
     hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
@@ -386,7 +404,6 @@ def test_early_stopping_ends_the_run_and_delivers_the_best(
 def test_a_full_disk_ends_the_run_and_loses_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
     """A real file system that fills up: the checkpoint of step 3 is whole, and with free space the run continues."""
     import os
-    import subprocess
 
     from vizsage.training import checkpoints
 

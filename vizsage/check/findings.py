@@ -7,25 +7,25 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from vizsage.config import Config
 from vizsage.data.survey import SHOWN, Kind, Survey
 from vizsage.errors import printable
+from vizsage.tables import FittedTable
 
 
 def show(console: Console, config: Config, survey: Survey, notes: list[str]) -> None:
     """Print the table of splits, the notes, and of each kind of problem its number and first cases."""
     _print(console, str(config.split_dir), style="bold")
-    table = Table("split")
-    for column in ("samples", "images", "with knowledge", "without", "left out"):
-        table.add_column(column, justify="right")
+    table = FittedTable()
+    table.add_texts("split")
+    table.add_numbers("samples", "images", "with knowledge", "without", "left out")
     for row in survey.rows:
         numbers = (row.samples, row.images, row.with_knowledge, row.without_knowledge, row.left_out)
         table.add_row(row.name, *(f"{number:,}" for number in numbers))
     for name in survey.missing:
-        table.add_row(name, "not there", *[""] * 4)
+        table.add_row(name, "not there")
     console.print(table)
     if sum(row.left_out for row in survey.rows):
         console.print("left out: questions that need a description, because external_knowledge is false", style="dim")

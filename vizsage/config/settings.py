@@ -87,8 +87,8 @@ class Config(BaseModel):
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps; null: after epochs.")
     longer_schedule: Literal["stretch", "rewarm", "constant"] = Field(
         "stretch",
-        description="Learning rate of a run that is given more steps: as if planned for all of them (stretch), warm-up "
-        "and schedule again over the added ones (rewarm), or lr (constant).",
+        description="Learning rate of steps that are added to a run: as if planned (stretch), schedule again (rewarm), "
+        "or lr (constant).",
     )
     init_adapter: FilePath | None = Field(
         None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,12 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
     return settings
 
 
-def config_to_yaml(config: Config, *, ascii_only: bool = False) -> str:
-    """The resolved settings as YAML that `load_config` reads back to an equal Config."""
-    settings = config.model_dump(mode="json")
+def config_to_yaml(config: Config, *, ascii_only: bool = False, leave_out: Collection[str] = ()) -> str:
+    """The resolved settings as YAML that `load_config` reads back to an equal Config.
+
+    Those named in `leave_out` are left out, and then have their default.
+    """
+    settings = config.model_dump(mode="json", exclude=set(leave_out))
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
     # PyYAML escapes control codes, but not characters that change the direction of text.
     return text if text == printable(text, lines=True) else yaml.safe_dump(settings, sort_keys=False)

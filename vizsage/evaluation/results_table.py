@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vizsage.contract.results_file import Conditions, GroupScores, IntervalMethod, ResultsFile, Scores
-from vizsage.errors import printable
 from vizsage.evaluation.results import LISTED, Highlights
 from vizsage.scoring.normalisation import MODE_TITLES, MODES, NORMALISERS
 from vizsage.scoring.registry import METRICS
 from vizsage.scoring.rows import PredictionRow
+from vizsage.tables import FittedTable, cell
 
 GROUPS_SHOWN = 12
 Group = TypeVar("Group")
@@ -35,40 +34,37 @@ def show(console: Console, results: ResultsFile, highlights: Highlights, *, debu
         console.print(table)
 
 
-def score_tables(scores: Scores, conditions: Conditions) -> list[Table]:
+def score_tables(scores: Scores, conditions: Conditions) -> list[FittedTable]:
     """The scores, without any row: exact match by group, and all metrics."""
     return [metrics_table(scores), overall_table(scores, conditions)]
 
 
-def overall_table(scores: Scores, conditions: Conditions) -> Table:
+def overall_table(scores: Scores, conditions: Conditions) -> FittedTable:
     """Exact match with its interval over all samples, by knowledge, question word and tag.
 
     The caption has what was left out, failed or cut, and the conditions as far as they are known: of another tool's
     file `vizsage score` knows the mode only, and its name, which it gives as the split.
     """
-    table = Table(title=_title(conditions), title_justify="left")
-    table.add_column("group", overflow="fold")
     confidence = (scores.interval or IntervalMethod()).confidence
-    for column in ("samples", "images", "exact match", f"{confidence:.0%} interval"):
-        table.add_column(column, justify="right")
+    table = FittedTable(_title(conditions), cell("\n".join(_notes(scores, conditions))))
+    table.add_texts("group")
+    table.add_numbers("samples", "images", "exact match", f"{confidence:.0%} interval")
     _add_group(table, "all", scores.whole(), style="bold")
     _add_group(table, "with external knowledge", scores.with_external_knowledge)
     _add_group(table, "without external knowledge", scores.without_external_knowledge)
     add_section(table, "question word", scores.by_question_word, _add_group, "in results.json")
     for tag, values in scores.by_tag.items():
         add_section(table, tag, values, _add_group, "in results.json")
-    table.caption = cell("\n".join(_notes(scores, conditions)))
-    table.caption_justify = "left"
     return table
 
 
-def metrics_table(scores: Scores) -> Table:
+def metrics_table(scores: Scores) -> FittedTable:
     """The mean of each metric over all samples, failed ones counted as 0, or over the part that it scores."""
-    table = Table(title=f"Means over {scores.total_samples} samples", title_justify="left")
+    table = FittedTable(f"Means over {scores.total_samples} samples")
     for name in scores.metrics:
         title = METRICS[name].title if name in METRICS else name  # of a later version
         part = f" ({scores.scored_samples[name]} samples)" if name in scores.scored_samples else ""
-        table.add_column(title + part, justify="right")
+        table.add_numbers(title + part)
     table.add_row(*(_percent(None if mean is None else 100 * mean) for mean in scores.metrics.values()))
     return table
 
@@ -102,7 +98,11 @@ def _notes(scores: Scores, conditions: Conditions) -> list[str]:
 
 
 def add_section(
-    table: Table, name: str, groups: Mapping[str, Group], add_group: Callable[[Table, str, Group], None], where: str
+    table: FittedTable,
+    name: str,
+    groups: Mapping[str, Group],
+    add_group: Callable[[FittedTable, str, Group], None],
+    where: str,
 ) -> None:
     """Add the groups by one property, the first GROUPS_SHOWN of them; nothing if all samples have the same value.
 
@@ -122,14 +122,14 @@ def add_section(
         add_group(table, f"  {label}", group)
 
 
-def _add_group(table: Table, label: str, group: GroupScores, style: str | None = None) -> None:
+def _add_group(table: FittedTable, label: str, group: GroupScores, style: str | None = None) -> None:
     interval = group.exact_match_interval
     ends = "-" if interval is None else " to ".join(f"{100 * end:.1f}" for end in interval) + " %"
     images = "-" if group.images is None else str(group.images)
     table.add_row(cell(label), str(group.samples), images, _percent(group.exact_match_percentage), ends, style=style)
 
 
-def preview_table(rows: Iterable[PredictionRow]) -> Table:
+def preview_table(rows: Iterable[PredictionRow]) -> FittedTable:
     """Predictions beside the accepted answers."""
     table = _row_table("Samples", "question", "prediction", "ground truth", "match")
     for row in rows:
@@ -139,7 +139,7 @@ def preview_table(rows: Iterable[PredictionRow]) -> Table:
     return table
 
 
-def error_table(rows: Iterable[PredictionRow], title: str, *, reasons: bool = False) -> Table:
+def error_table(rows: Iterable[PredictionRow], title: str, *, reasons: bool = False) -> FittedTable:
     """Wrong answers, or with `reasons` failed records and why they failed."""
     table = _row_table(title, "question", "reason" if reasons else "prediction", "ground truth")
     for row in rows:
@@ -148,18 +148,17 @@ def error_table(rows: Iterable[PredictionRow], title: str, *, reasons: bool = Fa
     return table
 
 
-def comparison_table(rows: Iterable[PredictionRow], *, mode: str) -> Table:
+def comparison_table(rows: Iterable[PredictionRow], *, mode: str) -> FittedTable:
     """How predictions and labels were compared: original and normalised text, and the outcome.
 
     Texts are shown as Python literals, so that white space and control characters are visible.
     """
-    table = Table(title=f"Comparisons ({MODE_TITLES[mode]})", title_justify="left")
-    columns = ["prediction", "label"]
+    table = FittedTable(f"Comparisons ({MODE_TITLES[mode]})")
+    table.add_texts("prediction", "label")
     normalise = MODES[mode]
     if normalise:
-        columns += ["normalised prediction", "normalised label"]
-    for column in [*columns, "match"]:
-        table.add_column(column, overflow="fold")
+        table.add_texts("normalised prediction", "normalised label")
+    table.add_texts("match")
     for row in rows:
         texts = [row["prediction"], row["answer"]]
         if normalise:
@@ -169,10 +168,10 @@ def comparison_table(rows: Iterable[PredictionRow], *, mode: str) -> Table:
     return table
 
 
-def _row_table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("image", *columns):
-        table.add_column(column, overflow="fold")
+def _row_table(title: str, *columns: str) -> FittedTable:
+    table = FittedTable(title)
+    table.add_paths("image")
+    table.add_texts(*columns)
     return table
 
 
@@ -182,11 +181,6 @@ def _prediction(row: PredictionRow) -> Text:
     if prediction is None:
         return Text("failed", style="red")
     return cell(prediction + (" [cut]" if row["finish_reason"] == "length" else ""))
-
-
-def cell(text: str | None) -> Text:
-    """A text of data or model in a table: without markup and without characters that control a terminal."""
-    return Text(printable(text or "", lines=True))
 
 
 def _match(correct: bool) -> Text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import vizsage
 from vizsage.config import Config
 from vizsage.data.sample import Sample
+from vizsage.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,7 @@ TINY_MODEL = "vizsage-tiny"
 FINGERPRINT_FILE = "fingerprint.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass
@@ -82,6 +85,24 @@ def base_path_of(config: Config) -> str:
     if config.model_name == TINY_MODEL:
         return str(Path(vizsage.__file__).parent / "demo" / "tiny" / "weights")
     return config.model_name
+
+
+def hub_name(config: Config) -> str | None:
+    """The name of the base model on the Hugging Face hub, never a path: other machines do not have it.
+
+    That of a folder is the one which its config.json names. None if there is none.
+    """
+    folder = Path(base_path_of(config))
+    if not folder.is_dir():
+        return config.model_name
+    try:
+        saved = read_json(folder / "config.json")
+    except (OSError, ValueError, RecursionError):
+        return None
+    name = saved.get("_name_or_path") if isinstance(saved, dict) else None
+    # A relative path has the form of a name; one that exists here is a path.
+    is_name = isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists()
+    return name if is_name else None
 
 
 def content_identity(folder: Path) -> str:

@@ -28,6 +28,7 @@ from vizsage.tracking.trackers import Trackers
 from vizsage.training import checkpoints
 from vizsage.training.batch_size import find_batch_size
 from vizsage.training.card import write_card
+from vizsage.training.card_snippet import usage_snippet
 from vizsage.training.checkpoint_state import check_state
 from vizsage.training.flow import Flow
 from vizsage.training.loader import Steps
@@ -287,5 +288,14 @@ class TrainingAttempt:
             "before training": before,
             "after training": after,
         }
-        write_card(folder, config, facts=facts, scores=progress.best_scores, example=example)
+        snippet = usage_snippet(config, self.processor, self.model.get_base_model().generation_config, base_identity)
+        write_card(
+            folder,
+            config,
+            base_identity=base_identity,
+            snippet=snippet,
+            facts=facts,
+            scores=progress.best_scores,
+            example=example,
+        )
         log.info("adapter saved in %s", folder)

@@ -10,6 +10,7 @@ import yaml
 from vizsage import __version__
 from vizsage.config import Config, config_to_yaml
 from vizsage.files import write_text
+from vizsage.models.loaded import FINGERPRINT_FILE, TINY_MODEL, hub_name
 from vizsage.scoring.normalisation import MODE_TITLES, mode_of
 
 
@@ -17,17 +18,28 @@ def write_card(
     folder: Path,
     config: Config,
     *,
+    base_identity: str,
+    snippet: str,
     facts: dict[str, Any],
     scores: dict[str, Any] | None,
     example: dict[str, Any] | None,
 ) -> None:
-    """Write README.md with Hugging Face's front matter: base, data, settings, scores.
+    """Write README.md with Hugging Face's front matter: base, data, settings, scores, and how to use the adapter.
 
-    `scores` are those of the best validation (see vizsage.scoring.summary.summarise), `example` one held-out sample
-    with its answers before and after training.
+    It contains no path of this machine.
+
+    Args:
+        folder: of the adapter.
+        config: the settings of the run.
+        base_identity: of the base model, see LoadedModel.
+        snippet: see `usage_snippet`.
+        facts: lines about data and training.
+        scores: those of the best validation (see vizsage.scoring.summary.summarise).
+        example: one held-out sample with its answers before and after training.
     """
+    base = hub_name(config)
     front: dict[str, Any] = {
-        "base_model": config.model_name,
+        **({"base_model": base} if base else {}),
         "library_name": "peft",
         "pipeline_tag": "image-text-to-text",
         "tags": ["lora", "vizsage", "visual-question-answering"],
@@ -48,7 +60,18 @@ def write_card(
     lines = [
         f"# {config.name_trained_model}",
         "",
-        f"A LoRA adapter for `{config.model_name}`, trained with VizSage {__version__} on `{config.dataset}`.",
+        f"A LoRA adapter for {_base(config)}, trained with VizSage {__version__} on `{config.dataset}`.",
+        "",
+        f"Its base is identified by `{base_identity}`, which {FINGERPRINT_FILE} contains too; VizSage refuses another "
+        "one and names both.",
+        "",
+        "## Use",
+        "",
+        "With transformers and peft; VizSage is not needed. The prompt is the one of the training.",
+        "",
+        "```python",
+        snippet.rstrip(),
+        "```",
         "",
         "## Data",
         "",
@@ -83,9 +106,26 @@ def write_card(
             *(f"- {name}: {_inline(value)}" for name, value in example.items()),
             "",
         ]
-    lines += ["## Settings", "", "```yaml", config_to_yaml(config).rstrip(), "```", ""]
+    lines += ["## Settings", "", "```yaml", _settings(config).rstrip(), "```", ""]
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     write_text(folder / "README.md", f"---\n{header}---\n\n" + "\n".join(lines))
+
+
+def _base(config: Config) -> str:
+    """The base model in words, without the folder it is in."""
+    if name := hub_name(config):
+        return f"`{name}`"
+    if config.model_name == TINY_MODEL:
+        return "the tiny model in the package vizsage (`vizsage-tiny`)"
+    return "a base model that was in a folder and names no repository on the Hugging Face hub"
+
+
+def _settings(config: Config) -> str:
+    """The settings without paths."""
+    paths = [name for name, value in config if isinstance(value, Path)]
+    if config.model_name not in (TINY_MODEL, hub_name(config)):
+        paths.append("model_name")
+    return config_to_yaml(config, leave_out=paths)
 
 
 def _row(label: str, samples: int, score: float | None) -> str:

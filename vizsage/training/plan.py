@@ -69,8 +69,9 @@ class Plan:
         epochs, max_steps, global_batch = (before.get(key) for key in ("epochs", "max_steps", GLOBAL_BATCH))
         if type(max_steps) is int and max_steps > 0:
             return max_steps
-        known = max_steps is None and type(global_batch) is int and type(epochs) in (int, float)
-        return self._steps(epochs, global_batch) if known and global_batch > 0 and 0 < epochs <= 1e6 else None
+        if max_steps is not None or not isinstance(global_batch, int) or not isinstance(epochs, (int, float)):
+            return None
+        return self._steps(epochs, global_batch) if global_batch > 0 and 0 < epochs <= 1e6 else None
 
     @property
     def identity(self) -> Identity:

@@ -19,6 +19,7 @@ from jobs.schedulers.kubernetes.kubectl import config, forget, is_refusal, kubec
 from jobs.schedulers.kubernetes.manifest import LABEL, Document, Request, job_name, render, workload_kind
 from jobs.spec import Work
 from jobs.submissions import Submission, now
+from jobs.terminal import program
 from vizsage.errors import ConfigError, VizSageError
 from vizsage.files import write_text
 
@@ -78,10 +79,15 @@ def overlay_for(name: str | None, request: Request) -> Path:
     for folder in folders:
         if any((folder / file).exists() for file in _KUSTOMIZATIONS):
             return folder
-    there = sorted({path.parent.name for root in (OVERLAYS, SHIPPED) for path in root.glob("*/kustomization.yaml")})
+    there = overlay_names()
     near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(f"{folders[0]}: no such overlay; {hint}there are {', '.join(there)}, or name a folder")
+
+
+def overlay_names() -> list[str]:
+    """The NAMEs of the overlays of the project and of the package."""
+    return sorted({path.parent.name for root in (OVERLAYS, SHIPPED) for path in root.glob("*/kustomization.yaml")})
 
 
 def build(overlay: Path) -> list[Document]:
@@ -198,7 +204,7 @@ def _explained(submission: Submission, done: subprocess.CompletedProcess[str]) -
     if re.search(r'namespaces "\S+" not found', done.stderr):
         hint = "; name another with --namespace, or create it with kubectl create namespace"
     elif missing := re.search(r'no matches for kind "(\w+)"', done.stderr):
-        hint = f"; the cluster knows no {missing[1]}: have it installed, see k8s/README.md, or name another --overlay"
+        hint = f"; the cluster knows no {missing[1]}: have it installed, or name another --overlay"
     elif re.search(r"\bcannot \w+ resource\b", done.stderr):
         hint = "; this account lacks the right: name another --namespace, or ask for it (kubectl auth can-i --list)"
     else:
@@ -215,8 +221,8 @@ def _taken_back(submission: Submission, error: VizSageError, objects: Sequence[D
         return error
     if any(one["kind"].lower() == submission.resource for one in objects):
         return Unclear(
-            f"{error}; job {submission.job_id} may exist nevertheless: python -m jobs status shows it when the cluster "
-            f"answers, python -m jobs cancel removes it; if it never answers again, {forget(submission)}"
+            f"{error}; job {submission.job_id} may exist nevertheless: {program()} status shows it when the cluster "
+            f"answers, {program()} cancel removes it; if it never answers again, {forget(submission)}"
         )
     kinds = ",".join(one["kind"].lower() for one in objects)
     by_hand = shlex.join([*kubectl_for(submission), "delete", kinds, submission.job_id])

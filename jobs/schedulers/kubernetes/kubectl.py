@@ -9,6 +9,7 @@ import subprocess
 from typing import Any
 
 from jobs.submissions import Submission
+from jobs.terminal import program
 from vizsage.errors import ConfigError, VizSageError
 
 # kubectl's log lines for its developers: E1124 12:00:00.000000 ...
@@ -95,7 +96,7 @@ def get(submission: Submission, *words: str) -> dict[str, Any] | None:
 
 def forget(submission: Submission) -> str:
     """The command for a job whose cluster will never answer again."""
-    return f"python -m jobs cancel --forget {submission.job_id}"
+    return f"{program()} cancel --forget {submission.job_id}"
 
 
 def is_refusal(done: subprocess.CompletedProcess[str]) -> bool:

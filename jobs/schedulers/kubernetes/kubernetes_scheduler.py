@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from jobs.submissions import Submission
 
 
+def _overlays() -> list[str]:
+    from jobs.schedulers.kubernetes.apply import overlay_names
+
+    return overlay_names()
+
+
 class Kubernetes(Scheduler["Shipment"]):
     """Manifests made of an overlay, applied with kubectl.
 
@@ -28,6 +34,7 @@ class Kubernetes(Scheduler["Shipment"]):
             "NAME",
             "k8s/overlays/NAME, or a folder (default: single-gpu, multi-gpu or multi-node, by what is asked for)",
             convert=path_or_name,
+            names=_overlays,
         ),
         Option(
             "--image",
@@ -38,6 +45,7 @@ class Kubernetes(Scheduler["Shipment"]):
         ),
         Option("--namespace", "NS", "instead of the one that kubectl uses"),
     )
+    example = "--gpus-per-node 4"
     time_limit = "of the Job"
     shares_files = False
     node_rank_variable = "JOB_COMPLETION_INDEX"

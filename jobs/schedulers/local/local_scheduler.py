@@ -30,6 +30,7 @@ class Local(Scheduler["Resources"]):
             is_valid=lambda number: number >= 1,
         ),
     )
+    example = "--parallel 2"
     time_limit = "none, so it is refused"
 
     def prepare(self, works: Sequence[Work], options: JobOptions) -> list[Job[Resources]]:

@@ -12,6 +12,7 @@ from jobs.schedulers.local.local_processes import processes_of, send
 from jobs.schedulers.local.local_queue import Queue, queue_of, this_host
 from jobs.schedulers.scheduler import LOST, JobStatus
 from jobs.submissions import Submission
+from jobs.terminal import program
 from vizsage.errors import VizSageError
 
 _GONE = "the supervisor is gone; submit again continues"
@@ -96,5 +97,5 @@ def _check_host(queue: Queue, job: Submission) -> None:
     if queue.host != this_host():
         raise VizSageError(
             f"job {job.job_id} is in the queue of {queue.host}, and this is {this_host()}: ask there; if that machine "
-            f"is gone for good: python -m jobs cancel --forget {job.job_id}"
+            f"is gone for good: {program()} cancel --forget {job.job_id}"
         )

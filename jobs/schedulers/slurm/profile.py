@@ -155,6 +155,11 @@ def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
     return build(Profile, settings | changes, source=str(path or "profile"))
 
 
+def profile_names() -> list[str]:
+    """The NAMEs of the profiles of the project and of the package."""
+    return sorted({path.stem for folder in (FOLDER, SHIPPED) for path in folder.glob("*.yaml")})
+
+
 def _path(name: str | None) -> Path | None:
     if name is None:
         path = FOLDER / f"{DEFAULT}.yaml"
@@ -165,7 +170,7 @@ def _path(name: str | None) -> Path | None:
     for folder in (FOLDER, SHIPPED):
         if (folder / file).exists():
             return folder / file
-    there = sorted({path.stem for folder in (FOLDER, SHIPPED) for path in folder.glob("*.yaml")})
+    there = profile_names()
     near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(f"{FOLDER / file}: no such profile; {hint}there are {', '.join(there)}, or name a YAML file")

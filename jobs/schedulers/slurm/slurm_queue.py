@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from jobs.submissions import Submission
+from jobs.terminal import program
 from vizsage.errors import ConfigError, VizSageError
 
 ACTIVE = ("pending", "running", "ending")
@@ -66,7 +67,7 @@ def ask(job: Submission) -> tuple[str, str] | None:
     if problem and "Invalid job id" not in problem:
         raise VizSageError(
             f"SLURM does not answer for job {job.job_id}: {problem}; if its cluster is gone for good: "
-            f"python -m jobs cancel --forget {job.job_id}"
+            f"{program()} cancel --forget {job.job_id}"
         )
     for line in lines:
         state, reason, user, script = (line.split("|", 3) + [""] * 3)[:4]

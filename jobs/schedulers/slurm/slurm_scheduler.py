@@ -14,14 +14,27 @@ if TYPE_CHECKING:
     from jobs.submissions import Submission
 
 
+def _profiles() -> list[str]:
+    from jobs.schedulers.slurm.profile import profile_names
+
+    return profile_names()
+
+
 class Slurm(Scheduler["Profile"]):
     """Batch scripts, sent with sbatch. A sweep is one job array; an evaluation waits for its training."""
 
     name = "slurm"
     title = "SLURM"
     options = (
-        Option("--profile", "NAME", "config/clusters/NAME.yaml, or a file (default: default)", convert=path_or_name),
+        Option(
+            "--profile",
+            "NAME",
+            "config/clusters/NAME.yaml, or a file (default: default)",
+            convert=path_or_name,
+            names=_profiles,
+        ),
     )
+    example = "--profile my_cluster --then-eval"
     time_limit = "of one attempt"
     timed_out = "TIMEOUT"
     own_lines = r"srun:|slurmstepd|Terminated"

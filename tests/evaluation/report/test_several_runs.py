@@ -141,7 +141,7 @@ def test_files_of_other_tools_take_part(three: list[Path], tmp_path: Path) -> No
         row["question"] += "?"
     page = page_of(three[0], tmp_path / "theirs.jsonl")
     assert "B theirs" in page.text
-    assert "no results.json beside it; its precision, knowledge and base model are not known." in page.text
+    assert "B: no results.json beside it; its precision, knowledge and base model are not known." in page.text
     assert "Not known of B: no results.json beside the predictions." in page.text
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vizsage.evaluation.comparison.comparison_types import ChangedSample, Comparison, Difference, Pair, RunScore
 from vizsage.evaluation.comparison.number_texts import TESTS, letter, p_value, point_range, points
-from vizsage.evaluation.results_table import add_section, cell
+from vizsage.evaluation.results_table import add_section
 from vizsage.scoring.normalisation import MODE_TITLES
 from vizsage.scoring.registry import EXACT_MATCH, METRICS
+from vizsage.tables import FittedTable, cell
 
 CHANGES_SHOWN = 10
 
@@ -29,17 +27,16 @@ def show(console: Console, comparison: Comparison) -> None:
                 console.print(changes_table(title, changes))
 
 
-def runs_table(comparison: Comparison) -> Table:
+def runs_table(comparison: Comparison) -> FittedTable:
     """One line per run: its letter, score, interval and failed records."""
     metric = METRICS[comparison["metric"]].title
     metric = metric[0].upper() + metric[1:]
     if comparison["metric"] == EXACT_MATCH.name:
         metric = f"{metric} ({MODE_TITLES[comparison['mode']]})"
-    table = _table(
-        f"{metric} on {comparison['samples']} samples, {comparison['images']} images",
-        ("run", "path"),
-        ("score", f"{comparison['interval']['confidence']:.0%} interval", "failed"),
-    )
+    table = FittedTable(f"{metric} on {comparison['samples']} samples, {comparison['images']} images")
+    table.add_texts("run")
+    table.add_paths("path")
+    table.add_numbers("score", f"{comparison['interval']['confidence']:.0%} interval", "failed")
     for number, run in enumerate(comparison["runs"]):
         table.add_row(
             letter(number), cell(run["path"]), _percent(run["score"]), _range(run), str(run["failed_predictions"])
@@ -47,27 +44,30 @@ def runs_table(comparison: Comparison) -> Table:
     return table
 
 
-def pairs_table(comparison: Comparison) -> Table:
+def pairs_table(comparison: Comparison) -> FittedTable:
     """One line per pair: the difference with its interval, the samples that changed, and the exact test."""
     test = TESTS[comparison["test"]]
     corrected = comparison["correction"] is not None
-    columns = ["difference", f"{comparison['interval']['confidence']:.0%} interval", "better", "worse", test]
-    table = _table("Differences in percentage points", ("pair",), columns + ["Holm p"] * corrected)
+    caption = f"{test} takes questions as independent, the intervals do not"
+    table = FittedTable("Differences in percentage points", caption)
+    table.add_texts("pair")
+    table.add_numbers("difference", f"{comparison['interval']['confidence']:.0%} interval", "better", "worse", test)
+    if corrected:
+        table.add_numbers("Holm p")
     for pair in comparison["pairs"]:
         cells = [points(pair["difference"]), point_range(pair["interval"]), str(pair["gained"]), str(pair["lost"])]
         cells.append(p_value(pair["p_value"]))
         if corrected:
             cells.append(p_value(pair["adjusted_p_value"]))
         table.add_row(f"{letter(pair['run'])} - {letter(pair['baseline'])}", *cells)
-    table.caption = f"{test} takes questions as independent, the intervals do not"
-    table.caption_justify = "left"
     return table
 
 
-def groups_table(pair: Pair) -> Table:
+def groups_table(pair: Pair) -> FittedTable:
     """Both scores and their difference by knowledge, question word and tag."""
-    columns = ("samples", "A", "B", "B - A", "interval", "better", "worse")
-    table = _table("By group, in percent and percentage points", ("group",), columns)
+    table = FittedTable("By group, in percent and percentage points")
+    table.add_texts("group")
+    table.add_numbers("samples", "A", "B", "B - A", "interval", "better", "worse")
     _add_group(table, "all", pair)
     _add_group(table, "with knowledge", pair["with_external_knowledge"])
     _add_group(table, "without knowledge", pair["without_external_knowledge"])
@@ -76,11 +76,13 @@ def groups_table(pair: Pair) -> Table:
     return table
 
 
-def changes_table(title: str, changes: list[ChangedSample]) -> Table:
+def changes_table(title: str, changes: list[ChangedSample]) -> FittedTable:
     """The first CHANGES_SHOWN of the samples that became better, or worse."""
     shown = changes[:CHANGES_SHOWN]
     of_all = f"first {len(shown)} of {len(changes)}" if len(changes) > len(shown) else f"{len(changes)}"
-    table = _table(f"{title} ({of_all})", ("image", "question", "answer", "A", "B"), ())
+    table = FittedTable(f"{title} ({of_all})")
+    table.add_paths("image")
+    table.add_texts("question", "answer", "A", "B")
     for change in shown:
         answers = ", ".join(dict.fromkeys(change["answers"]))
         predictions = (Text("failed", style="red") if text is None else cell(text) for text in change["predictions"])
@@ -88,16 +90,7 @@ def changes_table(title: str, changes: list[ChangedSample]) -> Table:
     return table
 
 
-def _table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in texts:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _add_group(table: Table, label: str, group: Difference) -> None:
+def _add_group(table: FittedTable, label: str, group: Difference) -> None:
     table.add_row(
         cell(label),
         str(group["samples"]),

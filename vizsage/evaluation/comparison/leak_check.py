@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from vizsage.contract import EVALUATIONS, PREDICTIONS, RESULTS, RUN, SAMPLE_HASHES
 from vizsage.contract.hashes_file import HashesFacts, ImagesBy, Leaks, SampleHashes, read_hashes
@@ -21,9 +20,9 @@ from vizsage.data.identity import hash_of_sha256, name_hash, question_hash, samp
 from vizsage.data.sample_hashes import images_of, overlap, unpacked
 from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.answers import UNREADABLE
-from vizsage.evaluation.results_table import cell
 from vizsage.json_lines import read_jsonl
 from vizsage.scoring.rows import PredictionRow
+from vizsage.tables import FittedTable, cell
 
 SCHEMA_VERSION = 1
 SHOWN = 10
@@ -158,10 +157,9 @@ def _set(hashes: str) -> frozenset[bytes]:
 def show_leaks(console: Console, check: LeakCheck) -> None:
     """Write a table of counts and, for each run, the first SHOWN of its samples to `console`."""
     by_name = any(run.leaks.images_by == "name" for run in check.runs)
-    table = Table(title="In the training split", title_justify="left")
-    table.add_column("run", overflow="fold")
-    for column in ("samples", "images", "questions"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = FittedTable("In the training split")
+    table.add_paths("run")
+    table.add_numbers("samples", "images", "questions")
     for run in check.runs:
         leaks = run.leaks
         counts = [(getattr(leaks, f"{kind}s_in_training"), getattr(leaks, f"{kind}s")) for kind in KINDS]
@@ -171,7 +169,6 @@ def show_leaks(console: Console, check: LeakCheck) -> None:
         f"trained in {check.train_run}; each counted once; a sample is a question on its image; images are identified "
         f"by {identity}"
     )
-    table.caption_justify = "left"
     console.print(table)
     for run in check.runs:
         if run.samples is None:
@@ -180,12 +177,12 @@ def show_leaks(console: Console, check: LeakCheck) -> None:
             console.print(_samples_table(run.samples))
 
 
-def _samples_table(samples: list[LeakedSample]) -> Table:
+def _samples_table(samples: list[LeakedSample]) -> FittedTable:
     shown = samples[:SHOWN]
     of_all = f"first {SHOWN} of {len(samples):,}" if len(samples) > SHOWN else f"{len(samples)}"
-    table = Table(title=f"Samples of which something is in the training split ({of_all})", title_justify="left")
-    for column in ("sample", "image", "question", "in training"):
-        table.add_column(column, overflow="fold")
+    table = FittedTable(f"Samples of which something is in the training split ({of_all})")
+    table.add_paths("sample", "image")
+    table.add_texts("question", "in training")
     for sample in shown:
         texts = (sample.sample_id or "", sample.image or "", sample.question or "", ", ".join(sample.in_training))
         table.add_row(*map(cell, texts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vizsage.contract import RESULTS
+from vizsage.contract import PREDICTIONS, RESULTS
 from vizsage.contract.results_file import BASE, BLIND, ResultsFile, read_results
 from vizsage.errors import ConfigError, DataError, one_line
 from vizsage.evaluation.comparison.compare import AgainstBaseline, against_baseline
@@ -100,7 +100,10 @@ def _add_base(beside: Beside, folder: Path, base: Path, results: ResultsFile) ->
         beside.remarks.append(f"{base.name}, the base model, is not shown beside this: {one_line(error)}.")
         return
     beside.base = BaseModel(found, against)
-    beside.remarks += [f"{warning}." for warning in against.warnings]
+    for warning in against.warnings:
+        for each in (base, folder):
+            warning = warning.replace(str(each / PREDICTIONS), each.name)
+        beside.remarks.append(f"{warning}.")
 
 
 def counterpart_folder(folder: Path) -> Path:

@@ -96,6 +96,8 @@ def _free(page: Path) -> Path:
 def _shown_run(number: int, path: Path, file: Path, conditions: Conditions | None) -> ShownRun:
     folder = file.parent
     name = run_name(folder) if conditions else file.stem
+    if conditions and folder.name != conditions.split:  # of the base model, or blind
+        name = f"{name} {folder.name}"
     curves = training_of(folder, conditions) if conditions else None
     settings = None if conditions is None else conditions.settings
     if settings is not None and curves is not None:

@@ -112,7 +112,10 @@ def page_of_runs(
         "other_outcome": found.other_outcome,
         "other_text": found.other_text,
         "shown": len(found.rows),
-        "notes": [*(f"{warning}." for warning in joined.warnings), *_notes(joined, found, image_problems)],
+        "notes": [
+            *(_named(warning, runs, joined) for warning in joined.warnings),
+            *_notes(joined, found, image_problems),
+        ],
     }
 
 
@@ -148,8 +151,8 @@ def _difference(found: Difference) -> dict[str, Any]:
     low, high = found["interval"] or (None, None)
     return {
         "value": found["difference"],
-        "points": points(found["difference"], digits=1),
-        "range": point_range(found["interval"]),
+        "points": "–" if found["difference"] is None else points(found["difference"], digits=1),
+        "range": "–" if found["interval"] is None else point_range(found["interval"]),
         "low": low,
         "high": high,
         "gained": found["gained"],
@@ -229,7 +232,9 @@ def _flat(groups: GroupDifferences) -> Iterator[Difference]:
 
 def _scale(differences: Sequence[Difference]) -> float:
     """The largest difference or end of an interval: the half width of the bars."""
-    ends = [abs(end) for one in differences for end in (one["difference"] or 0.0, *(one["interval"] or ()))]
+    ends: list[float] = [
+        abs(end) for one in differences for end in (one["difference"] or 0.0, *(one["interval"] or ()))
+    ]
     return max([0.01, *ends])
 
 
@@ -240,6 +245,13 @@ def _differing(runs: Sequence[ShownRun]) -> Iterator[tuple[str, list[str]]]:
         values = {plain(settings.get(name)) for settings in known}
         if len(values) > 1 and name not in _NOT_COMPARED:
             yield name, ["–" if run.settings is None else plain(run.settings.get(name)) for run in runs]
+
+
+def _named(warning: str, runs: Sequence[ShownRun], joined: JoinedRuns) -> str:
+    """A warning with the letters of runs instead of their paths."""
+    for run, each in sorted(zip(runs, joined.runs, strict=True), key=lambda pair: -len(str(pair[1].path))):
+        warning = warning.replace(str(each.path), run.letter)
+    return f"{warning}."
 
 
 def _notes(joined: JoinedRuns, found: Disagreement, image_problems: list[str]) -> Iterator[str]:

@@ -36,6 +36,7 @@ from vizsage.models.loaded import (
     LoadedModel,
     cuda_devices,
     foreign_folder,
+    hub_name,
 )
 from vizsage.models.patches import patch_adapter
 
@@ -157,6 +158,7 @@ def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_
     temporary = new_folder(folder)
     try:
         model.save_pretrained(str(temporary))
+        _name_base(temporary / ADAPTER_CONFIG, hub_name(config))
         processor.save_pretrained(str(temporary))
         write_json(temporary / FINGERPRINT_FILE, fingerprint(processor, config, base_identity))
         settle_tree(temporary)
@@ -167,6 +169,14 @@ def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_
         fsync_dir(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_base(path: Path, name: str | None) -> None:
+    """Write the hub's name of the base model into adapter_config.json, where PEFT wrote the path it was loaded from.
+
+    Nothing here reads it; AutoPeftModel and transformers find the base of an adapter by it.
+    """
+    write_json(path, read_json(path) | {"base_model_name_or_path": name})
 
 
 def _prepare_training(model: Any) -> None:

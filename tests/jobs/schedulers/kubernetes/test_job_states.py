@@ -224,7 +224,7 @@ def test_how_long_the_next_pod_is_waited_for(ended: int, pause_s: int) -> None:
     ("recorded", "counted"), [("preempted", 0), ("failed_once", 1), ("evicted_volume", 2), ("oom_killed", 2)]
 )
 def test_what_counts_and_how_long_the_server_waits(recorded: str, counted: int) -> None:
-    """What k8s/README.md promises of the end of a pod, and `status` of the next one, is what a control plane did."""
+    """What docs/how-to/kubernetes.md promises, and `status` of the next pod, is what a control plane did."""
     [job] = [one for one in RECORDED[recorded] if one["kind"] == "Job"]
     assert job["status"].get("failed", 0) == counted
     first, second = sorted(
@@ -239,8 +239,8 @@ def test_what_counts_and_how_long_the_server_waits(recorded: str, counted: int) 
     pause_s = (times[1] - times[0]).total_seconds()
     assert 10 <= pause_s <= 11
     assert pod_ends.pause([first])[0].startswith("the next pod comes 10 s after")
-    readme = (Path(__file__).parents[4] / "k8s" / "README.md").read_text(encoding="utf-8")
-    assert "10 s after the first one" in readme
+    page = Path(__file__).parents[4] / "docs" / "how-to" / "kubernetes.md"
+    assert "10 s after the first one" in page.read_text(encoding="utf-8")
 
 
 # --- why a queue of Kueue does not let it go -------------------------------------------------------------------------

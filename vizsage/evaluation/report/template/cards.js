@@ -26,15 +26,16 @@ function choices(row) {
   return cell;
 }
 
-function pair(list, name, value) {
+function pair(list, name, value, className = "") {
   const line = make("div");
-  line.append(make("dt", "", name), value);
+  line.append(make("dt", className, name), value);
   list.append(line);
 }
 
 /** Fill a list with what was predicted, by which run, and what is accepted. */
 function tell(list, row) {
-  runs.forEach((name, place) => pair(list, name, prediction(row, place)));
+  // A run has the colour of its curves.
+  runs.forEach((name, place) => pair(list, name, prediction(row, place), compares ? "line" + (place + 1) : ""));
   pair(list, "accepted", answers(row));
   if (row.choices) pair(list, "choices", choices(row));
 }
