@@ -64,6 +64,8 @@ def test_two_processes_have_the_losses_of_one_and_stop_together(
     assert [line["val_loss"] for line in scores] == pytest.approx(alone, abs=1e-4)
     assert scores[0]["val_loss"] == pytest.approx(alone[0], rel=1e-6)  # of the same weights
     assert len(list((two.output_dir / "tensorboard").iterdir())) == 2  # of the main process, for each attempt
+    hashes = [(run.output_dir / "sample_hashes.json").read_bytes() for run in (one, two)]
+    assert hashes[0] == hashes[1]
     attempts = json.loads((two.output_dir / "run.json").read_text())["attempts"]
     assert attempts[1]["resumed_from_step"] == found["step"]
     # One of them alone finds the run done. The other need not come any more, and is not waited for.

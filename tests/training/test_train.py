@@ -22,6 +22,7 @@ from vizsage.data import collate
 from vizsage.data.images_once import ImagesOnce
 from vizsage.errors import ConfigError, FolderInUse, RepeatingError
 from vizsage.evaluation.predict import predict
+from vizsage.files import sha256_file
 from vizsage.json_lines import read_jsonl
 from vizsage.training import attempt, loader
 from vizsage.training.train import train
@@ -83,6 +84,8 @@ def test_a_run_leaves_the_promised_files(make_config: MakeConfig, tmp_path: Path
     record = json.loads((config.output_dir / "run.json").read_text())
     assert record["counts"]["train"]["kept"] == 18
     assert record["attempts"][0]["exit_code"] == 0
+    assert record["sample_hashes"]["sha256"] == sha256_file(config.output_dir / "sample_hashes.json")
+    assert record["sample_hashes"]["images_by"] == "content"
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])

@@ -14,7 +14,7 @@ from vizsage.contract.schemas import json_schema
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-_MARK = re.compile(r"^<!-- schema: ([a-z]+) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- schema: ([a-z_]+) -->$", re.MULTILINE)
 
 
 def connect(app: Sphinx) -> None:
