@@ -10,6 +10,7 @@ from vizsage.contract.training_curves import TrainingCurves
 
 WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins in px, with the numbers of the axes
+STYLES = 6  # in template/style.css
 MOST_POINTS = 600  # more than a screen shows; in longer series neighbours are averaged
 
 Point = tuple[float, float]
@@ -86,14 +87,19 @@ def _chart(title: str, series: Mapping[str, Sequence[Point]], low: float, high: 
         return round(x, 1), round(y, 1)
 
     drawn = []
-    for style, (name, points) in enumerate(series.items(), start=1):
+    for number, (name, points) in enumerate(series.items()):
         if not points:
             continue
         placed = [place(point) for point in _thinned(points)]
         dots = placed if len(placed) <= 40 else []
-        drawn.append(Line(name, style, " ".join(f"{x},{y}" for x, y in placed), dots, points[-1][1]))
+        drawn.append(Line(name, line_style(number), " ".join(f"{x},{y}" for x, y in placed), dots, points[-1][1]))
     x_ticks = [(place((tick, low))[0], f"{tick:g}") for tick in ticks(0, last_step) if tick == int(tick)]
     return Chart(title, drawn, x_ticks, [(place((0, tick))[1], f"{tick:g}") for tick in y_ticks])
+
+
+def line_style(number: int) -> int:
+    """The style of the line with this number, from 0; they are repeated."""
+    return number % STYLES + 1
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

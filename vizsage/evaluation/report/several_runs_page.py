@@ -15,7 +15,7 @@ from vizsage.evaluation.comparison.comparison_types import Difference, GroupDiff
 from vizsage.evaluation.comparison.differences import Groups
 from vizsage.evaluation.comparison.disagreement import Disagreement
 from vizsage.evaluation.comparison.number_texts import TESTS, letter, p_value, point_range, points
-from vizsage.evaluation.report.curves import Chart
+from vizsage.evaluation.report.curves import Chart, line_style
 from vizsage.evaluation.report.page import TAG_VALUES
 from vizsage.evaluation.report.rendering import interval_text, percent, plain
 from vizsage.scoring.normalisation import MODE_TITLES
@@ -90,7 +90,10 @@ def page_of_runs(
     return {
         "mark": MARK,
         "version": __version__,
-        "runs": [_run(run, each, scored) for run, each, scored in zip(runs, joined.runs, exact.scores, strict=True)],
+        "runs": [
+            _run(run, each.failed, score) | {"style": line_style(number)}
+            for number, (run, each, score) in enumerate(zip(runs, joined.runs, exact.scores, strict=True))
+        ],
         "letters": [run.letter for run in runs],
         "samples": len(asked.images),
         "images": groups.images,
@@ -119,7 +122,7 @@ def page_of_runs(
     }
 
 
-def _run(run: ShownRun, scored: Any, score: Scored) -> dict[str, Any]:
+def _run(run: ShownRun, failed: int, score: Scored) -> dict[str, Any]:
     conditions = run.conditions
     model = "not known"
     if conditions is not None:
@@ -131,7 +134,7 @@ def _run(run: ShownRun, scored: Any, score: Scored) -> dict[str, Any]:
         "model": model,
         "base_model": conditions.base_model if conditions else None,
         "blind": bool(conditions and conditions.blind),
-        "failed": scored.failed,
+        "failed": failed,
         **_score(score),
     }
 

@@ -35,7 +35,7 @@ function pair(list, name, value, className = "") {
 /** Fill a list with what was predicted, by which run, and what is accepted. */
 function tell(list, row) {
   // A run has the colour of its curves.
-  runs.forEach((name, place) => pair(list, name, prediction(row, place), compares ? "line" + (place + 1) : ""));
+  runs.forEach((name, place) => pair(list, name, prediction(row, place), compares ? "line" + (place % STYLES + 1) : ""));
   pair(list, "accepted", answers(row));
   if (row.choices) pair(list, "choices", choices(row));
 }

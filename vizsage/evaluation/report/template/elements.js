@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const read = (id) => JSON.parse(byId(id).textContent);
 const { runs, compares, rows, images, descriptions } = read("gallery-data");
 const thumbnails = read("thumbnail-data");
+const STYLES = 6; // colours and dashes of curves
 const number = new Intl.NumberFormat("en");
 
 function make(tag, className, text) {
