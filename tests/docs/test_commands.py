@@ -45,6 +45,8 @@ def commands_of(page: str) -> Iterator[tuple[str, list[str]]]:
         return
     for block in blocks((ROOT / page).read_text(encoding="utf-8")):
         for line in block.commands:
+            if "[options]" in line:  # a synopsis of the reference
+                continue
             if re.search(r"\bvizsage |\bpython\S* -m jobs|\bmake ", line):
                 yield from filter(None, map(arguments_of, simple_commands(line)))
 

@@ -70,7 +70,7 @@ def test_the_code_answers_as_predict_does(
     ("saved", "name"),
     [
         ("some/model-7B", "some/model-7B"),
-        ("/home/someone/model", None),
+        ("/mnt/models/model", None),
         ("../model", None),
         ("cache/some/model", None),
         ("data/model", None),  # such a folder is here

@@ -27,7 +27,7 @@ from vizsage.tracking.tracker import AttemptStart
 from vizsage.tracking.trackers import Trackers
 from vizsage.training import checkpoints
 from vizsage.training.batch_size import find_batch_size
-from vizsage.training.card import write_card
+from vizsage.training.card import training_facts, write_card
 from vizsage.training.card_snippet import usage_snippet
 from vizsage.training.checkpoint_state import check_state
 from vizsage.training.flow import Flow
@@ -273,14 +273,7 @@ class TrainingAttempt:
             return
         folder = config.adapter_dir
         save_adapter(self.model, self.processor, config, folder, base_identity)
-        facts = {f"{key} ({split})": n for split, counts in self.plan.counts.items() for key, n in counts.items()}
-        facts |= {"optimizer steps": self.step, "samples left out in training": len(progress.left_out)}
-        for one in self.plan.extensions:
-            facts[f"made longer at step {one.at_step}"] = (
-                f"from {one.from_steps} to {one.to_steps} steps, longer_schedule: {one.schedule}"
-            )
-        if config.init_adapter and self.plan.init_sha256:
-            facts["began from the weights of"] = f"{config.init_adapter.name} (SHA-256 {self.plan.init_sha256})"
+        facts = training_facts(self.plan, self.step, len(progress.left_out))
         example = {
             "image": sample.image_names,
             "question": sample.question,

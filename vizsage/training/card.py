@@ -12,6 +12,7 @@ from vizsage.config import Config, config_to_yaml
 from vizsage.files import write_text
 from vizsage.models.loaded import FINGERPRINT_FILE, TINY_MODEL, hub_name
 from vizsage.scoring.normalisation import MODE_TITLES, mode_of
+from vizsage.training.plan import Plan
 
 
 def write_card(
@@ -109,6 +110,27 @@ def write_card(
     lines += ["## Settings", "", "```yaml", _settings(config).rstrip(), "```", ""]
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     write_text(folder / "README.md", f"---\n{header}---\n\n" + "\n".join(lines))
+
+
+def training_facts(plan: Plan, step: int, left_out: int) -> dict[str, Any]:
+    """What a card says of data and training: one entry per line.
+
+    Args:
+        plan: of the run.
+        step: optimizer steps done.
+        left_out: samples that training left out.
+    """
+    facts: dict[str, Any] = {
+        f"{key} ({split})": n for split, counts in plan.counts.items() for key, n in counts.items()
+    }
+    facts |= {"optimizer steps": step, "samples left out in training": left_out}
+    for one in plan.extensions:
+        facts[f"made longer at step {one.at_step}"] = (
+            f"from {one.from_steps} to {one.to_steps} steps, longer_schedule: {one.schedule}"
+        )
+    if plan.config.init_adapter and plan.init_sha256:
+        facts["began from the weights of"] = f"{plan.config.init_adapter.name} (SHA-256 {plan.init_sha256})"
+    return facts
 
 
 def _base(config: Config) -> str:
