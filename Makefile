@@ -15,7 +15,7 @@ OLDEST := .venv-oldest
 # The tests that depend on releases of torch, transformers, trl, peft, datasets and others, and take minutes only.
 LIBRARIES := tests/models/shared_image $(addprefix tests/models/,loading/test_hf.py test_generation.py adapters) tests/demo/test_tiny.py \
 	$(addprefix tests/data/test_,collate.py encoding.py images.py prompts.py sources_columnar.py) tests/test_config.py \
-	$(addprefix tests/training/test_,train.py checkpoints.py four_bits.py) $(addprefix tests/evaluation/test_,evaluate.py wandb_results.py)
+	$(addprefix tests/training/test_,train.py checkpoints.py four_bits.py) tests/evaluation/test_evaluate.py tests/tracking
 CODE  := vizsage jobs tests tools benchmarks docs
 
 .DEFAULT_GOAL := help

@@ -100,3 +100,11 @@ def test_uninstalling_removes_nothing_that_a_user_made() -> None:
     removed = [line for line in recipe.splitlines() if "rm -" in line and not line.lstrip().startswith("echo")]
     assert len(removed) == 2  # those of `make clean`
     assert not re.search(r"\b(data|outputs|wandb|HF_HOME|\.local)\b", " ".join(removed))
+
+
+def test_the_makefile_names_tests_that_are_there() -> None:
+    command = ["make", "--dry-run", "STAMP=", *sorted(name for name in TARGETS if name.startswith("test"))]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = set(re.findall(r"(?<=\s)tests/[\w/.]+", printed))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
