@@ -38,7 +38,7 @@ FLOORS = [
     {"errors", "hints"},
     {"contract"},
     {"json_lines"},
-    {"files"},
+    {"files", "startup"},
 ]
 FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}
 FLOOR[""] = -1  # the package itself, which offers functions of the packages and imports them when they are used
@@ -329,7 +329,7 @@ def test_the_command_line_imports_nothing_but_the_standard_library_until_it_has_
     heavy = [
         n for n, at_top in imports(PACKAGE / "cli.py") if at_top and n.split(".")[0] not in sys.stdlib_module_names
     ]
-    light = {"contract", "errors", "config", "parser", "interruption", "log_output", "streams"}
+    light = {"contract", "errors", "config", "parser", "interruption", "log_output", "startup", "streams"}
     assert set(heavy) <= {"vizsage", "__future__"} | {f"vizsage.{name}" for name in light}
     assert loaded_by("vizsage.cli", heavy=("pydantic", "yaml", "rich", "torch", "argcomplete")) == []
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vizsage.startup import importing
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,8 +35,9 @@ def train(config: Config, *, latch: SignalLatch | None = None) -> TrainingResult
         RepeatingError: the run cannot continue.
         Interrupted: after a signal, once a checkpoint is on disk; the same call continues.
     """
-    _prepare_backend(config)
-    from vizsage.training.train import train as train_or_continue
+    with importing():
+        _prepare_backend(config)
+        from vizsage.training.train import train as train_or_continue
 
     return train_or_continue(config, latch)
 
@@ -78,8 +81,9 @@ def evaluate(
         RepeatingError: GPU memory exceeded; the answers so far are on disk.
         ConfigError, DataError, CheckpointError: before anything is written, or for an undecodable image on the way.
     """
-    _prepare_backend(config)
-    from vizsage.evaluation.evaluate import evaluate as evaluate_split
+    with importing():
+        _prepare_backend(config)
+        from vizsage.evaluation.evaluate import evaluate as evaluate_split
 
     return evaluate_split(
         config,
@@ -123,8 +127,9 @@ def predict(
         CheckpointError: no adapter, or one of another base or prompt.
         RepeatingError: GPU memory exceeded.
     """
-    _prepare_backend(config)
-    from vizsage.evaluation.predict import predict as answer_question
+    with importing():
+        _prepare_backend(config)
+        from vizsage.evaluation.predict import predict as answer_question
 
     return answer_question(
         config,

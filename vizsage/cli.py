@@ -28,6 +28,7 @@ from vizsage.errors import (
 from vizsage.interruption import end_with_launcher
 from vizsage.log_output import set_up_logging
 from vizsage.parser import parse
+from vizsage.startup import end_of_process
 from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_streams(product=options.command in _STDOUT_IS_PRODUCT)
         end_with_launcher()
     set_up_logging(debug=options.debug)
+    try:
+        return _run(options)
+    finally:
+        if options.own_process:
+            end_of_process()
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a command and return its exit code; an error becomes one line on stderr."""
     try:
         _COMMANDS[options.command](options)
         sys.stdout.flush()

@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-TRAINING, EVALUATION = "vizsage.training.flow", "vizsage.evaluation.evaluate"
+TRAINING, EVALUATION = "vizsage.training.flow", "vizsage.evaluation.worker"
 
 
 class Finder:
@@ -35,7 +35,7 @@ class Finder:
 
         def execute_and_change(module: ModuleType) -> None:
             execute(module)
-            change_share(module.Share) if answers else change_flow(module.Flow)
+            change_worker(module.EvaluationWorker) if answers else change_flow(module.Flow)
 
         spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
         return spec
@@ -57,10 +57,10 @@ def change_flow(flow: Any) -> None:
     flow.on_step_end = on_step_end
 
 
-def change_share(share: Any) -> None:
-    """Make what MISHAP names a part of `Share.answer`, which yields once before the first batch."""
+def change_worker(worker: Any) -> None:
+    """Make what MISHAP names a part of `EvaluationWorker.answer`, which yields once before the first batch."""
     batches = int(os.environ["MISHAP"].split()[1])
-    original = share.answer
+    original = worker.answer
 
     def answer(self: Any, *arguments: Any) -> Any:
         for i, done in enumerate(original(self, *arguments)):
@@ -68,7 +68,7 @@ def change_share(share: Any) -> None:
                 hold(self.answerer.config, self.processes.latch)
             yield done
 
-    share.answer = answer
+    worker.answer = answer
 
 
 def hold(config: Any, latch: Any) -> None:
