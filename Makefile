@@ -40,7 +40,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Installing into $(VENV): about 6 GB, a few minutes."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet -r requirements.lock
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
+	PYTHONWARNINGS=ignore $(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $@
 
 demo: $(STAMP) ## draw a data set, evaluate the tiny model, fine-tune it, evaluate it again: a few minutes on two cores
