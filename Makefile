@@ -235,7 +235,7 @@ uninstall: clean ## make clean, and list what else VizSage has left on this mach
 		"$${TRITON_CACHE_DIR:-$$HOME/.triton}"; do \
 		if [ -e "$$place" ]; then du -sh "$$place" 2>/dev/null || echo "?	$$place"; fi; done
 	@echo "The Hugging Face cache and the compilers' caches are shared with other programs. In ~/.bashrc or ~/.zshrc, the"
-	@echo "line with 'vizsage completion'. Images: docker image rm vizsage:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+	@echo "line with 'vizsage completion'; ~/.config/fish/completions/vizsage.fish. Images: docker image rm vizsage:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
 
 clean: ## remove the environments, caches and build products; data and outputs stay
 	rm -rf $(VENV) $(NEWEST) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist vizsage.egg-info
