@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from jobs.parser import parse
 from jobs.terminal import Warnings, fail, say
 from vizsage.contract import EXIT_DONE, EXIT_KEYBOARD, EXIT_UNKNOWN
-from vizsage.errors import VizSageError, printable
+from vizsage.errors import VizSageError, missing_package, printable
 from vizsage.streams import escape_what_is_not_encodable, keep_streams
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VizSageError as error:
         fail(error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (missing := missing_package(error)) is None:
+            raise
+        fail(missing)
+        return missing.exit_code
     except KeyboardInterrupt:
         return EXIT_KEYBOARD
     except BrokenPipeError:
@@ -111,7 +116,7 @@ def _table(options: argparse.Namespace) -> None:
 
     runs = runs_below(options.folder, state_of=state_of_run)
     console = Console()
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console = Console(width=200)  # a file or a pipe has no width, and the default would wrap numbers
     console.print(render(runs))
     for problem in problems(runs):

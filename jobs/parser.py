@@ -221,6 +221,6 @@ def _parser() -> argparse.ArgumentParser:
         help="count the jobs as ended from now on, whatever the scheduler reports",
     )
     sending("sweep", "send every combination of comma-separated values", ("train",))
-    table = command("table", "one line for each run below a folder")
+    table = command("table", "compare the runs below a folder: settings that differ, scores, states")
     table.add_argument("folder", metavar="DIR", type=Path, help="folder of the runs")
     return parser

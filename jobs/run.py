@@ -22,12 +22,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.rendezvous import Meeting, meet
 from jobs.schedulers.registry import schedulers
 from jobs.workers import forget_places, launch, meeting_place, open_store, worker_environments
-from vizsage.config import Config, load_config
 from vizsage.contract import (
     ANSWERS_OF_ANY,
     EXIT_DONE,
@@ -38,9 +37,12 @@ from vizsage.contract import (
     OUTCOME,
     RUN,
 )
-from vizsage.errors import ConfigError, VizSageError, one_line, printable
+from vizsage.errors import ConfigError, VizSageError, missing_package, one_line, printable
 from vizsage.files import expanded
 from vizsage.streams import keep_streams
+
+if TYPE_CHECKING:
+    from vizsage.config import Config
 
 USAGE = """\
 usage: python -m jobs.run train CONFIG [key=value ...] [--then-eval]
@@ -85,7 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     for variable in [one.node_rank_variable for one in schedulers() if one.node_rank_variable in os.environ]:
         os.environ.setdefault("NODE_RANK", os.environ[variable])
-    code = _attempt(arguments, received)
+    try:
+        code = _attempt(arguments, received)
+    except ModuleNotFoundError as error:
+        if (missing := missing_package(error)) is None:
+            raise
+        code = _say(str(missing), missing.exit_code)
     if folder := os.environ.get("EXIT_CODES_DIR"):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -96,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _attempt(arguments: list[str], received: list[int]) -> int:
+    from vizsage.config import load_config  # now, because a Python that lacks its packages is told so in one line
+
     then_eval = "--then-eval" in arguments
     arguments = [word for word in arguments if word != "--then-eval"]
     try:

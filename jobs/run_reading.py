@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from vizsage.contract import (
     checkpoint_step,
 )
 from vizsage.contract.results_file import read_headline
-from vizsage.contract.run_files import Outcome, last_outcome, read_metrics, read_run
+from vizsage.contract.run_files import Outcome, last_metrics, last_outcome, read_metrics, read_run
 from vizsage.contract.submission_lines import read_submissions
 from vizsage.errors import ConfigError, one_line
 
@@ -59,12 +60,15 @@ def outcome_of(run_dir: Path) -> Outcome | None:
         return None
 
 
-def newest_checkpoint(run_dir: Path) -> int | None:
-    """The optimizer steps of the newest checkpoint; None where there is none."""
+def steps_done(run_dir: Path) -> int | None:
+    """The optimizer steps of the newest checkpoint or line of metrics.jsonl; None where there is neither."""
     try:
         steps = [checkpoint_step(path.name) for path in run_dir.glob(f"{CHECKPOINT_PREFIX}*")]
     except OSError:  # a name that only another machine's storage can have
         return None
+    with contextlib.suppress(OSError, ValueError):
+        if line := last_metrics(run_dir):
+            steps.append(line.step)
     return max((step for step in steps if step is not None), default=None)
 
 
@@ -81,10 +85,13 @@ def sweep_members(folder: Path) -> list[Path]:
     return [folder / name for name in dict.fromkeys(recorded) if name not in ("", "..")]
 
 
-def settings_of(run_dir: Path) -> Settings | Damaged | None:
+def settings_of(run_dir: Path) -> tuple[Settings | Damaged | None, bool]:
     """The settings that the run began with, or those that it was sent with: from the first file that contains them.
 
     None where no file does; `Damaged` where that is because one of them is damaged.
+
+    Returns:
+        The settings, and whether they are as the machine could run them; if not, they are as the user gave them.
     """
     damaged = None
     for path, read in (
@@ -100,8 +107,8 @@ def settings_of(run_dir: Path) -> Settings | Damaged | None:
             damaged = damaged or _damaged(path, error)
             continue
         if found is not None:
-            return found
-    return damaged
+            return found, read is _recorded_settings
+    return damaged, False
 
 
 def best_validation_score(run_dir: Path) -> float | Damaged | None:

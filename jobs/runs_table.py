@@ -1,11 +1,11 @@
-"""`python -m jobs table DIR`: the runs below a folder, one line each, with the settings in which they differ."""
+"""`python -m jobs table DIR`: the runs below a folder, with their scores and the settings in which they differ."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from jobs.run_reading import (
 )
 from vizsage.config import Config
 from vizsage.contract import JOBS, RUN_FILES
+from vizsage.contract.run_files import MACHINE_SETTINGS
 from vizsage.errors import ConfigError, VizSageError
 from vizsage.scoring.registry import EXACT_MATCH
 from vizsage.tables import FittedTable
@@ -39,7 +40,10 @@ _INSIDE_A_RUN = frozenset({*RUN_FILES, JOBS})
 
 @dataclass(frozen=True)
 class Run:
-    """What the files of a run directory contain, and its state. None: no file contains it (yet)."""
+    """What the files of a run directory contain, and its state. None: no file contains it (yet).
+
+    `as_run`: the settings are as the machine could run them, not as the user gave them.
+    """
 
     path: Path
     name: str
@@ -48,6 +52,7 @@ class Run:
     test_exact_match: float | Damaged | None
     test_limit: int | None
     state: str | Damaged
+    as_run: bool = True
 
 
 def runs_below(directory: Path, state_of: Callable[[Path], str]) -> list[Run]:
@@ -122,13 +127,28 @@ def problems(runs: Sequence[Run]) -> list[str]:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The settings in which the runs differ, in the order of the settings file."""
-    known = [run.settings for run in runs if isinstance(run.settings, dict)]
-    return [
-        key
-        for key in Config.model_fields
-        if key not in NOT_COMPARED and len({json.dumps(s[key], sort_keys=True) for s in known if key in s}) > 1
-    ]
+    """The settings in which the runs differ, in the order of the settings file.
+
+    Runs that have not begun are compared with others only in what the machine cannot replace: `device: auto` may become
+    `cuda`, which is no difference.
+    """
+    as_run = [run.settings for run in runs if isinstance(run.settings, dict) and run.as_run]
+    given = [run.settings for run in runs if isinstance(run.settings, dict) and not run.as_run]
+
+    def values(key: str, among: Iterable[Settings]) -> set[str]:
+        return {json.dumps(one[key], sort_keys=True) for one in among if key in one}
+
+    def differs(key: str) -> bool:
+        comparable = values(key, as_run) | values(key, (one for one in given if not _replaceable(one, key)))
+        return len(comparable) > 1 or len(values(key, given)) > 1
+
+    return [key for key in Config.model_fields if key not in NOT_COMPARED and differs(key)]
+
+
+def _replaceable(given: Settings, key: str) -> bool:
+    """Whether a run that begins with the settings `given` may record another value of this one."""
+    drawn = key == "seed" and given.get("reproducible") is False
+    return drawn or key in MACHINE_SETTINGS or given.get(key) == "auto"
 
 
 def _run_dirs(directory: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -160,7 +180,8 @@ def _read(path: Path, name: str, state_of: Callable[[Path], str]) -> Run:
         state: str | Damaged = state_of(path)
     except VizSageError as error:  # else the other runs would be missing in the table
         state = Damaged(str(error))
-    return Run(path, name, settings_of(path), best_validation_score(path), test, limit, state)
+    settings, as_run = settings_of(path)
+    return Run(path, name, settings, best_validation_score(path), test, limit, state, as_run)
 
 
 def _name(path: Path, directory: Path) -> str:

@@ -15,7 +15,7 @@ from vizsage.contract import SWEEP
 from vizsage.errors import ConfigError, VizSageError
 
 if TYPE_CHECKING:
-    from jobs.spec import Evaluation
+    from jobs.spec import Evaluation, Work
     from jobs.status import JobState
     from jobs.submissions import Submission
     from jobs.sweep import Member
@@ -29,7 +29,8 @@ def send_run(options: argparse.Namespace) -> None:
         raise ConfigError("--then-eval follows a training; an evaluation is submitted separately")
     scheduler = scheduler_named(options.scheduler)
     work = load_work(options.kind, options.config, options.overrides, _evaluation(options, scheduler))
-    jobs = scheduler.prepare([work], _job_options(options, scheduler))
+    jobs = scheduler.prepare([work], _job_options(options, scheduler, work))
+    _check_data(scheduler, [work])
     if options.dry_run:
         show(scheduler.render(jobs))
         return
@@ -61,7 +62,8 @@ def send_sweep(options: argparse.Namespace) -> None:
     found = members(options.config, options.overrides)
     works = [work("train", member.config) for member in found]
     scheduler = scheduler_named(options.scheduler)
-    jobs = scheduler.prepare(works, _job_options(options, scheduler))
+    jobs = scheduler.prepare(works, _job_options(options, scheduler, works[0]))
+    _check_data(scheduler, works)
     if options.dry_run:
         show(scheduler.render(jobs))
         return
@@ -145,14 +147,24 @@ def _report(sent: Submission) -> None:
     say(f"follow it with: {program()} logs -f {shlex.quote(str(sent.run_dir))}")
 
 
-def _job_options(options: argparse.Namespace, scheduler: Scheduler[Any]) -> JobOptions:
+def _check_data(scheduler: Scheduler[Any], works: Sequence[Work]) -> None:
+    """Raise DataError where jobs would not find their data set."""
+    from jobs.spec import check_data
+
+    for problem in check_data(works) if scheduler.shares_files else ():
+        warn(problem)
+
+
+def _job_options(options: argparse.Namespace, scheduler: Scheduler[Any], first: Work) -> JobOptions:
+    is_sweep = options.command == "sweep"
+    run_dir = first.run_dir.parent if is_sweep else first.run_dir
     return JobOptions(
-        label=options.config.stem,
+        label=run_dir.name,
         nodes=options.nodes,
         gpus_per_node=options.gpus_per_node,
         time=options.time,
         then_eval=options.then_eval,
-        is_sweep=options.command == "sweep",
+        is_sweep=is_sweep,
         own={option.key: getattr(options, option.key) for option in scheduler.options},
     )
 

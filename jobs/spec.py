@@ -11,7 +11,7 @@ from pathlib import Path
 from jobs.schedulers.registry import schedulers
 from vizsage.config import Config, config_to_yaml, load_config
 from vizsage.contract import JOBS
-from vizsage.errors import ConfigError
+from vizsage.errors import ConfigError, no_data_folder
 from vizsage.files import write_text
 
 _LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
@@ -101,6 +101,32 @@ def _check_name(run_dir: Path) -> None:
             f"output_dir: {shown} is too long: a folder's name may have {_LONGEST_NAME_BYTES} bytes, found {longest}, "
             f"and the whole path {_LONGEST_PATH_BYTES}, found {whole}; name a shorter one"
         )
+
+
+def check_data(works: Sequence[Work]) -> list[str]:
+    """Look for the data sets of `works`, whose paths here are those of their jobs.
+
+    Returns:
+        A warning for each base_path that cannot be seen from here, as a login node need not mount it.
+
+    Raises:
+        DataError: base_path is here, and the data set is not in it.
+    """
+    unseen = []
+    for base, folder in dict.fromkeys((one.config.base_path, one.config.split_dir) for one in works):
+        if _is_folder(folder):
+            continue
+        if _is_folder(base):
+            raise no_data_folder(folder)
+        unseen.append(f"base_path: {base} is no folder that can be seen from here, so the data was not looked for")
+    return list(dict.fromkeys(unseen))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no right to look
+        return False
 
 
 def load_work(command: str, path: Path, overrides: Sequence[str] = (), evaluation: Evaluation = Evaluation()) -> Work:

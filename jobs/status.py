@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.log_errors import error_in, last_error
-from jobs.run_reading import newest_checkpoint, outcome_of, word_for
+from jobs.run_reading import outcome_of, steps_done, word_for
 from jobs.schedulers.registry import scheduler_named
 from jobs.schedulers.scheduler import ACTIVE, LOST
 from jobs.submissions import Submission, of_run
@@ -55,7 +55,7 @@ def state_of(submission: Submission) -> JobState:
     run_dir = Path(submission.run_dir)
     outcome = outcome_of(run_dir)
     state, detail = told[:2] if told else _left_behind(submission, scheduler.title, outcome)
-    step = outcome.step if outcome else newest_checkpoint(run_dir)
+    step = outcome.step if outcome else steps_done(run_dir)
     if step is None and told:
         step = scheduler.step(submission)
     failures = _failures(submission) if state == "pending" else 0

@@ -12,7 +12,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from vizsage.contract import EXITS_WITH_CAUSE
-from vizsage.errors import LAUNCHER, ConfigError
+from vizsage.errors import CALLED_AS, LAUNCHER, ConfigError
 
 LOOPBACK = "127.0.0.1"
 # How long processes may take to end after a signal: longer than any scheduler waits.
@@ -110,12 +110,13 @@ def launch(command: list[str], environments: list[dict[str, str]], received: lis
     )  # vizsage reports what happened in one line
     # torch's own handlers would raise an exception anywhere in the launcher, and exit codes would be lost.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
+    own = {LAUNCHER: str(os.getpid()), CALLED_AS: "python -m jobs.run"}
     with tempfile.TemporaryDirectory(prefix="jobs-run-") as logs:
         processes = start_processes(
             name="vizsage",
             entrypoint=command[0],
             args={rank: tuple(command[1:]) for rank in range(len(environments))},
-            envs={i: one | {LAUNCHER: str(os.getpid())} for i, one in enumerate(environments)},
+            envs={i: one | own for i, one in enumerate(environments)},
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         close = processes.close

@@ -194,6 +194,14 @@ def test_a_wrong_command_is_one_line_and_exit_2(
     assert message in refused(capsys, 2, *arguments)
 
 
+def test_a_wrong_option_names_the_help_of_the_program_that_was_called(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refused(capsys, 2, "train", "a.yaml", "--foo").endswith("--foo; see vizsage --help")
+    monkeypatch.setenv("VIZSAGE_CALLED_AS", "python -m jobs.run")
+    assert refused(capsys, 2, "train", "a.yaml", "--foo").endswith("--foo; see python -m jobs.run --help")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.test_files import JSON, fill_disk
 from vizsage import json_lines
-from vizsage.json_lines import append_jsonl, read_jsonl, write_jsonl
+from vizsage.json_lines import append_jsonl, last_record, read_jsonl, write_jsonl
 
 
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=5), st.integers(min_value=0))
@@ -31,6 +31,7 @@ def test_appending_after_a_kill_anywhere_keeps_every_whole_record(
     path.write_bytes(torn)
     whole = records[: data[: len(torn) + 1].count(b"\n")]  # one that lacks only its line break is whole
     assert list(read_jsonl(path)) == whole
+    assert last_record(path) == (whole[-1] if whole else None)
     append_jsonl(path, [{"next": 1}])
     assert list(read_jsonl(path)) == [*whole, {"next": 1}]
 

@@ -21,6 +21,7 @@ from vizsage.errors import (
     VizSageError,
     is_disk_full,
     is_out_of_memory,
+    missing_package,
     printable,
     printable_json,
     quoted,
@@ -41,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/reference/exit-codes.md)."""
     escape_what_is_not_encodable()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = parse(arguments)
+    try:
+        options = parse(arguments)
+    except ModuleNotFoundError as error:  # a message on an unknown option compares it with the settings
+        return _fail(error, *_unforeseen(error))
     options.own_process = argv is None  # the process ends with the command
     if options.own_process:
         keep_streams(product=options.command in _STDOUT_IS_PRODUCT)
@@ -262,6 +266,8 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         return f"{where}: the disk is full; nothing written earlier was lost. Free space and run the command again", 1
     if is_out_of_memory(error):
         return "out of GPU memory; lower batch_size, eval_batch_size, max_seq_length or resize_px", EXIT_REPEATS
+    if isinstance(error, ModuleNotFoundError) and (missing := missing_package(error)):
+        return str(missing), missing.exit_code
     if isinstance(error, UnicodeEncodeError) and codecs.lookup(sys.getfilesystemencoding()).name != "utf-8":
         return (
             f"{quoted(error.object)} cannot be written in this locale's encoding, {sys.getfilesystemencoding()}; set "

@@ -6,13 +6,18 @@ A message is one line: what was found, where (file, key or record), what is allo
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import re
+import sys
+from pathlib import Path
 
 from vizsage.contract import EXIT_DATA, EXIT_INTERRUPTED, EXIT_REPEATS, EXIT_UNKNOWN, EXIT_USAGE
 
 LAUNCHER = "VIZSAGE_LAUNCHER"
 """Name of the environment variable with the process id of the launcher that started this process."""
+CALLED_AS = "VIZSAGE_CALLED_AS"
+"""Name of the environment variable with what the user typed, where another program starts `vizsage` for it."""
 # The messages of libraries that do not raise OSError for it, such as safetensors and tokenizers.
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
 # A terminal executes control codes (C0, here without the tab, DEL and C1). After a character that overrides the
@@ -74,6 +79,26 @@ def error_of(exit_code: int, message: str) -> VizSageError:
     error = next((kind for kind in kinds if kind.exit_code == exit_code), VizSageError)(message)
     error.exit_code = exit_code
     return error
+
+
+def missing_package(error: ModuleNotFoundError) -> ConfigError | None:
+    """The error for a package that this Python does not have; None for a module of a package that is there.
+
+    Most often the command was given to another Python than that of the virtual environment.
+    """
+    package = (error.name or "").partition(".")[0]
+    own = package in ("", "vizsage", "jobs") or package in sys.stdlib_module_names
+    if own or importlib.util.find_spec(package) is not None:
+        return None
+    return ConfigError(
+        f"this command needs the package {package!r}, which this Python ({sys.executable}) does not have; run source "
+        ".venv/bin/activate, or call .venv/bin/python (make install creates .venv)"
+    )
+
+
+def no_data_folder(folder: Path) -> DataError:
+    """The error for a `folder` of a data set that is not there."""
+    return DataError(f"{folder}: no such folder; base_path and dataset name the folder that holds the splits")
 
 
 def one_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from vizsage.files import parse_json, write_text
 
 log = logging.getLogger(__name__)
+_END_BYTES = 65536
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -67,6 +68,15 @@ def read_jsonl(path: Path, *, rewritable: bool = False) -> Iterator[dict[str, An
                 yield record
 
 
+def last_record(path: Path) -> dict[str, Any] | None:
+    """The last whole record in the last 64 KiB of a file that `append_jsonl` wrote, or None. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
+        lines = file.read().splitlines()
+    record = next((line for line in reversed(lines) if _is_record(line)), None)
+    return None if record is None else dict(parse_json(record))
+
+
 def _lines(records: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
 
@@ -98,7 +108,7 @@ def _end_of_last_whole_line(file: FileIO) -> int:
     size: int = file.seek(0, os.SEEK_END)
     position = size
     while position > 0:
-        start = max(0, position - 65536)
+        start = max(0, position - _END_BYTES)
         file.seek(start)
         found = file.read(position - start).rfind(b"\n")
         if found >= 0:

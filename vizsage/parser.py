@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Collection
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from vizsage import __version__
 from vizsage.completion import PROGRAMS, SHELLS, complete, is_asked
 from vizsage.contract.schemas import MODELS
-from vizsage.errors import printable
+from vizsage.errors import CALLED_AS, printable
 from vizsage.files import expanded
 from vizsage.hints import examples, parse_with_overrides
 
@@ -88,7 +89,8 @@ class _Parser(argparse.ArgumentParser):
         self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"vizsage: error: {printable(' '.join(message.split()))}; see {self.prog} --help\n")
+        program = os.environ.get(CALLED_AS) or self.prog
+        self.exit(2, f"vizsage: error: {printable(' '.join(message.split()))}; see {program} --help\n")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -111,7 +111,8 @@ class FittedTable:
         """Called by rich."""
         for text, style in ((self.title, "table.title"), (None, ""), (self.caption, "table.caption")):
             if text is None:
-                yield self._body(options.max_width)
+                if self._styles:  # a frame around nothing says nothing
+                    yield self._body(options.max_width)
             elif len(text):
                 yield Text(text if isinstance(text, str) else text.plain, style)
 

@@ -64,7 +64,7 @@ class JobOptions:
     """What the command line asks for. None: as the scheduler, or its configuration, has it.
 
     Attributes:
-        label: the name of the settings file, by which a user recognises the job.
+        label: the name of the run directory, or of the folder of a sweep's runs: a user recognises the job by it.
         time: a time limit, see jobs.time_limit.
         then_eval: evaluate when the training has succeeded.
         is_sweep: whether the works are those of `sweep`.

@@ -42,8 +42,9 @@ def standin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder from which everything is submitted, with run.yaml for the run directory out/run."""
+    """The folder from which everything is submitted, with run.yaml for the run directory out/run, and its data set."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "AQUA").mkdir(parents=True)
     (tmp_path / "run.yaml").write_text("model_name: vizsage-tiny\noutput_dir: out/run\n")
     return tmp_path
 

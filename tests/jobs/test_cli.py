@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.parser import EXAMPLES, parse
-from jobs.submissions import find
-from tests.jobs.command import EVAL, SWEEP, TRAIN, printed, refused, run
+from jobs.submissions import find, note
+from tests.jobs.command import EVAL, SWEEP, TRAIN, printed, refused, run, sent
 
 Standin = Callable[[str, str], None]
 ROOT = Path(__file__).parents[2]
@@ -135,6 +135,46 @@ def test_a_process_of_its_own_ends_the_same_way(here: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "package"),
+    [
+        (("jobs", "status"), "pydantic"),
+        (("jobs", *TRAIN), "pydantic"),
+        (("jobs", *TRAIN, "--lr", "1"), "pydantic"),
+        (("jobs", "table", "."), "rich"),
+        (("jobs.run", "train", "run.yaml"), "pydantic"),
+        (("vizsage", "train", "run.yaml"), "pydantic"),
+        (("vizsage", "train", "run.yaml", "--lr", "1"), "pydantic"),
+    ],
+)
+def test_a_python_without_the_packages_is_told_where_they_are(here: Path, words: tuple[str, ...], package: str) -> None:
+    """The most common cause: the virtual environment is not active."""
+    if "status" in words:
+        note(sent(here / "out" / "run"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-S", "-m", *words]  # -S: without site-packages
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        f"needs the package '{package}', which this Python ({sys.executable}) does not have; run source " in done.stderr
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_columns_says(
+    scripts: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for letter in "ab":
+        sent(here / (letter * 150)).folder.joinpath("settings.yaml").write_text("lr: 1e-4\n")
+        note(sent(here / (letter * 150)))
+
+    def widest(columns: str) -> int:
+        monkeypatch.setenv("COLUMNS", columns)
+        return max(map(len, printed(capsys, "table", str(here)).splitlines()))
+
+    assert widest("80") <= 80 < widest("") <= 200
+
+
 @pytest.mark.parametrize("words", [TRAIN, (*TRAIN, "--then-eval"), EVAL, SWEEP, (*SWEEP, "--then-eval")])
 def test_a_dry_run_writes_and_sends_nothing_and_needs_no_slurm(
     here: Path,
@@ -186,6 +226,7 @@ def test_the_latest_run_is_that_of_this_project(
     for project in (first, second):
         (project / "below").mkdir(parents=True)
         (project / "pyproject.toml").touch()
+        (project / "data").symlink_to(here / "data")
         monkeypatch.chdir(project)
         printed(capsys, "submit", "slurm", "train", str(here / "run.yaml"))
     monkeypatch.chdir(first / "below")

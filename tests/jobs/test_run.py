@@ -194,10 +194,11 @@ def test_an_evaluation_goes_forward_when_it_has_answered(tmp_path: Path, appends
 
 
 def test_an_evaluation_has_a_process_for_each_gpu_and_its_options(tmp_path: Path) -> None:
-    body = "(folder / f'ran-{rank}').write_text(f\"{os.environ['WORLD_SIZE']} {sys.orig_argv[-2:]}\"); os._exit(0)"
+    shown = "{os.environ['WORLD_SIZE']} {sys.orig_argv[-2:]} {os.environ['VIZSAGE_CALLED_AS']}"
+    body = f"(folder / f'ran-{{rank}}').write_text(f\"{shown}\"); os._exit(0)"
     more = ("use_wandb=false", "--blind", "--adapter", "sweep/lr=1e-4,seed=7/adapter")
     assert Launch(tmp_path, body, command="eval", more=more, processes=3).end() == (0, "")
-    assert {path.read_text() for path in tmp_path.glob("ran-*")} == {f"3 {['--adapter', more[-1]]}"}
+    assert {path.read_text() for path in tmp_path.glob("ran-*")} == {f"3 {['--adapter', more[-1]]} python -m jobs.run"}
     assert len(list(tmp_path.glob("ran-*"))) == 3
 
 

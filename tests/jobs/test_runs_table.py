@@ -145,7 +145,7 @@ def test_a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_not(tmp_path
     with pytest.raises(ConfigError, match="no such folder"):
         runs_below(write(tmp_path / "file", ""), completed)
     assert runs_below(tmp_path, completed) == []
-    assert "no runs" in shown([])
+    assert shown([]).split("\n") == ["no runs", ""]  # no frame around nothing
 
 
 def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
@@ -159,6 +159,23 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
         {"lora_r": 16, "lr": 2e-4},
         {"lora_r": 32, "lr": 2e-4},
     ]
+
+
+def test_what_the_machine_replaces_is_no_difference_from_runs_that_have_not_begun(tmp_path: Path) -> None:
+    replaced = {"backend": "hf", "device": "cpu", "load_in_4bit": False, "use_bf16": False, "optim": "adamw_torch"}
+    replaced |= {"use_gradient_checkpointing": True, "attn_implementation": "sdpa", "batch_size": 4, "seed": 9}
+    free = {"batch_size": "auto", "reproducible": False}
+    for name in "ab":
+        begun(tmp_path / name, **free | replaced)
+    for name in "cd":
+        sent(tmp_path / name, **free)
+    assert differing(runs_below(tmp_path, completed)) == []
+    sent(tmp_path / "d", **free, device="cpu", lr=5e-4)  # another than c, which has not begun either
+    assert differing(runs_below(tmp_path, completed)) == ["device", "lr"]
+    sent(tmp_path / "d", **free, lr=5e-4)
+    begun(tmp_path / "b", **free | replaced | {"device": "cuda"})  # another than a
+    sent(tmp_path / "c", reproducible=True, batch_size=2)  # which no machine replaces
+    assert {"device", "lr", "batch_size", "seed"} <= set(differing(runs_below(tmp_path, completed)))
 
 
 def test_settings_come_from_the_record_then_the_copy_then_what_was_sent(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,9 +92,11 @@ def test_a_path_may_begin_with_the_sign_of_a_home_folder(
     home = here / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    (here / "run.yaml").rename(home / "run.yaml")
+    for name in ("run.yaml", "data"):
+        (here / name).rename(home / name)
     (home / "mine.yaml").write_text("partition: gpu-mine")
     words = ("slurm", "eval", "~/run.yaml", "output_dir=~/out", "--profile", "~/mine.yaml", "--adapter", "~/ada")
+    words += ("base_path=~/data",)
     script = printed(capsys, "submit", *words, "--dry-run")
     assert "--partition=gpu-mine" in script
     assert f"--adapter={home}/ada" in script
@@ -103,6 +106,39 @@ def test_a_path_may_begin_with_the_sign_of_a_home_folder(
         assert f"{home}/out" in refused(capsys, asking, "~/out")
     assert f"{home}/none" in refused(capsys, "table", "~/none")
     assert [path.name for path in here.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*TRAIN, "dataset=Nope"),
+        (*EVAL, "dataset=Nope"),
+        (*SWEEP[:4], "dataset=AQUA,Nope"),
+        ("submit", "local", "train", "run.yaml", "dataset=Nope"),
+        ("sweep", "local", "train", "run.yaml", "dataset=AQUA,Nope"),
+    ],
+)
+def test_a_data_set_that_is_not_there_is_told_before_anything_is_sent(
+    scripts: Path, here: Path, state_home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], more: Any
+) -> None:
+    said = "jobs: error: data/Nope: no such folder; base_path and dataset name the folder that holds the splits\n"
+    assert refused(capsys, *words, *more, code=3) == said
+    assert sorted(path.name for path in here.iterdir()) == ["data", "run.yaml"]
+    assert not [*scripts.iterdir(), *state_home.iterdir()]
+
+
+def test_a_data_folder_that_cannot_be_seen_from_here_is_a_warning(
+    scripts: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A login node need not mount it; and the pods of Kubernetes have a volume."""
+    assert run(*SWEEP, "base_path=/nowhere/data") == 0
+    told = capsys.readouterr()
+    assert told.err == (
+        "jobs: warning: base_path: /nowhere/data is no folder that can be seen from here, so the data was not looked "
+        "for\n"
+    )
+    assert len(list(scripts.iterdir())) == 1
 
 
 def test_overrides_may_stand_behind_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,11 +121,21 @@ def test_an_old_error_in_the_log_of_a_job_that_goes_well_is_not_told(
     assert state_of(job).error is None
 
 
-def test_the_step_is_that_of_the_newest_checkpoint_while_the_run_goes_on(standin: Standin, tmp_path: Path) -> None:
+def test_the_step_is_that_of_the_newest_checkpoint_or_line_of_metrics_while_the_run_goes_on(
+    standin: Standin, tmp_path: Path
+) -> None:
     job = sent(tmp_path / "run")
     assert state_of(job).step is None
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    for text, step in (('{"ste', None), ('{"step": 3, "loss": 1.5}\n', 3), ('{"step": 3}\n{"step": 4}\n{"st', 4)):
+        metrics.write_text(text)
+        assert state_of(job).step == step
     for name in (*(f"checkpoint-{i}" for i in range(1, 11)), ".checkpoint-11.tmp", "checkpoint-old"):
         (tmp_path / "run" / name).mkdir()
+    assert state_of(job).step == 10
+    metrics.write_text("".join(f'{{"step": {step}, "loss": 1.5}}\n' for step in range(9000)))
+    assert state_of(job).step == 8999
+    metrics.write_text('{"step": "many"}\n')  # of another program
     assert state_of(job).step == 10
     (tmp_path / "run" / "outcome.json").write_text("[")  # damaged: no reason to end with a traceback
     assert state_of(job).step == 10

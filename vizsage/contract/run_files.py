@@ -17,7 +17,7 @@ from vizsage.contract import ADAPTER_WEIGHTS, METRICS, OUTCOME, RUN
 from vizsage.contract.file_model import FileModel, Number, parsed
 from vizsage.contract.hashes_file import HashesFacts
 from vizsage.files import read_json
-from vizsage.json_lines import read_jsonl
+from vizsage.json_lines import last_record, read_jsonl
 
 SCHEMA_VERSION = 1
 """The version of run.json that this code writes, and the latest that it reads."""
@@ -32,6 +32,11 @@ LENGTH_SETTINGS = frozenset(
     "epochs max_steps use_early_stopping early_stopping_patience_ratio early_stopping_threshold".split()
 )
 """The settings by which a run that has ended may have steps left to do."""
+
+MACHINE_SETTINGS = frozenset(
+    "backend device load_in_4bit use_bf16 optim attn_implementation use_gradient_checkpointing".split()
+)
+"""The settings that may be others in run.json than in config.yaml, because the machine cannot run them as given."""
 
 
 def _readable(version: int) -> int:
@@ -208,3 +213,9 @@ def read_metrics(output_dir: Path) -> Iterator[MetricsLine]:
             yield parsed(MetricsLine, line)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
+
+
+def last_metrics(output_dir: Path) -> MetricsLine | None:
+    """The last line of metrics.jsonl, None where there is none; reads the end only. Raises OSError, or ValueError."""
+    line = last_record(output_dir / METRICS)
+    return None if line is None else parsed(MetricsLine, line)

@@ -23,7 +23,7 @@ from vizsage.data.knowledge import KnowledgeTable
 from vizsage.data.record_fields import BadRecord
 from vizsage.data.records import IdCheck, Problems, read_record
 from vizsage.data.sample import Sample
-from vizsage.errors import DataError, quoted, shortened
+from vizsage.errors import DataError, no_data_folder, quoted, shortened
 
 logger = logging.getLogger(__name__)
 _NUMBERS = frozenset((float, Number, list))
@@ -203,7 +203,7 @@ def open_split(config: Config, split: str) -> Split:
     source = _find(config, name)
     if source is None:
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; base_path and dataset name the folder that holds the splits")
+            raise no_data_folder(folder)
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
         raise DataError(f"{folder}: no split {quoted(name)}; expected one of {layouts(name)}; found {shortened(there)}")
     table = None

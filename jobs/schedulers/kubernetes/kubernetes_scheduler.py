@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,30 @@ if TYPE_CHECKING:
     from jobs.spec import Work
     from jobs.submissions import Submission
 
+# A host, which has a dot or a port or is localhost; the name; the tag; the digest.
+_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    r"(?:(?:localhost|(?=[^/]*[.:])(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\]))(?::\d+)?/)?"
+    rf"{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?(?:@[A-Za-z][\w.+-]*:[0-9a-fA-F]{{32,}})?",
+    re.ASCII,
+)
+
 
 def _overlays() -> list[str]:
     from jobs.schedulers.kubernetes.apply import overlay_names
 
     return overlay_names()
+
+
+def _check_image(image: str | None) -> None:
+    """Raise ConfigError for what no container runtime takes for the name of an image, such as REGISTRY/vizsage."""
+    from vizsage.errors import ConfigError, quoted
+
+    if image is not None and not _IMAGE.fullmatch(image):
+        raise ConfigError(
+            f"--image: {quoted(image)} is no name of an image: expected HOST/NAME:TAG, the name in small letters, such "
+            "as registry.example.com/team/vizsage:1.0"
+        )
 
 
 class Kubernetes(Scheduler["Shipment"]):
@@ -62,6 +82,7 @@ class Kubernetes(Scheduler["Shipment"]):
         except ValueError as error:
             raise ConfigError(f"--time: {error}, found {options.time!r}") from None
         own = options.own
+        _check_image(own.get("image"))
         request = Request(options.nodes, options.gpus_per_node, own.get("image"), time_s, options.then_eval)
         overlay = overlay_for(own.get("overlay"), request)
         documents = build(overlay)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vizsage.config import Config, build_config
+from vizsage.contract.run_files import MACHINE_SETTINGS
 from vizsage.errors import ConfigError
 from vizsage.models.loading.hardware import Hardware, detect_hardware, resolve_for_hardware
 
@@ -136,6 +137,17 @@ def test_other_settings_are_untouched() -> None:
     after, _ = resolve_for_hardware(before, CPU)
     changed = {name for name in Config.model_fields if getattr(before, name) != getattr(after, name)}
     assert changed == {"device", "backend", "load_in_4bit", "use_bf16", "use_gradient_checkpointing"}
+
+
+def test_the_settings_that_a_machine_may_replace_are_known_to_the_table_of_runs() -> None:
+    optimizer, attention = {"optim": "adamw_8bit"}, {"attn_implementation": "flash_attention_2"}
+    replaced = set()
+    for given in (Config(), Config(**optimizer), Config(**attention), Config(backend="vllm", **attention)):
+        for facts in (CPU, GPU, UNSLOTH, Hardware(cuda=True, vllm=True)):
+            if given.backend != "vllm" or facts.vllm:
+                after, _ = resolve_for_hardware(given, facts)
+                replaced |= {name for name in Config.model_fields if getattr(given, name) != getattr(after, name)}
+    assert replaced == MACHINE_SETTINGS
 
 
 def test_looks_at_this_machine() -> None:

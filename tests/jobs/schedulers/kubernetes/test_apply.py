@@ -79,7 +79,7 @@ RUNNING = {"name": "vizsage", "state": {"running": {"startedAt": "2026-01-01T00:
 def test_a_submission(server: ApiServer, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = jobs(capsys, *TRAIN, "lr=1e-3")
     [name] = server.names("Job")
-    assert name.startswith("vizsage-my-run-v2-")
+    assert name.startswith("vizsage-run-")  # as output_dir, whatever the file is called
     assert f"job {name}\n" in printed
     assert "follow it with: python -m jobs logs -f" in printed
     [job] = find("run")
@@ -372,11 +372,38 @@ def test_a_run_directory_that_this_host_cannot_write(
         (("--overlay", "single-gpu", "--nodes", "2"), "--overlay multi-node"),
         (("--time", "soon"), "--time"),
         (("lr=fast",), "lr"),
+        *(
+            (("--image", image), f"--image: '{image}' is no name of an image")
+            for image in (
+                "REGISTRY/vizsage:0.2.0",
+                "vizsage:",
+                "registry.example.com/Team/vizsage",
+                "a b",
+                "x:1:2",
+                "/x",
+            )
+        ),
     ],
 )
 @pytest.mark.usefixtures("here")
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str) -> None:
     assert message in jobs(capsys, *TRAIN, "--dry-run", *words, code=2)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "vizsage",
+        "vizsage:0.2.0",
+        "localhost:5000/vizsage:V2",
+        "Registry.example.com/my-team/vi__z.sage:0.2.0_rc-1",
+        "registry:5000/a/b/c",
+        f"ghcr.io/team/vizsage:0.2.0@sha256:{'0a' * 32}",
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_names_of_images_are_taken(capsys: pytest.CaptureFixture[str], image: str) -> None:
+    assert f"image: {image}\n" in jobs(capsys, *TRAIN, "--dry-run", "--image", image)
 
 
 @pytest.mark.parametrize(
@@ -574,7 +601,7 @@ def test_a_sweep_is_a_job_for_each_run(server: ApiServer, here: Path, capsys: py
     names = server.names("Job")
     assert len(names) == 2
     for name, value in zip(names, ("1e-4", "2e-4"), strict=True):
-        assert name.startswith(f"vizsage-my-run-v2-lr-{value}-")
+        assert name.startswith(f"vizsage-run-lr-{value}-")
         assert f"job {name} run directory {here / 'outputs/run' / f'lr={value}'}" in printed
         settings = yaml.safe_load(server.objects["ConfigMap", name]["data"]["config.yaml"])
         assert (settings["lr"], settings["output_dir"]) == (float(value), f"outputs/run/lr={value}")

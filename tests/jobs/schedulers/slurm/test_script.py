@@ -68,7 +68,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "secret-one")
     monkeypatch.setenv("HF_TOKEN", "secret-two")
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "AQUA").mkdir(parents=True)
     (tmp_path / "run.yaml").write_text("model_name: vizsage-tiny\noutput_dir: out/run\nbase_path: data\n")
     for name, text in PROFILES.items():
         (tmp_path / f"{name}.yaml").write_text(text)
