@@ -78,9 +78,16 @@ def test_answers_that_normalisation_empties_or_changes_are_warned_of(write_data:
 
 
 def test_missing_val_and_test_are_said(write_data: WriteData, model: Path) -> None:
-    text, error = report(settings(write_data(val=None, test=None), model))
+    base = write_data(val=None, test=None)
+    text, error = report(settings(base, model))
     assert error is None
     assert text.count("not there") == 2
+    assert "warning: no validation split: no score during training, no early stopping, the last weights are" in text
+    assert "warning: no test split: vizsage eval needs one, or another with --split" in text
+    text, error = report(settings(base, use_early_stopping=True), decode=False)
+    assert error is None
+    assert "no score during training, use_early_stopping: true cannot act, the last weights" in text
+    assert "no test split" in text
 
 
 def test_all_kinds_of_problems_are_shown_before_it_fails(write_data: WriteData, model: Path) -> None:
