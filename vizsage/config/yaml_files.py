@@ -33,7 +33,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)
     values, problems = parse_overrides(overrides)
-    return build_config(settings | values, source=str(file), problems=problems)
+    return build_config(settings, str(file), values, problems)
 
 
 def settings_file(path: Path) -> Path:

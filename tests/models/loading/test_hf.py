@@ -326,7 +326,7 @@ print(json.dumps(found))
 
 
 def test_config_of_a_run_is_resolved_and_said(caplog: pytest.LogCaptureFixture) -> None:
-    config = build_config({"model_name": str(model_folder("mllama")), "device": "cpu"})
+    config = build_config({"model_name": str(model_folder("mllama")), "device": "cpu", "load_in_4bit": True})
     with caplog.at_level("WARNING", logger="vizsage.models.loading.hf"):
         loaded = load_base(config)
     assert loaded.dtype == torch.float32
