@@ -66,11 +66,13 @@ def _print(console: Console, text: str, style: str = "") -> None:
 def summary_line(config: Config, kinds: dict[str, Kind]) -> str:
     """One line: how many problems of each kind, and the first."""
     stopping = {name: kind for name, kind in kinds.items() if not kind.warning}
-    counts = ", ".join(f"{name}: {kind.count}" for name, kind in stopping.items())
+    counts = ", ".join(f"{name}: {kind.count:,}" for name, kind in stopping.items())
     first = next(iter(stopping.values())).first[0]
-    if sum(kind.count for kind in stopping.values()) == 1:
+    total = sum(kind.count for kind in stopping.values())
+    if total == 1:
         return first
-    return f"{config.split_dir}: problems found ({counts}); the first: {first}"
+    kinds_found = next(iter(stopping)) if len(stopping) == 1 else counts
+    return f"{config.split_dir}: {total:,} problems ({kinds_found}); the first: {first}"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from vizsage.config.building import SettingsError, build, build_config, is_unicode
 from vizsage.config.field_types import OPTIMIZERS, SCHEDULERS, Count, PositiveInt
 from vizsage.config.settings import Config
-from vizsage.config.yaml_files import config_to_yaml, load_config, parse_overrides, read_yaml, settings_file
+from vizsage.config.yaml_files import config_to_yaml, load_config, parse_overrides, read_yaml
 
 __all__ = [
     "OPTIMIZERS",
@@ -19,5 +19,4 @@ __all__ = [
     "load_config",
     "parse_overrides",
     "read_yaml",
-    "settings_file",
 ]

@@ -74,7 +74,9 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         settings = yaml.load(text, Loader=TextLoader if as_text else Loader)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
+        raise ConfigError(
+            f"{path}: no such file; name a YAML file of settings, see config/, or a run's output_dir"
+        ) from None
     except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
         raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
     except yaml.MarkedYAMLError as error:

@@ -170,7 +170,7 @@ def against_baseline(folder: Path, baseline: Path) -> AgainstBaseline:
     joined = join_runs([find_predictions(path, "") for path in (folder, baseline)], [EXACT_MATCH.name])
     run, before = joined.runs
     [difference] = whole_differences([before, run], Groups(run.asked))
-    warnings = condition_warnings(joined.runs, EXACT_MATCH.name)  # the page says itself what was trained on
+    warnings = condition_warnings(joined.runs, EXACT_MATCH.name)  # the report has a statement on leaks
     return AgainstBaseline(difference, before.predictions, (before.scores == 1).tolist(), warnings)
 
 
