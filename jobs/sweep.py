@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vizsage.config import Config, load_config, settings_file
+from vizsage.config import Config, SettingsError, load_config
 from vizsage.errors import ConfigError
 
 # Other characters have a meaning in a shell, in a pattern for names of logs (%) or in a list of mounts (:).
@@ -61,21 +61,22 @@ def members(config_path: Path, overrides: Sequence[str]) -> list[Member]:
     swept = [index for index, texts in enumerate(choices) if len(texts) > 1]
     if any(_key(choices[index][0]) == "output_dir" for index in swept):
         raise ConfigError("output_dir: a sweep takes one and makes a folder for each of its runs below it")
-    source = settings_file(config_path)
     found: list[tuple[Config, Member]] = []
-    problems: dict[str, None] = {}
+    problems: dict[str, list[str]] = {}
     for combination in itertools.product(*choices):
         try:
             config = load_config(config_path, combination)
-        except ConfigError as error:  # a wrong value is wrong in many members; each clause is reported once
-            problems |= dict.fromkeys(str(error).removeprefix(f"{source}: ").split("; "))
+        except SettingsError as error:  # a wrong value is wrong in many members; each clause is reported once
+            for place, clauses in error.problems.items():
+                told = problems.setdefault(place, [])
+                told += [clause for clause in clauses if clause not in told]
             continue
         run_dir = config.output_dir / run_name([combination[index] for index in swept])
         others = tuple(text for text in combination if _key(text) != "output_dir")
         member = Member(run_dir, (*others, f"output_dir={run_dir}"), config.model_copy(update={"output_dir": run_dir}))
         found.append((config, member))
     if problems:
-        raise ConfigError(f"{source}: " + "; ".join(problems))
+        raise SettingsError(problems)
     _check_apart(found)
     return [member for _, member in found]
 

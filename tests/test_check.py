@@ -78,9 +78,16 @@ def test_answers_that_normalisation_empties_or_changes_are_warned_of(write_data:
 
 
 def test_missing_val_and_test_are_said(write_data: WriteData, model: Path) -> None:
-    text, error = report(settings(write_data(val=None, test=None), model))
+    base = write_data(val=None, test=None)
+    text, error = report(settings(base, model))
     assert error is None
     assert text.count("not there") == 2
+    assert "warning: no validation split: no score during training, no early stopping, the last weights are" in text
+    assert "warning: no test split: vizsage eval needs one, or another with --split" in text
+    text, error = report(settings(base, use_early_stopping=True), decode=False)
+    assert error is None
+    assert "no score during training, use_early_stopping: true cannot act, the last weights" in text
+    assert "no test split" in text
 
 
 def test_all_kinds_of_problems_are_shown_before_it_fails(write_data: WriteData, model: Path) -> None:
@@ -89,7 +96,7 @@ def test_all_kinds_of_problems_are_shown_before_it_fails(write_data: WriteData, 
     (base / "Images" / "a.png").write_bytes(b"")
     text, error = report(settings(base, model))
     assert isinstance(error, DataError)
-    assert "records: 1" in str(error)
+    assert "3 problems (records: 1, " in str(error)
     assert "images: 1" in str(error)
     assert "samples in two splits: 1" in str(error)
     for part in ("error: records (1)", "error: images (1)", "error: samples in two splits (1)",
@@ -101,7 +108,8 @@ def test_only_the_first_ten_of_a_kind_are_shown(write_data: WriteData, model: Pa
     base = write_data(train=[{"image": f"{i}.png", "question": "what", "answer": "x"} for i in range(12)])
     for i in range(12):
         (base / "Images" / f"{i}.png").unlink()
-    text, _ = report(settings(base, model))
+    text, error = report(settings(base, model))
+    assert str(error).startswith(f"{base / 'AQUA'}: 12 problems (images); the first: train: record 1: image '0.png' is")
     assert "error: images (12, the first 10)" in text
     assert text.count("is missing in") == 10
 
@@ -110,7 +118,7 @@ def test_a_single_problem_is_the_whole_message(write_data: WriteData, model: Pat
     base = write_data()
     (base / "Images" / "val-1.png").unlink()
     _, error = report(settings(base, model))
-    assert str(error) == f"val: image 'val-1.png' is missing in {base / 'Images'}"
+    assert str(error) == f"val: record 3: image 'val-1.png' is missing in {base / 'Images'}"
 
 
 def test_without_decoding_a_broken_image_passes_and_a_missing_one_does_not(write_data: WriteData) -> None:
@@ -193,6 +201,22 @@ def test_a_file_in_the_way_of_output_dir(write_data: WriteData, tmp_path: Path, 
     assert (tmp_path / "file").read_text() == "here first"
 
 
+def test_a_folder_with_other_runs_is_no_output_dir(write_data: WriteData, tmp_path: Path) -> None:
+    """A run that was begun there continues, also after a restart moved it aside."""
+    outputs = tmp_path / "outputs"
+    config = settings(write_data(), output_dir=str(outputs))
+    for name in ("previous-1", "other"):
+        quick_check(config)
+        (outputs / name).mkdir(parents=True)
+        (outputs / name / "run.json").write_text("{}")
+    told = rf"output_dir {outputs}: contains the folders of other runs, such as other; name a folder below it"
+    for action in (lambda: quick_check(config), lambda: check(config, console=Console(quiet=True), decode=False)):
+        with pytest.raises(ConfigError, match=told):
+            action()
+    (outputs / "run.json").write_text("{}")
+    quick_check(config)
+
+
 def test_a_folder_that_cannot_be_written_to(write_data: WriteData) -> None:
     # /proc refuses files even to root.
     with pytest.raises(ConfigError, match="cannot be written to"):
@@ -213,7 +237,7 @@ def test_quick_check_finds_bad_records_and_missing_files(write_data: WriteData) 
         quick_check(settings(base))
     base = write_data()
     (base / "Images" / "train-2.png").unlink()
-    with pytest.raises(DataError, match=r"train: image 'train-2\.png' is missing"):
+    with pytest.raises(DataError, match=r"train: record 5: image 'train-2\.png' is missing"):
         quick_check(settings(base))
 
 

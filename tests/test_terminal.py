@@ -141,7 +141,8 @@ def test_check(write_data: Any, capsys: Any, tmp_path: Path) -> None:
 def test_errors_warnings_and_answers(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     code, out, err = run(cli.main, capsys, "config", tmp_path / HOSTILE)
     assert (code, out) == (2, "")
-    assert err == f"vizsage: error: {tmp_path}/{SHOWN}: no such file; name a YAML file of settings, see config/\n"
+    told = "no such file; name a YAML file of settings, see config/, or a run's output_dir"
+    assert err == f"vizsage: error: {tmp_path}/{SHOWN}: {told}\n"
     code, out, err = run(cli.main, capsys, "score", "x", f"--{HOSTILE}")
     assert (code, err.startswith(f"vizsage: error: unrecognised arguments: --{SHOWN}")) == (2, True)
 

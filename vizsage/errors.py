@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -140,6 +141,11 @@ def is_disk_full(error: BaseException) -> bool:
 def quoted(value: object) -> str:
     """A name or text of the user for a message: in quotes, without control characters, shortened."""
     return shortened(repr(value))
+
+
+def in_yaml(value: object) -> str:
+    """The value of a setting for a message: null, true and numbers as in YAML, a text in quotes."""
+    return shortened(repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -164,9 +164,12 @@ NOT_HERE = {
 def hint_for(key: str, known: Collection[str]) -> str:
     """What follows `unknown key 'x'` in a message: the probable one of `known`, or nothing.
 
-    Dashes instead of underscores, and capitals, make no difference.
+    Dashes, underscores or neither, and capitals, make no difference.
     """
     plain = key.strip().lower().replace("-", "_")
+    if plain not in {*known, *OTHER_TOOLS, *NOT_HERE}:  # learningrate: learning_rate
+        alike = {_letters(name): name for name in (*NOT_HERE, *OTHER_TOOLS)}
+        plain = alike.get(_letters(plain), plain)
     meant = plain if plain in known else OTHER_TOOLS.get(plain, "")
     if plain in NOT_HERE and "output_dir" in known:  # settings of a run
         return f": there is no such setting, {NOT_HERE[plain]}"
@@ -175,6 +178,10 @@ def hint_for(key: str, known: Collection[str]) -> str:
         return f", did you mean {near[0]!r}?" if near else ""
     names, comma, note = meant.partition(",")
     return f": here it is {names}{comma}{note}"
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "")
 
 
 def examples(lines: str) -> str:

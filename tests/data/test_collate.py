@@ -302,8 +302,10 @@ def test_is_a_function_of_its_samples_also_in_a_worker(family: str, share_images
 
 def test_window_that_cannot_hold_the_image_is_a_configuration_error() -> None:
     processor = load_processor(settings("llava"))
-    with pytest.raises(ConfigError, match="max_seq_length 20: image and instruction alone take"):
+    with pytest.raises(ConfigError, match="max_seq_length 20: image and instruction alone take") as error:
         TrainCollator(processor, settings("llava", max_seq_length=20))
+    alone, total, answer, question = map(int, re.findall(r"(?:take|to|and|for an answer and) (\d+)", str(error.value)))
+    assert alone + answer + question == total
 
 
 def test_folder_is_built_once() -> None:

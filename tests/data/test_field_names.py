@@ -65,6 +65,10 @@ def problem(write_data: Callable[..., Path], content: Any) -> str:
             [{"image": "a.png", "question": "who", "label": "he"}],
             ["answer is missing; the record has image, question, label: is it 'label'? Then call it answer"],
         ),
+        (
+            [{"file": "a.png", "question": "who", "answer": "he"}],
+            ["image is missing; the record has file, question, answer: is it 'file'? Then call it image"],
+        ),
         ([{"x": 1}], ["image is missing; the record has x"]),
         ([{"image": None}], ["image is missing: it is null"]),
     ],

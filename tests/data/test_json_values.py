@@ -190,3 +190,6 @@ def test_a_whole_surrogate_pair_is_one_character(tmp_path: Path, file: str) -> N
 def test_a_broken_line_is_told_from_a_record() -> None:
     assert parse_line(b'{"a": 1}', 1) == {"a": 1}
     assert isinstance(parse_line(b'{"a": }', 1), BrokenRecord)
+    for end in (b"", b"\n", b"\r\n"):
+        told = "broken JSON in line 4, column 8: Expecting ',' delimiter"
+        assert parse_line(b'{"a": 1' + end, 4) == BrokenRecord(told)

@@ -88,7 +88,9 @@ def test_split_is_a_name_not_a_path(tmp_path: Path, name: str) -> None:
 def test_missing_split_says_what_is_expected_and_what_is_there(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     (config.split_dir / "train.csv").write_text("x")
-    with pytest.raises(DataError, match=r"no split 'train'; expected one of train\.json, .* found train\.csv"):
+    with pytest.raises(
+        DataError, match=r"no split 'train'; expected one of train\.json, .* found train\.csv; CSV is not read: docs/"
+    ):
         open_split(config, "train")
     with pytest.raises(DataError, match="no such folder; base_path and dataset"):
         open_split(config_for(tmp_path, dataset="GONE"), "train")

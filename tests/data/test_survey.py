@@ -125,8 +125,8 @@ def test_every_image_is_decoded(write_data: WriteData, workers: int) -> None:
     found = survey.kinds["images"]
     assert found.count == 4
     for part, case in zip(
-        ("train: image 'train-0.png' is a file of zero bytes", "'train-1.png' cannot be decoded",
-         "val: image 'val-0.png' is missing", "'test-0.png' has 300 x 300 pixels"),
+        ("train: record 1: image 'train-0.png' is a file of zero bytes", "'train-1.png' cannot be decoded",
+         "val: record 1: image 'val-0.png' is missing", "'test-0.png' has 300 x 300 pixels"),
         found.first, strict=True,
     ):  # fmt: skip
         assert part in case
@@ -181,7 +181,7 @@ def test_missing_files_are_found_without_opening_any(write_data: WriteData) -> N
     (base / "Images" / "test-2.png").unlink()
     survey = survey_of(settings(base))
     find_missing_files(survey)
-    assert survey.kinds["images"].first == [f"test: image 'test-2.png' is missing in {base / 'Images'}"]
+    assert survey.kinds["images"].first == [f"test: record 5: image 'test-2.png' is missing in {base / 'Images'}"]
 
 
 def test_a_survey_needs_no_torch() -> None:

@@ -70,7 +70,7 @@ def test_an_evaluation_counts_what_its_adapter_was_trained_on(
     kind = "name" if by_name else "content"
     assert results["leaks"] == {"train_run": str(folder), "images_by": kind, **COUNTS}
     assert results["data"]["sample_hashes"]["images"] == 6
-    assert "2 of 12 questions on an image are in the training split" in caplog.text
+    assert "2 of 12 samples are in the training split" in caplog.text
 
 
 def test_another_adapter_has_the_run_above_it_and_the_base_model_none(

@@ -219,6 +219,13 @@ def test_bad_lines_are_named_together(written: Any) -> None:
         assert part in message
     assert "line 13" not in message
     path.write_bytes(b'{"answer": \n\xff\n')
+    with pytest.raises(
+        DataError, match="none of 2 lines is one; the first: broken JSON in line 1, column 11: "
+    ) as error:
+        score_file(path)
+    assert f"{path}: no file of JSON lines: expected one JSON object per line, and none" in str(error.value)
+    assert "line 2" not in str(error.value)
+    path.write_bytes(b'{"answer": \n\xff\n{"answer": "a", "prediction": "a"}')
     with pytest.raises(DataError, match=r"2 bad lines: broken JSON in line 1, column .*; line 2 is not UTF-8"):
         score_file(path)
 

@@ -138,6 +138,8 @@ def test_one_invalid_member_refuses_the_sweep_and_each_problem_is_told_once(writ
     assert message.count(str(path)) == 1
     for problem in ("lr: ", "lora_r: ", "epochs: ", "unknown key 'epoch'"):
         assert message.count(problem) == 1, message
+    assert message.startswith(f"{path}: epochs: ")
+    assert message.index("; on the command line: ") < message.index("lr: ")
 
 
 def test_rules_over_several_settings_hold_for_each_member(write_settings: SettingsWriter) -> None:

@@ -107,7 +107,7 @@ def test_more_steps_continue_and_fewer_are_refused(
     [more] = answer.plan.extensions
     assert (more.at_step, more.from_steps, more.to_steps, more.schedule) == (step, 9, 12, "stretch")
     with pytest.raises(
-        ConfigError, match=r"a run of 9 steps, and these settings are for 8 \(max_steps was None"
+        ConfigError, match=r"a run of 9 steps, and these settings are for 8 \(max_steps was null"
     ) as told:
         resumption(make_config(max_steps=8), world)
     assert "\n" not in str(told.value)

@@ -35,12 +35,27 @@ def show(console: Console, config: Config, survey: Survey, notes: list[str]) -> 
         console.print(f"descriptions: {needed - absent:,} of the {needed:,} that are needed are in the table")
     for note in notes:
         _print(console, note)
+    for name in survey.missing:
+        _print(console, f"warning: {_WITHOUT[name](config)}", style="yellow")
     for name, kind in sorted(survey.kinds.items(), key=lambda item: item[1].warning):
         word, style = ("warning", "yellow") if kind.warning else ("error", "red")
         shown = f", the first {SHOWN}" if kind.count > SHOWN else ""
         console.print(f"{word}: {name} ({kind.count:,}{shown})", style=style, highlight=False)
         for case in kind.first:
             _print(console, f"  {case}")
+
+
+def without_val(config: Config) -> str:
+    """What a training without a validation split does otherwise."""
+    stopping = "use_early_stopping: true cannot act" if config.use_early_stopping else "no early stopping"
+    return f"no validation split: no score during training, {stopping}, the last weights are saved"
+
+
+def _without_test(config: Config) -> str:
+    return "no test split: vizsage eval needs one, or another with --split, and ends with exit code 3 without it"
+
+
+_WITHOUT = {"val": without_val, "test": _without_test}
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
@@ -51,11 +66,13 @@ def _print(console: Console, text: str, style: str = "") -> None:
 def summary_line(config: Config, kinds: dict[str, Kind]) -> str:
     """One line: how many problems of each kind, and the first."""
     stopping = {name: kind for name, kind in kinds.items() if not kind.warning}
-    counts = ", ".join(f"{name}: {kind.count}" for name, kind in stopping.items())
+    counts = ", ".join(f"{name}: {kind.count:,}" for name, kind in stopping.items())
     first = next(iter(stopping.values())).first[0]
-    if sum(kind.count for kind in stopping.values()) == 1:
+    total = sum(kind.count for kind in stopping.values())
+    if total == 1:
         return first
-    return f"{config.split_dir}: problems found ({counts}); the first: {first}"
+    kinds_found = next(iter(stopping)) if len(stopping) == 1 else counts
+    return f"{config.split_dir}: {total:,} problems ({kinds_found}); the first: {first}"
 
 
 @contextmanager

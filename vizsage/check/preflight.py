@@ -12,7 +12,7 @@ from rich.console import Console
 from vizsage.check.findings import decoding_progress, show, summary_line
 from vizsage.check.model_fit import check_model
 from vizsage.config import Config
-from vizsage.contract import RUN_FILES, RUN_FOLDERS
+from vizsage.contract import PREVIOUS_PREFIX, RUN, RUN_FILES, RUN_FOLDERS
 from vizsage.data.survey import Survey, decode_images, find_missing_files, survey_splits
 from vizsage.errors import CheckpointError, ConfigError, DataError
 from vizsage.files import nearest_existing
@@ -95,6 +95,11 @@ def output_problems(config: Config) -> list[str]:
     """Why output_dir and the adapter's folder cannot be used. Creates no folder and leaves no file."""
     folders = {"output_dir": config.output_dir} | ({"save_path": config.save_path} if config.save_path else {})
     problems = [_write_problem(key, folder) for key, folder in folders.items()]
+    if below := _run_below(config.output_dir):
+        problems.append(
+            f"output_dir {config.output_dir}: contains the folders of other runs, such as {below.name}; name a folder "
+            f"below it, such as {config.output_dir / 'my-run'}"
+        )
     for name in RUN_FILES:
         path = config.output_dir / name
         if path.exists() and path.is_dir() != (name in RUN_FOLDERS):
@@ -105,6 +110,14 @@ def output_problems(config: Config) -> list[str]:
     if not any(problems) and config.save_model:
         problems.append(foreign_folder(config.adapter_dir))
     return [problem for problem in problems if problem]
+
+
+def _run_below(folder: Path) -> Path | None:
+    """The folder of a run below `folder`, which has none itself; those that a restart moved aside do not count."""
+    if (folder / RUN).exists():
+        return None
+    found = (path.parent for path in sorted(folder.glob(f"*/{RUN}")))
+    return next((path for path in found if not path.name.startswith(PREVIOUS_PREFIX)), None)
 
 
 def _write_problem(key: str, wanted: Path) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,47 +16,89 @@ from vizsage.config.settings import Config
 from vizsage.errors import ConfigError, quoted, shortened
 from vizsage.hints import hint_for
 
+COMMAND_LINE = "on the command line"
 _PROBLEMS = 20  # named in one message: a file that is not one of settings may have thousands of keys
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def build_config(settings: dict[str, Any], source: str = "settings", problems: Iterable[str] = ()) -> Config:
-    """Validate `settings`. Raises ConfigError that lists all problems after `source`."""
-    return build(Config, settings, source, problems)
+class SettingsError(ConfigError):
+    """Settings that are not valid; its message is one line."""
+
+    def __init__(self, problems: Mapping[str, list[str]]) -> None:
+        """`problems`: a clause for each, by the place where the setting was given."""
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        found = [(place, clause) for place, clauses in self.problems.items() for clause in clauses]
+        shown: dict[str, list[str]] = {}
+        for place, clause in found[:_PROBLEMS]:
+            shown.setdefault(place, []).append(clause)
+        more = [f"and {len(found) - _PROBLEMS} more problems"] if len(found) > _PROBLEMS else []
+        return "; ".join([*(f"{place}: {'; '.join(clauses)}" for place, clauses in shown.items()), *more])
 
 
-def build(model: type[Model], settings: dict[str, Any], source: str, problems: Iterable[str] = ()) -> Model:
+def build_config(
+    settings: dict[str, Any],
+    source: str = "settings",
+    overrides: Mapping[str, Any] | None = None,
+    problems: Iterable[str] = (),
+) -> Config:
+    """Validate `settings`. Raises like `build`."""
+    return build(Config, settings, source, overrides, problems)
+
+
+def build(
+    model: type[Model],
+    settings: dict[str, Any],
+    source: str,
+    overrides: Mapping[str, Any] | None = None,
+    problems: Iterable[str] = (),
+) -> Model:
     """Validate `settings` as a `model`, which forbids other keys and whose fields each have a description.
 
     Args:
         model: a pydantic model.
         settings: keys and values, not checked yet.
         source: where they come from: the beginning of the message.
-        problems: found before, listed first.
+        overrides: those of the command line, which replace others.
+        problems: those of the command line that were found before.
 
     Raises:
-        ConfigError: one line with a clause for each problem. The value of a field with repr=False is not shown,
-            because it may be a secret.
+        SettingsError: one line with a clause for each problem, after the place where the setting was given. The value
+            of a field with repr=False is not shown, because it may be a secret.
     """
-    found = list(problems)
+    overrides = overrides or {}
+    settings = settings | dict(overrides)
+    both = f"{source} with the command line"
+    found: dict[str, list[str]] = {source: [], both: [], COMMAND_LINE: list(problems)}
+
+    def place(key: str) -> list[str]:
+        return found[COMMAND_LINE if key in overrides else source]
+
     known = model.model_fields
     for key in settings:
         if key not in known:
-            found.append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
+            place(key).append(f"unknown key {quoted(key)}{hint_for(str(key), known)}")
         elif not is_unicode(settings[key]):
-            found.append(f"{key}: expected UTF-8, found {_shown(ascii(settings[key]))}")
+            place(key).append(f"{key}: expected UTF-8, found {_shown(ascii(settings[key]))}")
     settings = {key: value for key, value in settings.items() if key in known and is_unicode(value)}
     built, problems_of_keys = _validated(model, settings)
-    found += problems_of_keys.values()
+    rules = problems_of_keys.get("", "")
+    for key, clause in problems_of_keys.items():
+        if key:
+            place(key).append(clause)
     if problems_of_keys and "" not in problems_of_keys:
         # Pydantic does not check rules over several settings while one of them is invalid: check those of the others.
         _, others = _validated(model, {k: v for k, v in settings.items() if k not in problems_of_keys})
         clauses = others.get("", "").split("; ")
-        found += [clause for clause in clauses if clause and not any(key in clause for key in problems_of_keys)]
-    if found or built is None:
-        more = [f"and {len(found) - _PROBLEMS} more problems"] if len(found) > _PROBLEMS else []
-        raise ConfigError(f"{source}: " + "; ".join(found[:_PROBLEMS] + more))
+        rules = "; ".join(clause for clause in clauses if not any(key in clause for key in problems_of_keys))
+    if rules:
+        named = any(re.search(rf"\b{re.escape(key)}\b", rules) for key in overrides)
+        found[both if named else source].append(rules)
+    if built is None or any(found.values()):
+        raise SettingsError({where: clauses for where, clauses in found.items() if clauses})
     return built
 
 

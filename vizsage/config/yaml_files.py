@@ -33,7 +33,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         if not isinstance(written, (str, Path)) or Path(written).resolve() != path.resolve():
             settings["output_dir"] = str(path)
     values, problems = parse_overrides(overrides)
-    return build_config(settings | values, source=str(file), problems=problems)
+    return build_config(settings, str(file), values, problems)
 
 
 def settings_file(path: Path) -> Path:
@@ -74,7 +74,9 @@ def read_yaml(path: Path, as_text: bool = False) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         settings = yaml.load(text, Loader=TextLoader if as_text else Loader)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name a YAML file of settings, see config/") from None
+        raise ConfigError(
+            f"{path}: no such file; name a YAML file of settings, see config/, or a run's output_dir"
+        ) from None
     except (OSError, ValueError) as error:  # not UTF-8, or `!!int x`
         raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
     except yaml.MarkedYAMLError as error:

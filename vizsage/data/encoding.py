@@ -21,6 +21,7 @@ from vizsage.data.prompts import AnswerLayout, render_prompt
 from vizsage.data.sample import ImageRef, Sample
 from vizsage.errors import ConfigError, one_line, quoted
 
+_QUESTION_TOKENS = 64  # of a long question, for a message
 _SLACK = 8
 
 
@@ -82,9 +83,11 @@ class PromptEncoder:
         self.answer_room_tokens = min(config.max_new_tokens, config.max_seq_length // 4)
         blank_tokens = self.processing.blank_tokens
         if blank_tokens >= config.max_seq_length:
+            room = self.answer_room_tokens
             raise ConfigError(
                 f"max_seq_length {config.max_seq_length}: image and instruction alone take {blank_tokens} tokens "
-                f"with {config.model_name}; set max_seq_length to {blank_tokens + self.answer_room_tokens + 64} or more"
+                f"with {config.model_name}; set max_seq_length to {blank_tokens + room + _QUESTION_TOKENS} or more: "
+                f"that and {room} for an answer and {_QUESTION_TOKENS} for a question"
             )
 
     def encode(self, samples: Sequence[Sample], answer_tokens: Sequence[int], *, skip_bad: bool) -> EncodedPrompts:

@@ -10,7 +10,7 @@ NAMES_SHOWN = 12
 
 # What other data sets and tools call a field, the likeliest first.
 _OTHER_NAMES = {
-    "image": "image_path image_file image_name image_id file_name filename file_path img img_path image path images",
+    "image": "image_path image_file image_name image_id file_name filename file_path file img img_path path images",
     "question": "query questions question_text sent prompt instruction input text problem",
     "answer": "label multiple_choice_answer gt_answer ground_truth gt target response output solution caption text",
     "prediction": "predicted pred predict predicted_answer model_answer generated_text response output text",

@@ -79,7 +79,9 @@ def json_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def parse_line(line: bytes, line_number: int) -> Any:
     """The value of a line of JSON, or a BrokenRecord that names the line."""
     try:
-        text = line.decode("utf-8")
+        text = line.decode("utf-8").rstrip(
+            " \t\r\n"
+        )  # or what is missing at its end would be in column 1 of another line
         value = _DECODER.decode(text)
         _refuse_depth(text, 0, len(text))
         return value

@@ -205,7 +205,11 @@ def open_split(config: Config, split: str) -> Split:
         if not folder.is_dir():
             raise no_data_folder(folder)
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-        raise DataError(f"{folder}: no split {quoted(name)}; expected one of {layouts(name)}; found {shortened(there)}")
+        tables = [kind for kind in ("csv", "tsv") if (folder / f"{name}.{kind}").exists()]
+        hint = f"; {tables[0].upper()} is not read: docs/tutorials/your-data.md has a script for it" if tables else ""
+        raise DataError(
+            f"{folder}: no split {quoted(name)}; expected one of {layouts(name)}; found {shortened(there)}{hint}"
+        )
     table = None
     if config.external_knowledge and config.external_knowledge_path is not None:
         path = config.external_knowledge_path

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
+from typing import NamedTuple
 
 from vizsage.config import Config
 from vizsage.data.identity import bytes_hash, named_sample_hash
@@ -58,13 +59,23 @@ class SplitRow:
     left_out: int
 
 
+class FirstUse(NamedTuple):
+    """Where an image is used for the first time: the split, and the number of the record, from 1."""
+
+    split: str
+    record: int
+
+    def __str__(self) -> str:
+        return f"{self.split}: record {self.record}"
+
+
 class Survey:
     """All that was found.
 
     Attributes:
         rows: one per split that is there.
         missing: val and test where they are not there.
-        images: each image and the first split that has it; an image that two records embed is here two times.
+        images: each image and the first record that has it; an image that two records embed is here two times.
         splits_of: the splits that have an image, by its name.
         kinds: the problems, by the name of their kind.
     """
@@ -72,7 +83,7 @@ class Survey:
     def __init__(self) -> None:
         self.rows: list[SplitRow] = []
         self.missing: list[str] = []
-        self.images: dict[ImageRef, str] = {}
+        self.images: dict[ImageRef, FirstUse] = {}
         self.splits_of: dict[str, list[str]] = {}
         self.kinds: dict[str, Kind] = {}
 
@@ -113,10 +124,10 @@ def survey_splits(config: Config, survey: Survey) -> None:
 
 def find_missing_files(survey: Survey) -> None:
     """Note missing image files; none is opened."""
-    for image, split in survey.images.items():
+    for image, first in survey.images.items():
         # Path.is_file raises for a folder that this user may not enter; here that is one more missing image.
         if isinstance(image, FileImage) and not os.path.isfile(image.path):  # noqa: PTH113
-            survey.add("images", f"{split}: image {quoted(image.name)} is missing in {image.folder}")
+            survey.add("images", f"{first}: image {quoted(image.name)} is missing in {image.folder}")
 
 
 def decode_images(
@@ -156,11 +167,11 @@ def _survey_split(split: Split, survey: Survey, seen: dict[bytes, str], *, squad
     images: set[str] = set()
     with_knowledge = 0
     try:
-        for _, sample in split.checked():
+        for number, sample in split.checked():
             if sample is None:
                 continue
             for image in sample.images:
-                survey.images.setdefault(image, split.name)
+                survey.images.setdefault(image, FirstUse(split.name, number + 1))
                 if image.name not in images:
                     images.add(image.name)
                     survey.splits_of.setdefault(image.name, []).append(split.name)

@@ -58,6 +58,6 @@ def leak_warning(leaks: Leaks | None, split: str) -> str | None:
     if leaks is None or not leaks.samples_in_training or split == "train":
         return None
     return (
-        f"{leaks.samples_in_training:,} of {leaks.samples:,} questions on an image are in the training split of "
+        f"{leaks.samples_in_training:,} of {leaks.samples:,} samples are in the training split of "
         f"{leaks.train_run}, so the scores are too high; vizsage compare RUN --leaks {leaks.train_run} names them"
     )

@@ -85,7 +85,7 @@ def read_rows(path: Path, name: str) -> Iterator[PredictionRow]:
         DataError: after the last line, if a line was bad or there was none.
     """
     problems, first_lines, repeats = Problems("line"), dict[str, int](), _Repeats()
-    empty = True
+    empty, rows, no_json = True, 0, False
     with _opened(path, name) as file:
         for number, line in json_lines(file):
             empty = False
@@ -97,10 +97,17 @@ def read_rows(path: Path, name: str) -> Iterator[PredictionRow]:
                         f"line {number}: sample_id {quoted(sample_id)} is already that of line {first_lines[sample_id]}"
                     )
             except BadRecord as error:
+                no_json = no_json or (not problems.count and not rows and isinstance(error, _NoJson))
                 problems.add(str(error))
                 continue
+            rows += 1
             repeats.add(row, number)
             yield row
+    if no_json and not rows and problems.count > 1:  # another kind of file, such as run.json
+        raise DataError(
+            f"{name}: no file of JSON lines: expected one JSON object per line, and none of {problems.count:,} lines "
+            f"is one; the first: {problems.first[0]}"
+        )
     problems.raise_if_any(name)
     if repeats.count:
         log.warning(
@@ -112,6 +119,10 @@ def read_rows(path: Path, name: str) -> Iterator[PredictionRow]:
         )
     if empty:
         raise DataError(f"{name}: contains no predictions; expected one JSON object per line")
+
+
+class _NoJson(BadRecord):
+    """A line that is no JSON."""
 
 
 class _Repeats:
@@ -150,7 +161,7 @@ def _row(line: bytes, number: int) -> PredictionRow:
     """What scoring needs of a line. Raises BadRecord that names the line."""
     raw = parse_line(line, number)
     if isinstance(raw, BrokenRecord):
-        raise BadRecord(raw.reason)
+        raise _NoJson(raw.reason)
     try:
         if not isinstance(raw, dict):
             raise BadRecord(f"expected an object, found {show_value(raw)}")

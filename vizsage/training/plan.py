@@ -8,6 +8,7 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from vizsage.check.findings import without_val
 from vizsage.config import Config
 from vizsage.contract.run_files import EXTENSIONS, Extension, Identity, extensions_of
 from vizsage.data.batching import SampleOrder, memory_order, step_samples, stream_order
@@ -174,7 +175,7 @@ def make_plan(config: Config, rank: int = 0, processes: int = 1, known_init: str
         counts["val"] = {"answered_at_each_validation": len(validation)}
         sources.append(val.source)
     if not validation:
-        log.warning("no validation split: no score during training, no early stopping, the last weights are saved")
+        log.warning("%s", without_val(config))
     table = config.external_knowledge_path if config.external_knowledge else None
     init = init_sha256(config, known_init)
     return Plan(config, rank, processes, order, validation, counts, data_identity(sources, table), init)

@@ -31,7 +31,7 @@ from vizsage.config import Config
 from vizsage.contract import EXIT_DONE, OUTCOME, checkpoint_name
 from vizsage.contract.run_files import Identity, Outcome, adapter_is_there
 from vizsage.distributed.group import own_group
-from vizsage.errors import ConfigError
+from vizsage.errors import ConfigError, in_yaml
 from vizsage.record import INIT_WEIGHTS, RunRecord, differences, outcome_of
 from vizsage.training import checkpoints
 from vizsage.training.directory import on_main, set_aside
@@ -190,4 +190,4 @@ def _require_same_run(output_dir: Path, before: Identity, plan: Plan) -> None:
 
 
 def _changes(keys: list[str], before: Identity, now: Identity) -> str:
-    return "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in keys)
+    return "; ".join(f"{key} was {in_yaml(before.get(key))}, is now {in_yaml(now.get(key))}" for key in keys)

@@ -152,7 +152,7 @@ def load_profile(name: str | None, changes: dict[str, Any]) -> Profile:
     path = _path(name)
     # As texts: without quotes, 24:00:00 would be a number, and the value `yes` of a variable would be true.
     settings = read_yaml(path, as_text=True) if path else {}
-    return build(Profile, settings | changes, source=str(path or "profile"))
+    return build(Profile, settings, str(path or "profile"), changes)
 
 
 def profile_names() -> list[str]:

@@ -21,6 +21,7 @@ from vizsage import cli
 from vizsage.errors import ConfigError, DataError
 from vizsage.evaluation.comparison.compare import compare
 from vizsage.evaluation.comparison.compare_table import CHANGES_SHOWN, show
+from vizsage.evaluation.report.several_runs import write_comparison
 from vizsage.scoring.metrics import exact_match, token_f1
 
 ROOT = Path(__file__).parents[3]
@@ -327,6 +328,33 @@ def test_other_conditions_are_warned_of(
     assert told in warning
     assert str(other) in warning
     assert caplog.messages == [warning]
+
+
+@pytest.mark.parametrize(
+    ("found", "split", "told"),
+    [
+        ({"samples_in_training": 2, "images_in_training": 3}, "test", "2 of 8 samples and 3 of 4 images are in the"),
+        ({"images_in_training": 1}, "test", "0 of 8 samples and 1 of 4 images are in the training split of trained"),
+        ({"images_in_training": 1}, "train", None),
+        ({"questions_in_training": 5}, "test", None),
+    ],
+)
+def test_a_run_that_was_asked_what_it_was_trained_on_is_warned_of(
+    tmp_path: Path, found: dict[str, int], split: str, told: str | None
+) -> None:
+    names = ("samples", "images", "questions")
+    counts = dict(zip(names, (8, 4, 8), strict=True)) | {f"{name}_in_training": 0 for name in names}
+    leaks = {"train_run": "trained", "images_by": "content", **counts, **found}
+    first = run(tmp_path / "a", answered("cd"), results(leaks=leaks, split=split))
+    other = run(tmp_path / "b", answered("dc"), results(leaks=None, split=split))
+    for runs in ([first, other], [other, first]):
+        warnings = compare(runs)["warnings"]
+        assert len(warnings) == (told is not None)
+        assert told is None or told in warnings[0]
+        assert all(warning.startswith(f"{first}/") for warning in warnings)
+        page = write_comparison(runs, output=tmp_path / "page.html").read_text(encoding="utf-8")
+        assert (told or "in the training split of") in page or told is None
+        assert told is not None or "in the training split of" not in page
 
 
 def test_like_conditions_are_not_warned_of(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ LEAKS = {
     [
         (
             ADAPTER | {"leaks": LEAKS},
-            "No leaks. 0 of 56 test images are training images (the same bytes); 0 of 120 questions on an image are "
+            "No leaks. 0 of 56 test images are training images (the same bytes); 0 of 120 samples are "
             "training samples; 12 of 40 questions are asked in training too, on any image.",
         ),
         (ADAPTER | {"leaks": LEAKS | {"images_in_training": 3}}, "Leak. 3 of 56 test images are training images"),

@@ -264,8 +264,11 @@ def test_a_report_is_told_where_the_data_is_by_now(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr=1e-4", "report: lr: does not change a report, which takes base_path, dataset, external_knowledge_path"),
-        ("max_image_px=many", "report: max_image_px: Input should be a valid integer"),
+        (
+            "lr=1e-4",
+            "on the command line: lr: does not change a report, which takes base_path, dataset, ",
+        ),
+        ("max_image_px=many", "on the command line: max_image_px: Input should be a valid integer"),
         ("moved", "moved: no predictions there; expected an output_dir"),
     ],
 )

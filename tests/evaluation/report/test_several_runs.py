@@ -217,7 +217,7 @@ def test_the_command_writes_one_page_here_and_replaces_only_its_own(
     assert f"{other}: is there already, and no page of this command; name another --output" in errors[0]
     assert "none: no such folder; name another --output" in errors[1]
     assert "--output is for several runs" in errors[2]
-    assert "report: lr: does not change a report" in errors[3]
+    assert "on the command line: lr: does not change a report" in errors[3]
     assert other.read_text() == "mine"
 
 

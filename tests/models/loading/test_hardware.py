@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vizsage.config import Config, build_config
+from vizsage.config import Config, build_config, load_config
 from vizsage.contract.run_files import MACHINE_SETTINGS
 from vizsage.errors import ConfigError
 from vizsage.models.loading.hardware import Hardware, detect_hardware, resolve_for_hardware
@@ -21,8 +24,11 @@ def resolved(facts: Hardware, **changed: Any) -> tuple[Config, list[str]]:
     return resolve_for_hardware(build_config({**PLAIN, **changed}), facts)
 
 
-def test_a_cpu_changes_the_defaults_with_one_warning_each() -> None:
-    config, warnings = resolve_for_hardware(Config(), CPU)
+WRITTEN = {"load_in_4bit": True, "use_bf16": True, "use_gradient_checkpointing": "unsloth"}
+
+
+def test_a_cpu_replaces_what_was_written_with_one_warning_each() -> None:
+    config, warnings = resolve_for_hardware(build_config(WRITTEN), CPU)
     assert (config.device, config.load_in_4bit, config.use_bf16) == ("cpu", False, False)
     assert config.use_gradient_checkpointing is True
     assert [warning.partition(":")[0] for warning in warnings] == [
@@ -33,13 +39,34 @@ def test_a_cpu_changes_the_defaults_with_one_warning_each() -> None:
     assert all("\n" not in warning for warning in warnings)
 
 
+def test_only_settings_that_were_written_are_warned_of(
+    write_settings: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    said = (
+        "defaults replaced by what can act here: load_in_4bit: false, use_bf16: false, use_gradient_checkpointing: true"
+    )
+    config = load_config(write_settings(seed=3)).model_copy(update={"batch_size": 1})
+    resolved, warnings = resolve_for_hardware(config, CPU)
+    assert (warnings, caplog.messages) == ([], [said])
+    assert resolved == resolve_for_hardware(build_config(WRITTEN | {"seed": 3, "batch_size": 1}), CPU)[0]
+    caplog.clear()
+    config = load_config(write_settings(use_bf16=True), ["load_in_4bit=true"])
+    assert [warning.partition(":")[0] for warning in resolve_for_hardware(config, CPU)[1]] == [
+        "load_in_4bit",
+        "use_bf16",
+    ]
+    assert caplog.messages == ["defaults replaced by what can act here: use_gradient_checkpointing: true"]
+
+
 def test_a_second_pass_says_nothing_more() -> None:
     config, _ = resolve_for_hardware(Config(), CPU)
     assert resolve_for_hardware(config, CPU) == (config, [])
 
 
 def test_a_gpu_with_everything_changes_only_what_the_backend_lacks() -> None:
-    config, warnings = resolve_for_hardware(Config(optim="adamw_8bit", attn_implementation="flash_attention_2"), GPU)
+    written = {"optim": "adamw_8bit", "attn_implementation": "flash_attention_2", **WRITTEN}
+    config, warnings = resolve_for_hardware(build_config(written), GPU)
     assert warnings == [
         "use_gradient_checkpointing: unsloth replaced by true: the hf backend has the ordinary variant only"
     ]
@@ -125,7 +152,9 @@ def test_unsloth_is_demanded_where_it_cannot_run(facts: Hardware, problem: str) 
 
 def test_vllm_holds_the_base_whole_and_has_attention_of_its_own() -> None:
     facts = Hardware(cuda=True, bf16=True, bitsandbytes=True, flash_attention=True, vllm=True)
-    config, warnings = resolve_for_hardware(Config(backend="vllm", attn_implementation="flash_attention_2"), facts)
+    config, warnings = resolve_for_hardware(
+        Config(backend="vllm", attn_implementation="flash_attention_2", load_in_4bit=True), facts
+    )
     assert (config.backend, config.device, config.load_in_4bit, config.use_bf16) == ("vllm", "cuda", False, True)
     assert config.attn_implementation == "auto"
     assert [warning.partition(":")[0] for warning in warnings] == ["load_in_4bit", "attn_implementation"]

@@ -117,6 +117,9 @@ def test_hub_model_without_network_is_refused_at_once() -> None:
     # conftest.py sets HF_HUB_OFFLINE
     text = refused(named("nobody/no-such-model"), ConfigError)
     assert "not in the Hugging Face cache, and the hub cannot be reached" in text
+    assert "did you mean" not in text
+    for name in ("vizsage-tinny", "vizsage_tiny", "VizSage-Tiny"):
+        assert "did you mean vizsage-tiny?" in refused(named(name), ConfigError)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +329,7 @@ print(json.dumps(found))
 
 
 def test_config_of_a_run_is_resolved_and_said(caplog: pytest.LogCaptureFixture) -> None:
-    config = build_config({"model_name": str(model_folder("mllama")), "device": "cpu"})
+    config = build_config({"model_name": str(model_folder("mllama")), "device": "cpu", "load_in_4bit": True})
     with caplog.at_level("WARNING", logger="vizsage.models.loading.hf"):
         loaded = load_base(config)
     assert loaded.dtype == torch.float32

@@ -61,7 +61,7 @@ def compare(paths: Sequence[Path], *, split: str = "test", metric: str = "exact_
         run = same_samples(first, read_run(file, conditions, scored_by, normalise=normalise))
         runs.append(run if len(files) == 2 else run.with_scores_only())
     groups = Groups(first.asked)
-    warnings = condition_warnings(runs, metric)
+    warnings = [*condition_warnings(runs, metric), *leak_warnings(runs)]
     for warning in warnings:
         log.warning("%s", warning)
     return {
@@ -99,7 +99,8 @@ class JoinedRuns:
         by_metric: the runs by each metric that scores some samples of all of them; the texts of predictions are kept by
             exact match alone.
         left_out: metrics that are not among them although they score samples of all runs, and why.
-        warnings: reasons besides the models for which the runs may differ.
+        warnings: reasons besides the models for which the runs may differ, and runs that were asked what they were
+            trained on.
     """
 
     mode: str
@@ -137,7 +138,9 @@ def join_runs(files: Sequence[File], metrics: Sequence[str] = tuple(METRICS)) ->
                     del joined[name]
             else:
                 joined.pop(name, None)
-    return JoinedRuns(mode, joined, left_out, condition_warnings(joined[EXACT_MATCH.name], EXACT_MATCH.name))
+    runs = joined[EXACT_MATCH.name]
+    warnings = [*condition_warnings(runs, EXACT_MATCH.name), *leak_warnings(runs)]
+    return JoinedRuns(mode, joined, left_out, warnings)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,8 @@ def against_baseline(folder: Path, baseline: Path) -> AgainstBaseline:
     joined = join_runs([find_predictions(path, "") for path in (folder, baseline)], [EXACT_MATCH.name])
     run, before = joined.runs
     [difference] = whole_differences([before, run], Groups(run.asked))
-    return AgainstBaseline(difference, before.predictions, (before.scores == 1).tolist(), joined.warnings)
+    warnings = condition_warnings(joined.runs, EXACT_MATCH.name)  # the report has a statement on leaks
+    return AgainstBaseline(difference, before.predictions, (before.scores == 1).tolist(), warnings)
 
 
 def _scores(path: Path, run: Run, groups: Groups) -> RunScore:
@@ -198,6 +202,17 @@ def _pair(runs: list[Run], whole: WholeDifference, groups: Groups) -> Pair:
 def condition_warnings(runs: Sequence[Run], metric: str) -> list[str]:
     """Reasons besides the models for which runs may differ from the first one."""
     return [warning for run in runs for warning in _warnings(runs[0], run, metric)]
+
+
+def leak_warnings(runs: Sequence[Run]) -> list[str]:
+    """One line for each run that was asked samples or images of its adapter's training split."""
+    return [
+        f"{run.path}: {leaks.samples_in_training:,} of {leaks.samples:,} samples and {leaks.images_in_training:,} of "
+        f"{leaks.images:,} images are in the training split of {leaks.train_run}, so its score may be too high"
+        for run in runs
+        if run.conditions is not None and run.conditions.split != "train"
+        if (leaks := run.conditions.leaks) is not None and (leaks.samples_in_training or leaks.images_in_training)
+    ]
 
 
 def _warnings(first: Run, run: Run, metric: str) -> Iterator[str]:

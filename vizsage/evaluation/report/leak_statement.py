@@ -24,7 +24,7 @@ def leak_statement(results: ResultsFile) -> LeakStatement:
     by = "the same bytes" if leaks.images_by == "content" else "the same name; contents were not compared"
     text = (
         f"{leaks.images_in_training:,} of {leaks.images:,} {results.split} images are training images ({by}); "
-        f"{leaks.samples_in_training:,} of {leaks.samples:,} questions on an image are training samples; "
+        f"{leaks.samples_in_training:,} of {leaks.samples:,} samples are training samples; "
         f"{leaks.questions_in_training:,} of {leaks.questions:,} questions are asked in training too, on any image."
     )
     if leaks.images_in_training or leaks.samples_in_training:

@@ -86,7 +86,8 @@ def moved_data(overrides: Sequence[str]) -> dict[str, Any]:
         for key in values
         if key not in DATA_SETTINGS
     ]
-    build_config({key: value for key, value in values.items() if key in DATA_SETTINGS}, "report", problems)
+    places = {key: value for key, value in values.items() if key in DATA_SETTINGS}
+    build_config({}, "report", places, problems)
     return values
 
 

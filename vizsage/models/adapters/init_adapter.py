@@ -15,7 +15,7 @@ from vizsage.config import Config
 from vizsage.contract import ADAPTER_WEIGHTS, RUN
 from vizsage.contract.run_files import read_run
 from vizsage.data.prompts import compare_fingerprints, fingerprint
-from vizsage.errors import CheckpointError, ConfigError, one_line
+from vizsage.errors import CheckpointError, ConfigError, in_yaml, one_line
 from vizsage.files import read_json, sha256_file, unreadable
 from vizsage.models.adapters.adapter_config import LOADING_ERRORS, check_adapter_config
 from vizsage.models.adapters.adapter_weights import adapter_shapes, check_weights
@@ -118,8 +118,8 @@ def check_init_adapter(config: Config) -> InitAdapter | None:
         raise ConfigError(f"init_adapter: {folder} has {', '.join(others)}, which training does not offer")
     if (made := saved.get("init_lora_weights")) not in _HARMLESS:
         raise ConfigError(
-            f"init_adapter: {folder} was initialised with {made!r}, which changes the base model as well; convert it "
-            "with PEFT to an adapter for the unchanged base, or begin from another one"
+            f"init_adapter: {folder} was initialised with {in_yaml(made)}, which changes the base model as well; "
+            "convert it with PEFT to an adapter for the unchanged base, or begin from another one"
         )
     base = Path(base_path_of(config))
     if base.is_dir():

@@ -16,7 +16,7 @@ import torch
 from vizsage.config import Config
 from vizsage.contract import ADAPTER_WEIGHTS
 from vizsage.data.prompts import compare_fingerprints, fingerprint
-from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
+from vizsage.errors import CheckpointError, ConfigError, in_yaml, is_out_of_memory, one_line
 from vizsage.files import (
     exchange,
     fsync_dir,
@@ -145,7 +145,10 @@ def check_adapter(processor: Any, base_identity: str, config: Config, folder: Pa
             f"{current['base_model']} ({current['base_identity']}); use the base that it was trained on"
         )
     if different:
-        clauses = [f"{key} is {current[key]!r}, the adapter was trained with {saved.get(key)!r}" for key in different]
+        clauses = [
+            f"{key} is {in_yaml(current[key])}, the adapter was trained with {in_yaml(saved.get(key))}"
+            for key in different
+        ]
         raise CheckpointError(f"{folder}: " + "; ".join(clauses) + "; use the settings of its training")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 from vizsage.config import Config
 from vizsage.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 # auto: hf, on every model and GPU. Training is fast because an image is computed once for all of its questions; that
 # works with unsloth as well, but there the rest of a step takes a few percent longer. On one H200 in 16 bits, in
@@ -65,12 +68,21 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
 
     Returns:
         The settings, with device "cpu" or "cuda" and backend "hf", "unsloth" or "vllm", and one warning per replaced
-        setting.
+        setting that was written in a file, on the command line or in code. Of replaced defaults one line is logged.
 
     Raises:
         ConfigError: the settings demand a GPU or a backend that is not available.
     """
-    facts = facts or detect_hardware()
+    resolved, replaced = _resolved(config, facts or detect_hardware())
+    written = config.model_fields_set
+    defaults = [f"{key}: {_yaml(getattr(resolved, key))}" for key in replaced if key not in written]
+    if defaults:
+        log.info("defaults replaced by what can act here: %s", ", ".join(defaults))
+    return resolved, [warning for key, warning in replaced.items() if key in written]
+
+
+def _resolved(config: Config, facts: Hardware) -> tuple[Config, dict[str, str]]:
+    """The settings that can act, and a warning for each that was replaced, by its name. Raises ConfigError."""
     if config.device == "cuda" and not facts.cuda:
         raise ConfigError("device: found 'cuda', but PyTorch sees no GPU here; set device to auto or cpu")
     cuda = facts.cuda and config.device != "cpu"
@@ -82,11 +94,11 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
         hint = "`pip install -e '.[vllm]'` in a separate environment"
         _demand("vllm", facts, there=facts.vllm, hint=hint)
     changes: dict[str, object] = {"device": "cuda" if cuda else "cpu", "backend": backend}
-    warnings: list[str] = []
+    replaced: dict[str, str] = {}
 
     def replace(key: str, value: object, reason: str) -> None:
         changes[key] = value
-        warnings.append(f"{key}: {_yaml(getattr(config, key))} replaced by {_yaml(value)}: {reason}")
+        replaced[key] = f"{key}: {_yaml(getattr(config, key))} replaced by {_yaml(value)}: {reason}"
 
     if config.load_in_4bit and backend == "vllm":
         replace("load_in_4bit", False, "vLLM no longer quantises with bitsandbytes; the base model is not quantised")
@@ -101,7 +113,7 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
     if backend == "vllm":  # it does not train, and has its own attention kernels
         if config.attn_implementation != "auto":
             replace("attn_implementation", "auto", "vLLM chooses its attention kernels itself")
-        return config.model_copy(update=changes), warnings
+        return config.model_copy(update=changes), replaced
     if config.use_gradient_checkpointing == "unsloth" and backend != "unsloth":
         replace("use_gradient_checkpointing", True, "the hf backend has the ordinary variant only")
     if config.attn_implementation == "flash_attention_2":
@@ -109,7 +121,7 @@ def resolve_for_hardware(config: Config, facts: Hardware | None = None) -> tuple
         if not (cuda and facts.flash_attention and bf16):
             missing = "a GPU" if not cuda else "flash-attn, which is not installed" if bf16 else "bfloat16"
             replace("attn_implementation", "sdpa", f"flash attention needs {missing}")
-    return config.model_copy(update=changes), warnings
+    return config.model_copy(update=changes), replaced
 
 
 def demand_unsloth(facts: Hardware) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from vizsage.config import Config
 from vizsage.data.model_inputs import declare_inputs
 from vizsage.errors import CheckpointError, ConfigError, is_out_of_memory, one_line
 from vizsage.files import unreadable
-from vizsage.models.loaded import LoadedModel, base_path_of, content_identity
+from vizsage.models.loaded import TINY_MODEL, LoadedModel, base_path_of, content_identity
 from vizsage.models.loading.hardware import resolve_for_hardware
 
 if TYPE_CHECKING:
@@ -159,18 +160,24 @@ def _hub_commit(config: Config) -> tuple[str, bool]:
         raise ConfigError(f"revision {revision}: {name} has no such branch, tag or commit") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise ConfigError(
-            f"model_name {name}: neither a folder here nor a model on Hugging Face; check the spelling, and log in "
-            "with `hf auth login` if it is private"
+            f"model_name {name}: neither a folder here nor a model on Hugging Face{_tiny_hint(name)}; check the "
+            "spelling, and log in with `hf auth login` if it is private"
         ) from None
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
             raise HubUnreachable(
                 f"model_name {name}: no such folder, not in the Hugging Face cache, and the hub cannot be reached "
-                f"({one_line(error)}); download it where there is a network, or name a folder"
+                f"({one_line(error)}){_tiny_hint(name)}; download it where there is a network, or name a folder"
             ) from None
         log.info("the Hugging Face hub cannot be reached; %s is taken from the cache", name)
         return Path(cached).parent.name, True
+
+
+def _tiny_hint(name: str) -> str:
+    """What follows the message on a model that is not there: whether its name is almost that of the embedded one."""
+    near = difflib.get_close_matches(name.lower(), [TINY_MODEL], cutoff=0.8)
+    return f", did you mean {TINY_MODEL}?" if near else ""
 
 
 def load_processor_from(config: Config, where: str, options: dict[str, Any]) -> Any:

@@ -75,7 +75,7 @@ def test_changes_lie_over_the_file_and_none_takes_a_request_away(write: Write) -
     path = write("nodes: 2\ngres: gpu:2\ntime: 1-00\n")
     profile = load_profile(path, {"nodes": 4, "gres": None, "time": "2:00:00"})
     assert (profile.nodes, profile.gres, profile.time_limit_s) == (4, None, 7200)
-    assert f"{path}: time: expected MM" in refusal(path, time="soon")
+    assert "on the command line: time: expected MM" in refusal(path, time="soon")
 
 
 @pytest.mark.parametrize(
