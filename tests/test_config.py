@@ -27,7 +27,8 @@ CONFIG_FOLDER = Path(__file__).parents[1] / "config"
 ALONE = {
     name: schema
     for name, schema in SCHEMA["properties"].items()
-    if name not in ("loftq_config", "scheduler") and not name.startswith("finetune_") and name != "external_knowledge"
+    if name not in ("loftq_config", "scheduler", "init_adapter", "external_knowledge")
+    and not name.startswith("finetune_")
 }
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30).filter(
     lambda s: not s.startswith("~")  # a home folder, which may not be there
