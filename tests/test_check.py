@@ -150,7 +150,10 @@ def test_a_window_smaller_than_image_and_instruction_is_a_wrong_setting(write_da
 def test_a_model_that_is_not_at_hand_leaves_lengths_unmeasured(write_data: WriteData) -> None:
     text, error = report(settings(write_data(), "nobody/nothing"))
     assert error is None
-    assert "lengths in tokens were not measured: model_name nobody/nothing" in text
+    assert "warning: base model not found, so not checked (1)\n  model_name nobody/nothing: no such folder" in text
+    assert "lengths in tokens and the room needed are not known" in text
+    assert "Nothing found that would stop a run." not in text
+    assert text.endswith("The base model was not found here. Nothing else found that would stop a run.\n")
 
 
 @pytest.mark.parametrize(

@@ -213,5 +213,5 @@ def test_before_and_after_and_what_the_difference_is_made_of(
         "Of the 2 questions that became right,",
         "     1 (50%) had the answer in the base model's reply: training taught the form,",
         "     1 (50%) had not: training taught the answer;",
-        "     1 (50%) are right without the image, too: they can be guessed.",
+        "     1 (50%) need no image: they are guessed, or read in the description.",
     ]

@@ -64,10 +64,10 @@ def read_evaluation(folder: Path) -> Evaluation:
 def told(
     split: str, before: Evaluation, after: Evaluation, blind_before: Evaluation, blind_after: Evaluation
 ) -> list[str]:
-    """The lines. Training may teach the form of the answers, the answers, or to guess them without the image."""
+    """The lines. Training may teach the form of the answers, the answers, or to find them without the image."""
     gained = [sample for sample, right in after.right.items() if right and not before.right[sample]]
     known = sum(before.contained[sample] for sample in gained)
-    guessed = sum(blind_after.right[sample] for sample in gained)
+    imageless = sum(blind_after.right[sample] for sample in gained)
     return [
         f"Exact match on {split} ({len(after.right)} questions): "
         f"{before.exact_match:.3f} before training, {after.exact_match:.3f} after",
@@ -77,7 +77,7 @@ def told(
         f"Of the {len(gained)} questions that became right,",
         f"  {_share(known, gained)} had the answer in the base model's reply: training taught the form,",
         f"  {_share(len(gained) - known, gained)} had not: training taught the answer;",
-        f"  {_share(guessed, gained)} are right without the image, too: they can be guessed.",
+        f"  {_share(imageless, gained)} need no image: they are guessed, or read in the description.",
     ]
 
 

@@ -24,7 +24,7 @@ from vizsage.errors import ConfigError, FolderInUse, RepeatingError
 from vizsage.evaluation.predict import predict
 from vizsage.files import sha256_file
 from vizsage.json_lines import read_jsonl
-from vizsage.training import attempt, loader
+from vizsage.training import attempt, checkpoints, loader
 from vizsage.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -86,7 +86,11 @@ def test_a_run_leaves_the_promised_files(make_config: MakeConfig, tmp_path: Path
     with Image.open(config.output_dir / "loss.png") as drawn:
         assert drawn.width == 1000
     assert (config.adapter_dir / "fingerprint.json").exists()
-    assert json.loads((config.adapter_dir / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    saved = checkpoints.checkpoints(config.output_dir)
+    assert saved
+    for folder in (config.adapter_dir, *saved):
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert not any((folder / "README.md").exists() for folder in saved)  # PEFT's contains the path of the base
     card = (config.adapter_dir / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: peft")  # the base is a folder that names no repository
     assert str(tmp_path) not in card
@@ -417,8 +421,6 @@ def test_early_stopping_ends_the_run_and_delivers_the_best(
 def test_a_full_disk_ends_the_run_and_loses_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
     """A real file system that fills up: the checkpoint of step 3 is whole, and with free space the run continues."""
     import os
-
-    from vizsage.training import checkpoints
 
     disk = tmp_path / "disk"
     disk.mkdir()

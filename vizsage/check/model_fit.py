@@ -17,6 +17,7 @@ from vizsage.errors import DataError
 from vizsage.files import nearest_existing
 from vizsage.models.loaded import base_path_of
 
+MODEL = "base model not found, so not checked"
 TOO_LONG = "too long, left out"
 MEASURED = 24  # longest texts, and questions on the largest images, whose length in tokens is measured
 _SPREAD = 200  # training samples by which the share that is left out is judged
@@ -44,7 +45,8 @@ def check_model(config: Config, survey: Survey, pixels: dict[ImageRef, int], not
     try:
         processor = load_processor(config)
     except HubUnreachable as error:
-        notes += [room, f"lengths in tokens were not measured: {error}"]
+        notes.append(room)
+        survey.add(MODEL, f"{error}; lengths in tokens and the room needed are not known", warning=True)
         return
     if not survey.errors:
         notes.append(_measure_lengths(config, survey, pixels, processor))

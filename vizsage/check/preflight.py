@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vizsage.check.findings import decoding_progress, show, summary_line
-from vizsage.check.model_fit import check_model
+from vizsage.check.model_fit import MODEL, check_model
 from vizsage.config import Config
 from vizsage.contract import PREVIOUS_PREFIX, RUN, RUN_FILES, RUN_FOLDERS
 from vizsage.data.survey import Survey, decode_images, find_missing_files, survey_splits
@@ -66,7 +66,10 @@ def check(config: Config, *, console: Console, decode: bool = True) -> None:
         raise ConfigError("; ".join(wrong))
     if survey.errors:
         raise DataError(summary_line(config, survey.kinds))
-    console.print("Nothing found that would stop a run.")
+    if MODEL in survey.kinds:  # a warning only: the machine of the run may have it
+        console.print("The base model was not found here. Nothing else found that would stop a run.")
+    else:
+        console.print("Nothing found that would stop a run.")
 
 
 def quick_check(config: Config) -> None:

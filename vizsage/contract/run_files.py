@@ -38,6 +38,15 @@ MACHINE_SETTINGS = frozenset(
 )
 """The settings that may be others in run.json than in config.yaml, because the machine cannot run them as given."""
 
+TRAINING_SETTINGS = LENGTH_SETTINGS | frozenset(
+    "name_trained_model finetune_vision_layers finetune_language_layers finetune_attention_modules "
+    "finetune_mlp_modules finetune_norm_layers lora_r lora_alpha lora_dropout bias use_rslora use_dora loftq_config "
+    "batch_size grad_accum longer_schedule init_adapter lr warmup_steps weight_decay optim scheduler max_grad_norm "
+    "torch_compile use_gradient_checkpointing logging_steps eval_steps save_steps n_saves resume val_at_start "
+    "save_model save_path".split()
+)
+"""The settings that are of no effect on an evaluation of the base model."""
+
 
 def _readable(version: int) -> int:
     if version > SCHEMA_VERSION:

@@ -40,6 +40,7 @@ from vizsage.errors import CheckpointError, DataError, RepeatingError, VizSageEr
 from vizsage.files import write_json
 from vizsage.models.adapters.adapter_config import check_adapter_config
 from vizsage.models.adapters.adapter_weights import adapter_shapes, check_weights
+from vizsage.models.adapters.lora import save_adapter_weights
 from vizsage.models.loaded import ADAPTER_CONFIG, FINGERPRINT_FILE
 from vizsage.models.shared_image.sharing import Sharing
 from vizsage.training import checkpoints
@@ -221,7 +222,7 @@ class VisionTrainer(SFTTrainer):
         barrier = self.accelerator.wait_for_everyone
         with checkpoints.writing(output_dir, step, main=main, barrier=barrier) as folder:
             if main:
-                self.model.save_pretrained(str(folder))
+                save_adapter_weights(self.model, self.config, folder)
                 write_json(folder / FINGERPRINT_FILE, self.fingerprint)
                 write_json(folder / checkpoints.IDENTITY, self.identity)
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vizsage import __version__
+from vizsage.config import Config
 from vizsage.contract.results_file import Conditions
+from vizsage.contract.run_files import TRAINING_SETTINGS
 from vizsage.contract.training_curves import TrainingCurves
 from vizsage.evaluation.comparison.compare import JoinedRuns, exact_test
 from vizsage.evaluation.comparison.comparison_types import Difference, GroupDifferences, WholeDifference
@@ -242,12 +244,24 @@ def _scale(differences: Sequence[Difference]) -> float:
 
 
 def _differing(runs: Sequence[ShownRun]) -> Iterator[tuple[str, list[str]]]:
-    """Settings in which runs differ, with the value of each run; a dash where it is not known."""
+    """Settings in which runs differ, with the value of each run; a dash where there is none, or it is not known.
+
+    A base model has no settings of a training: they are compared between the other runs.
+    """
     known = [run.settings for run in runs if run.settings is not None]
     for name in dict.fromkeys(name for settings in known for name in settings):
-        values = {plain(settings.get(name)) for settings in known}
-        if len(values) > 1 and name not in _NOT_COMPARED:
-            yield name, ["–" if run.settings is None else plain(run.settings.get(name)) for run in runs]
+        values = [_setting(run, name) for run in runs]
+        if len({value for value in values if value is not None}) > 1 and name not in _NOT_COMPARED:
+            yield name, ["–" if value is None else value for value in values]
+
+
+def _setting(run: ShownRun, name: str) -> str | None:
+    """The value of a setting as a text; None where the run has none, or it is not known."""
+    if run.settings is None or run.conditions is None:
+        return None
+    # run.json names more than settings, such as extensions and the data that was trained on
+    of_training = name in TRAINING_SETTINGS or name not in Config.model_fields
+    return None if of_training and run.conditions.adapter is None else plain(run.settings.get(name))
 
 
 def _named(warning: str, runs: Sequence[ShownRun], joined: JoinedRuns) -> str:

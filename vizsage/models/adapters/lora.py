@@ -160,8 +160,7 @@ def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_
     remove_remains(folder.parent, [folder.name])
     temporary = new_folder(folder)
     try:
-        model.save_pretrained(str(temporary))
-        _name_base(temporary / ADAPTER_CONFIG, hub_name(config))
+        save_adapter_weights(model, config, temporary)
         processor.save_pretrained(str(temporary))
         write_json(temporary / FINGERPRINT_FILE, fingerprint(processor, config, base_identity))
         settle_tree(temporary)
@@ -174,12 +173,17 @@ def save_adapter(model: Any, processor: Any, config: Config, folder: Path, base_
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _name_base(path: Path, name: str | None) -> None:
-    """Write the hub's name of the base model into adapter_config.json, where PEFT wrote the path it was loaded from.
+def save_adapter_weights(model: Any, config: Config, folder: Path) -> None:
+    """Write the weights and adapter_config.json to `folder`, without a path of this machine.
 
-    Nothing here reads it; AutoPeftModel and transformers find the base of an adapter by it.
+    adapter_config.json gets the hub's name of the base model, where PEFT wrote the path that it was loaded from.
+    Nothing here reads it; AutoPeftModel and transformers find the base of an adapter by it. PEFT's model card is an
+    empty form with that path, so it is removed.
     """
-    write_json(path, read_json(path) | {"base_model_name_or_path": name})
+    model.save_pretrained(str(folder))
+    path = folder / ADAPTER_CONFIG
+    write_json(path, read_json(path) | {"base_model_name_or_path": hub_name(config)})
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def _prepare_training(model: Any) -> None:
