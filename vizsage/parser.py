@@ -68,7 +68,7 @@ EXAMPLES = {
         vizsage compare outputs/first outputs/second
         vizsage compare outputs/run other/run --split val --metric token_f1
         vizsage compare outputs/first outputs/second outputs/third --json
-        vizsage compare outputs/first --leaks outputs/first  # test samples it trained on
+        vizsage compare outputs/first --leaks outputs/first  # trained on which?
     """,
     "demo": """
         vizsage demo data
